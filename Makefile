@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# No more threads than there are cores for this process.
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test slow lint format mutants bench clean
+
+demo: .venv/installed  ## train the default model on the default data
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
+
+test: .venv/dev  ## the quick tests, one process a core
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+
+slow: .venv/dev  ## the tests that train for long
+	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+mutants: .venv/dev  ## change the formulas one by one; each change must turn a test red
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(MUTANTS)
+
+bench: .venv/dev  ## tables against zuko, for the same time
+	$(PIP) -e ".[bench]"
+	OMP_NUM_THREADS=$(CORES) $(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+.venv/dev: .venv/installed
+	$(PIP) -e ".[dev]"
+	@touch $@

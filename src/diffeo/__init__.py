@@ -1,0 +1,15 @@
+"""Normalizing flows: exact likelihood, exact inverse.
+
+>>> import torch, diffeo
+>>> flow = diffeo.RealNVP(features=2)
+>>> flow.log_prob(torch.zeros(3, 2)).shape
+torch.Size([3])
+"""
+
+from diffeo.bijections.base import Bijection, Chain, Inverse
+from diffeo.flow import Flow
+from diffeo.models.nice import NICE
+from diffeo.models.realnvp import RealNVP
+from diffeo.version import __version__
+
+__all__ = ["NICE", "Bijection", "Chain", "Flow", "Inverse", "RealNVP", "__version__"]

@@ -1,0 +1,1 @@
+"""The maths: one invertible map a file."""

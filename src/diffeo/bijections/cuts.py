@@ -1,0 +1,64 @@
+"""Where a coupling cuts its input: the part that is kept and steers, and the part that is bent."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Cut(Protocol):
+    """Takes a tensor apart into (kept, bent) and puts the two together again."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take `x` apart: `(kept, bent)`."""
+        ...
+
+    def merge(self, kept: Tensor, bent: Tensor) -> Tensor:
+        """Undo `split`."""
+        ...
+
+
+class FeatureCut:
+    """Cut axis 1 into two contiguous halves.
+
+    Args:
+        features: D of the input `(batch, D)`. Odd D gives the second half one more.
+        keep: which half is kept; alternate it from one coupling to the next.
+
+    Attributes:
+        kept, bent: the number of features on each side.
+
+    Raises:
+        ValueError: if there are fewer than two features, of which neither could steer the other.
+    """
+
+    def __init__(self, features: int, keep: Literal["first", "second"] = "first") -> None:
+        if features < 2:
+            raise ValueError(
+                f"a coupling keeps some features to steer the others, so it needs at least 2, not "
+                f"{features}: add a column."
+            )
+        self.keep = keep
+        self.first = features // 2
+        self.kept, self.bent = self.first, features - self.first
+        if keep == "second":
+            self.kept, self.bent = self.bent, self.kept
+
+    def split(
+        self, x: Float[Tensor, "batch features"]
+    ) -> tuple[Float[Tensor, "batch kept"], Float[Tensor, "batch bent"]]:
+        """Take x `(batch, D)` apart: `(kept, bent)`, both views of it."""
+        first, second = x[:, : self.first], x[:, self.first :]
+        return (first, second) if self.keep == "first" else (second, first)
+
+    def merge(
+        self, kept: Float[Tensor, "batch kept"], bent: Float[Tensor, "batch bent"]
+    ) -> Float[Tensor, "batch features"]:
+        """Undo `split`: x `(batch, D)`."""
+        return torch.cat((kept, bent) if self.keep == "first" else (bent, kept), dim=1)
+
+    def __repr__(self) -> str:
+        return f"FeatureCut(features={self.kept + self.bent}, keep={self.keep!r})"

@@ -1,0 +1,64 @@
+"""From values on a grid to a continuum and back: the one link that is not a bijection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from diffeo.bijections.base import Dequantizer
+
+
+class UniformDequantize(Dequantizer):
+    """Spread the values of rounded columns uniformly over the cell around each of them.
+
+        forward:  y = x,                              the middle of the cell
+        noisy:    y = x + step * (u - 1/2),           u ~ U[0, 1)
+        inverse:  x = offset + step * round((y - offset) / step)
+
+    with log-determinant 0. The mean over u of the log-density at y is a lower bound of
+    `log(P(x) / prod(step))`, the log-probability of the grid point over its cell's volume; so it
+    stays finite where a density of x itself would grow without bound.
+
+    Args:
+        steps: width of a cell for each feature of `(batch, features)`; 0 for a continuous one,
+            which passes untouched.
+
+    The grid goes through the first row that is met in training mode.
+    (Uria et al. 2013, section 5.2; Theis et al. 2016, section 3.1)
+    """
+
+    steps: Tensor
+    offset: Tensor
+    initialized: Tensor
+
+    def __init__(self, steps: Sequence[float]) -> None:
+        super().__init__()
+        if any(not 0 <= step < float("inf") for step in steps):
+            raise ValueError(f"steps must be 0 or more, and finite: {list(steps)}.")
+        self.register_buffer("steps", torch.tensor(steps, dtype=torch.get_default_dtype()))
+        self.register_buffer("offset", torch.zeros(len(steps)))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def forward(
+        self, x: Float[Tensor, "batch features"]
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        if self.training and not self.initialized:
+            self.offset.copy_(x[0])
+            self.initialized.fill_(True)
+        return x, x.new_zeros(x.shape[0])
+
+    def noisy(
+        self, x: Float[Tensor, "batch features"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        x, log_det = self(x)
+        device = generator.device if generator else x.device
+        u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+        return x + self.steps * (u - 0.5), log_det
+
+    def inverse(self, y: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        step = torch.where(self.steps > 0, self.steps, torch.ones_like(self.steps))
+        cells = ((y - self.offset) / step).round()
+        return torch.where(self.steps > 0, self.offset + step * cells, y)

@@ -1,0 +1,87 @@
+"""Maps that treat each element by itself: standardization from data, and NICE's learned scaling."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffeo.bijections.base import Bijection, Context
+
+
+class Standardize(Bijection):
+    """Bring each feature of the data to mean 0 and standard deviation 1.
+
+        y = (x - mean) / std,   log|det dy/dx| = -sum(log std)
+
+    Args:
+        features: D of the input `(batch, D)`.
+
+    The first batch in training mode sets `mean` and `std`, so pass the whole training split once
+    (`Flow.initialize` does). `initialized` is a buffer: a loaded model is never fitted again.
+
+    Raises:
+        ValueError: if that batch has fewer than two rows, or a feature without spread.
+    """
+
+    mean: Tensor
+    std: Tensor
+    initialized: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def forward(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        if self.training and not self.initialized:
+            self._fit(x.detach())
+        return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[0])
+
+    def inverse(
+        self, y: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        return y * self.std + self.mean, self.std.log().sum().expand(y.shape[0])
+
+    def _fit(self, x: Tensor) -> None:
+        if len(x) < 2:
+            raise ValueError(
+                f"standardization needs at least 2 rows to fit, not {len(x)}: pass more."
+            )
+        # In float64, since the squares of a large column lose their digits in float32.
+        std, mean = torch.std_mean(x.double(), dim=0, correction=0)
+        if not (std > 0).all():
+            flat = int((~(std > 0)).nonzero()[0])
+            raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.initialized.fill_(True)
+
+
+class Scale(Bijection):
+    """Learned positive scaling of each feature, the only link of NICE that changes volume.
+
+        y = exp(s) * x,   log|det dy/dx| = sum(s)
+
+    Args:
+        features: D of the input `(batch, D)`.
+
+    (Dinh et al. 2014, section 3.3)
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def forward(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
+
+    def inverse(
+        self, y: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        return y * (-self.log_scale).exp(), -self.log_scale.sum().expand(y.shape[0])

@@ -1,0 +1,63 @@
+"""Maps that exchange features, so that couplings cut differently each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeo.bijections.base import Bijection, Context
+
+
+class Permutation(Bijection):
+    """Reorder the features (axis 1).
+
+        y[:, i] = x[:, order[i]],   log|det dy/dx| = 0
+
+    Args:
+        order: where each output feature comes from; a permutation of 0 .. D-1.
+
+    Raises:
+        ValueError: if `order` is no permutation.
+    """
+
+    order: Tensor
+    undo: Tensor
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(
+                f"order {list(order)} is no permutation: give each of 0 .. {len(order) - 1} once."
+            )
+        index = torch.tensor(order)
+        self.register_buffer("order", index)
+        # Not saved: it follows from `order`, which a loaded state replaces.
+        self.register_buffer("undo", index.argsort(), persistent=False)
+        self.register_load_state_dict_post_hook(lambda module, _: module._follow())
+
+    @classmethod
+    def reverse(cls, features: int) -> Permutation:
+        """The last feature first; a baseline of Kingma & Dhariwal 2018, section 3.2."""
+        return cls(range(features)[::-1])
+
+    @classmethod
+    def shuffle(cls, features: int, seed: int) -> Permutation:
+        """A fixed random order, drawn from a generator of its own."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.randperm(features, generator=generator).tolist())
+
+    def _follow(self) -> None:
+        self.undo = self.order.argsort()
+
+    def forward(
+        self, x: Float[Tensor, "batch features *rest"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
+        return x.index_select(1, self.order), x.new_zeros(x.shape[0])
+
+    def inverse(
+        self, y: Float[Tensor, "batch features *rest"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
+        return y.index_select(1, self.undo), y.new_zeros(y.shape[0])

@@ -1,0 +1,54 @@
+"""The multilayer perceptron that steers couplings of tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffeo.bijections.base import Context
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, fed with the kept features and the context.
+
+        h_0 = [x, context],   h_i = relu(W_i h_{i-1} + b_i),   out = W h_n + b
+
+    Args:
+        inputs: number of features of x `(batch, inputs)`.
+        outputs: number of outputs `(batch, outputs)`.
+        hidden: width of each hidden layer.
+        context_features: width of the context `(batch, context_features)`; 0 for none.
+
+    Hidden weights are drawn as N(0, 2 / fan_in), which keeps the size of a ReLU network's signal
+    from layer to layer (He et al. 2015). The last layer starts at zero, so that a coupling starts
+    as the identity, and flows of any depth begin from the same place.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int] = (64, 64),
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        widths = [inputs + context_features, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            linear = nn.Linear(before, after)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            layers += [linear, nn.ReLU()]
+        last = nn.Linear(widths[-1], outputs)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs"], context: Context | None = None
+    ) -> Float[Tensor, "batch outputs"]:
+        """The parameters `(batch, outputs)` for kept features x `(batch, inputs)`."""
+        return self.layers(x if context is None else torch.cat((x, context), dim=1))

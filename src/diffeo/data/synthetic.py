@@ -1,0 +1,135 @@
+"""Two-dimensional distributions to try a flow on, and the exact density of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Drawn = tuple[Floats, NDArray[Any] | None]
+
+DEFAULT_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One law: its coordinates' names, its default noise, and `draw(rows, seed, noise)`."""
+
+    columns: tuple[str, str]
+    noise: float
+    draw: Callable[[int, int, float], Drawn]
+
+
+def _moons(rows: int, seed: int, noise: float) -> Drawn:
+    from sklearn.datasets import make_moons
+
+    points, label = make_moons(rows, noise=noise, random_state=seed)
+    return points, label
+
+
+def _circles(rows: int, seed: int, noise: float) -> Drawn:
+    from sklearn.datasets import make_circles
+
+    points, label = make_circles(rows, noise=noise, random_state=seed, factor=0.5)
+    return points, label
+
+
+def _swiss_roll(rows: int, seed: int, noise: float) -> Drawn:
+    from sklearn.datasets import make_swiss_roll
+
+    points, _ = make_swiss_roll(rows, noise=noise, random_state=seed)
+    return points[:, [0, 2]], None  # the height between them is independent of the roll
+
+
+def _gaussians(rows: int, seed: int, noise: float) -> Drawn:
+    random = np.random.default_rng(seed)
+    label = random.integers(8, size=rows)
+    angle = label * (np.pi / 4)
+    centres = 2.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return centres + noise * random.standard_normal((rows, 2)), label
+
+
+GENERATORS = {
+    "moons": Generator(("x", "y"), 0.05, _moons),
+    "circles": Generator(("x", "y"), 0.05, _circles),
+    "swiss_roll": Generator(("x", "z"), 0.5, _swiss_roll),
+    "gaussians": Generator(("x", "y"), 0.2, _gaussians),
+}
+
+
+def generate(
+    name: str, rows: int = DEFAULT_ROWS, seed: int = 0, noise: float | None = None
+) -> tuple[Floats, list[str], NDArray[Any] | None]:
+    """Draws points of a two-dimensional law.
+
+    Args:
+        name: one of `GENERATORS`.
+        rows: how many points.
+        seed: the same seed draws the same points; the global random state is not touched.
+        noise: standard deviation of the Gaussian noise on each coordinate; None for the law's own.
+
+    Returns:
+        Points `[rows, 2]`, the names of the two coordinates, and the class of each point `[rows]`,
+        or None where the law has no classes.
+
+    Raises:
+        ValueError: an unknown name, fewer than one row, or noise that is not positive.
+    """
+    if name not in GENERATORS:
+        raise ValueError(f"unknown generator '{name}': choose one of {', '.join(GENERATORS)}")
+    law = GENERATORS[name]
+    noise = law.noise if noise is None else noise
+    if rows < 1:
+        raise ValueError(f"{name} cannot draw {rows} rows: ask for at least one with --data.rows")
+    if not 0 < noise < np.inf:
+        raise ValueError(
+            f"{name} with noise {noise:g} has no density: pass a positive --data.noise"
+        )
+    points, labels = law.draw(rows, seed, noise)
+    return points, list(law.columns), labels
+
+
+def moons_log_density(x: Floats, noise: float = 0.05) -> Floats:
+    """The exact log-density of `make_moons`, in nats.
+
+        p(x) = 1/2 sum_arcs 1/pi int_0^pi N(x; c(t), noise^2 I) dt
+        c(t) = (cos t, sin t)  and  (1 - cos t, 1/2 - sin t)
+
+    Args:
+        x: points in the generator's own units, not standardized, `[rows, 2]`.
+        noise: the standard deviation with which the points were drawn.
+
+    Returns:
+        Log-densities `[rows]`. A standardized point's is greater by `log(std_x * std_y)`.
+
+    Raises:
+        ValueError: points that are not `[rows, 2]`, or noise that is not positive.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(f"moons are points of shape (rows, 2), not {x.shape}")
+    if not 0 < noise < np.inf:
+        raise ValueError(f"moons with noise {noise:g} have no density: pass a positive noise")
+    # Gauss-Legendre needs a few nodes per bump of width noise / sqrt(distance from the centre).
+    reach = max(1.0, float(np.abs(x).max(initial=1.0)))
+    nodes, weights = np.polynomial.legendre.leggauss(64 + int(12 * reach**0.5 / noise))
+    t = (nodes + 1) * (np.pi / 2)
+    arc = np.stack([np.cos(t), np.sin(t)], axis=1)
+    centres = np.concatenate([arc, [1.0, 0.5] - arc])
+    # Half the weight for each arc; Legendre's weights on [-1, 1] sum to 2, the law's on it to 1.
+    log_weights = np.log(np.tile(weights / 4, 2)) - np.log(2 * np.pi * noise**2)
+    rows_at_once = max(1, 2**21 // len(centres))
+    result = np.empty(len(x))
+    for start in range(0, len(x), rows_at_once):
+        points = x[start : start + rows_at_once]
+        squared = sum((points[:, None, i] - centres[:, i]) ** 2 for i in range(2))
+        exponents = log_weights - squared / (2 * noise**2)
+        top = exponents.max(axis=1)
+        result[start : start + rows_at_once] = top + np.log(
+            np.exp(exponents - top[:, None]).sum(axis=1)
+        )
+    return result

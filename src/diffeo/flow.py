@@ -1,0 +1,304 @@
+"""A bijection and a base density make a flow."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from diffeo import storage
+from diffeo.bijections.base import Bijection, Context, Dequantizer
+
+Base = Literal["normal", "logistic"]
+
+
+class Flow(nn.Module):
+    """A density made of a bijection f onto standard noise.
+
+        log p(x) = log p_Z(f(x)) + log|det df/dx|,   x = f^-1(z) with z ~ p_Z
+
+    Args:
+        bijection: f, from data `(batch, features)` to noise `(batch, features)`.
+        features: D, the number of dimensions of the data.
+        base: p_Z, independent in each dimension: "normal", N(0, 1), or "logistic", the standard
+            logistic of NICE.
+        context_features: width of the context of a conditional density p(x | context); 0 for none.
+        context_encoder: a map applied to the context before the bijection sees it.
+        dequantizer: the door for discrete data, passed before the bijection.
+
+    A subclass whose constructor takes plain values (numbers, strings, lists of them) can be saved
+    and loaded; `metadata`, a dictionary of such values, travels with it.
+
+    (Rezende & Mohamed 2015; Papamakarios et al. 2021)
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # A model's configuration is what its constructor was called with. Read here, it needs no
+        # bookkeeping in any model.
+        flow = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(flow, *args, **kwargs)
+        bound.apply_defaults()
+        object.__setattr__(flow, "arguments", dict(list(bound.arguments.items())[1:]))
+        return flow
+
+    def __init__(
+        self,
+        bijection: Bijection,
+        features: int,
+        *,
+        base: Base = "normal",
+        context_features: int = 0,
+        context_encoder: Bijection | None = None,
+        dequantizer: Dequantizer | None = None,
+    ) -> None:
+        super().__init__()
+        if base not in ("normal", "logistic"):
+            raise ValueError(f"base is {base!r}: choose 'normal' or 'logistic'.")
+        self.bijection = bijection
+        self.features = features
+        self.base = base
+        self.context_features = context_features
+        self.context_encoder = context_encoder
+        self.dequantizer = dequantizer
+        self.metadata: dict[str, Any] = {}
+
+    # Density ------------------------------------------------------------------------------------
+
+    def log_prob(
+        self,
+        x: Float[Tensor, "batch features"],
+        context: Context | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Log-density of each row of x `(batch, features)`: `(batch,)`, in nats, in x's units.
+
+        With a dequantizer it is that of one noisy copy, drawn with `generator`.
+
+        Raises:
+            ValueError: if x or context has the wrong shape or dtype.
+        """
+        context = self._check(x, context)
+        entry = None
+        if self.dequantizer is not None:
+            x, entry = self.dequantizer.noisy(x, generator)
+        z, log_det = self.bijection(x, context)
+        log_prob = self._base_log_prob(z) + log_det
+        return log_prob if entry is None else log_prob + entry
+
+    def sample(
+        self,
+        n: int,
+        context: Context | None = None,
+        *,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "n features"]:
+        """Draw n rows `(n, features)`; their noise is multiplied by `temperature`.
+
+        Args:
+            n: how many.
+            context: `(n, context_features)`, or one row `(1, context_features)` for all of them.
+            temperature: 1 for the density itself, less for more typical rows, 0 for the mode of z.
+            generator: source of the noise; torch's global one if none is given.
+
+        Raises:
+            ValueError: if n or temperature is negative, or context is missing or misshapen.
+        """
+        if n < 0 or not 0 <= temperature < math.inf:
+            raise ValueError(
+                f"n and temperature must be 0 or more and finite, not {n} and {temperature}."
+            )
+        if context is not None and len(context) == 1:
+            context = context.expand(n, -1)
+        like = self._reference()
+        device = generator.device if generator is not None else like.device
+        z = torch.empty(n, self.features, dtype=like.dtype, device=device)
+        if self.base == "normal":
+            z.normal_(generator=generator)
+        else:
+            # Inverse of the logistic's distribution function, kept off 0 where it is infinite.
+            z.uniform_(generator=generator)
+            z = z.clamp_(min=torch.finfo(z.dtype).tiny, max=1 - torch.finfo(z.dtype).eps).logit()
+        return self.decode(z.to(like.device) * temperature, context)
+
+    # Latents ------------------------------------------------------------------------------------
+
+    def encode(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> Float[Tensor, "batch dims"]:
+        """Noise z `(batch, dims)` of data x; draws nothing, so `decode(encode(x))` is x.
+
+        Raises:
+            ValueError: if x or context has the wrong shape or dtype.
+        """
+        context = self._check(x, context)
+        if self.dequantizer is not None:
+            x, _ = self.dequantizer(x)
+        return self.bijection(x, context)[0]
+
+    def decode(
+        self, z: Float[Tensor, "batch dims"], context: Context | None = None
+    ) -> Float[Tensor, "batch features"]:
+        """Data x `(batch, features)` of noise z `(batch, dims)`.
+
+        Raises:
+            ValueError: if z or context has the wrong shape or dtype.
+        """
+        context = self._check(z, context)
+        x, _ = self.bijection.inverse(z, context)
+        return x if self.dequantizer is None else self.dequantizer.inverse(x)
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each level inside the flat z, in order; a table has one level."""
+        return [(self.features,)]
+
+    def split_latents(self, z: Float[Tensor, "batch dims"]) -> list[Float[Tensor, "batch ..."]]:
+        """The levels of z `(batch, dims)`, each `(batch, *shape)` with a shape of latent_shapes."""
+        sizes = [math.prod(shape) for shape in self.latent_shapes]
+        levels = zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
+        return [level.unflatten(1, shape) for level, shape in levels]
+
+    # Preparation --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> Self:
+        """Let the links that start from data see x: pass the whole training split, or a good part.
+
+        Does nothing to a model that has been initialised before. Returns the flow itself.
+        """
+        was_training = self.training
+        self.train()
+        self.encode(x, context)
+        return self.train(was_training)
+
+    # Storage ------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` into the folder, making it if need be.
+
+        Raises:
+            ValueError: if the flow is not of a subclass with plain arguments.
+        """
+        if type(self) is Flow:
+            raise ValueError("a bare Flow cannot be rebuilt: make a subclass with plain arguments.")
+        config = {
+            "class": _public_name(type(self)),
+            "arguments": self.arguments,
+            "metadata": self.metadata,
+        }
+        storage.write_model(Path(folder), config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, trust: bool = False) -> Self:
+        """The flow that `save_pretrained` wrote, in eval mode.
+
+        Args:
+            name: a folder, or a name on the Hugging Face hub (`owner/name`).
+            trust: whether a class that is none of diffeo's, and that you have not imported, may be
+                imported because `config.json` names it; importing runs its code.
+
+        Raises:
+            ValueError: if the model is missing or damaged, or of another class.
+        """
+        folder = storage.find_model(name)
+        config, state = storage.read_model(folder)
+        where = folder / storage.CONFIG
+        model = _find_class(config["class"], trust, where)
+        if not issubclass(model, cls):
+            raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
+        try:
+            flow = model(**config["arguments"])
+            # assign, so that a model saved in float64 comes back in float64.
+            flow.load_state_dict(state, assign=True)
+        except (TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
+        flow.metadata = config.get("metadata", {})
+        return flow.eval()
+
+    # Inside -------------------------------------------------------------------------------------
+
+    def _base_log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
+        if self.base == "normal":
+            return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
+        return -(F.softplus(z) + F.softplus(-z)).sum(1)
+
+    def _reference(self) -> Tensor:
+        """Any floating tensor of the model, for its dtype and device."""
+        return next(t for t in _tensors(self) if t.is_floating_point())
+
+    def _check(self, x: Tensor, context: Context | None) -> Context | None:
+        """Refuse what does not fit, and bring the context to the form that the links expect."""
+        like = self._reference()
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise ValueError(
+                f"expected a tensor of shape (batch, {self.features}), got {tuple(x.shape)}."
+            )
+        for name, value in (("x", x), ("context", context)):
+            if value is not None and value.dtype != like.dtype:
+                raise ValueError(
+                    f"{name} is {value.dtype} but the flow is {like.dtype}: convert one with .to()."
+                )
+        if self.context_features == 0:
+            if context is not None:
+                raise ValueError("this flow takes no context: leave it out.")
+            return None
+        shape = None if context is None else tuple(context.shape)
+        if shape != (len(x), self.context_features):
+            raise ValueError(
+                f"this flow needs a context of shape ({len(x)}, {self.context_features}), "
+                f"got {shape}."
+            )
+        if self.context_encoder is not None:
+            context, _ = self.context_encoder(context)
+        return context
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _public_name(model: type[Flow]) -> str:
+    """`diffeo.RealNVP` for ours, wherever the class lives inside; the full path for others."""
+    if model.__module__.startswith("diffeo."):
+        return f"diffeo.{model.__qualname__}"
+    return f"{model.__module__}.{model.__qualname__}"
+
+
+def _find_class(name: str, trust: bool, where: Path) -> type[Flow]:
+    """The Flow subclass of that name among those imported; import it if trusted."""
+    known = {_public_name(model): model for model in _subclasses(Flow)}
+    if name not in known and trust:
+        try:
+            importlib.import_module(name.rpartition(".")[0])
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
+        known = {_public_name(model): model for model in _subclasses(Flow)}
+    if name not in known:
+        raise ValueError(
+            f"{where} names the class {name}, which is none of diffeo's: import it first, or, if "
+            "you trust where the model comes from, load it with trust=True (--trust)."
+        )
+    return known[name]
+
+
+def _subclasses(cls: type[Flow]) -> Iterator[type[Flow]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)

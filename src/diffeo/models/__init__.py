@@ -1,0 +1,1 @@
+"""Flows put together as the papers have them."""

@@ -1,0 +1,1 @@
+"""Maximum likelihood, on Lightning's Trainer."""

@@ -1,0 +1,222 @@
+"""What happens beside the steps of training: metrics, the best model, figures, the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from diffeo.beside import beside
+from diffeo.flow import Flow
+from diffeo.training.module import FlowModule
+
+Draw = Callable[[Flow, str], Path]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write each checkpoint beside its place and rename it, so that a kill leaves the last one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        with beside(Path(path)) as partial:
+            torch.save(checkpoint, partial)
+
+
+class MetricsFile(pl.Callback):
+    """One line of `metrics.csv` for each epoch; a resumed run goes on from its checkpoint's line.
+
+    Args:
+        path: the file.
+
+    Columns: epoch and step (counted from 1), train_nll and val_nll (nats), lr.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        row |= {name: float(metrics[name]) for name in ("train_nll", "val_nll")}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append(row)
+        self._write()
+
+    @rank_zero_only
+    def _write(self) -> None:
+        with (
+            beside(self.path) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+class BestModel(pl.Callback):
+    """Keep the averaged flow of the epoch with the lowest validation loss in `model/`.
+
+    Args:
+        folder: where.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best = float("inf")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        value = float(trainer.callback_metrics["val_nll"])
+        if value < self.best:
+            self.best = value
+            self._save(pl_module)
+
+    @rank_zero_only
+    def _save(self, module: pl.LightningModule) -> None:
+        assert isinstance(module, FlowModule)
+        module.averaged_flow.save_pretrained(self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class Pictures(pl.Callback):
+    """Draw the averaged flow every few epochs, into the run folder and into TensorBoard.
+
+    Args:
+        draw: writes a picture of a flow under a name, and returns its path.
+        every: number of epochs between two pictures.
+    """
+
+    def __init__(self, draw: Draw, every: int) -> None:
+        self.draw = draw
+        self.every = every
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            self._picture(trainer, pl_module, 0)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every == 0 or epoch == trainer.max_epochs:
+            self._picture(trainer, pl_module, epoch)
+
+    def _picture(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
+        assert isinstance(module, FlowModule)
+        path = self.draw(module.averaged_flow, f"epoch-{epoch:05d}")
+        if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
+            import numpy as np
+            from PIL import Image
+
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            board = trainer.logger.experiment
+            board.add_image("flow", pixels, trainer.global_step, dataformats="HWC")
+
+
+class ProgressLine(pl.Callback):
+    """One bar for the whole run: loss, best validation loss, rows a second, time left.
+
+    Where there is no terminal it prints a line at about each tenth of the run instead.
+
+    Args:
+        console: where to print.
+        rows: rows of the training split.
+        unit: what the loss is in.
+    """
+
+    def __init__(self, console: Console, rows: int, unit: str = "nats") -> None:
+        self.console, self.rows, self.unit = console, rows, unit
+        self.best = float("inf")
+        self.bar: Progress | None = None
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert trainer.max_epochs is not None
+        self.start, self.first = time.perf_counter(), trainer.current_epoch
+        self.loss = self.val = float("nan")
+        if not self.console.is_terminal:
+            return
+        self.bar = Progress(
+            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task(
+            "train", total=trainer.max_epochs, completed=self.first, status=""
+        )
+        self.bar.start()
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        # An epoch of a small table is over in a blink; that of a large one moves the bar inside.
+        if self.bar is not None and i % 50 == 49:
+            self.loss = float(outputs["loss"])
+            done = trainer.current_epoch + (i + 1) / trainer.num_training_batches
+            self.bar.update(self.task, completed=done, status=self._status(done))
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert trainer.max_epochs is not None
+        self.loss = float(trainer.callback_metrics.get("train_nll", float("nan")))
+        self.val = float(trainer.callback_metrics.get("val_nll", float("nan")))
+        self.best = min(self.best, self.val)
+        epoch = trainer.current_epoch + 1
+        if self.bar is not None:
+            self.bar.update(self.task, completed=epoch, status=self._status(epoch))
+        elif epoch * 10 // trainer.max_epochs > (epoch - 1) * 10 // trainer.max_epochs:
+            self.console.print(
+                f"epoch {epoch}/{trainer.max_epochs}  {self._status(epoch)}", highlight=False
+            )
+
+    def _status(self, done: float) -> str:
+        speed = self.rows * (done - self.first) / max(time.perf_counter() - self.start, 1e-9)
+        return f"loss {self.loss:.4f}  best val {self.best:.4f} {self.unit}  {speed:,.0f} rows/s"
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]

@@ -1,0 +1,174 @@
+"""Put the pieces of training together in Lightning's Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+
+from diffeo.flow import Flow
+from diffeo.training import callbacks
+from diffeo.training.batches import Batches
+from diffeo.training.module import FlowModule, OptimizerOptions
+
+Rows = tuple[Tensor, Tensor | None]
+
+# Long enough for the default model to converge on most tables, short enough to wait for.
+DEFAULT_STEPS = 3_000
+# Rows of a validation batch, which bound the memory of its activations.
+VALIDATION_ROWS = 8_192
+# Statistics of more rows than this differ from those of all only far behind the comma.
+INITIAL_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How long training takes, and on which machines.
+
+    Args:
+        max_epochs: Passes over the training rows; by default as many as make 3,000 steps.
+        batch_size: Rows of one step, in each process.
+        patience: Stop when the validation loss has not fallen for so many epochs; by default a
+            quarter of them all.
+        figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
+        accelerator: "auto", "cpu", "gpu" or another of Lightning's.
+        devices: How many devices.
+        num_nodes: How many machines.
+        strategy: Lightning's way to spread the work: "auto", "ddp" and others.
+    """
+
+    max_epochs: int | None = None
+    batch_size: int = 1024
+    patience: int | None = None
+    figure_every: int | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+
+def fit(
+    flow: Flow,
+    train: Rows,
+    val: Rows,
+    folder: Path,
+    *,
+    seed: int,
+    optimizer: OptimizerOptions,
+    options: TrainerOptions,
+    draw: Callable[[Flow, str], Path] | None = None,
+    resume: bool = False,
+    console: Console,
+) -> float:
+    """Train a flow and leave its checkpoints, metrics and best model in a run folder.
+
+    Args:
+        flow: what to train; links that start from data are initialised from `train` first.
+        train: rows x `(rows, features)` and their context, to learn from.
+        val: rows to choose the best epoch by.
+        folder: the run folder.
+        seed: of all random numbers of training.
+        optimizer: how the weights are learned.
+        options: how long, and where.
+        draw: writes a picture of a flow under a name and returns its path.
+        resume: go on from `checkpoints/last.ckpt` where there is one.
+        console: where to report.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        FloatingPointError: if three steps in a row have no finite gradient.
+        KeyboardInterrupt: if the user stops it; what was reached is in the last checkpoint.
+    """
+    x, context = train
+    flow.initialize(x[:INITIAL_ROWS], None if context is None else context[:INITIAL_ROWS])
+    world = options.num_nodes * options.devices
+    epochs = options.max_epochs or math.ceil(
+        DEFAULT_STEPS / len(Batches(x, None, options.batch_size, seed=seed, world=world))
+    )
+    hooks: list[pl.Callback] = [
+        EarlyStopping("val_nll", patience=options.patience or max(10, epochs // 4)),
+        callbacks.MetricsFile(folder / "metrics.csv"),
+        callbacks.BestModel(folder / "model"),
+        callbacks.ProgressLine(console, len(x)),
+        ModelCheckpoint(
+            folder / "checkpoints",
+            "best",
+            monitor="val_nll",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+    ]
+    if draw is not None:
+        hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            max_epochs=epochs,
+            callbacks=hooks,
+            plugins=[callbacks.AtomicCheckpoints()],
+            logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        rank, world = trainer.global_rank, trainer.world_size
+        last = folder / "checkpoints" / "last.ckpt"
+        start = time.perf_counter()
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(
+                FlowModule(flow, optimizer, seed),
+                Batches(*train, options.batch_size, seed=seed, rank=rank, world=world),
+                Batches(*val, VALIDATION_ROWS, rank=rank, world=world),
+                ckpt_path=last if resume and last.is_file() else None,
+                weights_only=True,
+            )
+        except SystemExit as error:
+            # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from error
+    return time.perf_counter() - start
+
+
+def limit_threads() -> None:
+    """Use no more threads than there are cores for this process, as containers allot them."""
+    from joblib import cpu_count
+    from threadpoolctl import threadpool_limits
+
+    cores = cpu_count()
+    torch.set_num_threads(min(torch.get_num_threads(), cores))
+    threadpool_limits(cores)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's remarks, written for its own users, away from ours."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
