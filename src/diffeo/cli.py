@@ -99,6 +99,8 @@ def _prepare(arguments: list[str]) -> list[str]:
         else:
             result.append(name + equals + value)
     if command == "train":
+        # A model class of the user's own lies where the user is.
+        sys.path.append(str(Path.cwd()))
         result = _with_settings(result)
     return [command, *result]
 
@@ -205,8 +207,6 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
 
 
 def _train(options: Namespace, console: Console) -> None:
-    # A class of the user's own lies where the user is.
-    sys.path.insert(0, str(Path.cwd()))
     train(
         options.model,
         options.data,
@@ -312,10 +312,13 @@ def _score(options: Namespace, console: Console) -> None:
 
 
 def _plot(options: Namespace, console: Console) -> None:
+    out = Path(options.out)
+    if out.suffix not in {".png", ".pdf", ".svg"}:
+        raise ValueError(f"{out} is no picture: its name has to end in .png, .pdf or .svg.")
     run = Run(options.run, trust=options.trust)
     kind: FigureKind = options.kind or ("panels" if run.flow.features == 2 else "corner")
-    figures.save(draw(run, run.table(), kind), Path(options.out))
-    console.print(f"Drawn into {options.out}.", highlight=False, soft_wrap=True)
+    figures.save(draw(run, run.table(), kind), out)
+    console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {

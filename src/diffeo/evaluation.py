@@ -88,7 +88,6 @@ def evaluate_rows(flow: Flow, batches: Iterable[Rows]) -> Score:
     return Score(count, total / count, stderr)
 
 
-@torch.no_grad()
 def log_probs(flow: Flow, batches: Iterable[Rows], seed: int = 0) -> Iterator[Tensor]:
     """Log-likelihoods `(batch,)` in nats of batches of rows, computed in parts of bounded memory.
 
@@ -98,7 +97,10 @@ def log_probs(flow: Flow, batches: Iterable[Rows], seed: int = 0) -> Iterator[Te
     for x, context in batches:
         contexts = [None] * len(x) if context is None else context.split(CHUNK)
         parts = zip(x.split(CHUNK), contexts, strict=False)
-        yield torch.cat([flow.log_prob(*part, generator=generator) for part in parts])
+        # Not around the `yield`, where it would hold for the caller too.
+        with torch.no_grad():
+            result = torch.cat([flow.log_prob(*part, generator=generator) for part in parts])
+        yield result
 
 
 def true_nll(table: Table, split: str) -> float | None:

@@ -96,7 +96,6 @@ class Run:
         """
         return torch.cat(list(self.stream_samples(n, context, temperature, seed)))
 
-    @torch.no_grad()
     def stream_samples(
         self, n: int, context: Tensor | None, temperature: float, seed: int | None
     ) -> Iterator[Tensor]:
@@ -108,12 +107,15 @@ class Run:
             rows = context
             if context is not None and len(context) > 1:
                 rows = context[start : start + count]
-            yield self.flow.sample(count, rows, temperature=temperature, generator=generator)
+            with torch.no_grad():
+                part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
+            yield part
 
 
 def _data_options(path: Path) -> TableOptions:
     try:
-        return TableOptions(**yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+        section = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        return TableOptions(**section | {"splits": tuple(section["splits"])})
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Drawn = tuple[Floats, NDArray[Any] | None]
 
-DEFAULT_ROWS = 100_000
+DEFAULT_ROWS = 200_000
 
 
 @dataclass(frozen=True)

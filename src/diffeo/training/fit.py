@@ -27,7 +27,7 @@ from diffeo.training.module import FlowModule, OptimizerOptions
 Rows = tuple[Tensor, Tensor | None]
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
-DEFAULT_STEPS = 3_000
+DEFAULT_STEPS = 3_200
 # Rows of a validation batch, which bound the memory of its activations.
 VALIDATION_ROWS = 8_192
 # Statistics of more rows than this differ from those of all only far behind the comma.
@@ -39,7 +39,7 @@ class TrainerOptions:
     """How long training takes, and on which machines.
 
     Args:
-        max_epochs: Passes over the training rows; by default as many as make 3,000 steps.
+        max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
         batch_size: Rows of one step, in each process.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all.
@@ -133,6 +133,8 @@ def fit(
         )
         rank, world = trainer.global_rank, trainer.world_size
         last = folder / "checkpoints" / "last.ckpt"
+        if resume and not last.is_file():
+            console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
         start = time.perf_counter()
         handler = signal.getsignal(signal.SIGINT)
         try:

@@ -34,12 +34,12 @@ class OptimizerOptions:
             for the weights themselves.
     """
 
-    lr: float = 4e-3
+    lr: float = 8e-3
     l2: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
     clip: float = 5.0
-    ema: float = 0.99
+    ema: float = 0.995
 
 
 class FlowModule(pl.LightningModule):
@@ -140,4 +140,4 @@ class FlowModule(pl.LightningModule):
         where = f"step {self.global_step} of epoch {self.current_epoch}"
         if self.lost_steps == 3:
             raise FloatingPointError(f"three steps in a row had no finite gradient, up to {where}")
-        warnings.warn(f"{where} had no finite gradient and was skipped.", stacklevel=2)
+        warnings.warn(f"{where} had no finite gradient and was skipped.", stacklevel=1)

@@ -1,0 +1,32 @@
+"""Every picture of the package, in one house style.
+
+Each function takes tensors or numbers and returns a matplotlib `Figure`, drawn without a display,
+without pyplot and without changing anyone's settings; `save` writes it to a file, and `animate`
+makes a film of such files. Data are blue, what a model makes of them is orange, and noise violet.
+"""
+
+from diffeo.figures.animation import animate
+from diffeo.figures.corner import corner
+from diffeo.figures.curve import training_curve
+from diffeo.figures.density import density_map
+from diffeo.figures.grid import latent_grid
+from diffeo.figures.panels import four_panels
+from diffeo.figures.style import DATA, DENSITY, GREY, INK, LATENT, LINE, MODEL, WHEEL, save
+
+__all__ = [
+    "DATA",
+    "DENSITY",
+    "GREY",
+    "INK",
+    "LATENT",
+    "LINE",
+    "MODEL",
+    "WHEEL",
+    "animate",
+    "corner",
+    "density_map",
+    "four_panels",
+    "latent_grid",
+    "save",
+    "training_curve",
+]

@@ -1,0 +1,139 @@
+"""Data against samples, for any number of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from diffeo.figures.points import Limits, Window, check, finite, limits, numbers
+from diffeo.figures.style import DATA, MODEL, Array, house_style, oklch, panel, plain, write
+
+COLUMNS = 8  # drawn of a table
+BINS = 56  # along each side of a pair
+MASSES = (0.95, 0.8, 0.5, 0.2)  # shares of the points that contours hold
+BLUES = [to_hex(oklch(0.93 - 0.12 * i, 0.03 + 0.025 * i, 250)) for i in range(len(MASSES))]
+
+
+@house_style()
+def corner(
+    x: Float[Tensor, "rows features"],
+    samples: Float[Tensor, "samples features"],
+    columns: Sequence[str],
+) -> Figure:
+    """Data against samples, column by column and pair by pair.
+
+    The limits are those of the data, from its 0.5 % to its 99.5 % quantile; contours hold 20, 50,
+    80 and 95 % of the points within them. Of more than 8 columns the first 8 are drawn.
+
+    Args:
+        x: data `(rows, features)`, features at least 2.
+        samples: drawn from the model, `(any number, features)`.
+        columns: names of the features.
+
+    Raises:
+        ValueError: if x and samples are not tables of the same, named columns.
+    """
+    check(x, columns, plane=False)
+    if samples.ndim != 2 or samples.shape[1] != x.shape[1]:
+        wanted = f"(rows, {x.shape[1]})"
+        raise ValueError(f"expected samples of shape {wanted}, got {tuple(samples.shape)}.")
+    d = min(x.shape[1], COLUMNS)
+    data, drawn = numbers(x[:, :d]), numbers(samples[:, :d])
+    left_out = int((~finite(drawn)).sum())
+    data, drawn = data[finite(data)], drawn[finite(drawn)]
+    ends = [limits(values, tail=0.005, margin=0.06) for values in data.T]
+
+    side, gap, left, bottom = max(1.25, 4.2 / d), 0.14, 0.85, 0.6
+    size = d * side + (d - 1) * gap
+    figure = Figure(figsize=(left + size + 0.2, bottom + size + 0.45))
+    for row in range(d):
+        for column in range(row + 1):
+            place = left + column * (side + gap), bottom + (d - 1 - row) * (side + gap)
+            axes = panel(figure, *place, side, side)
+            if row == column:
+                _histograms(axes, data[:, row], drawn[:, row], ends[row])
+                axes.set_yticks([])
+            else:
+                window, pair = (ends[column], ends[row]), [column, row]
+                _contours(axes, data[:, pair], drawn[:, pair], window)
+                axes.set(ylim=ends[row], yticks=_inner_ticks(ends[row], side))
+            axes.set(xlim=ends[column], xticks=_inner_ticks(ends[column], side))
+            axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0, labelsize=7.5)
+            if row == d - 1:
+                axes.set_xlabel(plain(columns[column], 16))
+            if column == 0:
+                axes.set_ylabel(plain(columns[row], 16))
+    figure.align_labels()
+    # The empty triangle is the place for the words.
+    title = f"first {d} of {x.shape[1]} columns" if x.shape[1] > d else "data and samples"
+    write(figure, left, bottom + size + 0.17, title, size=10 + d / 2, weight="bold")
+    labels = [f"data, {len(data):,} rows", f"samples, {len(drawn):,} rows"]
+    if left_out:
+        labels[1] += f"\n({left_out:,} not finite, left out)"
+    figure.legend(
+        [Patch(color=DATA, alpha=0.3, lw=0), Line2D([], [], color=MODEL, lw=1.2)],
+        labels,
+        loc="upper right",
+        bbox_to_anchor=(1 - 0.2 / figure.get_figwidth(), 1 - 0.45 / figure.get_figheight()),
+        borderaxespad=0,
+        borderpad=0,
+        title="contours hold 20, 50, 80, 95 %",
+        fontsize=8 + d / 2,
+        title_fontsize=7.5 + d / 2,
+    )
+    return figure
+
+
+def _inner_ticks(ends: Limits, inches: float) -> list[float]:
+    """A few round numbers, none so near an end that its label meets that of the next panel."""
+    low, high = ends
+    edge = 0.16 / inches * (high - low)
+    ticks = MaxNLocator(max(4, int(3 * inches)), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in ticks if low + edge <= tick <= high - edge]
+
+
+def _histograms(axes: Axes, data: Array, drawn: Array, ends: Limits) -> None:
+    """Both shares per bin of one column; what falls outside the limits still counts in them."""
+    filled: dict[str, Any] = {"color": DATA, "alpha": 0.3, "histtype": "stepfilled"}
+    line: dict[str, Any] = {"color": MODEL, "lw": 1.2, "histtype": "step"}
+    for values, look in ((data, filled), (drawn, line)):
+        weights = np.full(len(values), 1 / max(len(values), 1))
+        axes.hist(values, bins=40, range=ends, weights=weights, **look)
+
+
+def _contours(axes: Axes, data: Array, drawn: Array, window: Window) -> None:
+    """Filled contours of the data, and lines of the samples, that hold the same shares of each."""
+    xs, ys = (np.linspace(*ends, 2 * BINS + 1)[1::2] for ends in window)  # middles of the bins
+    heights = _heights(data, window)
+    if levels := _levels(heights):
+        axes.contourf(xs, ys, heights, [*levels, np.inf], colors=BLUES[-len(levels) :])
+    heights = _heights(drawn, window)
+    if levels := _levels(heights):
+        axes.contour(xs, ys, heights, levels, colors=MODEL, linewidths=0.9)
+
+
+def _heights(points: Array, window: Window) -> Array:
+    """A smooth histogram `(BINS, BINS)` of points `(rows, 2)`, rising to the right and upwards."""
+    heights, *_ = np.histogram2d(points[:, 0], points[:, 1], BINS, range=list(window))
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.6) ** 2)
+    for axis in (0, 1):
+        heights = np.apply_along_axis(np.convolve, axis, heights, kernel / kernel.sum(), "same")
+    return heights.T
+
+
+def _levels(heights: Array) -> list[float]:
+    """Heights whose contours hold the shares MASSES of the points, in rising order."""
+    ordered = np.sort(heights.ravel())[::-1]
+    held = np.cumsum(ordered)
+    picks = [ordered[np.searchsorted(held, mass * held[-1])] for mass in MASSES]
+    return [float(level) for level in np.unique(picks) if level > 0]

@@ -1,0 +1,297 @@
+"""The command line: what each command does, and what it says when it cannot."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import diffeo
+from diffeo.cli import main
+from diffeo.data import TableOptions, load_table
+
+QUICK = [
+    "--trainer.max_epochs=2",
+    "--trainer.batch_size=100",
+    "--trainer.figure_every=100",
+    "--model.layers=2",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two small runs: moons, and a conditional one with three columns."""
+    folder = tmp_path_factory.mktemp("trained")
+    random = np.random.default_rng(0)
+    values = random.normal(size=(600, 3)) * [1.0, 5.0, 0.1] + [0.0, 10.0, 3.0]
+    pd.DataFrame(values, columns=["a", "b", "c"]).to_csv(folder / "abc.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--data.rows=600", "--out=moons", *QUICK]) == 0
+        assert main(["train", "--data=abc.csv", "--data.context", "c", "--out=abc", *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    """A copy of those runs in the current folder."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(arguments, capsys, *words):
+    """The command ends with code 2 and one sentence on standard error with these words."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("diffeo: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+    return error
+
+
+# What the commands do -----------------------------------------------------------------------------
+
+
+def test_train_names_its_folder_after_the_data_and_takes_a_free_one(tmp_path, capsys):
+    for _ in range(2):
+        assert main(["train", "--data=circles", "--data.rows=300", *QUICK]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["circles", "circles-2"]
+    assert "runs/circles-2" in capsys.readouterr().out
+
+
+def test_a_config_repeats_a_run(run):
+    assert main(["train", "--config=abc/config.yaml", "--out=again"]) == 0
+    assert (run / "again/metrics.csv").read_bytes() == (run / "abc/metrics.csv").read_bytes()
+
+
+def test_eval_prints_what_log_prob_says(run, capsys):
+    assert main(["eval", "moons"]) == 0
+    out = capsys.readouterr().out
+    flow = diffeo.Flow.from_pretrained("moons/model")
+    table = load_table(TableOptions(rows=600))
+    for split in (table.train, table.val, table.test):
+        with torch.no_grad():
+            nll = -flow.log_prob(split.x)
+        assert f"{nll.mean():.4f}" in out
+        assert f"{nll.std() / len(nll) ** 0.5:.4f}" in out
+
+
+def test_eval_of_other_rows(run, capsys):
+    pd.DataFrame({"c": [3.0, 3.1], "b": [9.0, 11.0], "a": [0.0, 1.0]}).to_csv(
+        "new.csv", index=False
+    )
+    assert main(["eval", "abc", "--data=new.csv"]) == 0
+    flow = diffeo.Flow.from_pretrained("abc/model")
+    with torch.no_grad():
+        nll = -flow.log_prob(torch.tensor([[0.0, 9.0], [1.0, 11.0]]), torch.tensor([[3.0], [3.1]]))
+    assert f"{nll.mean():.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npy", "npz"])
+def test_sample_then_score(run, ending):
+    assert main(["sample", "moons", "-n", "20", "--seed=1", f"--out=s.{ending}"]) == 0
+    assert main(["score", "moons", f"--data=s.{ending}", "--out=scores.parquet"]) == 0
+    flow = diffeo.Flow.from_pretrained("moons/model")
+    with torch.no_grad():
+        x = flow.sample(20, generator=torch.Generator().manual_seed(1))
+        expected = flow.log_prob(x).numpy()
+    assert np.allclose(pd.read_parquet("scores.parquet")["log_prob"], expected, atol=1e-4)
+
+
+def test_sample_follows_seed_and_temperature(run):
+    def drawn(*options):
+        assert main(["sample", "moons", "-n=50", "--out=s.npy", *options]) == 0
+        return np.load("s.npy")
+
+    assert (drawn("--seed=1") == drawn("--seed=1")).all()
+    assert (drawn("--seed=1") != drawn("--seed=2")).any()
+    assert (drawn() != drawn()).any()
+    assert np.ptp(drawn("--temperature=0"), axis=0) == pytest.approx([0, 0])
+
+
+def test_sample_of_a_conditional_model(run):
+    assert main(["sample", "abc", "-n=5", "--context=c=3.2", "--out=s.csv"]) == 0
+    table = pd.read_csv("s.csv")
+    assert list(table.columns) == ["a", "b", "c"]
+    assert table["c"].to_numpy() == pytest.approx(3.2)
+    assert main(["sample", "abc", "-n=20", "--seed=0", "--out=s.csv"]) == 0
+    drawn = pd.read_csv("s.csv")["c"].to_numpy()
+    assert np.isin(drawn.round(4), pd.read_csv("abc.csv")["c"].to_numpy().round(4)).all()
+
+
+@pytest.mark.parametrize("name", ["moons", "abc"])
+def test_pictures(run, name):
+    assert main(["plot", name, "--out=plot.png"]) == 0
+    assert main(["sample", name, "-n=100", "--out=sample.png"]) == 0
+    for picture in ("plot.png", "sample.png"):
+        assert np.asarray(Image.open(picture).convert("L")).std() > 5
+
+
+def test_a_bare_model_folder_scores_and_samples(run):
+    shutil.copytree("moons/model", "bare")
+    assert main(["sample", "bare", "-n=5", "--out=s.csv"]) == 0
+    assert main(["score", "bare", "--data=s.csv", "--out=t.csv"]) == 0
+    assert list(pd.read_csv("s.csv").columns) == ["x", "y"]
+
+
+def test_a_model_of_ones_own(run, capsys):
+    (run / "homemade.py").write_text(
+        "import diffeo\n\n\nclass Mine(diffeo.RealNVP):\n    pass\n", encoding="utf-8"
+    )
+    arguments = ["train", "--model=homemade.Mine", "--data.rows=300", "--out=mine", *QUICK]
+    assert main(arguments) == 0
+    assert json.loads((run / "mine/model/config.json").read_text())["class"] == "homemade.Mine"
+    assert main(["eval", "mine"]) == 0
+
+
+def test_help_and_version_explain(capsys):
+    for arguments in (["--help"], ["train", "--help"], ["score", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+    assert "--data SOURCE" in capsys.readouterr().out
+
+
+# What they say when they cannot -------------------------------------------------------------------
+
+ROWS = [[i / 7, (i * 37 % 101) / 3, i % 13 + 0.1] for i in range(40)]
+
+
+def bad_nan(rows):
+    rows[3][1] = float("nan")
+
+
+def bad_text(rows):
+    for i, row in enumerate(rows):
+        row[1] = "red" if i % 2 else "blue"
+
+
+def bad_constant(rows):
+    for row in rows:
+        row[1] = 5.0
+
+
+def bad_one_row(rows):
+    del rows[1:]
+
+
+def bad_no_rows(rows):
+    rows.clear()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (bad_nan, ["'second'"]),
+        (bad_text, ["'second'", "blue"]),
+        (bad_constant, ["'second'", "5"]),
+        (bad_one_row, ["1 row"]),
+        (bad_no_rows, ["no rows"]),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, capsys, spoil, words):
+    rows = [list(row) for row in ROWS]
+    spoil(rows)
+    pd.DataFrame(rows, columns=["first", "second", "third"]).to_csv("bad.csv", index=False)
+    before = contents(tmp_path)
+    refused(["train", "--data=bad.csv", "--out=run"], capsys, "bad.csv", *words)
+    assert contents(tmp_path) == before
+
+
+def test_a_wrong_delimiter_is_named(tmp_path, capsys):
+    pd.DataFrame(ROWS, columns=["a", "b", "c"]).to_csv("bad.csv", index=False, sep=";")
+    refused(["train", "--data=bad.csv"], capsys, "bad.csv", "--data.delimiter")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_column_is_refused(tmp_path, capsys):
+    pd.DataFrame(ROWS, columns=["a", "b", "c"]).to_csv("t.csv", index=False)
+    refused(["train", "--data=t.csv", "--data.columns=a"], capsys, "at least 2", "add a column")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--data=missing.csv"], ["missing.csv"]),
+        (["train", "--data=mooons"], ["mooons", "moons"]),
+        (["train", "--out=moons"], ["moons", "already holds a run", "--resume"]),
+        (["train", "--out=full"], ["full", "not empty"]),
+        (["train", "--out=abc.csv/run"], ["abc.csv/run"]),
+        (["train", "--out=/proc/run"], ["/proc/run"]),
+        (["train", "--resume=nothing"], ["nothing", "no run"]),
+        (["train", "--model=NoSuch"], ["NoSuch"]),
+        (["train", "--model.layerz=3"], ["layerz"]),
+        (["train", "--trainer.max_epochs=many"], ["max_epochs", "many"]),
+        (["train", "--unknown=3"], ["--unknown"]),
+        (["eval", "nothing"], ["nothing"]),
+        (["eval", "abc", "--data=lacking.csv"], ["lacking.csv", "'b'"]),
+        (["score", "moons", "--data=missing.csv", "--out=o.csv"], ["missing.csv"]),
+        (["score", "moons", "--data=abc.csv", "--out=o.xlsx"], ["o.xlsx", ".parquet"]),
+        (["sample", "moons", "-n=-3", "--out=o.csv"], ["-3"]),
+        (["sample", "moons", "--temperature=-1", "--out=o.csv"], ["temperature"]),
+        (["sample", "moons", "--context=c=1", "--out=o.csv"], ["context"]),
+        (["sample", "abc", "--context=d=1", "--out=o.csv"], ["c=VALUE"]),
+        (["sample", "moons", "--out=o.docx"], ["o.docx"]),
+        (["plot", "moons", "--kind=pie", "--out=o.png"], ["pie"]),
+        (["plot", "moons", "--out=o.xyz"], ["o.xyz"]),
+        ([], ["command"]),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(run, capsys, arguments, words):
+    (run / "full").mkdir()
+    (run / "full/letter.txt").write_text("dear")
+    (run / "lacking.csv").write_text("a,c\n1,2\n3,4\n")
+    before = contents(run)
+    refused(arguments, capsys, *words)
+    assert contents(run) == before
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rename_class(path):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"class": "os.path.Stranger"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("model.safetensors", truncate, ["model.safetensors", "damaged"]),
+        ("config.json", truncate, ["config.json", "damaged"]),
+        ("config.json", rename_class, ["config.json", "os.path.Stranger", "--trust"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "sample", "plot"])
+def test_damaged_models_are_refused(run, capsys, name, damage, words, command):
+    damage(run / "moons/model" / name)
+    before = contents(run)
+    refused([command, "moons"], capsys, *words)
+    assert contents(run) == before
+
+
+def test_a_strangers_class_is_imported_only_on_trust(run, capsys, monkeypatch):
+    (run / "stranger.py").write_text(
+        "import diffeo\nopen('ran', 'w').close()\nclass Theirs(diffeo.RealNVP): pass\n"
+    )
+    monkeypatch.syspath_prepend(run)
+    path = run / "moons/model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class": "stranger.Theirs"}))
+    refused(["eval", "moons"], capsys, "stranger.Theirs")
+    assert not (run / "ran").exists()
+    assert "stranger" not in sys.modules
+    assert main(["eval", "moons", "--trust"]) == 0

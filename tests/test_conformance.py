@@ -1,0 +1,299 @@
+"""What holds for every bijection and every model, compared with automatic differentiation.
+
+That forward and inverse log-determinants cancel proves little: two errors cancel as well, and at
+the zero-initialised start all of them are zero. So each map is moved away from its start first.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from constructors import BIJECTIONS, ENTRIES, MODELS, Entry, another
+from torch import Tensor, nn
+
+import diffeo
+from diffeo import Flow
+
+DTYPES = {torch.float64: 1e-10, torch.float32: 1e-4}
+every = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES.keys())
+every_bijection = pytest.mark.parametrize("entry", BIJECTIONS.values(), ids=BIJECTIONS.keys())
+every_model = pytest.mark.parametrize("entry", MODELS.values(), ids=MODELS.keys())
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def base_log_prob(flow: Flow, z: Tensor) -> Tensor:
+    """Written otherwise than in the package."""
+    if flow.base == "normal":
+        return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    return (-z - 2 * F.softplus(-z)).sum(1)
+
+
+def forward(module: nn.Module, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A flow is read as a bijection: what its density has beyond the base's is log|det|."""
+    if not isinstance(module, Flow):
+        return module(x, context)
+    z = module.encode(x, context)
+    return z, module.log_prob(x, context) - base_log_prob(module, z)
+
+
+def inverse(module: nn.Module, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    if not isinstance(module, Flow):
+        return module.inverse(z, context)
+    x = module.decode(z, context)
+    return x, base_log_prob(module, z) - module.log_prob(x, context)
+
+
+def autodiff_log_det(function, x: Tensor) -> Tensor:
+    """log|det| of each row's Jacobian; no row may depend on another."""
+    n = len(x)
+    jacobian = torch.func.jacrev(function)(x).reshape(n, x[0].numel(), n, x[0].numel())
+    for i in range(n):
+        for j in range(n):
+            assert i == j or not jacobian[i, :, j].any()
+    return torch.stack([torch.linalg.slogdet(jacobian[i, :, i])[1] for i in range(n)])
+
+
+def refusal(call) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert ". " not in sentence
+    return sentence
+
+
+def equal(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# The map and its log-determinant
+
+
+@both_dtypes
+@every
+def test_log_det_is_the_jacobians(entry: Entry, dtype: torch.dtype):
+    module, x, context = entry.ready(dtype), entry.data(4, dtype), entry.context(4, dtype)
+    y, log_det = forward(module, x, context)
+    close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype] * 10 ** isinstance(module, Flow)}
+    truth = autodiff_log_det(lambda x: forward(module, x, context)[0], x)
+    torch.testing.assert_close(log_det, truth, **close)
+    _, back = inverse(module, y, context)
+    truth = autodiff_log_det(lambda y: inverse(module, y, context)[0], y)
+    torch.testing.assert_close(back, truth, **close)
+    assert log_det.shape == back.shape == (4,)
+    assert log_det.dtype == back.dtype == y.dtype == dtype
+
+
+@every
+def test_log_det_is_away_from_zero_and_varies(entry: Entry):
+    """Else the comparison above would compare nothing."""
+    module, x, context = entry.ready(), entry.data(4), entry.context(4)
+    y, log_det = forward(module, x, context)
+    both = torch.stack([log_det, inverse(module, y, context)[1]])
+    if entry.volume_preserving:
+        assert not both.any()
+        return
+    assert (both.abs() > 1e-2).all()
+    if entry.log_det == "varying":
+        assert (both.std(1) > 1e-2).all()
+    else:
+        assert (both.std(1) < 1e-12).all()
+
+
+@both_dtypes
+@every
+def test_round_trips(entry: Entry, dtype: torch.dtype):
+    module, x, context = entry.ready(dtype), entry.data(5, dtype), entry.context(5, dtype)
+    close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype]}
+    y, there = forward(module, x, context)
+    again, back = inverse(module, y, context)
+    torch.testing.assert_close(again, x, **close)
+    torch.testing.assert_close(back, -there, rtol=0, atol=close["atol"] * 10)
+    torch.testing.assert_close(forward(module, inverse(module, x, context)[0], context)[0], x, **close)
+    # Not the identity, which would pass all of this. (A chain of no links is.)
+    assert not len(list(module.children())) or not torch.allclose(y, x) or entry.volume_preserving
+
+
+@every
+def test_rows_stand_alone(entry: Entry):
+    module, x, context = entry.ready(), entry.data(3), entry.context(3)
+    for way in (forward, inverse):
+        whole = way(module, x, context)
+        for i in range(3):
+            row = slice(i, i + 1)
+            part = way(module, x[row], None if context is None else context[row])
+            for a, b in zip(part, whole, strict=True):
+                torch.testing.assert_close(a, b[row], rtol=1e-12, atol=1e-12)
+        nothing, log_det = way(module, x[:0], None if context is None else context[:0])
+        assert nothing.shape == x[:0].shape
+        assert log_det.shape == (0,)
+
+
+@every
+def test_context_steers(entry: Entry):
+    if not entry.context_features:
+        return
+    module, x = entry.ready(), entry.data(5)
+    for way in (forward, inverse):
+        one, other = (way(module, x, entry.context(5, seed=seed)) for seed in (1, 2))
+        assert (one[0] != other[0]).any(1).all()
+        if entry.log_det == "varying":
+            assert (one[1] != other[1]).all()
+
+
+# Manners
+
+
+@every
+def test_input_and_random_state_are_left_alone(entry: Entry):
+    module, x, context = entry.ready(), entry.data(5), entry.context(5)
+    before, state = copy.deepcopy((x, context)), torch.get_rng_state()
+    weights = copy.deepcopy(module.state_dict())
+    forward(module.train(), x, context)
+    inverse(module, x, context)
+    assert torch.equal(x, before[0])
+    assert context is None or torch.equal(context, before[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(weights.values(), module.state_dict().values())
+
+
+@every
+def test_training_mode_changes_no_number(entry: Entry):
+    module, x, context = entry.ready(), entry.data(5), entry.context(5)
+    for way in (forward, inverse):
+        assert equal(way(module.eval(), x, context), way(module.train(), x, context))
+
+
+@every
+def test_gradients_reach_every_parameter_and_the_input(entry: Entry):
+    module, context = entry.ready(), entry.context(32)
+    x = entry.data(32).requires_grad_()
+    if isinstance(module, Flow):
+        module.log_prob(x, context).sum().backward()
+    else:
+        y, log_det = module(x, context)
+        ((y * entry.data(32, seed=9)).sum() + log_det.sum()).backward()
+    for name, tensor in [*module.named_parameters(), ("x", x)]:
+        assert tensor.grad is not None, name
+        assert tensor.grad.isfinite().all(), name
+        assert tensor.grad.any(), name
+
+
+@pytest.mark.parametrize("name", ["nested, context", "RealNVP normal 3, context"])
+def test_gradients_are_the_numerical_ones(name: str):
+    entry = ENTRIES[name]
+    module, x, context = entry.ready(), entry.data(2), entry.context(2)
+    weights = {k: v.detach().requires_grad_() for k, v in module.named_parameters()}
+    names = list(weights)
+
+    def function(x: Tensor, *values: Tensor) -> Tensor:
+        arguments = dict(zip(names, values, strict=True))
+        method = "log_prob" if isinstance(module, Flow) else "forward"
+        with torch.nn.utils.stateless._reparametrize_module(module, arguments):
+            return getattr(module, method)(x, context)
+
+    assert torch.autograd.gradcheck(
+        function, (x.requires_grad_(), *weights.values()), fast_mode=True
+    )
+
+
+# Moving and keeping
+
+
+@every
+def test_double_copy_and_other_devices(entry: Entry):
+    module, x, context = entry.ready(torch.float32), entry.data(4), entry.context(4)
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in twin.double().parameters():
+            p.zero_()
+    assert all(p.any() for p in module.parameters())
+    doubled = copy.deepcopy(module).double()
+    y, log_det = forward(doubled, x, context)
+    assert y.dtype == log_det.dtype == torch.float64
+    single = forward(module, x.float(), None if context is None else context.float())
+    torch.testing.assert_close(single[0].double(), y, rtol=1e-4, atol=1e-4)
+    moved = doubled.to("meta")
+    assert all(t.is_meta for t in [*moved.parameters(), *moved.buffers()])
+    # A tensor that is neither parameter nor buffer would stay behind, and clash here.
+    for way in (forward, inverse):
+        result = way(moved, x.to("meta"), None if context is None else context.to("meta"))
+        assert all(t.is_meta for t in result)
+
+
+@every
+def test_state_dict_carries_everything(entry: Entry):
+    module, x, context = entry.ready(), entry.data(4), entry.context(4)
+    loaded = another(entry).double()
+    loaded.load_state_dict(module.state_dict())
+    # In training mode and on other data: what has been initialised stays as it is.
+    forward(loaded.train(), entry.data(8, seed=5) * 9, entry.context(8))
+    for way in (forward, inverse):
+        assert equal(way(loaded, x, context), way(module, x, context))
+
+
+@both_dtypes
+@every_model
+def test_pretrained_is_the_same_bit_for_bit(entry: Entry, dtype: torch.dtype):
+    flow, x, context = entry.ready(dtype), entry.data(4, dtype), entry.context(4, dtype)
+    flow.metadata = {"columns": ["a", "b"], "nested": {"one": 1.5}}
+    copy.deepcopy(flow).save_pretrained("model")
+    assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
+    loaded = Flow.from_pretrained("model")
+    assert type(loaded) is type(flow)
+    assert not loaded.training
+    assert loaded.metadata == flow.metadata
+    for way in (forward, inverse):
+        assert equal(way(loaded, x, context), way(flow, x, context))
+    assert all(p.requires_grad for p in loaded.parameters())
+    assert equal(forward(loaded.train(), x * 9, context), forward(flow, x * 9, context))
+
+
+# Refusals
+
+
+@every_model
+def test_what_does_not_fit_is_refused(entry: Entry, unchecked):
+    flow, x, context = entry.ready(), entry.data(3), entry.context(3)
+    width = entry.shape[0]
+    for method in (flow.log_prob, flow.encode, flow.decode):
+        assert f"(batch, {width})" in refusal(lambda: method(x[:, 1:], context))
+        assert f"(batch, {width})" in refusal(lambda: method(x[0], context))
+        assert f"(batch, {width})" in refusal(lambda: method(x[None], context))
+        assert "float32" in refusal(lambda: method(x.float(), context))
+        assert "int64" in refusal(lambda: method(x.long(), context))
+        if context is None:
+            assert "no context" in refusal(lambda: method(x, torch.zeros(3, 2).double()))
+            continue
+        assert "needs a context" in refusal(lambda: method(x))
+        for wrong in (context[:2], context[:, :1], context[0], context[None]):
+            assert "needs a context of shape (3, 2)" in refusal(lambda: method(x, wrong))
+        assert "context is torch.float32" in refusal(lambda: method(x, context.float()))
+    if context is None:
+        assert "no context" in refusal(lambda: flow.sample(3, torch.zeros(3, 2).double()))
+        return
+    for wrong in (None, context[:2], context[:, :1]):
+        assert "needs a context" in refusal(lambda: flow.sample(3, wrong))
+
+
+def test_small_refusals(unchecked):
+    assert "at least 2" in refusal(lambda: diffeo.RealNVP(1))
+    assert "base" in refusal(lambda: diffeo.RealNVP(2, base="uniform"))
+    assert "bound" in refusal(lambda: diffeo.RealNVP(2, bound=0.0))
+    assert "permutation" in refusal(lambda: diffeo.bijections.mixing.Permutation([0, 2]))
+    link = diffeo.bijections.elementwise.Standardize(2)
+    assert "at least 2 rows" in refusal(lambda: link(torch.ones(1, 2)))
+    assert "feature 1" in refusal(lambda: link(torch.tensor([[1.0, 2.0], [2.0, 2.0]])))
+    assert not link.initialized
+
+
+def test_every_annotation_is_checked():
+    """What is on record here is checked at no call; `Cut` is a protocol, which has no check."""
+    from conftest import not_checked
+
+    assert set(not_checked) <= {"diffeo.bijections.coupling.Coupling.__init__"}
