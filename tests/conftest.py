@@ -15,8 +15,6 @@ from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.roar import BeartypeDecorHintException
 from hypothesis.configuration import set_hypothesis_home_dir
 
-
-
 # Beartype knows `Self` only in classes that it decorates whole, but is handed single methods; and
 # an int may stand where a float is asked for (PEP 484).
 _conf = BeartypeConf(hint_overrides=FrozenDict({Self: Any}), is_pep484_tower=True)

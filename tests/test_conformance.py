@@ -7,6 +7,7 @@ the zero-initialised start all of them are zero. So each map is moved away from 
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 def base_log_prob(flow: Flow, z: Tensor) -> Tensor:
     """Written otherwise than in the package."""
     if flow.base == "normal":
-        return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+        return torch.distributions.Normal(0.0, 1.0, validate_args=False).log_prob(z).sum(1)
     return (-z - 2 * F.softplus(-z)).sum(1)
 
 
@@ -57,13 +58,14 @@ def autodiff_log_det(function, x: Tensor) -> Tensor:
     return torch.stack([torch.linalg.slogdet(jacobian[i, :, i])[1] for i in range(n)])
 
 
-def refusal(call) -> str:
-    with pytest.raises(ValueError) as caught:
-        call()
+def refusal(call, *args, **options) -> str:
+    """The one sentence with which a call is refused."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        call(*args, **options)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith(".")
-    assert ". " not in sentence
+    assert not re.search(r"\w\. ", sentence)
     return sentence
 
 
@@ -98,7 +100,7 @@ def test_log_det_is_away_from_zero_and_varies(entry: Entry):
     if entry.volume_preserving:
         assert not both.any()
         return
-    assert (both.abs() > 1e-2).all()
+    assert (both.abs() > 1e-3).all()
     if entry.log_det == "varying":
         assert (both.std(1) > 1e-2).all()
     else:
@@ -114,7 +116,9 @@ def test_round_trips(entry: Entry, dtype: torch.dtype):
     again, back = inverse(module, y, context)
     torch.testing.assert_close(again, x, **close)
     torch.testing.assert_close(back, -there, rtol=0, atol=close["atol"] * 10)
-    torch.testing.assert_close(forward(module, inverse(module, x, context)[0], context)[0], x, **close)
+    torch.testing.assert_close(
+        forward(module, inverse(module, x, context)[0], context)[0], x, **close
+    )
     # Not the identity, which would pass all of this. (A chain of no links is.)
     assert not len(list(module.children())) or not torch.allclose(y, x) or entry.volume_preserving
 
@@ -220,7 +224,9 @@ def test_double_copy_and_other_devices(entry: Entry):
     torch.testing.assert_close(single[0].double(), y, rtol=1e-4, atol=1e-4)
     moved = doubled.to("meta")
     assert all(t.is_meta for t in [*moved.parameters(), *moved.buffers()])
-    # A tensor that is neither parameter nor buffer would stay behind, and clash here.
+    # A tensor that is neither parameter nor buffer would stay behind.
+    plain = [value for part in moved.modules() for value in vars(part).values()]
+    assert not any(isinstance(value, Tensor) for value in plain)
     for way in (forward, inverse):
         result = way(moved, x.to("meta"), None if context is None else context.to("meta"))
         assert all(t.is_meta for t in result)
@@ -262,23 +268,23 @@ def test_what_does_not_fit_is_refused(entry: Entry, unchecked):
     flow, x, context = entry.ready(), entry.data(3), entry.context(3)
     width = entry.shape[0]
     for method in (flow.log_prob, flow.encode, flow.decode):
-        assert f"(batch, {width})" in refusal(lambda: method(x[:, 1:], context))
-        assert f"(batch, {width})" in refusal(lambda: method(x[0], context))
-        assert f"(batch, {width})" in refusal(lambda: method(x[None], context))
-        assert "float32" in refusal(lambda: method(x.float(), context))
-        assert "int64" in refusal(lambda: method(x.long(), context))
+        assert f"(batch, {width})" in refusal(method, x[:, 1:], context)
+        assert f"(batch, {width})" in refusal(method, x[0], context)
+        assert f"(batch, {width})" in refusal(method, x[None], context)
+        assert "float32" in refusal(method, x.float(), context)
+        assert "int64" in refusal(method, x.long(), context)
         if context is None:
-            assert "no context" in refusal(lambda: method(x, torch.zeros(3, 2).double()))
+            assert "no context" in refusal(method, x, torch.zeros(3, 2).double())
             continue
-        assert "needs a context" in refusal(lambda: method(x))
+        assert "needs a context" in refusal(method, x)
         for wrong in (context[:2], context[:, :1], context[0], context[None]):
-            assert "needs a context of shape (3, 2)" in refusal(lambda: method(x, wrong))
-        assert "context is torch.float32" in refusal(lambda: method(x, context.float()))
+            assert "needs a context of shape (3, 2)" in refusal(method, x, wrong)
+        assert "context is torch.float32" in refusal(method, x, context.float())
     if context is None:
-        assert "no context" in refusal(lambda: flow.sample(3, torch.zeros(3, 2).double()))
+        assert "no context" in refusal(flow.sample, 3, torch.zeros(3, 2).double())
         return
     for wrong in (None, context[:2], context[:, :1]):
-        assert "needs a context" in refusal(lambda: flow.sample(3, wrong))
+        assert "needs a context" in refusal(flow.sample, 3, wrong)
 
 
 def test_small_refusals(unchecked):
@@ -290,6 +296,13 @@ def test_small_refusals(unchecked):
     assert "at least 2 rows" in refusal(lambda: link(torch.ones(1, 2)))
     assert "feature 1" in refusal(lambda: link(torch.tensor([[1.0, 2.0], [2.0, 2.0]])))
     assert not link.initialized
+
+
+def test_the_second_half_of_an_odd_width_is_the_wider():
+    for keep, kept, bent in (("first", 2, 3), ("second", 3, 2)):
+        cut = diffeo.bijections.cuts.FeatureCut(5, keep)
+        assert (cut.kept, cut.bent) == (kept, bent)
+        assert [part.shape[1] for part in cut.split(torch.zeros(1, 5))] == [kept, bent]
 
 
 def test_every_annotation_is_checked():

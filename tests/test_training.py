@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import pytest
 import torch
@@ -168,16 +167,11 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_reported(tmp_path):
     assert all(p.isfinite().all() for p in Run(folder).flow.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:step")
 def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
-    with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="three steps"):
-        warnings.simplefilter("ignore")
-        train(
-            spoilt(range(3, 6)),
-            TableOptions(rows=500),
-            tmp_path / "run",
-            trainer=few_steps(),
-            console=QUIET,
-        )
+    make, options = spoilt(range(3, 6)), few_steps()
+    with pytest.raises(FloatingPointError, match="three steps"):
+        train(make, TableOptions(rows=500), tmp_path / "run", trainer=options, console=QUIET)
 
 
 # Whole runs ---------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class Flow(nn.Module):
             raise ValueError(
                 f"n and temperature must be 0 or more and finite, not {n} and {temperature}."
             )
-        if context is not None and len(context) == 1:
+        if context is not None and context.ndim == 2 and len(context) == 1:
             context = context.expand(n, -1)
         like = self._reference()
         device = generator.device if generator is not None else like.device

@@ -33,10 +33,10 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
         ) from error
     # Contiguous copies: safetensors refuses views and tensors that share memory.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-    with beside(folder / WEIGHTS) as partial:
-        save_file(tensors, partial)
-    with beside(folder / CONFIG) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    # Both are whole before either takes its place.
+    with beside(folder / CONFIG) as partial_config, beside(folder / WEIGHTS) as partial_weights:
+        save_file(tensors, partial_weights)
+        partial_config.write_text(text + "\n", encoding="utf-8")
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

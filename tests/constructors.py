@@ -1,0 +1,163 @@
+"""Every bijection and every model, made small: a new one is added here, in one line, and tested."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffeo.bijections.base import Bijection, Chain, Inverse
+from diffeo.bijections.bends import Additive, Affine
+from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.cuts import FeatureCut
+from diffeo.bijections.elementwise import Scale, Standardize
+from diffeo.bijections.mixing import Permutation
+from diffeo.conditioners.mlp import MLP
+from diffeo.flow import Flow
+from diffeo.models.nice import NICE
+from diffeo.models.realnvp import RealNVP
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How to make a map, and what is known of it.
+
+    Args:
+        make: makes it, as a user would.
+        shape: of one event x.
+        log_det: "zero" where volume is preserved, "constant" where each row's is the same.
+        context_features: width of the context; 0 for none.
+        other: makes one of the same shapes but another state, to load a state into.
+    """
+
+    make: Callable[[], Bijection | Flow]
+    shape: tuple[int, ...]
+    log_det: Literal["zero", "constant", "varying"] = "varying"
+    context_features: int = 0
+    other: Callable[[], Bijection | Flow] | None = None
+
+    @property
+    def volume_preserving(self) -> bool:
+        return self.log_det == "zero"
+
+    def data(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+        source = torch.Generator().manual_seed(seed)
+        return torch.randn(n, *self.shape, generator=source, dtype=torch.float64).to(dtype)
+
+    def context(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor | None:
+        if not self.context_features:
+            return None
+        source = torch.Generator().manual_seed(seed)
+        shape = n, self.context_features
+        return torch.randn(shape, generator=source, dtype=torch.float64).to(dtype)
+
+    def ready(self, dtype: torch.dtype = torch.float64) -> Bijection | Flow:
+        """One that has seen data and is far from its zero-initialised start, in eval mode."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = self.make()
+            x, context = (
+                self.data(64, torch.float32, 3) * 1.7 + 0.4,
+                self.context(64, torch.float32),
+            )
+            start = module.initialize if isinstance(module, Flow) else module.train()
+            start(x, context)
+            return perturb(module).to(dtype).eval()
+
+
+def perturb(module: nn.Module, by: float = 0.3) -> nn.Module:
+    """Move every parameter: at their start couplings are the identity, where errors hide."""
+    source = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(
+                torch.randn(p.shape, generator=source, dtype=torch.float64).to(p.dtype), alpha=by
+            )
+    return module
+
+
+def fitted(features: int) -> Standardize:
+    """Already fitted, for places where data comes from the other side."""
+    link = Standardize(features)
+    link(torch.randn(50, features, generator=torch.Generator().manual_seed(4)) * 3 - 1)
+    return link
+
+
+def coupling(bend: str, keep: str, features: int, context_features: int = 0) -> Coupling:
+    made = Additive() if bend == "additive" else Affine()
+    cut = FeatureCut(features, keep)
+    mlp = MLP(cut.kept, made.parameters_each * cut.bent, (8, 8), context_features)
+    return Coupling(cut, made, mlp)
+
+
+def nested(context_features: int = 0) -> Chain:
+    inner = Chain(coupling("affine", "second", 3, context_features), Permutation([1, 2, 0]))
+    return Chain(
+        Standardize(3),
+        Inverse(Chain(inner, Scale(3))),
+        coupling("affine", "first", 3, context_features),
+    )
+
+
+BIJECTIONS: dict[str, Entry] = {
+    "Standardize": Entry(lambda: Standardize(3), (3,), "constant"),
+    "Scale": Entry(lambda: Scale(3), (3,), "constant"),
+    "reverse": Entry(
+        lambda: Permutation.reverse(4), (4,), "zero", other=lambda: Permutation(range(4))
+    ),
+    "shuffle": Entry(
+        lambda: Permutation.shuffle(7, 1), (7,), "zero", other=lambda: Permutation.shuffle(7, 2)
+    ),
+    "permuted pixels": Entry(lambda: Permutation([1, 2, 0]), (3, 2, 2), "zero"),
+    "Inverse": Entry(lambda: Inverse(coupling("affine", "first", 3)), (3,)),
+    "Inverse shuffle": Entry(lambda: Inverse(Permutation([1, 2, 0])), (3,), "zero"),
+    "Inverse fitted": Entry(lambda: Inverse(fitted(2)), (2,), "constant"),
+    "empty chain": Entry(lambda: Chain(), (3,), "zero"),
+    "Chain": Entry(
+        lambda: Chain(Standardize(3), coupling("affine", "first", 3), Permutation([1, 2, 0])), (3,)
+    ),
+    "nested": Entry(nested, (3,)),
+    "nested, context": Entry(lambda: nested(2), (3,), context_features=2),
+} | {
+    f"{bend} {keep} {features}{', context' if context else ''}": Entry(
+        lambda bend=bend, keep=keep, features=features, context=context: coupling(
+            bend, keep, features, context
+        ),
+        (features,),
+        "zero" if bend == "additive" else "varying",
+        context,
+    )
+    for bend in ("additive", "affine")
+    for keep in ("first", "second")
+    for features in (4, 5)
+    for context in (0, 2)
+}
+
+MODELS: dict[str, Entry] = {
+    f"{name} {base} {features}{', context' if context else ''}": Entry(
+        lambda model=model, base=base, features=features, context=context: model(
+            features, layers=3, hidden=(8,), base=base, context_features=context
+        ),
+        (features,),
+        log_det,
+        context,
+    )
+    for name, model, bases, log_det in (
+        ("NICE", NICE, ("logistic", "normal"), "constant"),
+        ("RealNVP", RealNVP, ("normal", "logistic"), "varying"),
+    )
+    for base in bases
+    for features in (2, 3, 5)
+    for context in (0, 2)
+}
+
+ENTRIES = BIJECTIONS | MODELS
+
+
+def another(entry: Entry) -> Bijection | Flow:
+    """A fresh object of the same shapes, whose numbers differ from those of `ready`."""
+    return perturb(copy.deepcopy((entry.other or entry.make)()), -0.2)

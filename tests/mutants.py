@@ -1,0 +1,348 @@
+"""Put one error at a time into a copy of the source, and see whether the tests notice.
+
+Run `python tests/mutants.py`, or with `--small` for a dozen. It fails if a test run stays green on
+a wrong source, or if a line that is to be changed is no longer there. No file here is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Imported here, for all: what is slow to import and is not under test.
+import beartype  # noqa: F401
+import huggingface_hub  # noqa: F401
+import hypothesis  # noqa: F401
+import jaxtyping  # noqa: F401
+import pytest
+import safetensors.torch  # noqa: F401
+import scipy.stats  # noqa: F401
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFORMANCE, FLOW = "tests/test_conformance.py", "tests/test_flow.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replace the `nth` occurrence of `old` in a file by `new`, and run the chosen tests."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    nth: int = 0
+    small: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old!r} [{self.nth}] -> {self.new!r}"
+
+
+def on(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of a file, seen by the tests that match a keyword."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, (CONFORMANCE, FLOW, "-k", keyword), *rest)
+
+
+def wrong_log_dets(file: str, keyword: str, *terms: tuple) -> Iterator[Mutant]:
+    """Each log-determinant `(old, term[, nth])` doubled, negated, and dropped."""
+    for old, term, *rest in terms:
+        for wrong in (f"2 * ({term})", f"-({term})", f"0 * ({term})"):
+            yield from on(file, keyword, (old, old.replace(term, wrong), *rest))
+
+
+ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
+BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
+COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
+STANDARDIZE = "fitted or Standardize or standardization"
+AFFINE = "affine and (jacobians or round_trips)"
+NOISE = "grid or noise or door"
+JACOBIAN = "jacobians"
+DENSITY = "jacobians or scipys or product or integrates"
+
+FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
+
+MUTANTS = [
+    # Every log-determinant.
+    *wrong_log_dets(
+        ELEMENTWISE,
+        "(Standardize or Scale) and jacobians",
+        (", -self.std.log().sum().expand(x", "-self.std.log().sum()"),
+        (", self.std.log().sum().expand(y", "self.std.log().sum()"),
+        (", self.log_scale.sum().expand(x", "self.log_scale.sum()"),
+        (", -self.log_scale.sum().expand(y", "-self.log_scale.sum()"),
+    ),
+    *wrong_log_dets(
+        BENDS,
+        AFFINE,
+        (", log_scale.flatten(1).sum(1)", "log_scale.flatten(1).sum(1)"),
+        (", -log_scale.flatten(1).sum(1)", "-log_scale.flatten(1).sum(1)"),
+    ),
+    *on(BENDS, "additive and away", ("x.new_zeros", "x.new_ones"), ("y.new_zeros", "y.new_ones")),
+    *on(
+        MIXING,
+        "(reverse or shuffle) and away",
+        ("x.new_zeros", "x.new_ones"),
+        ("y.new_zeros", "y.new_ones"),
+    ),
+    *wrong_log_dets(
+        COUPLING,
+        AFFINE,
+        ("merge(kept, bent), log_det", "log_det", 0),
+        ("merge(kept, bent), log_det", "log_det", 1),
+    ),
+    *on(
+        BASE,
+        "Chain or chain or nested",
+        ("log_det = log_det + step", "log_det = step", 0, True),
+        ("log_det = log_det + step", "log_det = step", 1),
+        ("log_det = log_det + step", "log_det = log_det - step", 0),
+        ("log_det = log_det + step", "log_det = log_det - step", 1, True),
+        ("log_det = log_det + step", "log_det = log_det + 2 * step", 0),
+        ("log_det = log_det + step", "log_det = log_det + 2 * step", 1),
+        ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
+        ("y.new_zeros(y.shape[0])", "y.new_ones(y.shape[0])"),
+    ),
+    # The density.
+    *on(
+        "flow.py",
+        DENSITY,
+        ("_base_log_prob(z) + log_det", "_base_log_prob(z)", 0, True),
+        ("_base_log_prob(z) + log_det", "_base_log_prob(z) - log_det"),
+        ("_base_log_prob(z) + log_det", "_base_log_prob(z) + 2 * log_det", 0, True),
+        ("_base_log_prob(z) + log_det", "log_det"),
+        ("-0.5 * (z.square()", "-(z.square()"),
+        ("-0.5 * (z.square()", "0.5 * (z.square()"),
+        ("z.shape[1] * math.log(2 * math.pi)", "math.log(2 * math.pi)"),
+        ("math.log(2 * math.pi)", "math.log(math.pi)"),
+        (" + z.shape[1] * math.log(2 * math.pi)", ""),
+        ("z.square().sum(1)", "z.abs().sum(1)"),
+        ("F.softplus(z) + F.softplus(-z)", "F.softplus(z) + F.softplus(z)"),
+        ("F.softplus(z) + F.softplus(-z)", "F.softplus(-z)"),
+        ("-(F.softplus(z)", "(F.softplus(z)"),
+        ("F.softplus(-z)).sum(1)", "F.softplus(-z)).mean(1)"),
+    ),
+    # Directions and orders.
+    *on(
+        BASE,
+        "Inverse or nested",
+        ("return self.bijection.inverse(x, context)", "return self.bijection(x, context)", 0, True),
+        ("return self.bijection(y, context)", "return self.bijection.inverse(y, context)"),
+        ("return self.bijection.inverse(x, context)", "return self.bijection.inverse(x)"),
+        ("return self.bijection(y, context)", "return self.bijection(y)"),
+    ),
+    *on(
+        BASE,
+        "Chain or chain or nested or shapes or latents",
+        ("for link in self.links:", "for link in reversed(self.links):"),
+        ("for link in reversed(self.links):", "for link in self.links:", 0, True),
+        ("link(x, context)", "link(x)"),
+        ("link.inverse(y, context)", "link.inverse(y)"),
+        ("link.inverse(y, context)", "link(y, context)"),
+    ),
+    *on(
+        MIXING,
+        "shuffle or permuted",
+        ("index_select(1, self.order)", "index_select(1, self.undo)", 0, True),
+        ("index_select(1, self.undo)", "index_select(1, self.order)"),
+        ("self.undo = self.order.argsort()", "pass"),
+        ("index.argsort()", "index"),
+        ('self.register_buffer("order", index)', "self.order = index"),
+        ('self.register_buffer("undo", index.argsort(), persistent=False)',
+         "self.undo = index.argsort()"),
+    ),
+    *on(
+        CUTS,
+        "affine or additive or odd_width",
+        ('(first, second) if self.keep == "first" else (second, first)', "(first, second)"),
+        ('(kept, bent) if self.keep == "first" else (bent, kept)', "(kept, bent)", 0, True),
+        ("self.first = features // 2", "self.first = (features + 1) // 2"),
+        ("self.kept, self.bent = self.bent, self.kept", "pass"),
+    ),
+    *on(
+        COUPLING,
+        "(affine or additive) and (round_trips or jacobians or context)",
+        ("self.bend(bent, self.cond", "self.bend.inverse(bent, self.cond"),
+        ("self.bend.inverse(bent, self.cond", "self.bend(bent, self.cond", 0, True),
+        ("self.conditioner(kept, context)", "self.conditioner(bent, context)", 0),
+        ("self.conditioner(kept, context)", "self.conditioner(kept, context * 0)", 0),
+        ("self.conditioner(kept, context)", "self.conditioner(kept, context * 0)", 1),
+    ),
+    *on(
+        BENDS,
+        "affine or additive or bend or known",
+        ("x + parameters", "x"),
+        ("y - parameters", "y + parameters"),
+        ("x * log_scale.exp() + shift", "x * log_scale.exp() - shift"),
+        ("x * log_scale.exp() + shift", "x * (1 + log_scale) + shift"),
+        ("(y - shift) * (-log_scale).exp()", "y * (-log_scale).exp() - shift"),
+        ("(y - shift) * (-log_scale).exp()", "(y - shift) * log_scale.exp()"),
+        ("self.bound * torch.tanh(raw / self.bound)", "raw", 0, True),
+        ("self.bound * torch.tanh(raw / self.bound)", "torch.tanh(raw)"),
+        ("x + parameters", "x.add_(parameters)"),
+    ),
+    # Standardization.
+    *on(
+        ELEMENTWISE,
+        STANDARDIZE,
+        ("torch.std_mean(x.double()", "torch.var_mean(x.double()"),
+        ("correction=0", "correction=1", 0, True),
+        (FLAG, "self.initialized = torch.tensor(False)"),
+        (FLAG, FLAG[:-1] + ", persistent=False)", 0, True),
+        ("self.initialized.fill_(True)", "pass"),
+        ("self.training and not self.initialized", "not self.initialized"),
+        ("self.training and not self.initialized", "self.training"),
+        ("self.mean.copy_(mean)", "pass"),
+        ("self.std.copy_(std)", "pass"),
+        ("(x - self.mean) / self.std", "x / self.std - self.mean"),
+        ("y * self.std + self.mean", "(y + self.mean) * self.std"),
+    ),
+    *on(
+        ELEMENTWISE,
+        "Scale",
+        ("x * self.log_scale.exp()", "x * (-self.log_scale).exp()"),
+        ("y * (-self.log_scale).exp()", "y * self.log_scale.exp()"),
+    ),
+    # Sampling and latents.
+    *on(
+        "flow.py",
+        "sample or temperature or steers or fit or law or base or context or axes",
+        (" * temperature, context", ", context", 0, True),
+        (" * temperature, context", " * (temperature or 1.0), context"),
+        (" * temperature, context", " * temperature**2, context"),
+        ("z.normal_(generator=generator)", "z.normal_()"),
+        ("z.uniform_(generator=generator)", "z.uniform_()"),
+        ("z.normal_(generator=generator)", "z.uniform_(generator=generator)"),
+        (".logit()", ".log()"),
+        ("self.bijection(x, context)[0]", "self.bijection(x, None)[0]"),
+        ("self.bijection.inverse(z, context)", "self.bijection.inverse(z, None)"),
+        ("self.bijection(x, context)[0]", "self.bijection.inverse(x, context)[0]"),
+        ("self.bijection.inverse(z, context)", "self.bijection(z, context)"),
+        ("z, log_det = self.bijection(x, context)", "z, log_det = self.bijection(x, None)"),
+        ("shape != (len(x), self.context_features)", "shape is None"),
+        ("value.dtype != like.dtype", "False"),
+        ("x.ndim != 2 or x.shape[1] != self.features", "False"),
+        ("if context is not None:\n                raise", "if False:\n                raise"),
+    ),
+    *on(
+        "flow.py",
+        "standardization or steers or shapes",
+        ("context, _ = self.context_encoder(context)", "pass"),
+        ("return self.train(was_training)", "return self"),
+        ("        self.train()\n", ""),
+    ),
+    *on(
+        "conditioners/mlp.py",
+        "context or gradients",
+        ("torch.cat((x, context), dim=1)", "torch.cat((x, 0 * context), dim=1)"),
+        ("nn.ReLU()", "nn.Dropout()"),
+    ),
+    # The door.
+    *on(
+        "flow.py",
+        NOISE,
+        ("x if self.dequantizer is None else self.dequantizer.inverse(x)", "x", 0, True),
+        ("log_prob + entry", "log_prob"),
+        ("log_prob + entry", "log_prob - entry"),
+        ("x, _ = self.dequantizer(x)", "pass"),
+        ("self.dequantizer.noisy(x, generator)", "self.dequantizer.noisy(x)"),
+        ("self.dequantizer.noisy(x, generator)", "self.dequantizer(x)"),
+    ),
+    *on(
+        DOOR,
+        NOISE,
+        ("(u - 0.5)", "u"),
+        ("(u - 0.5)", "2 * (u - 0.5)"),
+        ("self.steps * (u", "(u"),
+        (".round()", ".floor()"),
+        ("(y - self.offset) / step", "y / step"),
+        ("self.offset + step * cells", "step * cells"),
+        ("self.offset + step * cells, y)", "self.offset + step * cells, y * 0)"),
+        (FLAG, FLAG[:-1] + ", persistent=False)"),
+        ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
+    ),
+    # Storage.
+    *on(
+        "flow.py",
+        "pretrained or damaged or foreign or class or rebuilt or pickle or save",
+        ('"metadata": self.metadata,', "", 0, True),
+        ('flow.metadata = config.get("metadata", {})', "pass"),
+        ("return flow.eval()", "return flow"),
+        ("load_state_dict(state, assign=True)", "load_state_dict(state)"),
+        ("flow.load_state_dict(state, assign=True)", "pass"),
+        ("if not issubclass(model, cls)", "if False"),
+        ("if name not in known and trust", "if name not in known"),
+        ("if type(self) is Flow", "if False"),
+    ),
+    *on(
+        "storage.py",
+        "pretrained or damaged or save or pickle",
+        ("save_file(tensors, partial_weights)", "save_file(tensors, folder / WEIGHTS)", 0, True),
+        ("except SafetensorError", "except KeyError"),
+        ("(ValueError, KeyError, TypeError)", "(KeyError, TypeError)"),
+    ),
+]  # fmt: skip
+
+
+def run(source: Path, tests: tuple[str, ...]) -> int:
+    """Exit code of pytest on a source, in this process, which has not imported diffeo before."""
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(source))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    # An installed diffeo must not have been tested in its place.
+    imported = sys.modules.get("diffeo")
+    assert imported is None or Path(imported.__file__).is_relative_to(source)
+    return code
+
+
+def survives(mutant: Mutant | None) -> str:
+    """What is wrong with the tests, as one line; empty where they notice the mutant."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutant is None:
+            return "the unchanged source fails" if run(source, (CONFORMANCE, FLOW)) else ""
+        path = source / "diffeo" / mutant.file
+        parts = path.read_text(encoding="utf-8").split(mutant.old)
+        if len(parts) < mutant.nth + 2:
+            return f"no longer found: {mutant}"
+        left, right = mutant.old.join(parts[: mutant.nth + 1]), parts[mutant.nth + 1 :]
+        path.write_text(left + mutant.new + mutant.old.join(right), encoding="utf-8")
+        code = run(source, mutant.tests)
+    # 1 is a failed test; 2 a source that cannot even be imported; 5 that no test was chosen.
+    if code in (1, 2):
+        return ""
+    return f"{'survived' if code == 0 else f'pytest ended with {code}'}: {mutant}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a representative dozen")
+    small = parser.parse_args().small
+    start = time.perf_counter()
+    chosen = [mutant for mutant in MUTANTS if mutant.small or not small]
+    findings = 0
+    # A fork for each mutant: torch is imported once, diffeo each time anew.
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        for line in filter(None, pool.imap_unordered(survives, [None, *chosen])):
+            findings += 1
+            print(line, flush=True)
+    seconds = time.perf_counter() - start
+    print(f"{len(chosen)} mutants, {findings} findings, {seconds:.0f} s")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
