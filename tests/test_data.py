@@ -109,7 +109,7 @@ def test_the_label_is_context_only_when_asked_for():
 
 
 def test_default_rows_of_a_generator():
-    assert len(load_table(TableOptions()).train) == 32_000
+    assert len(load_table(TableOptions()).train) == 160_000
 
 
 # Bundled tables
