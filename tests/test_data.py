@@ -236,8 +236,7 @@ def test_parquet_index_nulls_and_decimals(tmp_path):
 
 
 def test_hub(monkeypatch):
-    import datasets
-
+    datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
     data = datasets.Dataset.from_pandas(frame())
     calls = []
 
