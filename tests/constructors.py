@@ -12,14 +12,30 @@ from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
 from diffeo.bijections.bends import Additive, Affine
+from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.mixing import Permutation
+from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.pixels import Logit
+from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.conditioners.mlp import MLP
+from diffeo.conditioners.resnet import ConvNet, ResNet
 from diffeo.flow import Flow
+from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
+
+
+def pixels(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
+    """Points between 0 and 16, off the ends."""
+    return torch.rand(n, *shape, generator=source, dtype=torch.float64) * 15 + 0.5
+
+
+def normals(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
+    return torch.randn(n, *shape, generator=source, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,8 @@ class Entry:
         log_det: "zero" where volume is preserved, "constant" where each row's is the same.
         context_features: width of the context; 0 for none.
         other: makes one of the same shapes but another state, to load a state into.
+        data: draws n points of this shape where the map is defined.
+        statistics: whether it normalizes by batches, and so differs in training mode.
     """
 
     make: Callable[[], Bijection | Flow]
@@ -39,14 +57,15 @@ class Entry:
     log_det: Literal["zero", "constant", "varying"] = "varying"
     context_features: int = 0
     other: Callable[[], Bijection | Flow] | None = None
+    data: Callable[[int, tuple[int, ...], torch.Generator], Tensor] = normals
+    statistics: bool = False
 
     @property
     def volume_preserving(self) -> bool:
         return self.log_det == "zero"
 
-    def data(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
-        source = torch.Generator().manual_seed(seed)
-        return torch.randn(n, *self.shape, generator=source, dtype=torch.float64).to(dtype)
+    def x(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+        return self.data(n, self.shape, torch.Generator().manual_seed(seed)).to(dtype)
 
     def context(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor | None:
         if not self.context_features:
@@ -61,7 +80,7 @@ class Entry:
             torch.manual_seed(0)
             module = self.make()
             x, context = (
-                self.data(64, torch.float32, 3) * 1.7 + 0.4,
+                self.x(64, torch.float32, 3),
                 self.context(64, torch.float32),
             )
             start = module.initialize if isinstance(module, Flow) else module.train()
@@ -94,6 +113,26 @@ def coupling(bend: str, keep: str, features: int, context_features: int = 0) -> 
     return Coupling(cut, made, mlp)
 
 
+def checkerboard(kind: str, keep: str, context_features: int = 0) -> Coupling:
+    channels = 2 if not context_features and keep == "main" else 1
+    if kind == "compact":
+        net = ResNet(2 * channels, 4 * channels, 4, 1, context_features)
+        return Coupling(CompactCheckerboard(keep), Affine(), net)
+    cut = MaskedCheckerboard(keep)
+    net = ResNet(channels + 1, 2 * channels, 4, 1, context_features)
+    return Coupling(cut, Affine(), Masked(cut, net))
+
+
+def images(**options) -> Chain:
+    return ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1, bits=4, **options).bijection
+
+
+def factored_out() -> Chain:
+    first = Coupling(FeatureCut(4), Affine(), ConvNet(2, 4, 4))
+    inner = Coupling(FeatureCut(2), Affine(), ConvNet(1, 2, 4))
+    return Chain(first, FactorOut((4, 2, 2), Chain(inner, Flatten(2, 2, 2))))
+
+
 def nested(context_features: int = 0) -> Chain:
     inner = Chain(coupling("affine", "second", 3, context_features), Permutation([1, 2, 0]))
     return Chain(
@@ -121,6 +160,43 @@ BIJECTIONS: dict[str, Entry] = {
         lambda: Chain(Standardize(3), coupling("affine", "first", 3), Permutation([1, 2, 0])), (3,)
     ),
     "nested": Entry(nested, (3,)),
+    "Squeeze": Entry(lambda: Squeeze(), (2, 4, 6), "zero"),
+    "ordered Squeeze": Entry(lambda: Squeeze(ordered=True), (2, 4, 2), "zero"),
+    "Inverse Squeeze": Entry(lambda: Inverse(Squeeze(ordered=True)), (4, 2, 1), "zero"),
+    "Flatten": Entry(lambda: Flatten(2, 3, 2), (2, 3, 2), "zero"),
+    "FactorOut": Entry(factored_out, (4, 2, 2)),
+    "Logit": Entry(lambda: Logit(scale=16.0), (2, 3), data=pixels),
+    "BatchNorm": Entry(lambda: BatchNorm(3), (3, 2, 2), "constant", statistics=True),
+    "image coupling": Entry(lambda: checkerboard("compact", "main"), (2, 4, 4), statistics=True),
+    "image coupling, anti": Entry(
+        lambda: checkerboard("compact", "anti"), (1, 2, 4), statistics=True
+    ),
+    "image coupling, masked": Entry(
+        lambda: checkerboard("masked", "main"), (2, 3, 3), statistics=True
+    ),
+    "image coupling, masked, anti": Entry(
+        lambda: checkerboard("masked", "anti"), (1, 2, 4), statistics=True
+    ),
+    "image coupling, context": Entry(
+        lambda: checkerboard("compact", "main", 2), (1, 4, 4), context_features=2, statistics=True
+    ),
+    "image coupling, three convolutions": Entry(
+        lambda: Coupling(FeatureCut(3), Affine(), ConvNet(1, 4, 5)), (3, 2, 2)
+    ),
+    "ImageRealNVP": Entry(lambda: images(), (1, 4, 4), data=pixels, statistics=True),
+    "ImageRealNVP, masked": Entry(
+        lambda: images(checkerboard="masked"), (1, 4, 4), data=pixels, statistics=True
+    ),
+    "ImageRealNVP, context": Entry(
+        lambda: images(context_features=2),
+        (1, 4, 4),
+        data=pixels,
+        context_features=2,
+        statistics=True,
+    ),
+    "ImageRealNVP, channel, additive": Entry(
+        lambda: images(mask="channel", coupling="additive"), (1, 4, 4), data=pixels, statistics=True
+    ),
     "nested, context": Entry(lambda: nested(2), (3,), context_features=2),
 } | {
     f"{bend} {keep} {features}{', context' if context else ''}": Entry(

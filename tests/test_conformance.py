@@ -48,6 +48,11 @@ def inverse(module: nn.Module, z: Tensor, context: Tensor | None) -> tuple[Tenso
     return x, base_log_prob(module, z) - module.log_prob(x, context)
 
 
+def both_ways(module: nn.Module, x: Tensor, context: Tensor | None):
+    """Each direction with a point of the space that it starts from."""
+    return (forward, x), (inverse, forward(module, x, context)[0].detach())
+
+
 def autodiff_log_det(function, x: Tensor) -> Tensor:
     """log|det| of each row's Jacobian; no row may depend on another."""
     n = len(x)
@@ -79,7 +84,7 @@ def equal(one, other) -> bool:
 @both_dtypes
 @every
 def test_log_det_is_the_jacobians(entry: Entry, dtype: torch.dtype):
-    module, x, context = entry.ready(dtype), entry.data(4, dtype), entry.context(4, dtype)
+    module, x, context = entry.ready(dtype), entry.x(4, dtype), entry.context(4, dtype)
     y, log_det = forward(module, x, context)
     close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype] * 10 ** isinstance(module, Flow)}
     truth = autodiff_log_det(lambda x: forward(module, x, context)[0], x)
@@ -94,7 +99,7 @@ def test_log_det_is_the_jacobians(entry: Entry, dtype: torch.dtype):
 @every
 def test_log_det_is_away_from_zero_and_varies(entry: Entry):
     """Else the comparison above would compare nothing."""
-    module, x, context = entry.ready(), entry.data(4), entry.context(4)
+    module, x, context = entry.ready(), entry.x(4), entry.context(4)
     y, log_det = forward(module, x, context)
     both = torch.stack([log_det, inverse(module, y, context)[1]])
     if entry.volume_preserving:
@@ -110,31 +115,38 @@ def test_log_det_is_away_from_zero_and_varies(entry: Entry):
 @both_dtypes
 @every
 def test_round_trips(entry: Entry, dtype: torch.dtype):
-    module, x, context = entry.ready(dtype), entry.data(5, dtype), entry.context(5, dtype)
+    module, x, context = entry.ready(dtype), entry.x(5, dtype), entry.context(5, dtype)
     close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype]}
     y, there = forward(module, x, context)
     again, back = inverse(module, y, context)
     torch.testing.assert_close(again, x, **close)
     torch.testing.assert_close(back, -there, rtol=0, atol=close["atol"] * 10)
+    # A point of noise that no data was encoded to.
+    z = forward(module, entry.x(5, dtype, seed=8), context)[0].roll(1, 0)
     torch.testing.assert_close(
-        forward(module, inverse(module, x, context)[0], context)[0], x, **close
+        forward(module, inverse(module, z, context)[0], context)[0], z, **close
     )
     # Not the identity, which would pass all of this. (A chain of no links is.)
-    assert not len(list(module.children())) or not torch.allclose(y, x) or entry.volume_preserving
+    assert (
+        not len(list(module.children()))
+        or y.shape != x.shape
+        or not torch.allclose(y, x)
+        or entry.volume_preserving
+    )
 
 
 @every
 def test_rows_stand_alone(entry: Entry):
-    module, x, context = entry.ready(), entry.data(3), entry.context(3)
-    for way in (forward, inverse):
-        whole = way(module, x, context)
+    module, x, context = entry.ready(), entry.x(3), entry.context(3)
+    for way, start in both_ways(module, x, context):
+        whole = way(module, start, context)
         for i in range(3):
             row = slice(i, i + 1)
-            part = way(module, x[row], None if context is None else context[row])
+            part = way(module, start[row], None if context is None else context[row])
             for a, b in zip(part, whole, strict=True):
-                torch.testing.assert_close(a, b[row], rtol=1e-12, atol=1e-12)
-        nothing, log_det = way(module, x[:0], None if context is None else context[:0])
-        assert nothing.shape == x[:0].shape
+                torch.testing.assert_close(a, b[row], rtol=1e-11, atol=1e-11)
+        nothing, log_det = way(module, start[:0], None if context is None else context[:0])
+        assert nothing.shape == whole[0][:0].shape
         assert log_det.shape == (0,)
 
 
@@ -142,12 +154,13 @@ def test_rows_stand_alone(entry: Entry):
 def test_context_steers(entry: Entry):
     if not entry.context_features:
         return
-    module, x = entry.ready(), entry.data(5)
-    for way in (forward, inverse):
-        one, other = (way(module, x, entry.context(5, seed=seed)) for seed in (1, 2))
-        assert (one[0] != other[0]).any(1).all()
+    module, x = entry.ready(), entry.x(5)
+    for way, start in both_ways(module, x, entry.context(5)):
+        one, other = (way(module, start, entry.context(5, seed=seed)) for seed in (1, 2))
+        # In a network of a few ReLUs a row may be steered by none.
+        assert (one[0] != other[0]).flatten(1).any(1).float().mean() > 0.7
         if entry.log_det == "varying":
-            assert (one[1] != other[1]).all()
+            assert (one[1] != other[1]).float().mean() > 0.7
 
 
 # Manners
@@ -155,11 +168,11 @@ def test_context_steers(entry: Entry):
 
 @every
 def test_input_and_random_state_are_left_alone(entry: Entry):
-    module, x, context = entry.ready(), entry.data(5), entry.context(5)
+    module, x, context = entry.ready(), entry.x(5), entry.context(5)
     before, state = copy.deepcopy((x, context)), torch.get_rng_state()
     weights = copy.deepcopy(module.state_dict())
-    forward(module.train(), x, context)
-    inverse(module, x, context)
+    y = forward(module.train(not entry.statistics), x, context)[0]
+    inverse(module, y, context)
     assert torch.equal(x, before[0])
     assert context is None or torch.equal(context, before[1])
     assert torch.equal(torch.get_rng_state(), state)
@@ -168,20 +181,24 @@ def test_input_and_random_state_are_left_alone(entry: Entry):
 
 @every
 def test_training_mode_changes_no_number(entry: Entry):
-    module, x, context = entry.ready(), entry.data(5), entry.context(5)
-    for way in (forward, inverse):
-        assert equal(way(module.eval(), x, context), way(module.train(), x, context))
+    module, x, context = entry.ready(), entry.x(5), entry.context(5)
+    if entry.statistics:
+        pytest.skip("batch normalization differs by design: tests/test_pixels.py")
+    for way, start in both_ways(module, x, context):
+        assert equal(way(module.eval(), start, context), way(module.train(), start, context))
 
 
 @every
 def test_gradients_reach_every_parameter_and_the_input(entry: Entry):
     module, context = entry.ready(), entry.context(32)
-    x = entry.data(32).requires_grad_()
+    x = entry.x(32).requires_grad_()
     if isinstance(module, Flow):
         module.log_prob(x, context).sum().backward()
     else:
         y, log_det = module(x, context)
-        ((y * entry.data(32, seed=9)).sum() + log_det.sum()).backward()
+        (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward(retain_graph=True)
+        if log_det.requires_grad:
+            log_det.sum().backward()
     for name, tensor in [*module.named_parameters(), ("x", x)]:
         assert tensor.grad is not None, name
         assert tensor.grad.isfinite().all(), name
@@ -191,7 +208,7 @@ def test_gradients_reach_every_parameter_and_the_input(entry: Entry):
 @pytest.mark.parametrize("name", ["nested, context", "RealNVP normal 3, context"])
 def test_gradients_are_the_numerical_ones(name: str):
     entry = ENTRIES[name]
-    module, x, context = entry.ready(), entry.data(2), entry.context(2)
+    module, x, context = entry.ready(), entry.x(2), entry.context(2)
     weights = {k: v.detach().requires_grad_() for k, v in module.named_parameters()}
     names = list(weights)
 
@@ -211,7 +228,7 @@ def test_gradients_are_the_numerical_ones(name: str):
 
 @every
 def test_double_copy_and_other_devices(entry: Entry):
-    module, x, context = entry.ready(torch.float32), entry.data(4), entry.context(4)
+    module, x, context = entry.ready(torch.float32), entry.x(4), entry.context(4)
     twin = copy.deepcopy(module)
     with torch.no_grad():
         for p in twin.double().parameters():
@@ -222,31 +239,31 @@ def test_double_copy_and_other_devices(entry: Entry):
     assert y.dtype == log_det.dtype == torch.float64
     single = forward(module, x.float(), None if context is None else context.float())
     torch.testing.assert_close(single[0].double(), y, rtol=1e-4, atol=1e-4)
-    moved = doubled.to("meta")
+    moved = copy.deepcopy(doubled).to("meta")
     assert all(t.is_meta for t in [*moved.parameters(), *moved.buffers()])
     # A tensor that is neither parameter nor buffer would stay behind.
     plain = [value for part in moved.modules() for value in vars(part).values()]
     assert not any(isinstance(value, Tensor) for value in plain)
-    for way in (forward, inverse):
-        result = way(moved, x.to("meta"), None if context is None else context.to("meta"))
+    for way, start in both_ways(doubled, x, context):
+        result = way(moved, start.to("meta"), None if context is None else context.to("meta"))
         assert all(t.is_meta for t in result)
 
 
 @every
 def test_state_dict_carries_everything(entry: Entry):
-    module, x, context = entry.ready(), entry.data(4), entry.context(4)
+    module, x, context = entry.ready(), entry.x(4), entry.context(4)
     loaded = another(entry).double()
     loaded.load_state_dict(module.state_dict())
     # In training mode and on other data: what has been initialised stays as it is.
-    forward(loaded.train(), entry.data(8, seed=5) * 9, entry.context(8))
-    for way in (forward, inverse):
-        assert equal(way(loaded, x, context), way(module, x, context))
+    forward(loaded.train(not entry.statistics), entry.x(8, seed=5), entry.context(8))
+    for way, start in both_ways(module, x, context):
+        assert equal(way(loaded, start, context), way(module, start, context))
 
 
 @both_dtypes
 @every_model
 def test_pretrained_is_the_same_bit_for_bit(entry: Entry, dtype: torch.dtype):
-    flow, x, context = entry.ready(dtype), entry.data(4, dtype), entry.context(4, dtype)
+    flow, x, context = entry.ready(dtype), entry.x(4, dtype), entry.context(4, dtype)
     flow.metadata = {"columns": ["a", "b"], "nested": {"one": 1.5}}
     copy.deepcopy(flow).save_pretrained("model")
     assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
@@ -254,8 +271,8 @@ def test_pretrained_is_the_same_bit_for_bit(entry: Entry, dtype: torch.dtype):
     assert type(loaded) is type(flow)
     assert not loaded.training
     assert loaded.metadata == flow.metadata
-    for way in (forward, inverse):
-        assert equal(way(loaded, x, context), way(flow, x, context))
+    for way, start in both_ways(flow, x, context):
+        assert equal(way(loaded, start, context), way(flow, start, context))
     assert all(p.requires_grad for p in loaded.parameters())
     assert equal(forward(loaded.train(), x * 9, context), forward(flow, x * 9, context))
 
@@ -265,7 +282,7 @@ def test_pretrained_is_the_same_bit_for_bit(entry: Entry, dtype: torch.dtype):
 
 @every_model
 def test_what_does_not_fit_is_refused(entry: Entry, unchecked):
-    flow, x, context = entry.ready(), entry.data(3), entry.context(3)
+    flow, x, context = entry.ready(), entry.x(3), entry.context(3)
     width = entry.shape[0]
     for method in (flow.log_prob, flow.encode, flow.decode):
         assert f"(batch, {width})" in refusal(method, x[:, 1:], context)

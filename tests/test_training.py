@@ -16,7 +16,7 @@ from diffeo import NICE, RealNVP
 from diffeo.data import TableOptions
 from diffeo.run import Run, draw, train
 from diffeo.training.batches import Batches
-from diffeo.training.fit import TrainerOptions
+from diffeo.training.fit import TrainerOptions, fit, limit_threads
 from diffeo.training.module import FlowModule, OptimizerOptions
 
 QUIET = Console(quiet=True)
@@ -106,8 +106,6 @@ def test_l2_shrinks_weights_and_nothing_else(tmp_path):
 def test_the_average_follows_the_weights(tmp_path):
     flow = RealNVP(2, layers=2, hidden=(8,))
     table = (torch.randn(64, 2), None)
-    from diffeo.training.fit import fit
-
     fitted = {}
     for ema in (0.0, 0.999):
         torch.manual_seed(0)
@@ -172,6 +170,19 @@ def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
     make, options = spoilt(range(3, 6)), few_steps()
     with pytest.raises(FloatingPointError, match="three steps"):
         train(make, TableOptions(rows=500), tmp_path / "run", trainer=options, console=QUIET)
+
+
+def test_threads_are_capped_and_never_raised():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        limit_threads()
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(64)
+        limit_threads()
+        assert torch.get_num_threads() <= os.cpu_count()
+    finally:
+        torch.set_num_threads(before)
 
 
 # Whole runs ---------------------------------------------------------------------------------------

@@ -8,8 +8,18 @@ torch.Size([3])
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
 from diffeo.flow import Flow
+from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
 from diffeo.version import __version__
 
-__all__ = ["NICE", "Bijection", "Chain", "Flow", "Inverse", "RealNVP", "__version__"]
+__all__ = [
+    "NICE",
+    "Bijection",
+    "Chain",
+    "Flow",
+    "ImageRealNVP",
+    "Inverse",
+    "RealNVP",
+    "__version__",
+]

@@ -316,7 +316,7 @@ def _plot(options: Namespace, console: Console) -> None:
     if out.suffix not in {".png", ".pdf", ".svg"}:
         raise ValueError(f"{out} is no picture: its name has to end in .png, .pdf or .svg.")
     run = Run(options.run, trust=options.trust)
-    kind: FigureKind = options.kind or ("panels" if run.flow.features == 2 else "corner")
+    kind: FigureKind = options.kind or ("panels" if run.flow.shape == (2,) else "corner")
     figures.save(draw(run, run.table(), kind), out)
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 

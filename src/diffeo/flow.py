@@ -6,13 +6,13 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from diffeo import storage
@@ -27,13 +27,14 @@ class Flow(nn.Module):
         log p(x) = log p_Z(f(x)) + log|det df/dx|,   x = f^-1(z) with z ~ p_Z
 
     Args:
-        bijection: f, from data `(batch, features)` to noise `(batch, features)`.
-        features: D, the number of dimensions of the data.
+        bijection: f, from data `(batch, *shape)` to noise `(batch, dims)`.
+        shape: of one event: the number of features of a table's row, or (C, H, W) of an image.
         base: p_Z, independent in each dimension: "normal", N(0, 1), or "logistic", the standard
             logistic of NICE.
         context_features: width of the context of a conditional density p(x | context); 0 for none.
         context_encoder: a map applied to the context before the bijection sees it.
         dequantizer: the door for discrete data, passed before the bijection.
+        latent_shapes: shape of each level inside the flat z, in order; by default one level.
 
     A subclass whose constructor takes plain values (numbers, strings, lists of them) can be saved
     and loaded; `metadata`, a dictionary of such values, travels with it.
@@ -55,18 +56,21 @@ class Flow(nn.Module):
     def __init__(
         self,
         bijection: Bijection,
-        features: int,
+        shape: int | Sequence[int],
         *,
         base: Base = "normal",
         context_features: int = 0,
         context_encoder: Bijection | None = None,
         dequantizer: Dequantizer | None = None,
+        latent_shapes: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
         if base not in ("normal", "logistic"):
             raise ValueError(f"base is {base!r}: choose 'normal' or 'logistic'.")
         self.bijection = bijection
-        self.features = features
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.dims = math.prod(self.shape)
+        self.latent_shapes = list(latent_shapes or [(self.dims,)])
         self.base = base
         self.context_features = context_features
         self.context_encoder = context_encoder
@@ -77,12 +81,12 @@ class Flow(nn.Module):
 
     def log_prob(
         self,
-        x: Float[Tensor, "batch features"],
+        x: Shaped[Tensor, "batch *shape"],
         context: Context | None = None,
         *,
         generator: Generator | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Log-density of each row of x `(batch, features)`: `(batch,)`, in nats, in x's units.
+        """Log-density of each event of x `(batch, *shape)`: `(batch,)`, in nats, in x's units.
 
         With a dequantizer it is that of one noisy copy, drawn with `generator`.
 
@@ -97,6 +101,24 @@ class Flow(nn.Module):
         log_prob = self._base_log_prob(z) + log_det
         return log_prob if entry is None else log_prob + entry
 
+    def bits_per_dim(
+        self,
+        x: Shaped[Tensor, "batch *shape"],
+        context: Context | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Bits for each dimension of x `(batch, *shape)`: `(batch,)`.
+
+            -log p(x) / (dims * log 2)
+
+        For 8-bit images the density is per grey level, so this is what is published as bits/dim.
+
+        Raises:
+            ValueError: if x or context has the wrong shape or dtype.
+        """
+        return -self.log_prob(x, context, generator=generator) / (self.dims * math.log(2))
+
     def sample(
         self,
         n: int,
@@ -104,8 +126,8 @@ class Flow(nn.Module):
         *,
         temperature: float = 1.0,
         generator: Generator | None = None,
-    ) -> Float[Tensor, "n features"]:
-        """Draw n rows `(n, features)`; their noise is multiplied by `temperature`.
+    ) -> Shaped[Tensor, "n *shape"]:
+        """Draw n events `(n, *shape)`; their noise is multiplied by `temperature`.
 
         Args:
             n: how many.
@@ -124,7 +146,7 @@ class Flow(nn.Module):
             context = context.expand(n, -1)
         like = self._reference()
         device = generator.device if generator is not None else like.device
-        z = torch.empty(n, self.features, dtype=like.dtype, device=device)
+        z = torch.empty(n, self.dims, dtype=like.dtype, device=device)
         if self.base == "normal":
             z.normal_(generator=generator)
         else:
@@ -136,7 +158,7 @@ class Flow(nn.Module):
     # Latents ------------------------------------------------------------------------------------
 
     def encode(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
+        self, x: Shaped[Tensor, "batch *shape"], context: Context | None = None
     ) -> Float[Tensor, "batch dims"]:
         """Noise z `(batch, dims)` of data x; draws nothing, so `decode(encode(x))` is x.
 
@@ -150,20 +172,18 @@ class Flow(nn.Module):
 
     def decode(
         self, z: Float[Tensor, "batch dims"], context: Context | None = None
-    ) -> Float[Tensor, "batch features"]:
-        """Data x `(batch, features)` of noise z `(batch, dims)`.
+    ) -> Shaped[Tensor, "batch *shape"]:
+        """Data x `(batch, *shape)` of noise z `(batch, dims)`.
 
         Raises:
             ValueError: if z or context has the wrong shape or dtype.
         """
-        context = self._check(z, context)
+        if z.ndim != 2 or z.shape[1] != self.dims:
+            raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
+        self._check_dtype("z", z)
+        context = self._check_context(len(z), context)
         x, _ = self.bijection.inverse(z, context)
         return x if self.dequantizer is None else self.dequantizer.inverse(x)
-
-    @property
-    def latent_shapes(self) -> list[tuple[int, ...]]:
-        """Shape of each level inside the flat z, in order; a table has one level."""
-        return [(self.features,)]
 
     def split_latents(self, z: Float[Tensor, "batch dims"]) -> list[Float[Tensor, "batch ..."]]:
         """The levels of z `(batch, dims)`, each `(batch, *shape)` with a shape of latent_shapes."""
@@ -174,9 +194,7 @@ class Flow(nn.Module):
     # Preparation --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def initialize(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> Self:
+    def initialize(self, x: Shaped[Tensor, "batch *shape"], context: Context | None = None) -> Self:
         """Let the links that start from data see x: pass the whole training split, or a good part.
 
         Does nothing to a model that has been initialised before. Returns the flow itself.
@@ -244,26 +262,38 @@ class Flow(nn.Module):
 
     def _check(self, x: Tensor, context: Context | None) -> Context | None:
         """Refuse what does not fit, and bring the context to the form that the links expect."""
-        like = self._reference()
-        if x.ndim != 2 or x.shape[1] != self.features:
-            raise ValueError(
-                f"expected a tensor of shape (batch, {self.features}), got {tuple(x.shape)}."
-            )
-        for name, value in (("x", x), ("context", context)):
-            if value is not None and value.dtype != like.dtype:
+        if tuple(x.shape[1:]) != self.shape:
+            wanted = ", ".join(map(str, ("batch", *self.shape)))
+            raise ValueError(f"expected x of shape ({wanted}), got {tuple(x.shape)}.")
+        if isinstance(self.dequantizer, Dequantizer) and self.dequantizer.takes is not None:
+            if x.dtype != self.dequantizer.takes:
                 raise ValueError(
-                    f"{name} is {value.dtype} but the flow is {like.dtype}: convert one with .to()."
+                    f"x is {x.dtype} but this flow takes {self.dequantizer.takes}: pass pixels as "
+                    "they are, 0 to 255."
                 )
+        else:
+            self._check_dtype("x", x)
+        return self._check_context(len(x), context)
+
+    def _check_dtype(self, name: str, value: Tensor) -> None:
+        dtype = self._reference().dtype
+        if value.dtype != dtype:
+            raise ValueError(
+                f"{name} is {value.dtype} but the flow is {dtype}: convert one with .to()."
+            )
+
+    def _check_context(self, rows: int, context: Context | None) -> Context | None:
         if self.context_features == 0:
             if context is not None:
                 raise ValueError("this flow takes no context: leave it out.")
             return None
         shape = None if context is None else tuple(context.shape)
-        if shape != (len(x), self.context_features):
+        if context is None or shape != (rows, self.context_features):
             raise ValueError(
-                f"this flow needs a context of shape ({len(x)}, {self.context_features}), "
+                f"this flow needs a context of shape ({rows}, {self.context_features}), "
                 f"got {shape}."
             )
+        self._check_dtype("context", context)
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context

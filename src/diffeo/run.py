@@ -59,7 +59,7 @@ class Run:
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(inner if inner.is_dir() else name, trust=trust)
-        names = [f"x{i}" for i in range(self.flow.features)]
+        names = [f"x{i}" for i in range(self.flow.dims)]
         self.columns: list[str] = self.flow.metadata.get("columns", names)
         self.context_columns: list[str] = self.flow.metadata.get("context_columns", [])
 

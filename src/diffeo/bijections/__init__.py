@@ -2,25 +2,39 @@
 
 from diffeo.bijections.base import Bijection, Chain, Dequantizer, Inverse
 from diffeo.bijections.bends import Additive, Affine, Bend
+from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import Cut, FeatureCut
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.mixing import Permutation
+from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.pixels import Logit, PixelDequantize
+from diffeo.bijections.reshape import Flatten, Squeeze
 
 __all__ = [
     "Additive",
     "Affine",
+    "BatchNorm",
     "Bend",
     "Bijection",
     "Chain",
+    "CompactCheckerboard",
     "Coupling",
     "Cut",
     "Dequantizer",
+    "FactorOut",
     "FeatureCut",
+    "Flatten",
     "Inverse",
+    "Logit",
+    "Masked",
+    "MaskedCheckerboard",
     "Permutation",
+    "PixelDequantize",
     "Scale",
+    "Squeeze",
     "Standardize",
     "UniformDequantize",
 ]

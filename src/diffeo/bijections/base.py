@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
@@ -42,7 +43,12 @@ class Dequantizer(nn.Module, ABC):
 
     `forward` puts a value at the middle of its cell, `noisy` anywhere in the cell, and `inverse`
     returns any point of the cell to the value, so `inverse(forward(x))` is x bit for bit.
+
+    Attributes:
+        takes: the dtype of data at the door; None for that of the flow.
     """
+
+    takes: torch.dtype | None = None
 
     @abstractmethod
     def forward(

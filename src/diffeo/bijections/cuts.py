@@ -25,7 +25,8 @@ class FeatureCut:
     """Cut axis 1 into two contiguous halves.
 
     Args:
-        features: D of the input `(batch, D)`. Odd D gives the second half one more.
+        features: D of the input `(batch, D, *rest)`, a table's features or an image's channels.
+            Odd D gives the second half one more.
         keep: which half is kept; alternate it from one coupling to the next.
 
     Attributes:
@@ -48,16 +49,16 @@ class FeatureCut:
             self.kept, self.bent = self.bent, self.kept
 
     def split(
-        self, x: Float[Tensor, "batch features"]
-    ) -> tuple[Float[Tensor, "batch kept"], Float[Tensor, "batch bent"]]:
-        """Take x `(batch, D)` apart: `(kept, bent)`, both views of it."""
+        self, x: Float[Tensor, "batch features *rest"]
+    ) -> tuple[Float[Tensor, "batch kept *rest"], Float[Tensor, "batch bent *rest"]]:
+        """Take x `(batch, D, *rest)` apart: `(kept, bent)`, both views of it."""
         first, second = x[:, : self.first], x[:, self.first :]
         return (first, second) if self.keep == "first" else (second, first)
 
     def merge(
-        self, kept: Float[Tensor, "batch kept"], bent: Float[Tensor, "batch bent"]
-    ) -> Float[Tensor, "batch features"]:
-        """Undo `split`: x `(batch, D)`."""
+        self, kept: Float[Tensor, "batch kept *rest"], bent: Float[Tensor, "batch bent *rest"]
+    ) -> Float[Tensor, "batch features *rest"]:
+        """Undo `split`: x `(batch, D, *rest)`."""
         return torch.cat((kept, bent) if self.keep == "first" else (bent, kept), dim=1)
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """The networks that steer couplings."""
 
 from diffeo.conditioners.mlp import MLP
+from diffeo.conditioners.resnet import ConvNet, ResNet
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "ConvNet", "ResNet"]

@@ -155,11 +155,15 @@ def fit(
 def limit_threads() -> None:
     """Use no more threads than there are cores for this process, as containers allot them."""
     from joblib import cpu_count
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     cores = cpu_count()
     torch.set_num_threads(min(torch.get_num_threads(), cores))
-    threadpool_limits(cores)
+    # Only ever fewer: a user who asked for one thread, to run two trainings at once, keeps it.
+    pools = ThreadpoolController()
+    for pool in pools.lib_controllers:
+        if pool.num_threads is not None and pool.num_threads > cores:
+            pool.set_num_threads(cores)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,47 @@
+"""Latents that leave early, so that the rest of the flow has less to carry."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeo.bijections.base import Bijection, Context
+
+
+class FactorOut(Bijection):
+    """Send half of the channels out as they are, and the other half through a further flow.
+
+        (a, b) = halves of x,   y = [flat(b), inner(a)],   log|det dy/dx| = log|det dinner/da|
+
+    A learned prior of the part that leaves is a coupling before this link that keeps `a`: then b is
+    standardized given a, and every part of the latent vector is plain noise.
+
+    Args:
+        shape: (C, H, W) of the input; C is even.
+        inner: maps a `(batch, C/2, H, W)` to a flat vector `(batch, dims)`.
+
+    (Dinh et al. 2017, section 3.6)
+    """
+
+    def __init__(self, shape: tuple[int, int, int], inner: Bijection) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if channels % 2:
+            raise ValueError(f"half of {channels} channels cannot be factored out: squeeze first.")
+        self.shape = (channels // 2, height, width)
+        self.inner = inner
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch dims"], Float[Tensor, " batch"]]:
+        stays, leaves = x.chunk(2, dim=1)
+        z, log_det = self.inner(stays, context)
+        return torch.cat((leaves.flatten(1), z), dim=1), log_det
+
+    def inverse(
+        self, y: Float[Tensor, "batch dims"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        size = self.shape[0] * self.shape[1] * self.shape[2]
+        stays, log_det = self.inner.inverse(y[:, size:], context)
+        return torch.cat((stays, y[:, :size].unflatten(1, self.shape)), dim=1), log_det

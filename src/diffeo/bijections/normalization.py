@@ -1,0 +1,109 @@
+"""Normalization by the statistics of the batch, as a bijection."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeo.bijections.base import Bijection, Context
+
+
+class BatchNorm(Bijection):
+    """Bring each channel to mean 0 and variance 1, without learned scale and shift.
+
+        y = (x - mean) / sqrt(var + eps),   log|det dy/dx| = -H W sum(log(var + eps)) / 2
+
+    In training mode mean and variance are those of the batch, over all processes of a distributed
+    run, and gradients flow through them. In eval mode they are running averages. `inverse` uses
+    the statistics that the last `forward` used in the same mode, so it undoes it in both.
+
+    Args:
+        channels: C of the input `(batch, C, *spatial)`.
+        momentum: weight of a new batch in the running averages.
+        eps: added to the variance.
+
+    Running averages trail weights that move, and do not belong at all to averaged weights. The
+    likelihood of a stack of such layers may then be off by orders of magnitude in eval mode. So
+    whoever evaluates calls `restart()` on each layer and passes some batches in training mode:
+    until the next `restart`, the averages weigh all batches equally, and are those of the weights
+    at hand (`diffeo.training.statistics`).
+
+    (Dinh et al. 2017, section 3.7 and appendix E)
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    last_mean: Tensor
+    last_var: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.batches: int | None = None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("last_mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("last_var", torch.ones(channels), persistent=False)
+
+    def restart(self, averaging: bool = True) -> None:
+        """Let the averages weigh all batches from here on equally, or decay again."""
+        self.batches = 0 if averaging else None
+
+    def forward(
+        self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = _batch_statistics(x)
+            self._remember(mean.detach(), var.detach())
+        var = var + self.eps
+        y = (x - _column(mean, x)) * _column(var.rsqrt(), x)
+        return y, self._log_det(x, var)
+
+    def inverse(
+        self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = self.last_mean, self.last_var
+        var = var + self.eps
+        x = y * _column(var.sqrt(), y) + _column(mean, y)
+        return x, -self._log_det(y, var)
+
+    def _log_det(self, x: Tensor, var: Tensor) -> Tensor:
+        pixels = x[0, 0].numel() if len(x) else 0
+        return (-0.5 * pixels * var.log().sum()).expand(len(x))
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        self.last_mean.copy_(mean)
+        self.last_var.copy_(var)
+        weight = self.momentum
+        if self.batches is not None:
+            self.batches += 1
+            weight = 1 / self.batches
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(var, weight)
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """One value a channel, in a shape that broadcasts over x `(batch, C, *spatial)`."""
+    return values.view(-1, *[1] * (x.ndim - 2))
+
+
+def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel `(C,)`, over all processes."""
+    axes = [0, *range(2, x.ndim)]
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        var, mean = torch.var_mean(x, dim=axes, correction=0)
+        return mean, var
+    from torch.distributed.nn.functional import all_reduce
+
+    # Means of equal parts average to the mean of all; a gradient flows through both sums.
+    world = dist.get_world_size()
+    mean = all_reduce(x.mean(dim=axes)) / world
+    var = all_reduce((x - _column(mean, x)).square().mean(dim=axes)) / world
+    return mean, var

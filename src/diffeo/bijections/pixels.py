@@ -1,0 +1,103 @@
+"""From 8-bit pixels to the real line and back."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Generator, Tensor
+
+from diffeo.bijections.base import Bijection, Context, Dequantizer
+
+
+class PixelDequantize(Dequantizer):
+    """The door for pictures: 8-bit pixels, or their leading bits, spread over unit cells.
+
+        v = floor(x / 2^(8 - bits)),   0 <= v < 2^bits
+        forward:  y = v + 1/2
+        noisy:    y = v + u,   u ~ U[0, 1)
+        inverse:  x = 2^(8 - bits) * clamp(floor(y), 0, 2^bits - 1)
+
+    with log-determinant 0, so that densities are per grey level of v and the mean log-density over
+    u is a lower bound of log P(v). With 8 bits, `inverse(forward(x))` is x bit for bit; with fewer
+    it is x with its trailing bits cleared.
+
+    Args:
+        bits: how many bits of each pixel are kept, 1 to 8.
+
+    (Theis et al. 2016, section 3.1)
+    """
+
+    takes = torch.uint8
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits must be 1 to 8, not {bits}.")
+        self.bits = bits
+        # Only its dtype and device are of interest: they are those of the rest of the flow.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    like: Tensor
+
+    def forward(
+        self, x: UInt8[Tensor, "batch *shape"]
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        y = (x >> (8 - self.bits)).to(self.like.dtype) + 0.5
+        return y, y.new_zeros(y.shape[0])
+
+    def noisy(
+        self, x: UInt8[Tensor, "batch *shape"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        device = generator.device if generator is not None else x.device
+        u = torch.rand(x.shape, generator=generator, dtype=self.like.dtype, device=device)
+        y = (x >> (8 - self.bits)).to(u.dtype) + u.to(x.device)
+        return y, y.new_zeros(y.shape[0])
+
+    def inverse(self, y: Float[Tensor, "batch *shape"]) -> UInt8[Tensor, "batch *shape"]:
+        # A latent far out may decode to infinity or NaN of a cell: still a pixel.
+        cell = y.floor().nan_to_num(0.0).clamp(0, 2**self.bits - 1)
+        return cell.to(torch.uint8) << (8 - self.bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class Logit(Bijection):
+    """From [0, scale], where pixels lie, to the real line.
+
+        p = margin + (1 - 2 margin) x / scale,   y = log p - log(1 - p)
+        log|det dy/dx| = sum(log((1 - 2 margin) / scale) - log p - log(1 - p))
+
+    The margin keeps y finite at the ends. The inverse undoes the sigmoid and the margin.
+
+    Args:
+        scale: the upper end, 2^bits for dequantized pixels.
+        margin: share of the unit interval left free at either end.
+
+    (Dinh et al. 2017, section 4.1)
+    """
+
+    def __init__(self, scale: float, margin: float = 0.05) -> None:
+        super().__init__()
+        self.scale = scale
+        self.margin = margin
+
+    def forward(
+        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        slope = (1 - 2 * self.margin) / self.scale
+        p = self.margin + slope * x
+        return p.logit(), (math.log(slope) - p.log() - torch.log1p(-p)).flatten(1).sum(1)
+
+    def inverse(
+        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        slope = (1 - 2 * self.margin) / self.scale
+        log_det = F.logsigmoid(y) + F.logsigmoid(-y) - math.log(slope)
+        return (y.sigmoid() - self.margin) / slope, log_det.flatten(1).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, margin={self.margin}"

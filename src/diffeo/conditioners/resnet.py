@@ -1,0 +1,129 @@
+"""The networks that steer couplings of images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from diffeo.bijections.base import Context
+from diffeo.bijections.normalization import BatchNorm
+
+
+class Normalized(nn.Module):
+    """Batch normalization without scale and shift, then ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(channels)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """`relu(norm(x))`, of the shape of x."""
+        return F.relu(self.norm(x)[0])
+
+
+class ResNet(nn.Module):
+    """Residual network with weight normalisation, and a skip from each block to the output.
+
+        h_0 = conv3x3(relu(norm([x, -x, context])))
+        h_i = h_{i-1} + conv3x3(relu(norm(conv3x3(relu(norm(h_{i-1}))))))
+        out = conv1x1(relu(norm(sum_i skip_i(h_i)))),   skip_i a 1x1 convolution
+
+    Args:
+        inputs: channels of x `(batch, inputs, H, W)`.
+        outputs: channels of the output `(batch, outputs, H, W)`.
+        hidden_channels: channels of h.
+        blocks: number of residual blocks.
+        context_features: width of the context, laid over all pixels as further channels.
+
+    All convolutions but the last are weight-normalised (Salimans & Kingma 2016). The last starts
+    at zero, so that a coupling starts as the identity. Both x and -x go in, so that no half of the
+    information is lost in the first ReLU.
+
+    (Dinh et al. 2017, section 4.1)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden_channels: int = 64,
+        blocks: int = 8,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        c = hidden_channels
+        self.entry = nn.Sequential(
+            Normalized(2 * inputs + context_features), conv(2 * inputs + context_features, c, 3)
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(Normalized(c), conv(c, c, 3), Normalized(c), conv(c, c, 3))
+            for _ in range(blocks)
+        )
+        self.skips = nn.ModuleList(conv(c, c, 1) for _ in range(blocks + 1))
+        last = nn.Conv2d(c, outputs, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.exit = nn.Sequential(Normalized(c), last)
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
+    ) -> Float[Tensor, "batch outputs height width"]:
+        """The parameters `(batch, outputs, H, W)` for kept pixels x `(batch, inputs, H, W)`."""
+        h = self.entry(torch.cat((x, -x, *laid_over(context, x)), dim=1))
+        total = self.skips[0](h)
+        for block, skip in zip(self.blocks, self.skips[1:], strict=True):
+            h = h + block(h)
+            total = total + skip(h)
+        return self.exit(total)
+
+
+class ConvNet(nn.Module):
+    """Three plain convolutions: 3x3, 1x1, 3x3, with ReLU between them.
+
+    Args:
+        inputs: channels of x `(batch, inputs, H, W)`.
+        outputs: channels of the output `(batch, outputs, H, W)`.
+        hidden_channels: channels between.
+        context_features: width of the context, laid over all pixels as further channels.
+
+    The last convolution starts at zero.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, hidden_channels: int = 64, context_features: int = 0
+    ) -> None:
+        super().__init__()
+        c = hidden_channels
+        last = nn.Conv2d(c, outputs, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs + context_features, c, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c, c, 1),
+            nn.ReLU(),
+            last,
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
+    ) -> Float[Tensor, "batch outputs height width"]:
+        """The parameters `(batch, outputs, H, W)` for kept pixels x `(batch, inputs, H, W)`."""
+        return self.layers(torch.cat((x, *laid_over(context, x)), dim=1))
+
+
+def conv(inputs: int, outputs: int, size: int) -> nn.Module:
+    """A weight-normalised convolution that keeps height and width."""
+    return weight_norm(nn.Conv2d(inputs, outputs, size, padding=size // 2))
+
+
+def laid_over(context: Context | None, x: Tensor) -> list[Tensor]:
+    """The context as channels of the size of x; none without a context."""
+    if context is None:
+        return []
+    return [context[:, :, None, None].expand(-1, -1, *x.shape[2:])]

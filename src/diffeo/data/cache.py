@@ -1,0 +1,180 @@
+"""Decoded pictures on the disk: made once, whole or not at all, and mapped instead of read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffeo.data.decoding import Pixels
+from diffeo.data.image_options import ImageOptions
+
+VERSION = 1  # of what the folders hold and of how pictures are decoded
+
+Gap = tuple[str, str]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is known of decoded pictures beside their pixels.
+
+    Args:
+        shape: `[pictures, channels, height, width]`.
+        labels: the class of each picture `[pictures]`, -1 where it has none.
+        label_names: what the labels 0, 1, ... are called.
+        splits: how many of the pictures, in their order, the source gives to each split.
+        gaps: what was left out: the name and the kind of trouble.
+        unit: what pictures are counted in: files, rows.
+    """
+
+    shape: list[int]
+    labels: Labels
+    label_names: list[str]
+    splits: dict[str, int]
+    gaps: list[Gap]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures: `pixels` `[pictures, channels, height, width]`, and what goes with them."""
+
+    pixels: Pixels
+    contents: Contents
+
+
+def cache_folder(options: ImageOptions) -> Path:
+    """The folder of all caches: the options', $DIFFEO_CACHE, or ~/.cache/diffeo."""
+    folder = options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo"
+    return Path(folder).expanduser()
+
+
+def cache_key(options: ImageOptions, content: str) -> str:
+    """The name of a cache, from all that its pixels and labels depend on.
+
+    Args:
+        options: of which those count that have a say in decoding; not those of splitting.
+        content: the hash of the source.
+    """
+    parts = [
+        VERSION,
+        options.size,
+        options.grey,
+        options.image_column,
+        options.label_column,
+        options.rows,
+        content,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Pictures:
+    """The pictures under a key, built if they are missing or damaged.
+
+    They are built in a folder beside, which takes its name at the end: what an interruption leaves
+    is never used, and removed by the next build.
+
+    Args:
+        folder: of all caches; made where it is missing.
+        key: which one.
+        build: writes pixels to the .npy file it is given, and returns the rest.
+
+    Raises:
+        ValueError: a folder that cannot be written, and whatever `build` raises.
+    """
+    home = folder / key
+    found = _load(home)
+    if found is not None:
+        return found
+    partial = folder / f"{key}.partial-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder, key)
+        partial.mkdir()
+        contents = build(partial / "pixels.npy")
+        _save(partial, contents)
+        if _load(home) is None:
+            shutil.rmtree(home, ignore_errors=True)  # damaged
+        partial.rename(home)
+    except OSError as error:
+        found = _load(home)
+        if found is not None:  # another process was first
+            return found
+        raise ValueError(
+            f"the cache {folder} cannot be written, {error.strerror}: "
+            "name another folder with --data.cache"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    found = _load(home)
+    if found is None:
+        raise ValueError(f"the cache {home} was damaged as it was made: try again")
+    return found
+
+
+def uncached(build: Callable[[Path], Contents]) -> Pictures:
+    """Pictures in memory, for few of them; `build` as for `cached`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pixels.npy"
+        contents = build(path)
+        return Pictures(np.load(path), contents)
+
+
+def _save(folder: Path, contents: Contents) -> None:
+    np.save(folder / "labels.npy", contents.labels)
+    meta = {
+        field.name: getattr(contents, field.name)
+        for field in dataclasses.fields(contents)
+        if field.name != "labels"
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _load(folder: Path) -> Pictures | None:
+    """Opens a cache, or finds that it is missing or damaged.
+
+    Damage is what the sizes of its files tell; to read every byte would take the time it saves.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        gaps = [(name, kind) for name, kind in meta.pop("gaps")]
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        contents = Contents(labels=labels, gaps=gaps, **meta)
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError):
+        return None
+    whole = list(pixels.shape) == contents.shape and labels.shape == pixels.shape[:1]
+    return Pictures(pixels, contents) if whole else None
+
+
+def _remove_stale(folder: Path, key: str) -> None:
+    """Removes what builds of a key have left that ended without a chance to clean up."""
+    for partial in folder.glob(f"{key}.partial-*"):
+        process = partial.name.rpartition("-")[2]
+        if not (process.isdecimal() and _running(int(process))):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _running(process: int) -> bool:
+    """Whether another process is at work under this id; this one has not begun."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":
+        return True  # elsewhere, to ask could end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -1,0 +1,151 @@
+"""One picture, however it is stored, as an array of bytes."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Pixels = NDArray[np.uint8]
+Content = Path | bytes | Pixels
+
+LONGEST_SIDE = 10_000
+
+# Formats of pixels only: Pillow reads others, of which some start a program (EPS) and some are
+# recognised in any text.
+_FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)
+
+
+class UnreadableError(Exception):
+    """A picture that cannot be had; `kind` says why, as in "2 broken"."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+def decode(content: Content, size: int | None = None, grey: bool = False) -> Pixels:
+    """Reads one picture.
+
+    It is turned upright (EXIF) and laid on white where it is transparent. Of an animation the first
+    frame counts. Values of 16 bits keep their upper 8, so that each of the 256 values stands for
+    equally many. Colour profiles are ignored.
+
+    Args:
+        content: a file, its bytes, or pixels `[height, width]` or `[height, width, 3]`.
+        size: height and width to scale and crop to, see `fit`.
+        grey: for one channel whatever the picture holds (luma by ITU-R 601).
+
+    Returns:
+        Pixels `[channels, height, width]`: one channel if the picture is stored as grey (a palette
+        of greys included), else three.
+
+    Raises:
+        UnreadableError: what is no picture, broken, or too large to be opened safely.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(content, np.ndarray):
+        return fit(Image.fromarray(content), size, grey)
+    try:
+        stream: IO[bytes] = (
+            io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+        )
+    except OSError as error:
+        raise UnreadableError("unreadable") from error
+    with stream:
+        try:
+            return fit(_open(stream, size), size, grey)
+        except UnreadableError:
+            raise
+        except UnidentifiedImageError as error:
+            raise UnreadableError("no pictures") from error
+        except Image.DecompressionBombError as error:
+            raise UnreadableError("too large") from error
+        except Exception as error:  # damage makes Pillow's decoders raise nearly anything
+            raise UnreadableError("broken") from error
+
+
+def _open(stream: IO[bytes], size: int | None) -> Picture:
+    from PIL import Image, ImageOps
+
+    with Image.open(stream, formats=_formats()) as picture:
+        # Pillow itself only warns up to twice its limit.
+        pixels = picture.width * picture.height
+        if max(picture.size) > LONGEST_SIDE or pixels > (Image.MAX_IMAGE_PIXELS or pixels):
+            raise UnreadableError("too large")
+        if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+            raise UnreadableError("of 32-bit values")  # whose white is anybody's guess
+        if size is not None:
+            # A JPEG is decoded at a fraction of its size, at least twice what is needed.
+            picture.draft(None, (2 * size, 2 * size))
+        return _opaque(ImageOps.exif_transpose(picture))
+
+
+@functools.cache
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _opaque(picture: Picture) -> Picture:
+    """A copy in mode L or RGB."""
+    from PIL import Image
+
+    mode = picture.mode
+    if mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    elif mode in ("1", "L"):
+        return picture.convert("L")
+    picture = picture.convert("RGB")
+    if mode in ("1", "L", "LA") or (mode in ("P", "PA") and _is_grey(picture)):
+        return picture.getchannel(0)
+    return picture
+
+
+def _is_grey(picture: Picture) -> bool:
+    pixels = np.asarray(picture)
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def fit(picture: Picture, size: int | None, grey: bool) -> Pixels:
+    """A picture in mode L or RGB as pixels `[channels, height, width]`.
+
+    With a size, the middle square is cut out and scaled (Lanczos, antialiased), which is to scale
+    the shorter side and crop the longer one: nothing is distorted.
+    """
+    from PIL.Image import Resampling
+
+    if grey:
+        picture = picture.convert("L")
+    if size is not None:
+        side = min(picture.size)
+        # Whole pixels, so that a picture of the right height is cropped and otherwise untouched.
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((size, size), Resampling.LANCZOS, box)
+    pixels: Pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

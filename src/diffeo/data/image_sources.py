@@ -1,0 +1,82 @@
+"""What a source of pictures may be called, and which of them a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffeo.data.files import suggestion
+from diffeo.data.image_options import ImageOptions
+from diffeo.data.picture_arrays import open_array, open_digits, pictures_key, read_headers
+from diffeo.data.picture_tables import find_columns, open_hub, open_parquet, open_parquet_folder
+from diffeo.data.pictures import PictureSource, open_folder
+
+IMAGE_ENDINGS = (".npz", ".npy", ".parquet")
+
+
+def open_pictures(options: ImageOptions) -> PictureSource:
+    """Lists the pictures of a source without decoding them.
+
+    Raises:
+        ValueError: an unknown name or ending, or a source that is missing, empty or damaged.
+    """
+    name = options.source
+    path = _path(name)
+    if name.startswith("hf://"):
+        return open_hub(options)
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return open_parquet(options, path)
+    folder = name != "digits" and path.is_dir()
+    table = open_parquet_folder(options, path) if folder else None
+    if table is not None:
+        return table
+    for column in ("image_column", "label_column"):
+        if getattr(options, column) is not None:
+            raise ValueError(f"{name} has no columns: --data.{column} is for parquet and hf://")
+    if name == "digits":
+        return open_digits()
+    if folder:
+        return open_folder(name, path)
+    if path.suffix.lower() not in IMAGE_ENDINGS:
+        what = f"{name} cannot be read" if path.exists() else f"unknown source '{name}'"
+        raise ValueError(
+            f"{what}{suggestion(name, ['digits'])}: give digits, a folder of pictures, a file "
+            f"ending in {', '.join(IMAGE_ENDINGS)}, or hf://owner/name"
+        )
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ValueError(
+            f"there is no file {name}{suggestion(path.name, beside)}: check --data.source"
+        )
+    return open_array(name, path)
+
+
+def _path(name: str) -> Path:
+    if not name:  # which would be the folder at hand
+        raise ValueError("no source is named: pass --data.source")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: there is no such home folder: check --data.source") from error
+
+
+def is_image_source(source: str) -> bool:
+    """Whether a source holds pictures rather than a table, by its name or its file's header.
+
+    True for digits, folders, arrays of three or four axes, and parquet files with a column of
+    pictures. A name on the hub says nothing, so it is False for `hf://`. Raises nothing.
+    """
+    try:
+        path = _path(source)
+        ending = path.suffix.lower()
+        if source == "digits" or path.is_dir():
+            return True
+        if ending == ".parquet":
+            import pyarrow.parquet
+
+            find_columns(source, pyarrow.parquet.read_schema(path), ImageOptions(source))
+            return True
+        headers = read_headers(path) if ending in IMAGE_ENDINGS else {}
+        key = pictures_key(headers)
+        return key is not None and len(headers[key].shape) in (3, 4)
+    except Exception:  # whatever is wrong with it is told when it is loaded
+        return False

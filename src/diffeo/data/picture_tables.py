@@ -1,0 +1,197 @@
+"""Pictures in a column: parquet files, folders of them, and datasets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffeo.data.files import _reading, listing, suggestion
+from diffeo.data.image_options import ImageOptions
+from diffeo.data.pictures import (
+    SPLITS,
+    Entry,
+    Part,
+    PictureSource,
+    file_hash,
+    listing_hash,
+    split_of,
+)
+
+BATCH_ROWS = 256  # so that memory does not grow with the file
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of pictures and of labels, and what the labels 0, 1, ... are called."""
+
+    image: str
+    label: str | None
+    label_names: list[str] | None
+
+    @property
+    def names(self) -> list[str]:
+        """Those to read."""
+        return [self.image] if self.label is None else [self.image, self.label]
+
+
+def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
+    """Finds the columns in a pyarrow schema, by the options, Hugging Face's notes, or their types.
+
+    Raises:
+        ValueError: a named column that is not there, or no column of pictures.
+    """
+    with _reading(name):
+        notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = notes.get("info", {}).get("features", {})
+    kinds = {key: value.get("_type") for key, value in features.items() if isinstance(value, dict)}
+    for column in (options.image_column, options.label_column):
+        if column is not None and column not in schema.names:
+            raise ValueError(
+                f"{name} has no column '{column}'{suggestion(column, schema.names)}: "
+                f"it has {listing(schema.names)}"
+            )
+    images = [f.name for f in schema if _holds_pictures(f.type)]
+    images.sort(key=lambda column: kinds.get(column) != "Image")
+    image = options.image_column or next(iter(images), None)
+    if image is None:
+        raise ValueError(
+            f"{name} has no column of pictures: it has {listing(schema.names)}, "
+            "and pictures are kept as bytes, or as a struct of bytes and path"
+        )
+    if image not in images:
+        raise ValueError(
+            f"{name}: column '{image}' is of type {schema.field(image).type}: name one of encoded "
+            "pictures with --data.image_column"
+        )
+    classes = [column for column in schema.names if kinds.get(column) == "ClassLabel"]
+    usual = [column for column in ("label", "labels", *classes) if column in schema.names]
+    label = options.label_column or next(
+        (column for column in usual if _holds_labels(schema.field(column).type)), None
+    )
+    if label is not None and not _holds_labels(schema.field(label).type):
+        raise ValueError(
+            f"{name}: column '{label}' is of type {schema.field(label).type}: name one of whole "
+            "numbers or text with --data.label_column"
+        )
+    return Columns(image, label, features.get(label, {}).get("names"))
+
+
+def _holds_pictures(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_pictures(kind.field(index).type)
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _holds_labels(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (types.is_integer, types.is_string, types.is_large_string, types.is_boolean)
+    return any(check(kind) for check in checks)
+
+
+def _entries(name: str, batches: Iterable[Any], columns: Columns) -> Iterator[Entry]:
+    row = 0
+    for batch in batches:
+        images = batch.column(columns.image).to_pylist()
+        labels = [None] * len(images)
+        if columns.label is not None:
+            labels = batch.column(columns.label).to_pylist()
+        for image, label in zip(images, labels, strict=True):
+            row += 1
+            content = image.get("bytes") if isinstance(image, dict) else image
+            yield Entry(f"{name} row {row}", content or b"", label)
+
+
+def open_parquet(options: ImageOptions, path: Path) -> PictureSource:
+    """A parquet file with a column of pictures."""
+    return _parquet(options, [("train", path)], lambda: file_hash(path))
+
+
+def open_parquet_folder(options: ImageOptions, folder: Path) -> PictureSource | None:
+    """A folder of train*.parquet and perhaps val*.parquet and test*.parquet; None if it is not."""
+    found = [(split_of(path.name), path) for path in sorted(folder.glob("*.parquet"))]
+    files = [(split, path) for split in SPLITS for given, path in found if given == split]
+    if not any(split == "train" for split, _ in files):
+        return None
+    return _parquet(options, files, lambda: listing_hash([(p.name, p) for _, p in files]))
+
+
+def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any) -> PictureSource:
+    import pyarrow.parquet
+
+    parts: list[Part] = []
+    for split, path in files:
+        with _reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
+            schema, count = file.schema_arrow, file.metadata.num_rows
+        columns = find_columns(str(path), schema, options)
+        if not parts:
+            names = columns.label_names
+
+        def read(path: Path = path, columns: Columns = columns) -> Iterator[Entry]:
+            return _entries(path.name, _batches(path, columns), columns)
+
+        parts.append(Part(split, count, read))
+    return PictureSource(options.source, "rows", parts, content, names)
+
+
+def _batches(path: Path, columns: Columns) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with _reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(BATCH_ROWS, columns=columns.names)
+
+
+def open_hub(options: ImageOptions) -> PictureSource:
+    """A dataset of the Hugging Face hub, with its own splits.
+
+    Raises:
+        ValueError: the `datasets` package is missing, or a dataset that cannot be loaded.
+    """
+    tables = _hub_tables(options.source)
+    found = [(split_of(name), table) for name, table in tables.items()]
+    given = [(split, table) for split in SPLITS for name, table in found if name == split]
+    if not any(split == "train" for split, _ in given):
+        given = [("train", next(iter(tables.values())))]
+    parts: list[Part] = []
+    for split, table in given:
+        columns = find_columns(options.source, table.features.arrow_schema, options)
+        if not parts:
+            names = columns.label_names
+
+        def read(split: str = split, table: Any = table, columns: Columns = columns) -> Any:
+            batches = table.select_columns(columns.names).with_format("arrow").iter(BATCH_ROWS)
+            return _entries(split, batches, columns)
+
+        parts.append(Part(split, len(table), read))
+    prints = json.dumps([(split, table._fingerprint) for split, table in given])
+    content = hashlib.sha256(prints.encode()).hexdigest()
+    return PictureSource(options.source, "rows", parts, lambda: content, names)
+
+
+def _hub_tables(name: str) -> dict[str, Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            'reading hf:// needs the datasets package: pip install "diffeo[hub]"'
+        ) from error
+    parts = name.removeprefix("hf://").strip("/").split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise ValueError(
+            f"{name} is not a dataset: write hf://owner/name or hf://owner/name/config"
+        )
+    try:
+        tables: dict[str, Any] = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be loaded from the hub: {reason}") from error
+    return tables

@@ -1,0 +1,172 @@
+"""RealNVP for images, as its paper has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from diffeo.bijections.base import Bijection, Chain, Inverse
+from diffeo.bijections.bends import Additive, Affine
+from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.cuts import FeatureCut
+from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.pixels import Logit, PixelDequantize
+from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.conditioners.resnet import ResNet
+from diffeo.flow import Flow
+
+Checkerboard = Literal["compact", "masked"]
+
+
+class ImageRealNVP(Flow):
+    """Real-valued non-volume-preserving flow for 8-bit images.
+
+        dequantize -> logit -> scale 1 -> ... -> scale L -> base
+
+    A scale is three checkerboard couplings, a squeeze, three channel couplings with networks twice
+    as wide, and factoring out half of what there is; the next scale has networks twice as wide. The
+    last scale is four checkerboard couplings. Batch normalization follows each coupling.
+
+    Args:
+        image_shape: (C, H, W) of the images; H and W are multiples of 2^scales.
+        scales: L, the number of scales.
+        hidden_channels: width of the networks of the first scale.
+        blocks: residual blocks of each network.
+        coupling: "affine", or "additive" as in NICE.
+        mask: "checkerboard+channel" as in the paper, or only one of them.
+        checkerboard: "compact" packs the kept pixels; "masked" puts zeros between, as in the paper.
+        bits: how many bits of each pixel are modelled, 1 to 8.
+        bound: the largest |log scale| of one coupling (see `Affine`).
+        context_features: width of the context of a conditional density; 0 for none.
+
+    The paper's settings: CIFAR-10 `scales=2, hidden_channels=64, blocks=8`; ImageNet 32x32
+    `scales=4, hidden_channels=32, blocks=4`; 64x64 `scales=5, hidden_channels=32, blocks=2`.
+
+    Raises:
+        ValueError: if the size cannot be halved so often, with those that can.
+
+    (Dinh et al. 2017)
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        scales: int = 2,
+        hidden_channels: int = 64,
+        blocks: int = 8,
+        coupling: Literal["affine", "additive"] = "affine",
+        mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
+        checkerboard: Checkerboard = "compact",
+        bits: int = 8,
+        bound: float = 2.0,
+        context_features: int = 0,
+    ) -> None:
+        channels, height, width = image_shape
+        check_size(height, width, scales)
+        self_made = _Scales(
+            hidden_channels, blocks, coupling, mask, checkerboard, bound, context_features
+        )
+        super().__init__(
+            Chain(Logit(2.0**bits), self_made.build((channels, height, width), scales)),
+            (channels, height, width),
+            context_features=context_features,
+            dequantizer=PixelDequantize(bits),
+            latent_shapes=self_made.latent_shapes,
+        )
+
+
+class _Scales:
+    """Builds the scales from the first to the last, and notes what each leaves behind."""
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        blocks: int,
+        coupling: str,
+        mask: str,
+        checkerboard: str,
+        bound: float,
+        context_features: int,
+    ) -> None:
+        self.hidden_channels = hidden_channels
+        self.blocks = blocks
+        self.coupling = coupling
+        self.mask = mask
+        self.checkerboard = checkerboard
+        self.bound = bound
+        self.context_features = context_features
+        self.latent_shapes: list[tuple[int, ...]] = []
+
+    def build(self, shape: tuple[int, int, int], scales: int, scale: int = 0) -> Bijection:
+        """The scales from number `scale` on, for an input of this shape."""
+        c, h, w = shape
+        width = self.hidden_channels * 2**scale
+        if scale == scales - 1:
+            self.latent_shapes.append(shape)
+            return Chain(*self._checkerboards(c, width, 4), Flatten(c, h, w))
+        leaves = (2 * c, h // 2, w // 2)
+        self.latent_shapes.append(leaves)
+        return Chain(
+            *self._checkerboards(c, width, 3),
+            Squeeze(),
+            *self._channels(4 * c, 2 * width, 3),
+            Inverse(Squeeze()),
+            Squeeze(ordered=True),
+            FactorOut((4 * c, h // 2, w // 2), self.build(leaves, scales, scale + 1)),
+        )
+
+    def _checkerboards(self, channels: int, width: int, count: int) -> list[Bijection]:
+        if self.mask == "channel":
+            return []
+        links: list[Bijection] = []
+        for i in range(count):
+            keep = "main" if i % 2 == 0 else "anti"
+            if self.checkerboard == "compact":
+                links.append(self._couple(CompactCheckerboard(keep), 2 * channels, width))
+            else:
+                links.append(self._couple(MaskedCheckerboard(keep), channels, width))
+            links.append(BatchNorm(channels))
+        return links
+
+    def _channels(self, channels: int, width: int, count: int) -> list[Bijection]:
+        if self.mask == "checkerboard":
+            return []
+        links: list[Bijection] = []
+        for i in range(count):
+            cut = FeatureCut(channels, keep="second" if i % 2 == 0 else "first")
+            links += [self._couple(cut, channels // 2, width), BatchNorm(channels)]
+        return links
+
+    def _couple(
+        self,
+        cut: CompactCheckerboard | MaskedCheckerboard | FeatureCut,
+        channels: int,
+        width: int,
+    ) -> Coupling:
+        bend = Affine(self.bound) if self.coupling == "affine" else Additive()
+        masked = isinstance(cut, MaskedCheckerboard)
+        net = ResNet(
+            channels + masked,
+            bend.parameters_each * channels,
+            width,
+            self.blocks,
+            self.context_features,
+        )
+        return Coupling(cut, bend, Masked(cut, net) if isinstance(cut, MaskedCheckerboard) else net)
+
+
+def check_size(height: int, width: int, scales: int) -> None:
+    """Refuse a picture size that cannot be halved `scales` times, naming sizes that can.
+
+    Raises:
+        ValueError: then.
+    """
+    step = 2**scales
+    if height % step or width % step or scales < 1:
+        up = f"{-(-height // step) * step}x{-(-width // step) * step}"
+        raise ValueError(
+            f"{scales} scales need height and width that are multiples of {step}, not "
+            f"{height}x{width}: resize to {up}, or take fewer scales."
+        )
