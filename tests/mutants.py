@@ -30,6 +30,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFORMANCE, FLOW = "tests/test_conformance.py", "tests/test_flow.py"
+PIXELS = "tests/test_pixels.py"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Mutant:
 def on(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of a file, seen by the tests that match a keyword."""
     for old, new, *rest in changes:
-        yield Mutant(file, old, new, (CONFORMANCE, FLOW, "-k", keyword), *rest)
+        yield Mutant(file, old, new, (CONFORMANCE, FLOW, PIXELS, "-k", keyword), *rest)
 
 
 def wrong_log_dets(file: str, keyword: str, *terms: tuple) -> Iterator[Mutant]:
@@ -228,9 +229,10 @@ MUTANTS = [
         ("self.bijection(x, context)[0]", "self.bijection.inverse(x, context)[0]"),
         ("self.bijection.inverse(z, context)", "self.bijection(z, context)"),
         ("z, log_det = self.bijection(x, context)", "z, log_det = self.bijection(x, None)"),
-        ("shape != (len(x), self.context_features)", "shape is None"),
-        ("value.dtype != like.dtype", "False"),
-        ("x.ndim != 2 or x.shape[1] != self.features", "False"),
+        ("shape != (rows, self.context_features)", "shape is None"),
+        ("value.dtype != dtype", "False"),
+        ("tuple(x.shape[1:]) != self.shape", "False"),
+        ("z.ndim != 2 or z.shape[1] != self.dims", "False"),
         ("if context is not None:\n                raise", "if False:\n                raise"),
     ),
     *on(
@@ -269,6 +271,82 @@ MUTANTS = [
         ("self.offset + step * cells, y)", "self.offset + step * cells, y * 0)"),
         (FLAG, FLAG[:-1] + ", persistent=False)"),
         ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
+    ),
+    # Images.
+    *wrong_log_dets(
+        "bijections/normalization.py",
+        "(BatchNorm or batch_norm) and (jacobians or training)",
+        ("return y, self._log_det(x, var)", "self._log_det(x, var)"),
+        ("return x, -self._log_det(y, var)", "-self._log_det(y, var)"),
+        ("pixels * var.log().sum()", "var.log().sum()"),
+    ),
+    *wrong_log_dets(
+        "bijections/pixels.py",
+        "Logit or uniform",
+        ("math.log(slope) - p.log()", "math.log(slope)"),
+        ("- p.log() - torch", "p.log()"),
+        ("- torch.log1p(-p)", "torch.log1p(-p)"),
+        ("F.logsigmoid(y) + F", "F.logsigmoid(y)"),
+        ("+ F.logsigmoid(-y)", "F.logsigmoid(-y)"),
+        ("(-y) - math.log(slope)", "math.log(slope)"),
+    ),
+    *wrong_log_dets(
+        "bijections/multiscale.py",
+        "FactorOut",
+        ("z), dim=1), log_det", "log_det"),
+        ("self.shape)), dim=1), log_det", "log_det"),
+    ),
+    *on(
+        "bijections/pixels.py",
+        "pixel or picture or Logit or uniform or cell",
+        ("y.floor()", "y.round()", 0, True),
+        (".clamp(0, 2**self.bits - 1)", ".clamp(0, 255)"),
+        (">> (8 - self.bits)).to(u.dtype)", ").to(u.dtype)"),
+        ("+ 0.5", "+ 0.0001 + 1"),
+        ("(y.sigmoid() - self.margin) / slope", "y.sigmoid() / slope", 0, True),
+        ("(1 - 2 * self.margin) / self.scale", "1 / self.scale"),
+        ("generator=generator, dtype", "dtype"),
+    ),
+    *on(
+        "bijections/normalization.py",
+        "BatchNorm or batch_norm or running",
+        ("correction=0", "correction=1"),
+        ("y * _column(var.sqrt(), y) + _column(mean, y)", "y * _column(var.sqrt(), y)"),
+        ("mean, var = self.last_mean, self.last_var", "pass"),
+        ("weight = 1 / self.batches", "pass"),
+        ("weight = self.momentum", "weight = 1 - self.momentum"),
+        ('self.register_buffer("running_mean", torch.zeros(channels))',
+         "self.running_mean = torch.zeros(channels)"),
+    ),
+    *on(
+        "bijections/checkerboard.py",
+        "checkerboard or compact or image_coupling or masked or RealNVP",
+        ('(main, anti) if self.keep == "main" else (anti, main)', "(main, anti)"),
+        ('(kept, bent) if self.keep == "main" else (bent, kept)', "(kept, bent)"),
+        ('(odd if self.keep == "anti" else 1 - odd)', "odd"),
+        ("(1 - mask) * self.conditioner", "self.conditioner", 0, True),
+        ("return kept, x - kept", "return kept, x"),
+    ),
+    *on(
+        "bijections/reshape.py",
+        "Squeeze or squeeze",
+        ("(offsets[:, 0::3], offsets[:, 1:3])", "(offsets[:, :2], offsets[:, 2:])"),
+        ("four[:, 2], four[:, 3]", "four[:, 3], four[:, 2]"),
+        ("blocks.permute(0, 3, 1, 2, 4, 5)", "blocks.permute(0, 1, 2, 3, 4, 5)"),
+    ),
+    *on(
+        "bijections/multiscale.py",
+        "FactorOut or levels or steers",
+        ("self.inner(stays, context)", "self.inner(leaves, context)"),
+        ("self.inner.inverse(y[:, size:], context)", "self.inner.inverse(y[:, size:])"),
+        ("(leaves.flatten(1), z)", "(z, leaves.flatten(1))"),
+    ),
+    *on(
+        "flow.py",
+        "bits_per_dim or uniform",
+        ("/ (self.dims * math.log(2))", "/ self.dims", 0, True),
+        ("/ (self.dims * math.log(2))", "/ (self.shape[-1] * math.log(2))"),
+        ("return -self.log_prob(x, context, gen", "return self.log_prob(x, context, gen"),
     ),
     # Storage.
     *on(
@@ -313,7 +391,7 @@ def survives(mutant: Mutant | None) -> str:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         if mutant is None:
-            return "the unchanged source fails" if run(source, (CONFORMANCE, FLOW)) else ""
+            return "the unchanged source fails" if run(source, (CONFORMANCE, FLOW, PIXELS)) else ""
         path = source / "diffeo" / mutant.file
         parts = path.read_text(encoding="utf-8").split(mutant.old)
         if len(parts) < mutant.nth + 2:
