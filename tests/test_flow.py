@@ -21,6 +21,7 @@ from diffeo.bijections.base import Dequantizer
 from diffeo.bijections.bends import Affine
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
+from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import Scale, Standardize
 
 
@@ -235,6 +236,17 @@ def test_latents_split_into_levels():
 
 
 # Grids
+
+
+def test_decimal_grids_come_back_to_the_digit():
+    """A step of 0.1 is no binary fraction, yet 182.6 must not come back as 182.59999."""
+    x = torch.tensor([[i / 10, i / 100] for i in range(1500, 2000)])
+    for offset in (0, 7, 333):
+        door = UniformDequantize([0.1, 0.01]).train()
+        door(x[offset:])
+        y, _ = door.noisy(x, torch.Generator().manual_seed(0))
+        assert torch.equal(door.inverse(y), x)
+
 
 GRID = [0.5, 0.0]
 

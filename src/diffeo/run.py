@@ -37,6 +37,8 @@ from diffeo.training.fit import TrainerOptions, fit, limit_threads
 from diffeo.training.module import OptimizerOptions
 
 ModelFactory = Callable[[int], Flow]
+# Below this, a flow of the default size overfits whatever it is told.
+FEW_ROWS = 200
 FigureKind = Literal["panels", "density", "grid", "corner", "curve"]
 
 
@@ -170,6 +172,12 @@ def train(
         "trainer": dataclasses.asdict(trainer),
     }
     _claim(folder, settings, resume)
+    if len(table.train) < FEW_ROWS:
+        console.print(
+            f"{table.name} has only {len(table.train)} rows to learn from: expect a model that "
+            "knows them by heart, and mind its standard error.",
+            soft_wrap=True,
+        )
     for note in table.notes:
         console.print(note, highlight=False, soft_wrap=True)
     console.print(

@@ -26,11 +26,11 @@ class UniformDequantize(Dequantizer):
         steps: width of a cell for each feature of `(batch, features)`; 0 for a continuous one,
             which passes untouched.
 
-    The grid goes through the first row that is met in training mode.
+    The grid goes through the first row that is met in training mode, and through 0 where that row
+    is a multiple of the step.
     (Uria et al. 2013, section 5.2; Theis et al. 2016, section 3.1)
     """
 
-    steps: Tensor
     offset: Tensor
     initialized: Tensor
 
@@ -38,15 +38,26 @@ class UniformDequantize(Dequantizer):
         super().__init__()
         if any(not 0 <= step < float("inf") for step in steps):
             raise ValueError(f"steps must be 0 or more, and finite: {list(steps)}.")
-        self.register_buffer("steps", torch.tensor(steps, dtype=torch.get_default_dtype()))
+        # Numbers, and no tensor: a step like 0.1 has to keep more digits than float32 has, or the
+        # grid drifts off the very numbers that were in the data.
+        self.steps = tuple(steps)
         self.register_buffer("offset", torch.zeros(len(steps)))
         self.register_buffer("initialized", torch.tensor(False))
+
+    def _grid(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which features lie on a grid, and its step, in float64 and 1 for the others."""
+        steps = torch.tensor(self.steps, dtype=torch.float64, device=device)
+        return steps > 0, torch.where(steps > 0, steps, 1.0)
 
     def forward(
         self, x: Float[Tensor, "batch features"]
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        if self.training and not self.initialized:
-            self.offset.copy_(x[0])
+        if self.training and not self.initialized and len(x):
+            # How far the grid lies from 0, which most go through: rounding errors of a row that is
+            # on the grid of 0 are left out, since they would come back with every value.
+            discrete, step = self._grid(x.device)
+            rest = x[0] - step * (x[0] / step).round()
+            self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
             self.initialized.fill_(True)
         return x, x.new_zeros(x.shape[0])
 
@@ -56,9 +67,13 @@ class UniformDequantize(Dequantizer):
         x, log_det = self(x)
         device = generator.device if generator else x.device
         u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-        return x + self.steps * (u - 0.5), log_det
+        return x + x.new_tensor(self.steps) * (u - 0.5), log_det
 
     def inverse(self, y: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        step = torch.where(self.steps > 0, self.steps, torch.ones_like(self.steps))
+        discrete, step = self._grid(y.device)
         cells = ((y - self.offset) / step).round()
-        return torch.where(self.steps > 0, self.offset + step * cells, y)
+        grid = self.offset + step * cells
+        return torch.where(discrete, grid.to(y.dtype), y)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.steps))

@@ -28,7 +28,7 @@ class BatchNorm(Bijection):
     likelihood of a stack of such layers may then be off by orders of magnitude in eval mode. So
     whoever evaluates calls `restart()` on each layer and passes some batches in training mode:
     until the next `restart`, the averages weigh all batches equally, and are those of the weights
-    at hand (`diffeo.training.statistics`).
+    at hand.
 
     (Dinh et al. 2017, section 3.7 and appendix E)
     """

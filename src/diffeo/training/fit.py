@@ -42,7 +42,7 @@ class TrainerOptions:
         max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
         batch_size: Rows of one step, in each process.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
-            quarter of them all.
+            quarter of them all, and at most 100.
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
         devices: How many devices.
@@ -101,7 +101,7 @@ def fit(
         DEFAULT_STEPS / len(Batches(x, None, options.batch_size, seed=seed, world=world))
     )
     hooks: list[pl.Callback] = [
-        EarlyStopping("val_nll", patience=options.patience or max(10, epochs // 4)),
+        EarlyStopping("val_nll", patience=options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
         callbacks.BestModel(folder / "model"),
         callbacks.ProgressLine(console, len(x)),
