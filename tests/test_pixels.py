@@ -50,6 +50,12 @@ def test_each_value_of_a_pixel_survives(bits):
         assert not log_det.any()
 
 
+def test_what_lies_outside_comes_back_as_the_nearest_pixel():
+    y = torch.tensor([[-7.0, 31.99, 99.0, float("inf"), float("nan")]])
+    assert PixelDequantize(5).inverse(y).tolist() == [[0, 248, 248, 248, 0]]
+    assert PixelDequantize(8).inverse(y).tolist() == [[0, 31, 99, 255, 0]]
+
+
 def test_noise_is_uniform_over_the_cell_and_follows_the_generator():
     door, x = PixelDequantize(), torch.full((1, 1, 200, 200), 7, dtype=torch.uint8)
     y, _ = door.noisy(x, torch.Generator().manual_seed(0))
