@@ -99,6 +99,17 @@ def test_eval_of_other_rows(run, capsys):
     assert f"{nll.mean():.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--delimiter", "--data.delimiter"])
+def test_scores_of_a_csv_with_semicolons(run, option, capsys):
+    rows = pd.read_csv("abc.csv").head(9)
+    rows.to_csv("semi.csv", index=False, sep=";")
+    rows.to_csv("comma.csv", index=False)
+    refused(["score", "abc", "--data=semi.csv", "--out=a.csv"], capsys, "--data.delimiter")
+    assert main(["score", "abc", "--data=semi.csv", option, ";", "--out=a.csv"]) == 0
+    assert main(["score", "abc", "--data=comma.csv", "--out=b.csv"]) == 0
+    assert (run / "a.csv").read_bytes() == (run / "b.csv").read_bytes()
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet", "npy", "npz"])
 def test_sample_then_score(run, ending):
     assert main(["sample", "moons", "-n", "20", "--seed=1", f"--out=s.{ending}"]) == 0

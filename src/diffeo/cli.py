@@ -92,6 +92,8 @@ def _prepare(arguments: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if command == "train" and name == "--data":
             name = "--data.source"
+        if command != "train" and name == "--data.delimiter":
+            name = "--delimiter"
         if name in {"--data.columns", "--data.context"}:
             value = value if equals else next(words, "")
             columns = value if value.startswith("[") else json.dumps(value.split(","))
@@ -157,10 +159,19 @@ def _run_options(parser: ArgumentParser) -> None:
     )
 
 
+def _delimiter_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--delimiter",
+        type=str | None,
+        help="The character between the values of a CSV file; a comma by default.",
+    )
+
+
 def _eval_options(parser: ArgumentParser) -> None:
     """Print the mean negative log-likelihood of each split, or of other rows, in nats."""
     _run_options(parser)
     parser.add_argument("--data", type=str | None, help="Other rows with the same columns.")
+    _delimiter_option(parser)
 
 
 def _sample_options(parser: ArgumentParser) -> None:
@@ -183,6 +194,7 @@ def _score_options(parser: ArgumentParser) -> None:
     """Write the log-likelihood of each row of a table, in nats."""
     _run_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The rows to score.")
+    _delimiter_option(parser)
     parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")
 
 
@@ -225,7 +237,7 @@ def _eval(options: Namespace, console: Console) -> None:
         table = run.table()
         scores = {name: evaluate(run.flow, table, name) for name in SPLITS}
     else:
-        rows = stream(options.data, run.columns, run.context_columns)
+        rows = stream(options.data, run.columns, run.context_columns, delimiter=options.delimiter)
         scores = {options.data: evaluate_rows(run.flow, rows)}
     console.print(_score_table(scores))
 
@@ -298,7 +310,7 @@ def _context(options: Namespace, run: Run) -> Tensor | None:
 def _score(options: Namespace, console: Console) -> None:
     out = check_writable(options.out)
     run = Run(options.run, trust=options.trust)
-    rows = stream(options.data, run.columns, run.context_columns)
+    rows = stream(options.data, run.columns, run.context_columns, delimiter=options.delimiter)
     count = 0
 
     def scores() -> Iterator[Any]:
