@@ -79,7 +79,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Turns whatever a reading library raises into one sentence that names the file."""
     try:
         yield
@@ -106,7 +106,7 @@ def _check_names(name: str, columns: list[str]) -> list[str]:
 def _csv(name: str, path: Path, delimiter: str) -> Source:
     if len(delimiter) != 1:
         raise ValueError(f"{name}: --data.delimiter is one character, not {delimiter!r}")
-    with _reading(name), path.open(newline="", encoding="utf-8-sig") as file:
+    with reading(name), path.open(newline="", encoding="utf-8-sig") as file:
         lines = (line for line in csv.reader(file, delimiter=delimiter) if line)
         header = [column.strip() for column in next(lines, [])]
         first = next(lines, [])
@@ -119,7 +119,7 @@ def _csv(name: str, path: Path, delimiter: str) -> Source:
         # silence; the copies let go of those that nobody asked for. `low_memory=False` gives each
         # column of a chunk one type.
         with (
-            _reading(name),
+            reading(name),
             pandas.read_csv(
                 path,
                 sep=delimiter,
@@ -172,13 +172,13 @@ def _is_number(text: str) -> bool:
 def _parquet(name: str, path: Path) -> Source:
     import pyarrow.parquet
 
-    with _reading(name), pyarrow.parquet.ParquetFile(path) as file:
+    with reading(name), pyarrow.parquet.ParquetFile(path) as file:
         # pandas stores a table's row labels as one more column.
         columns = [c for c in file.schema_arrow.names if not c.startswith("__index_level_")]
     _check_names(name, columns)
 
     def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
-        with _reading(name), pyarrow.parquet.ParquetFile(path) as file:
+        with reading(name), pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_rows, columns=names):
                 yield {column: from_arrow(batch.column(column)) for column in names}
 
@@ -196,7 +196,7 @@ def from_arrow(column: Any) -> Array:
 
 
 def _npy(name: str, path: Path) -> Source:
-    with _reading(name):
+    with reading(name):
         table = np.lib.format.open_memmap(path, mode="r")
     return _unnamed(name, table)
 
@@ -211,7 +211,7 @@ def _unnamed(name: str, table: Array) -> Source:
 
 
 def _npz(name: str, path: Path) -> Source:
-    with _reading(name):
+    with reading(name):
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive")
         with np.load(path, allow_pickle=False) as file:

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffeo.data.building import build, describe
 from diffeo.data.cache import Contents, Pictures, cache_folder, cache_key, cached, uncached
 from diffeo.data.decoding import Pixels
-from diffeo.data.files import _reading
+from diffeo.data.files import reading
 from diffeo.data.image_options import ImageOptions, check_image_options
 from diffeo.data.image_sources import open_pictures
 from diffeo.data.pictures import SPLITS
@@ -111,7 +111,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
     if source.content is None:
         pictures = uncached(decode_to)
     else:
-        with _reading(options.source):
+        with reading(options.source):
             key = cache_key(options, source.content())
         pictures = cached(cache_folder(options), key, decode_to)
     contents = pictures.contents

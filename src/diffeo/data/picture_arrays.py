@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffeo.data.decoding import Pixels
-from diffeo.data.files import Array, _reading, listing
+from diffeo.data.files import Array, listing, reading
 from diffeo.data.pictures import Entry, Label, Part, PictureSource, file_hash
 
 _PICTURES, _LABELS = ("x", "images"), ("y", "labels")
@@ -35,7 +35,7 @@ def open_array(name: str, path: Path) -> PictureSource:
     Raises:
         ValueError: no such array, another type than uint8, another shape, or a damaged file.
     """
-    with _reading(name):
+    with reading(name):
         headers = read_headers(path)
     key = pictures_key(headers)
     if key is None:
@@ -58,7 +58,7 @@ def open_array(name: str, path: Path) -> PictureSource:
     labels = _labels(name, path, headers, shape[0])
 
     def read() -> Iterator[Entry]:
-        with _reading(name):
+        with reading(name):
             for row, pixels in enumerate(_rows(path, key, header)):
                 label = None if labels is None else labels[row]
                 yield Entry(f"row {row + 1}", _channels_last(pixels), label)
@@ -107,7 +107,7 @@ def _labels(name: str, path: Path, headers: dict[str, Header], pictures: int) ->
             f"{name} holds labels '{key}' of {header.dtype} and shape {header.shape}: save one "
             f"whole number or text for each of its {pictures} pictures"
         )
-    with _reading(name), np.load(path, allow_pickle=False) as file:
+    with reading(name), np.load(path, allow_pickle=False) as file:
         labels: list[Label] = file[key].reshape(-1).tolist()
     return labels
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffeo.data.files import _reading, listing, suggestion
+from diffeo.data.files import listing, reading, suggestion
+from diffeo.data.hub import hub_splits
 from diffeo.data.image_options import ImageOptions
 from diffeo.data.pictures import (
     SPLITS,
@@ -44,7 +45,7 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
     Raises:
         ValueError: a named column that is not there, or no column of pictures.
     """
-    with _reading(name):
+    with reading(name):
         notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = notes.get("info", {}).get("features", {})
     kinds = {key: value.get("_type") for key, value in features.items() if isinstance(value, dict)}
@@ -130,7 +131,7 @@ def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any)
 
     parts: list[Part] = []
     for split, path in files:
-        with _reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
+        with reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
             schema, count = file.schema_arrow, file.metadata.num_rows
         columns = find_columns(str(path), schema, options)
         if not parts:
@@ -146,7 +147,7 @@ def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any)
 def _batches(path: Path, columns: Columns) -> Iterator[Any]:
     import pyarrow.parquet
 
-    with _reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
+    with reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
         yield from file.iter_batches(BATCH_ROWS, columns=columns.names)
 
 
@@ -156,7 +157,7 @@ def open_hub(options: ImageOptions) -> PictureSource:
     Raises:
         ValueError: the `datasets` package is missing, or a dataset that cannot be loaded.
     """
-    tables = _hub_tables(options.source)
+    tables = hub_splits(options.source)
     found = [(split_of(name), table) for name, table in tables.items()]
     given = [(split, table) for split in SPLITS for name, table in found if name == split]
     if not any(split == "train" for split, _ in given):
@@ -175,23 +176,3 @@ def open_hub(options: ImageOptions) -> PictureSource:
     prints = json.dumps([(split, table._fingerprint) for split, table in given])
     content = hashlib.sha256(prints.encode()).hexdigest()
     return PictureSource(options.source, "rows", parts, lambda: content, names)
-
-
-def _hub_tables(name: str) -> dict[str, Any]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            'reading hf:// needs the datasets package: pip install "diffeo[hub]"'
-        ) from error
-    parts = name.removeprefix("hf://").strip("/").split("/")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise ValueError(
-            f"{name} is not a dataset: write hf://owner/name or hf://owner/name/config"
-        )
-    try:
-        tables: dict[str, Any] = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be loaded from the hub: {reason}") from error
-    return tables

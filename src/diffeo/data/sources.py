@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffeo.data.files import ENDINGS, Chunk, Source, from_arrow, open_file, slices, suggestion
+from diffeo.data.hub import hub_splits
 from diffeo.data.synthetic import DEFAULT_ROWS, GENERATORS, generate
 
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes")
@@ -78,22 +79,7 @@ def _bundled(name: str) -> Source:
 
 
 def _hub(name: str) -> Source:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            'reading hf:// needs the datasets package: pip install "diffeo[hub]"'
-        ) from error
-    parts = name.removeprefix("hf://").strip("/").split("/")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise ValueError(
-            f"{name} is not a dataset: write hf://owner/name or hf://owner/name/config"
-        )
-    try:
-        splits = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be loaded from the hub: {reason}") from error
+    splits = hub_splits(name)
     table = splits["train" if "train" in splits else next(iter(splits))]
 
     def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
