@@ -144,6 +144,10 @@ class Flow(nn.Module):
             )
         if context is not None and context.ndim == 2 and len(context) == 1:
             context = context.expand(n, -1)
+        return self.decode(self.noise(n, generator) * temperature, context)
+
+    def noise(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n dims"]:
+        """Draw n points of the base density, `(n, dims)`."""
         like = self._reference()
         device = generator.device if generator is not None else like.device
         z = torch.empty(n, self.dims, dtype=like.dtype, device=device)
@@ -153,7 +157,7 @@ class Flow(nn.Module):
             # Inverse of the logistic's distribution function, kept off 0 where it is infinite.
             z.uniform_(generator=generator)
             z = z.clamp_(min=torch.finfo(z.dtype).tiny, max=1 - torch.finfo(z.dtype).eps).logit()
-        return self.decode(z.to(like.device) * temperature, context)
+        return z.to(like.device)
 
     # Latents ------------------------------------------------------------------------------------
 
@@ -215,7 +219,7 @@ class Flow(nn.Module):
         if type(self) is Flow:
             raise ValueError("a bare Flow cannot be rebuilt: make a subclass with plain arguments.")
         config = {
-            "class": _public_name(type(self)),
+            "class": public_name(type(self)),
             "arguments": self.arguments,
             "metadata": self.metadata,
         }
@@ -304,7 +308,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _public_name(model: type[Flow]) -> str:
+def public_name(model: type[Flow]) -> str:
     """`diffeo.RealNVP` for ours, wherever the class lives inside; the full path for others."""
     if model.__module__.startswith("diffeo."):
         return f"diffeo.{model.__qualname__}"
@@ -313,13 +317,13 @@ def _public_name(model: type[Flow]) -> str:
 
 def _find_class(name: str, trust: bool, where: Path) -> type[Flow]:
     """The Flow subclass of that name among those imported; import it if trusted."""
-    known = {_public_name(model): model for model in _subclasses(Flow)}
+    known = {public_name(model): model for model in _subclasses(Flow)}
     if name not in known and trust:
         try:
             importlib.import_module(name.rpartition(".")[0])
         except (ImportError, ValueError) as error:
             raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
-        known = {_public_name(model): model for model in _subclasses(Flow)}
+        known = {public_name(model): model for model in _subclasses(Flow)}
     if name not in known:
         raise ValueError(
             f"{where} names the class {name}, which is none of diffeo's: import it first, or, if "

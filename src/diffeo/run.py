@@ -31,7 +31,7 @@ from diffeo import figures
 from diffeo.beside import beside
 from diffeo.data import Split, Table, TableOptions, load_table
 from diffeo.evaluation import CHUNK, SPLITS, evaluate, true_nll
-from diffeo.flow import Flow
+from diffeo.flow import Flow, public_name
 from diffeo.models.realnvp import RealNVP
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
 from diffeo.training.module import OptimizerOptions
@@ -165,7 +165,7 @@ def train(
     flow = build(model, table)
     folder = Path(out) if out is not None else _free_folder(table.name)
     settings = {
-        "model": {"class_path": _class_path(flow), "init_args": _model_arguments(flow)},
+        "model": {"class_path": public_name(type(flow)), "init_args": _model_arguments(flow)},
         "data": dataclasses.asdict(data),
         "seed": seed,
         "optimizer": dataclasses.asdict(optimizer),
@@ -226,12 +226,6 @@ def build(model: ModelFactory, table: Table) -> Flow:
         "context_columns": table.context_columns,
     }
     return flow
-
-
-def _class_path(flow: Flow) -> str:
-    model = type(flow)
-    ours = model.__module__.startswith("diffeo.")
-    return f"{'diffeo' if ours else model.__module__}.{model.__qualname__}"
 
 
 def _model_arguments(flow: Flow) -> dict[str, Any]:

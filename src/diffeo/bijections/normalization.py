@@ -48,9 +48,9 @@ class BatchNorm(Bijection):
         self.register_buffer("last_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("last_var", torch.ones(channels), persistent=False)
 
-    def restart(self, averaging: bool = True) -> None:
-        """Let the averages weigh all batches from here on equally, or decay again."""
-        self.batches = 0 if averaging else None
+    def restart(self) -> None:
+        """Forget the running averages, and weigh all batches from here on equally."""
+        self.batches = 0
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None

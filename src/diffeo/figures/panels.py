@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -54,7 +53,7 @@ def four_panels(
     """
     check(x, "xy", plane=True)
     x, context = thin(x), None if context is None else thin(context)
-    noise = _noise(flow, x, generator)
+    noise = flow.noise(len(x), generator)
     with still(flow):
         fx, gz = flow.encode(x, context), flow.decode(noise, context)
     data, encoded, latent, decoded = (numbers(points) for points in (x, fx, noise, gz))
@@ -88,16 +87,6 @@ def four_panels(
     if title:
         write(figure, left, height - 0.32, title, size=12, weight="bold")
     return figure
-
-
-def _noise(flow: Flow, like: Tensor, generator: Generator) -> Tensor:
-    """Base noise in the shape of `like`."""
-    noise = like.new_empty(like.shape, device=generator.device)
-    if flow.base == "normal":
-        noise.normal_(generator=generator)
-    else:
-        noise.uniform_(generator=generator).logit_(eps=torch.finfo(like.dtype).eps)
-    return noise.to(like.device)
 
 
 def _angle(points: Array, window: Window) -> Array:

@@ -65,15 +65,15 @@ class ImageRealNVP(Flow):
     ) -> None:
         channels, height, width = image_shape
         check_size(height, width, scales)
-        self_made = _Scales(
+        builder = _Scales(
             hidden_channels, blocks, coupling, mask, checkerboard, bound, context_features
         )
         super().__init__(
-            Chain(Logit(2.0**bits), self_made.build((channels, height, width), scales)),
+            Chain(Logit(2.0**bits), builder.build((channels, height, width), scales)),
             (channels, height, width),
             context_features=context_features,
             dequantizer=PixelDequantize(bits),
-            latent_shapes=self_made.latent_shapes,
+            latent_shapes=builder.latent_shapes,
         )
 
 
