@@ -26,7 +26,7 @@ import torch
 import zuko
 from rich.console import Console
 
-from diffeo.data import Table, TableOptions, load_table
+from diffeo.data import DataOptions, Table, load_table
 from diffeo.run import train
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "uci"
@@ -41,7 +41,7 @@ ZUKO = [
 ]
 
 
-def run_diffeo(options: TableOptions) -> tuple[float, float, float]:
+def run_diffeo(options: DataOptions) -> tuple[float, float, float]:
     """Validation and test NLL, and the seconds that training took."""
     with tempfile.TemporaryDirectory() as folder:
         out = train(data=options, out=Path(folder) / "run", console=Console(quiet=True))
@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for source in arguments.data:
-        options = TableOptions(source=source)
+        options = DataOptions(source=source)
         table = load_table(options)
         val, test, seconds = run_diffeo(options)
         rows.append((table.name, "diffeo RealNVP, defaults", val, test, seconds))

@@ -49,6 +49,7 @@ hypothesis.settings.load_profile("diffeo")
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes outside its own temporary folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFEO_CACHE", str(tmp_path / ".cache"))
 
 
 @pytest.fixture(autouse=True)

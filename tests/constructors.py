@@ -19,7 +19,7 @@ from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.bijections.pixels import Logit
+from diffeo.bijections.pixels import Center, Logit
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.conditioners.mlp import MLP
 from diffeo.conditioners.resnet import ConvNet, ResNet
@@ -166,6 +166,7 @@ BIJECTIONS: dict[str, Entry] = {
     "Flatten": Entry(lambda: Flatten(2, 3, 2), (2, 3, 2), "zero"),
     "FactorOut": Entry(factored_out, (4, 2, 2)),
     "Logit": Entry(lambda: Logit(scale=16.0), (2, 3), data=pixels),
+    "Center": Entry(lambda: Center(scale=16.0), (2, 3), "constant", data=pixels),
     "BatchNorm": Entry(lambda: BatchNorm(3), (3, 2, 2), "constant", statistics=True),
     "image coupling": Entry(lambda: checkerboard("compact", "main"), (2, 4, 4), statistics=True),
     "image coupling, anti": Entry(
@@ -196,6 +197,9 @@ BIJECTIONS: dict[str, Entry] = {
     ),
     "ImageRealNVP, channel, additive": Entry(
         lambda: images(mask="channel", coupling="additive"), (1, 4, 4), data=pixels, statistics=True
+    ),
+    "NICE of pictures": Entry(
+        lambda: NICE((1, 2, 3), hidden=(8,), bits=4).bijection, (1, 2, 3), "constant", data=pixels
     ),
     "nested, context": Entry(lambda: nested(2), (3,), context_features=2),
 } | {

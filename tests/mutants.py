@@ -61,6 +61,12 @@ def wrong_log_dets(file: str, keyword: str, *terms: tuple) -> Iterator[Mutant]:
             yield from on(file, keyword, (old, old.replace(term, wrong), *rest))
 
 
+def learned(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
+    """Changes `(file, old, new, keyword)`, seen by the tests of whole runs of pictures."""
+    for file, old, new, keyword in changes:
+        yield Mutant(file, old, new, ("tests/test_image_runs.py", "-k", keyword))
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -272,6 +278,20 @@ MUTANTS = [
         (FLAG, FLAG[:-1] + ", persistent=False)"),
         ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
     ),
+    # Bits and learning.
+    *learned(
+        ("evaluation.py", "bits = flow.dims * math.log(2)", "bits = flow.dims", "run_folder"),
+        ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
+        ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
+        ("training/module.py", "flow.dims * math.log(2) if", "flow.dims if", "run_folder"),
+        ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
+    ),
+    Mutant(
+        "training/module.py",
+        "before = self.global_rank * rows * self.flow.dims",
+        "before = 0",
+        ("tests/test_two_processes.py", "-k", "float64"),
+    ),
     # Images.
     *wrong_log_dets(
         "bijections/normalization.py",
@@ -291,6 +311,13 @@ MUTANTS = [
         ("(-y) - math.log(slope)", "math.log(slope)"),
     ),
     *wrong_log_dets(
+        "bijections/pixels.py",
+        "Center",
+        ("- 0.5, self._log_det(x)", "self._log_det(x)"),
+        ("* self.scale, -self._log_det(y)", "-self._log_det(y)"),
+        ("(self.scale) * x[:1].numel()", "x[:1].numel()"),
+    ),
+    *wrong_log_dets(
         "bijections/multiscale.py",
         "FactorOut",
         ("z), dim=1), log_det", "log_det"),
@@ -304,6 +331,7 @@ MUTANTS = [
         (">> (8 - self.bits)).to(u.dtype)", ").to(u.dtype)"),
         ("+ 0.5", "+ 0.0001 + 1"),
         ("(y.sigmoid() - self.margin) / slope", "y.sigmoid() / slope", 0, True),
+        ("(y + 0.5) * self.scale", "y * self.scale"),
         ("(1 - 2 * self.margin) / self.scale", "1 / self.scale"),
         ("generator=generator, dtype", "dtype"),
     ),
@@ -354,16 +382,17 @@ MUTANTS = [
         "pretrained or damaged or foreign or class or rebuilt or pickle or save",
         ('"metadata": self.metadata,', "", 0, True),
         ('flow.metadata = config.get("metadata", {})', "pass"),
-        ("return flow.eval()", "return flow"),
+        ("dtype).eval()", "dtype)"),
+        ("return flow.to(flow._reference().dtype)", "return flow"),
         ("load_state_dict(state, assign=True)", "load_state_dict(state)"),
         ("flow.load_state_dict(state, assign=True)", "pass"),
         ("if not issubclass(model, cls)", "if False"),
-        ("if name not in known and trust", "if name not in known"),
         ("if type(self) is Flow", "if False"),
     ),
     *on(
         "storage.py",
-        "pretrained or damaged or save or pickle",
+        "pretrained or damaged or save or pickle or foreign or class",
+        ("if name not in known and trust", "if name not in known"),
         ("save_file(tensors, partial_weights)", "save_file(tensors, folder / WEIGHTS)", 0, True),
         ("except SafetensorError", "except KeyError"),
         ("(ValueError, KeyError, TypeError)", "(KeyError, TypeError)"),

@@ -721,7 +721,7 @@ def test_hub(monkeypatch):
     monkeypatch.setattr(building, "decode", forbid)
     load("hf://someone/something/small")
     assert "hf://one" in refusal(lambda: load("hf://one"))
-    assert not is_image_source("hf://someone/something")
+    assert is_image_source("hf://someone/something/small")
 
 
 def test_hub_without_datasets(monkeypatch):

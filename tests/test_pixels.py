@@ -14,6 +14,7 @@ from diffeo.bijections.bends import Affine
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.models.image_realnvp import check_size, usual_settings
 
 
 def uint8(*shape, seed=0):
@@ -260,3 +261,46 @@ def test_running_statistics_follow_and_restart():
     before = norm.running_mean.clone()
     norm.eval()(batches[0])
     assert torch.equal(norm.running_mean, before)
+
+
+def test_a_saved_model_in_float64_comes_back_in_it_whole(tmp_path):
+    flow = model().double()
+    flow.save_pretrained(tmp_path / "model")
+    loaded = Flow.from_pretrained(tmp_path / "model")
+    x, noise = uint8(4, 1, 8, 8), torch.Generator()
+    one, two = (f.log_prob(x, generator=noise.manual_seed(0)) for f in (flow, loaded))
+    assert two.dtype == torch.float64
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("size", "usual"),
+    [
+        ((8, 8), (2, 32, 1)),
+        ((28, 28), (2, 64, 8)),
+        ((32, 32), (2, 64, 8)),
+        ((64, 64), (5, 32, 2)),
+        ((80, 64), (4, 32, 2)),
+        ((10, 6), (1, 32, 1)),
+    ],
+)
+def test_usual_settings_follow_the_size_and_fit_it(size, usual):
+    assert usual_settings(*size) == usual
+    check_size(*size, usual[0])
+
+
+def test_a_model_remembers_the_settings_that_it_was_made_with():
+    flow = ImageRealNVP((1, 8, 8), blocks=2)
+    assert [flow.arguments[name] for name in ("scales", "hidden_channels", "blocks")] == [2, 32, 2]
+
+
+@torch.no_grad()
+def test_a_noisy_copy_is_encoded_where_a_generator_is_given():
+    flow, x = model(), uint8(8, 1, 8, 8)
+    z = [flow.encode(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(z[0], z[1])
+    assert not torch.equal(z[0], z[2])
+    assert not torch.equal(z[0], flow.encode(x))
+    assert (flow.decode(z[0]) == x).float().mean() > 0.99
+    noisy, _ = flow.dequantizer.noisy(x, torch.Generator().manual_seed(1))
+    assert torch.equal(flow.bijection(noisy)[0], z[0])

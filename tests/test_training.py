@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 
 from diffeo import NICE, RealNVP
-from diffeo.data import TableOptions
+from diffeo.data import DataOptions, Split
+from diffeo.data.batches import Batches
 from diffeo.run import Run, draw, train
-from diffeo.training.batches import Batches
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
 from diffeo.training.module import FlowModule, OptimizerOptions
 
@@ -34,21 +34,21 @@ def rows_of(batches):
 
 
 def test_an_epoch_shows_each_row_once_in_an_order_of_its_own():
-    batches = Batches(torch.arange(60.0)[:, None], None, 20, seed=3)
+    batches = Batches(Split(torch.arange(60.0)[:, None]), 20, seed=3)
     first = rows_of(batches)
     assert sorted(first) == list(range(60))
     assert rows_of(batches) == first
     batches.set_epoch(1)
     assert sorted(rows_of(batches)) == list(range(60))
     assert rows_of(batches) != first
-    assert rows_of(Batches(torch.arange(60.0)[:, None], None, 20, seed=4)) != first
+    assert rows_of(Batches(Split(torch.arange(60.0)[:, None]), 20, seed=4)) != first
 
 
 def test_processes_share_the_rows_of_the_same_steps():
-    x = torch.arange(60.0)[:, None]
-    one = [set(batch[0][:, 0].tolist()) for batch in Batches(x, None, 20, seed=3)]
+    x = Split(torch.arange(60.0)[:, None])
+    one = [set(batch[0][:, 0].tolist()) for batch in Batches(x, 20, seed=3)]
     two = [
-        [set(b[0][:, 0].tolist()) for b in Batches(x, None, 10, seed=3, rank=rank, world=2)]
+        [set(b[0][:, 0].tolist()) for b in Batches(x, 10, seed=3, rank=rank, world=2)]
         for rank in (0, 1)
     ]
     assert [left | right for left, right in zip(*two, strict=True)] == one
@@ -56,14 +56,14 @@ def test_processes_share_the_rows_of_the_same_steps():
 
 def test_without_a_seed_all_rows_come_in_order_and_context_stays_beside_them():
     x = torch.arange(25.0)[:, None]
-    batches = Batches(x, 2 * x, 10)
+    batches = Batches(Split(x, 2 * x), 10)
     assert rows_of(batches) == list(range(25))
     assert all((context == 2 * x).all() for x, context in batches)
     assert len(batches) == 3
 
 
 def test_a_batch_larger_than_the_data_is_cut_to_it():
-    assert len(list(Batches(torch.zeros(7, 1), None, 100, seed=0))) == 1
+    assert len(list(Batches(Split(torch.zeros(7, 1)), 100, seed=0))) == 1
 
 
 # Optimizer ----------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_l2_shrinks_weights_and_nothing_else(tmp_path):
         flow = NICE(2, layers=2, hidden=(8,))
         train(
             lambda features: flow,
-            TableOptions(rows=500),
+            DataOptions(rows=500),
             tmp_path / str(l2),
             optimizer=OptimizerOptions(l2=l2),
             trainer=few_steps(max_epochs=20),
@@ -105,7 +105,7 @@ def test_l2_shrinks_weights_and_nothing_else(tmp_path):
 
 def test_the_average_follows_the_weights(tmp_path):
     flow = RealNVP(2, layers=2, hidden=(8,))
-    table = (torch.randn(64, 2), None)
+    table = Split(torch.randn(64, 2))
     fitted = {}
     for ema in (0.0, 0.999):
         torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_reported(tmp_path):
     with pytest.warns(UserWarning, match="skipped"):
         folder = train(
             spoilt(range(3, 5)),
-            TableOptions(rows=500),
+            DataOptions(rows=500),
             tmp_path / "run",
             trainer=few_steps(),
             console=QUIET,
@@ -169,7 +169,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_reported(tmp_path):
 def test_three_such_steps_in_a_row_stop_the_run(tmp_path):
     make, options = spoilt(range(3, 6)), few_steps()
     with pytest.raises(FloatingPointError, match="three steps"):
-        train(make, TableOptions(rows=500), tmp_path / "run", trainer=options, console=QUIET)
+        train(make, DataOptions(rows=500), tmp_path / "run", trainer=options, console=QUIET)
 
 
 def test_threads_are_capped_and_never_raised():
@@ -191,7 +191,7 @@ def test_threads_are_capped_and_never_raised():
 def test_training_learns_and_fills_the_run_folder(tmp_path):
     folder = train(
         functools.partial(RealNVP, layers=4, hidden=(32,)),
-        TableOptions(rows=4_000),
+        DataOptions(rows=4_000),
         tmp_path / "run",
         trainer=few_steps(max_epochs=4, figure_every=2),
         console=QUIET,
@@ -225,7 +225,7 @@ def test_other_tables_train_too(tmp_path, source):
     rows = 300 if source != "iris" else None
     folder = train(
         NICE,
-        TableOptions(source=source, rows=rows),
+        DataOptions(source=source, rows=rows),
         tmp_path / "run",
         trainer=few_steps(),
         console=QUIET,
@@ -235,14 +235,14 @@ def test_other_tables_train_too(tmp_path, source):
     if source == "iris":
         run = Run(folder)
         with pytest.raises(ValueError, match="needs 2 columns, not 4"):
-            draw(run, run.table(), "panels")
+            draw(run, run.data(), "panels", tmp_path / "panels.png")
 
 
 def test_context_and_dequantization_reach_the_model(tmp_path):
     lines = ["a,b,c"] + [f"{i % 7},{i % 5},{i % 3}" for i in range(400)]
     (tmp_path / "whole.csv").write_text("\n".join(lines))
     folder = train(
-        data=TableOptions(source=str(tmp_path / "whole.csv"), context=["c"], dequantize=True),
+        data=DataOptions(source=str(tmp_path / "whole.csv"), context=["c"], dequantize=True),
         out=tmp_path / "run",
         trainer=few_steps(),
         console=QUIET,
@@ -292,7 +292,7 @@ def test_a_killed_run_that_is_resumed_ends_as_an_unbroken_one(tmp_path):
 
 
 def test_resume_before_the_first_checkpoint_starts_anew(tmp_path, capsys):
-    options = {"data": TableOptions(rows=300), "out": tmp_path / "run", "trainer": few_steps()}
+    options = {"data": DataOptions(rows=300), "out": tmp_path / "run", "trainer": few_steps()}
     train(**options, console=QUIET)
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()

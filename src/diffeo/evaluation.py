@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from diffeo.data import Table, moons_log_density
+from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
 
 SPLITS = ("train", "val", "test")
-# Rows that a model sees at once, which bound the memory that its activations take.
-CHUNK = 8_192
 
-Rows = tuple[Tensor, Tensor | None]
+Batch = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood of some rows, in nats.
+    """Mean negative log-likelihood of some rows or pictures.
 
     Args:
         rows: how many there are.
-        nll: the mean, in the units of the data.
+        nll: the mean in nats, in the units of the data.
         stderr: its standard error; NaN for a single row.
         standardized: what the mean would be, were each column divided by its standard deviation
-            in the training split; None where that split is not at hand.
+            in the training split; None where that split is not at hand, and for pictures.
         floor: the mean under the true density of the same rows, where that is known.
+        bits_per_dim: the mean in bits for each pixel and channel; None for a table.
+        bits_stderr: its standard error.
+        samples: how many noisy copies of each event were averaged; more than one make the mean an
+            importance-weighted bound, which lies below that of one copy.
     """
 
     rows: int
@@ -38,6 +40,9 @@ class Score:
     stderr: float
     standardized: float | None = None
     floor: float | None = None
+    bits_per_dim: float | None = None
+    bits_stderr: float | None = None
+    samples: int = 1
 
     @property
     def gap(self) -> float | None:
@@ -46,6 +51,10 @@ class Score:
 
     def __str__(self) -> str:
         text = f"NLL {self.nll:.4f} ± {self.stderr:.4f} nats"
+        if self.bits_per_dim is not None:
+            text = f"{self.bits_per_dim:.4f} ± {self.bits_stderr:.4f} bits/dim ({text})"
+        if self.samples > 1:
+            text += f", the importance-weighted bound of {self.samples} samples"
         if self.standardized is not None:
             text += f" ({self.standardized:.4f} standardized)"
         if self.gap is not None:
@@ -55,26 +64,33 @@ class Score:
         return text
 
 
-def evaluate(flow: Flow, table: Table, split: str) -> Score:
-    """Score one split ("train", "val" or "test") of a table.
+def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
+    """Score one split ("train", "val" or "test") of a table or of pictures.
+
+    Args:
+        flow: the model.
+        data: what it is scored on.
+        split: which part of it.
+        samples: see `log_probs`.
 
     Raises:
-        ValueError: if the table does not fit the flow.
+        ValueError: if the data do not fit the flow.
     """
-    rows = table.split(split)
-    score = evaluate_rows(flow, [(rows.x, rows.context)])
-    log_scale = float(table.train.x.double().std(0, correction=0).log().sum())
-    return Score(score.rows, score.nll, score.stderr, score.nll - log_scale, true_nll(table, split))
+    score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
+    if not isinstance(data, Table):
+        return score
+    log_scale = float(data.train.x.double().std(0, correction=0).log().sum())
+    return replace(score, standardized=score.nll - log_scale, floor=true_nll(data, split))
 
 
-def evaluate_rows(flow: Flow, batches: Iterable[Rows]) -> Score:
-    """Score all rows of some batches; only sums are kept of them.
+def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
+    """Score all events of some batches; only sums are kept of them.
 
     Raises:
-        ValueError: if there are no rows, or they do not fit the flow.
+        ValueError: if there are none, or they do not fit the flow.
     """
     count, total, squares = 0, 0.0, 0.0
-    for part in log_probs(flow, batches):
+    for part in log_probs(flow, batches, samples=samples):
         nll = -part.double()
         # The squares are about the running mean, since large equal numbers lose their difference.
         mean = float(nll.mean())
@@ -84,23 +100,56 @@ def evaluate_rows(flow: Flow, batches: Iterable[Rows]) -> Score:
         count, total = count + len(nll), total + float(nll.sum())
     if count == 0:
         raise ValueError("there are no rows to score: pass some.")
-    stderr = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
-    return Score(count, total / count, stderr)
+    score = Score(count, total / count, math.nan, samples=samples)
+    if count > 1:
+        score = replace(score, stderr=math.sqrt(squares / (count - 1) / count))
+    if flow.takes_pixels:
+        bits = flow.dims * math.log(2)
+        score = replace(score, bits_per_dim=score.nll / bits, bits_stderr=score.stderr / bits)
+    return score
 
 
-def log_probs(flow: Flow, batches: Iterable[Rows], seed: int = 0) -> Iterator[Tensor]:
-    """Log-likelihoods `(batch,)` in nats of batches of rows, computed in parts of bounded memory.
+def log_probs(
+    flow: Flow, batches: Iterable[Batch], *, samples: int = 1, seed: int = 0
+) -> Iterator[Tensor]:
+    """Log-likelihoods `(batch,)` in nats of batches of events, computed in parts of bounded memory.
 
-    A flow that dequantizes draws its noise from `seed`, so the same rows score the same again.
+    A flow that dequantizes knows the density of noisy copies x + u; the likelihood P(x) of the
+    discrete event is their mean over u, and the log-likelihood of one copy is a lower bound of its
+    logarithm. With K samples the bound is tighter (importance weighting, Burda et al. 2016):
+
+        log P(x) >= E log(1/K sum_k p(x + u_k)),   u_k uniform in the cell
+
+    Args:
+        flow: the model.
+        batches: the events.
+        samples: K.
+        seed: of the noise, so that the same events score the same again.
+
+    Raises:
+        ValueError: if K is below 1, or above 1 for a flow that draws no noise.
     """
+    if samples < 1 or (samples > 1 and flow.dequantizer is None):
+        raise ValueError(
+            f"{samples} samples cannot be averaged: ask for 1 or more, and for more than 1 only "
+            "where a model dequantizes."
+        )
     generator = Generator().manual_seed(seed)
     for x, context in batches:
-        contexts = [None] * len(x) if context is None else context.split(CHUNK)
-        parts = zip(x.split(CHUNK), contexts, strict=False)
+        x = x.to(flow.device)
+        contexts = [None] * len(x) if context is None else context.to(flow.device).split(flow.chunk)
+        parts = zip(x.split(flow.chunk), contexts, strict=False)
         # Not around the `yield`, where it would hold for the caller too.
         with torch.no_grad():
-            result = torch.cat([flow.log_prob(*part, generator=generator) for part in parts])
-        yield result
+            result = torch.cat([_bound(flow, *part, samples, generator) for part in parts])
+        yield result.cpu()
+
+
+def _bound(
+    flow: Flow, x: Tensor, context: Tensor | None, samples: int, generator: Generator
+) -> Tensor:
+    copies = [flow.log_prob(x, context, generator=generator) for _ in range(samples)]
+    return torch.stack(copies).logsumexp(0) - math.log(samples)
 
 
 def true_nll(table: Table, split: str) -> float | None:

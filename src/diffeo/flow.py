@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +16,8 @@ from torch import Generator, Tensor, nn
 
 from diffeo import storage
 from diffeo.bijections.base import Bijection, Context, Dequantizer
+from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.normalization import BatchNorm
 
 Base = Literal["normal", "logistic"]
 
@@ -76,6 +77,21 @@ class Flow(nn.Module):
         self.context_encoder = context_encoder
         self.dequantizer = dequantizer
         self.metadata: dict[str, Any] = {}
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether events are pixels, uint8; their density is then measured in bits/dim."""
+        return self.dequantizer is not None and self.dequantizer.takes is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._reference().device
+
+    @property
+    def chunk(self) -> int:
+        """How many events to pass at once: many, of networks whose activations still fit."""
+        return max(1, min(8_192, 2**20 // self.dims))
 
     # Density ------------------------------------------------------------------------------------
 
@@ -162,16 +178,25 @@ class Flow(nn.Module):
     # Latents ------------------------------------------------------------------------------------
 
     def encode(
-        self, x: Shaped[Tensor, "batch *shape"], context: Context | None = None
+        self,
+        x: Shaped[Tensor, "batch *shape"],
+        context: Context | None = None,
+        *,
+        generator: Generator | None = None,
     ) -> Float[Tensor, "batch dims"]:
-        """Noise z `(batch, dims)` of data x; draws nothing, so `decode(encode(x))` is x.
+        """Noise z `(batch, dims)` of data x.
+
+        It draws nothing, a dequantizer taking the middle of each cell; `decode(encode(x))` is x.
+        With a generator z is that of a noisy copy, which is distributed as the base if the flow is
+        right; it decodes to x but for points at the very edge of a cell.
 
         Raises:
             ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
         if self.dequantizer is not None:
-            x, _ = self.dequantizer(x)
+            door = self.dequantizer
+            x, _ = door(x) if generator is None else door.noisy(x, generator)
         return self.bijection(x, context)[0]
 
     def decode(
@@ -208,6 +233,43 @@ class Flow(nn.Module):
         self.encode(x, context)
         return self.train(was_training)
 
+    @torch.no_grad()
+    def recalibrate(
+        self,
+        batches: Iterable[tuple[Tensor, Context | None]],
+        *,
+        generator: Generator | None = None,
+    ) -> Self:
+        """Let batch normalizations take their averages from these batches `(x, context)`.
+
+        A flow with `BatchNorm` that was trained by hand, or whose weights were changed, needs it
+        before it is evaluated; a few thousand training events do. Others pass it unchanged.
+        Returns the flow itself.
+        """
+        norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
+        if not norms:
+            return self
+        for norm in norms:
+            norm.restart()
+        was_training = self.training
+        self.train()
+        for x, context in batches:
+            self.log_prob(x, context, generator=generator)
+        return self.train(was_training)
+
+    def set_precision(self, dtype: torch.dtype | None) -> Self:
+        """Let the networks compute in a lower precision, such as `torch.bfloat16`.
+
+        None is that of the flow.
+        The stream of the data and the log-determinants stay as they are, and log-likelihoods agree
+        to about 1e-3 of their value. To decode what was encoded bit for bit, take None (see
+        `Coupling`). Returns the flow itself.
+        """
+        for module in self.modules():
+            if isinstance(module, Coupling):
+                module.precision = dtype
+        return self
+
     # Storage ------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -219,7 +281,7 @@ class Flow(nn.Module):
         if type(self) is Flow:
             raise ValueError("a bare Flow cannot be rebuilt: make a subclass with plain arguments.")
         config = {
-            "class": public_name(type(self)),
+            "class": storage.public_name(type(self)),
             "arguments": self.arguments,
             "metadata": self.metadata,
         }
@@ -240,7 +302,7 @@ class Flow(nn.Module):
         folder = storage.find_model(name)
         config, state = storage.read_model(folder)
         where = folder / storage.CONFIG
-        model = _find_class(config["class"], trust, where)
+        model = storage.find_class(Flow, config["class"], trust, where)
         if not issubclass(model, cls):
             raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
         try:
@@ -251,7 +313,8 @@ class Flow(nn.Module):
             reason = " ".join(str(error).split())
             raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
         flow.metadata = config.get("metadata", {})
-        return flow.eval()
+        # What is not saved, such as a dequantizer's dtype, follows what is.
+        return flow.to(flow._reference().dtype).eval()
 
     # Inside -------------------------------------------------------------------------------------
 
@@ -269,7 +332,7 @@ class Flow(nn.Module):
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, ("batch", *self.shape)))
             raise ValueError(f"expected x of shape ({wanted}), got {tuple(x.shape)}.")
-        if isinstance(self.dequantizer, Dequantizer) and self.dequantizer.takes is not None:
+        if self.dequantizer is not None and self.dequantizer.takes is not None:
             if x.dtype != self.dequantizer.takes:
                 raise ValueError(
                     f"x is {x.dtype} but this flow takes {self.dequantizer.takes}: pass pixels as "
@@ -306,33 +369,3 @@ class Flow(nn.Module):
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-def public_name(model: type[Flow]) -> str:
-    """`diffeo.RealNVP` for ours, wherever the class lives inside; the full path for others."""
-    if model.__module__.startswith("diffeo."):
-        return f"diffeo.{model.__qualname__}"
-    return f"{model.__module__}.{model.__qualname__}"
-
-
-def _find_class(name: str, trust: bool, where: Path) -> type[Flow]:
-    """The Flow subclass of that name among those imported; import it if trusted."""
-    known = {public_name(model): model for model in _subclasses(Flow)}
-    if name not in known and trust:
-        try:
-            importlib.import_module(name.rpartition(".")[0])
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
-        known = {public_name(model): model for model in _subclasses(Flow)}
-    if name not in known:
-        raise ValueError(
-            f"{where} names the class {name}, which is none of diffeo's: import it first, or, if "
-            "you trust where the model comes from, load it with trust=True (--trust)."
-        )
-    return known[name]
-
-
-def _subclasses(cls: type[Flow]) -> Iterator[type[Flow]]:
-    for child in cls.__subclasses__():
-        yield child
-        yield from _subclasses(child)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffeo.beside import beside
+
+T = TypeVar("T")
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -86,3 +89,37 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{name} is no folder here and could not be fetched from the hub ({reason})."
         ) from error
+
+
+def public_name(model: type) -> str:
+    """`diffeo.RealNVP` for ours, wherever the class lives inside; the full path for others."""
+    if model.__module__.startswith("diffeo."):
+        return f"diffeo.{model.__qualname__}"
+    return f"{model.__module__}.{model.__qualname__}"
+
+
+def find_class(base: type[T], name: str, trust: bool, where: Path) -> type[T]:
+    """The subclass of that name among those imported; it is imported first if `trust`.
+
+    Raises:
+        ValueError: if there is none, or it cannot be imported.
+    """
+    known = {public_name(model): model for model in _subclasses(base)}
+    if name not in known and trust:
+        try:
+            importlib.import_module(name.rpartition(".")[0])
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
+        known = {public_name(model): model for model in _subclasses(base)}
+    if name not in known:
+        raise ValueError(
+            f"{where} names the class {name}, which is none of diffeo's: import it first, or, if "
+            "you trust where the model comes from, load it with trust=True (--trust)."
+        )
+    return known[name]
+
+
+def _subclasses(cls: type[T]) -> Iterator[type[T]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)

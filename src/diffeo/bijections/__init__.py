@@ -10,7 +10,7 @@ from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.bijections.pixels import Logit, PixelDequantize
+from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "BatchNorm",
     "Bend",
     "Bijection",
+    "Center",
     "Chain",
     "CompactCheckerboard",
     "Coupling",

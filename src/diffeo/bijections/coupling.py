@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,8 +25,16 @@ class Coupling(Bijection):
         conditioner: network `(kept, context) -> parameters`, with `bend.parameters_each` of them
             for each bent element, stacked along axis 1.
 
+    Attributes:
+        precision: the dtype in which the conditioner computes, such as `torch.bfloat16`; None for
+            that of x. Its parameters come back in the dtype of x, which all else keeps. The
+            inverse of a coupling stays exact; in a stack of them, a kept part that comes back with
+            another last bit may be rounded to its neighbour, and be steered a little differently.
+
     (Dinh et al. 2014, section 3.1; Dinh et al. 2017, section 3.2)
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(self, cut: Cut, bend: Bend, conditioner: nn.Module) -> None:
         super().__init__()
@@ -37,12 +46,19 @@ class Coupling(Bijection):
         self, x: Float[Tensor, "batch *shape"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
         kept, bent = self.cut.split(x)
-        bent, log_det = self.bend(bent, self.conditioner(kept, context))
+        bent, log_det = self.bend(bent, self._parameters_for(kept, context))
         return self.cut.merge(kept, bent), log_det
 
     def inverse(
         self, y: Float[Tensor, "batch *shape"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
         kept, bent = self.cut.split(y)
-        bent, log_det = self.bend.inverse(bent, self.conditioner(kept, context))
+        bent, log_det = self.bend.inverse(bent, self._parameters_for(kept, context))
         return self.cut.merge(kept, bent), log_det
+
+    def _parameters_for(self, kept: Tensor, context: Context | None) -> Tensor:
+        """What the conditioner says about the bent part."""
+        if self.precision is None:
+            return self.conditioner(kept, context)
+        with torch.autocast(kept.device.type, self.precision):
+            return self.conditioner(kept, context).to(kept.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,6 +52,9 @@ class BatchNorm(Bijection):
     def restart(self) -> None:
         """Forget the running averages, and weigh all batches from here on equally."""
         self.batches = 0
+        # Averages that are not finite would outlast even a weight of 0.
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -62,6 +66,23 @@ class BatchNorm(Bijection):
         var = var + self.eps
         y = (x - _column(mean, x)) * _column(var.rsqrt(), x)
         return y, self._log_det(x, var)
+
+    def normalize(
+        self, x: Float[Tensor, "batch channels *spatial"]
+    ) -> Float[Tensor, "batch channels *spatial"]:
+        """`forward`'s y `(batch, C, *spatial)` alone, by PyTorch's kernel, for use in networks.
+
+        x may be of a lower precision than the statistics; y is of its dtype, they keep theirs.
+        """
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+        if _processes() > 1:
+            return self.forward(x.to(self.running_mean.dtype))[0].to(x.dtype)
+        # The weight of ones makes the kernel keep statistics in its dtype, not in that of x.
+        ones = torch.ones_like(self.running_var)
+        y, mean, scale = torch.native_batch_norm(x, ones, None, None, None, True, 0.0, self.eps)
+        self._remember(mean, scale**-2 - self.eps)
+        return y
 
     def inverse(
         self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -97,13 +118,18 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
 def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel `(C,)`, over all processes."""
     axes = [0, *range(2, x.ndim)]
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    processes = _processes()
+    if processes == 1:
         var, mean = torch.var_mean(x, dim=axes, correction=0)
         return mean, var
     from torch.distributed.nn.functional import all_reduce
 
     # Means of equal parts average to the mean of all; a gradient flows through both sums.
-    world = dist.get_world_size()
-    mean = all_reduce(x.mean(dim=axes)) / world
-    var = all_reduce((x - _column(mean, x)).square().mean(dim=axes)) / world
+    mean = all_reduce(x.mean(dim=axes)) / processes
+    var = all_reduce((x - _column(mean, x)).square().mean(dim=axes)) / processes
     return mean, var
+
+
+def _processes() -> int:
+    """How many processes share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -101,3 +101,35 @@ class Logit(Bijection):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, margin={self.margin}"
+
+
+class Center(Bijection):
+    """From [0, scale], where pixels lie, to [-1/2, 1/2].
+
+        y = x / scale - 1/2,   log|det dy/dx| = -dims log(scale)
+
+    Args:
+        scale: the upper end, 2^bits for dequantized pixels.
+
+    (Kingma & Dhariwal 2018, in their code)
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(
+        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        return x / self.scale - 0.5, self._log_det(x)
+
+    def inverse(
+        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        return (y + 0.5) * self.scale, -self._log_det(y)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return x.new_full((x.shape[0],), -math.log(self.scale) * x[:1].numel())
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"

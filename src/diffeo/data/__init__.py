@@ -1,33 +1,45 @@
-"""Tables for flows: generators, bundled tables and files as checked tensors, and back to files."""
+"""Tables and pictures for flows: from generators, bundled sets and files, and back to files."""
 
+from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.data.files import ENDINGS
 from diffeo.data.image_options import ImageOptions
 from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import Images, ImageSplit, augment, load_images
+from diffeo.data.images import Gallery, Images, ImageSplit, augment, load_gallery, load_images
+from diffeo.data.loading import Data, DataOptions, holds_pictures, load_data
 from diffeo.data.options import TableOptions
 from diffeo.data.sources import BUNDLED
 from diffeo.data.streaming import stream
 from diffeo.data.synthetic import GENERATORS, generate, moons_log_density
 from diffeo.data.table import Split, Table, load_table
-from diffeo.data.writing import check_writable, write_table
+from diffeo.data.writing import check_writable, write_columns, write_table
 
 __all__ = [
     "BUNDLED",
     "ENDINGS",
     "GENERATORS",
+    "Augment",
+    "Batches",
+    "Data",
+    "DataOptions",
+    "Gallery",
     "ImageOptions",
     "ImageSplit",
     "Images",
+    "Rows",
     "Split",
     "Table",
     "TableOptions",
     "augment",
     "check_writable",
     "generate",
+    "holds_pictures",
     "is_image_source",
+    "load_data",
+    "load_gallery",
     "load_images",
     "load_table",
     "moons_log_density",
     "stream",
+    "write_columns",
     "write_table",
 ]

@@ -43,9 +43,9 @@ def build(
         ValueError: pictures of different sizes, or none that can be read.
     """
     gaps: list[Gap] = []
+    names: list[str] = []
     labels: list[Label] = []
     splits = Counter[str]()
-    first = ""
     total = source.count(rows)
     with PixelFile(path) as file:
         decoded = _decoded(source.entries(rows), size, grey)
@@ -53,24 +53,25 @@ def build(
             if isinstance(pixels, UnreadableError):
                 gaps.append((entry.name, pixels.kind))
                 continue
-            first = first or entry.name
             if file.shape[1:] not in ((), pixels.shape[1:]):
                 raise ValueError(
-                    f"{source.name} holds pictures of different sizes, {_size(first, file.shape)} "
-                    f"and {_size(entry.name, pixels.shape)} pixels: pass --data.size N to scale "
-                    "and crop each to N x N"
+                    f"{source.name} holds pictures of different sizes, "
+                    f"{_size(names[0], file.shape)} and {_size(entry.name, pixels.shape)} pixels: "
+                    "pass --data.size N to scale and crop each to N x N"
                 )
             file.append(pixels)
+            names.append(entry.name)
             labels.append(entry.label)
             splits[split] += 1
     if not labels:
         why = f": {describe(gaps, 3)}" if gaps else ""
         raise ValueError(f"{source.name} holds no picture that can be read{why}")
-    numbers, names = number_labels(labels, source.label_names)
+    numbers, label_names = number_labels(labels, source.label_names)
     return Contents(
         shape=[len(labels), *file.shape],
+        names=names,
         labels=numbers,
-        label_names=names,
+        label_names=label_names,
         splits=dict(splits),
         gaps=gaps,
         unit=source.unit,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diffeo.data.decoding import Pixels
 from diffeo.data.image_options import ImageOptions
 
-VERSION = 1  # of what the folders hold and of how pictures are decoded
+VERSION = 2  # of what the folders hold and of how pictures are decoded
 
 Gap = tuple[str, str]
 Labels = NDArray[np.int64]
@@ -30,6 +30,7 @@ class Contents:
 
     Args:
         shape: `[pictures, channels, height, width]`.
+        names: what each picture is called: its file, or its row.
         labels: the class of each picture `[pictures]`, -1 where it has none.
         label_names: what the labels 0, 1, ... are called.
         splits: how many of the pictures, in their order, the source gives to each split.
@@ -38,6 +39,7 @@ class Contents:
     """
 
     shape: list[int]
+    names: list[str]
     labels: Labels
     label_names: list[str]
     splits: dict[str, int]
@@ -153,7 +155,8 @@ def _load(folder: Path) -> Pictures | None:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError):
         return None
-    whole = list(pixels.shape) == contents.shape and labels.shape == pixels.shape[:1]
+    whole = list(pixels.shape) == contents.shape
+    whole = whole and len(contents.names) == len(labels) == len(pixels)
     return Pictures(pixels, contents) if whole else None
 
 

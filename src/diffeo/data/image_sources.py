@@ -62,13 +62,16 @@ def _path(name: str) -> Path:
 def is_image_source(source: str) -> bool:
     """Whether a source holds pictures rather than a table, by its name or its file's header.
 
-    True for digits, folders, arrays of three or four axes, and parquet files with a column of
-    pictures. A name on the hub says nothing, so it is False for `hf://`. Raises nothing.
+    True for digits, folders, arrays of three or four axes, and parquet files and datasets of the
+    hub with a column of pictures. Raises nothing.
     """
     try:
         path = _path(source)
         ending = path.suffix.lower()
         if source == "digits" or path.is_dir():
+            return True
+        if source.startswith("hf://"):
+            open_hub(ImageOptions(source))
             return True
         if ending == ".parquet":
             import pyarrow.parquet

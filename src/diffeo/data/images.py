@@ -50,6 +50,10 @@ class ImageSplit:
         count = len(self) if limit is None else min(limit, len(self))
         return self.batch(torch.arange(count))
 
+    def take(self, indices: Tensor) -> tuple[Tensor, None]:
+        """`batch`, in the form of a table's rows and their context."""
+        return self.batch(indices), None
+
 
 @dataclass(frozen=True)
 class Images:
@@ -87,6 +91,33 @@ class Images:
         return splits[name]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """All pictures of a source in its order.
+
+    Args:
+        pictures: they.
+        names: what each is called: its file inside the folder, or its row.
+        notes: sentences for the user.
+    """
+
+    pictures: ImageSplit
+    names: list[str]
+    notes: list[str]
+
+
+def load_gallery(options: ImageOptions, console: Console | None = None) -> Gallery:
+    """Reads and checks pictures as `load_images` does, and leaves them in their order.
+
+    Raises:
+        ValueError: as `load_images`.
+    """
+    pictures = _decoded(options, console)
+    contents = pictures.contents
+    whole = _part(pictures, np.arange(len(pictures.pixels)))
+    return Gallery(whole, contents.names, _notes(contents, options))
+
+
 def load_images(options: ImageOptions, console: Console | None = None) -> Images:
     """Reads, checks and splits pictures, decoded the first time and taken from the cache later.
 
@@ -102,18 +133,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
         ValueError: options that contradict each other or the source, or no pictures of one size.
             One sentence, which names the source and the remedy.
     """
-    check_image_options(options)
-    source = open_pictures(options)
-
-    def decode_to(path: Path) -> Contents:
-        return build(source, path, options.size, options.grey, options.rows, console)
-
-    if source.content is None:
-        pictures = uncached(decode_to)
-    else:
-        with reading(options.source):
-            key = cache_key(options, source.content())
-        pictures = cached(cache_folder(options), key, decode_to)
+    pictures = _decoded(options, console)
     contents = pictures.contents
     _, channels, height, width = contents.shape
     if options.shift >= min(height, width):
@@ -132,6 +152,20 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
         notes=_notes(contents, options),
         options=options,
     )
+
+
+def _decoded(options: ImageOptions, console: Console | None) -> Pictures:
+    check_image_options(options)
+    source = open_pictures(options)
+
+    def decode_to(path: Path) -> Contents:
+        return build(source, path, options.size, options.grey, options.rows, console)
+
+    if source.content is None:
+        return uncached(decode_to)
+    with reading(options.source):
+        key = cache_key(options, source.content())
+    return cached(cache_folder(options), key, decode_to)
 
 
 def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]]:

@@ -28,6 +28,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The rows at `indices` `[n]`, and their context."""
+        return self.x[indices], None if self.context is None else self.context[indices]
+
 
 @dataclass(frozen=True)
 class Table:

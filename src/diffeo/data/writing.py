@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +59,36 @@ def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) 
     path = check_writable(path)
     with beside(path) as partial, partial.open("wb") as file:
         _WRITERS[path.suffix.lower()](file, columns, _checked(path, columns, batches))
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]) -> None:
+    """Writes whole columns, of text or of numbers, as one file.
+
+    Args:
+        path: where to; its ending decides the format. .npz holds each column under its name, .npy
+            the only one, or those of numbers side by side.
+        columns: each `[rows]`, or, in NumPy's formats, `[rows, ...]`.
+
+    Raises:
+        ValueError: a path that `check_writable` refuses.
+    """
+    path = check_writable(path)
+    ending = path.suffix.lower()
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    with beside(path) as partial, partial.open("wb") as file:
+        if ending == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        elif ending == ".npy":
+            numbers = [column for column in arrays.values() if column.dtype.kind != "U"]
+            np.save(file, numbers[0] if len(numbers) == 1 else np.column_stack(numbers))
+        else:
+            import pandas
+
+            frame = pandas.DataFrame(dict(columns))
+            if ending == ".csv":
+                frame.to_csv(file, index=False)
+            else:
+                frame.to_parquet(file, index=False)
 
 
 def _checked(path: Path, columns: list[str], batches: Iterable[Array]) -> Iterator[Array]:

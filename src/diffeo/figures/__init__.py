@@ -1,8 +1,10 @@
 """Every picture of the package, in one house style.
 
-Each function takes tensors or numbers and returns a matplotlib `Figure`, drawn without a display,
+Most functions take tensors or numbers and return a matplotlib `Figure`, drawn without a display,
 without pyplot and without changing anyone's settings; `save` writes it to a file, and `animate`
 makes a film of such files. Data are blue, what a model makes of them is orange, and noise violet.
+8-bit pictures themselves need no figure: `tile` lays them out, pixel by pixel, `save_pictures`
+writes such a sheet, and `write_pictures` a file for each.
 """
 
 from diffeo.figures.animation import animate
@@ -10,7 +12,9 @@ from diffeo.figures.corner import corner
 from diffeo.figures.curve import training_curve
 from diffeo.figures.density import density_map
 from diffeo.figures.grid import latent_grid
+from diffeo.figures.latents import latent_histograms
 from diffeo.figures.panels import four_panels
+from diffeo.figures.pictures import reconstructions, save_pictures, tile, write_pictures
 from diffeo.figures.style import DATA, DENSITY, GREY, INK, LATENT, LINE, MODEL, WHEEL, save
 
 __all__ = [
@@ -27,6 +31,11 @@ __all__ = [
     "density_map",
     "four_panels",
     "latent_grid",
+    "latent_histograms",
+    "reconstructions",
     "save",
+    "save_pictures",
+    "tile",
     "training_curve",
+    "write_pictures",
 ]

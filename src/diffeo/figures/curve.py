@@ -18,15 +18,17 @@ def training_curve(
     validation: Sequence[float],
     *,
     floor: float | None = None,
+    unit: str = "nats",
     title: str | None = None,
 ) -> Figure:
-    """Negative log-likelihood by epoch, in nats, and the best epoch of the validation curve.
+    """Negative log-likelihood by epoch, and the best epoch of the validation curve.
 
     Args:
         epochs: number of each epoch.
         train: mean NLL of the training split at each of them; NaN where it was not measured.
         validation: the same of the validation split.
         floor: the lowest NLL that any model can reach, where it is known.
+        unit: what they are in.
         title: what was trained.
 
     Raises:
@@ -59,7 +61,7 @@ def training_curve(
         axes.plot(at[best], curves[1, best], "o", ms=6, mfc="white", color=MODEL, label=label)
     if floor is not None:
         axes.axhline(floor, color=GREY, lw=1, ls=(0, (4, 3)), label=f"floor: {floor:.5g}")
-    axes.set(xlabel="epoch", ylabel="NLL (nats)", ylim=(low - pad, high + pad))
+    axes.set(xlabel="epoch", ylabel=f"NLL ({unit})", ylim=(low - pad, high + pad))
     axes.margins(x=0.02)
     axes.legend(loc="upper right")
     axes.set_title(plain(title or "negative log-likelihood while training"))

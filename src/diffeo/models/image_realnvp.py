@@ -31,7 +31,7 @@ class ImageRealNVP(Flow):
 
     Args:
         image_shape: (C, H, W) of the images; H and W are multiples of 2^scales.
-        scales: L, the number of scales.
+        scales: L, the number of scales; by default that of `usual_settings`, as are the next two.
         hidden_channels: width of the networks of the first scale.
         blocks: residual blocks of each network.
         coupling: "affine", or "additive" as in NICE.
@@ -40,9 +40,6 @@ class ImageRealNVP(Flow):
         bits: how many bits of each pixel are modelled, 1 to 8.
         bound: the largest |log scale| of one coupling (see `Affine`).
         context_features: width of the context of a conditional density; 0 for none.
-
-    The paper's settings: CIFAR-10 `scales=2, hidden_channels=64, blocks=8`; ImageNet 32x32
-    `scales=4, hidden_channels=32, blocks=4`; 64x64 `scales=5, hidden_channels=32, blocks=2`.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.
@@ -53,9 +50,9 @@ class ImageRealNVP(Flow):
     def __init__(
         self,
         image_shape: Sequence[int],
-        scales: int = 2,
-        hidden_channels: int = 64,
-        blocks: int = 8,
+        scales: int | None = None,
+        hidden_channels: int | None = None,
+        blocks: int | None = None,
         coupling: Literal["affine", "additive"] = "affine",
         mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
         checkerboard: Checkerboard = "compact",
@@ -64,6 +61,10 @@ class ImageRealNVP(Flow):
         context_features: int = 0,
     ) -> None:
         channels, height, width = image_shape
+        usual = usual_settings(height, width)
+        scales = usual[0] if scales is None else scales
+        hidden_channels = usual[1] if hidden_channels is None else hidden_channels
+        blocks = usual[2] if blocks is None else blocks
         check_size(height, width, scales)
         builder = _Scales(
             hidden_channels, blocks, coupling, mask, checkerboard, bound, context_features
@@ -75,6 +76,8 @@ class ImageRealNVP(Flow):
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )
+        # A saved model keeps what it was made with, whatever becomes usual later.
+        self.arguments |= {"scales": scales, "hidden_channels": hidden_channels, "blocks": blocks}
 
 
 class _Scales:
@@ -155,6 +158,21 @@ class _Scales:
             self.context_features,
         )
         return Coupling(cut, bend, Masked(cut, net) if isinstance(cut, MaskedCheckerboard) else net)
+
+
+def usual_settings(height: int, width: int) -> tuple[int, int, int]:
+    """Scales, hidden channels and blocks by the size of the pictures, in pixels.
+
+    From 64 on those of the paper for 64 x 64, from 24 on those for CIFAR-10, and less below, where
+    so much would learn by heart; fewer scales where the size cannot be halved so often.
+    """
+    smaller = min(height, width)
+    scales, hidden_channels, blocks = (
+        (5, 32, 2) if smaller >= 64 else (2, 64, 8) if smaller >= 24 else (2, 32, 1)
+    )
+    while scales > 1 and (height % 2**scales or width % 2**scales):
+        scales -= 1
+    return scales, hidden_channels, blocks
 
 
 def check_size(height: int, width: int, scales: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from diffeo.beside import beside
 from diffeo.flow import Flow
 from diffeo.training.module import FlowModule
 
-Draw = Callable[[Flow, str], Path]
+Draw = Callable[[Flow, str], dict[str, Path]]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -38,7 +39,8 @@ class MetricsFile(pl.Callback):
     Args:
         path: the file.
 
-    Columns: epoch and step (counted from 1), train_nll and val_nll (nats), lr.
+    Columns: epoch and step (counted from 1), the losses train_nll and val_nll (nats) or train_bpd
+    and val_bpd (bits/dim), lr.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +50,9 @@ class MetricsFile(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        row |= {name: float(metrics[name]) for name in ("train_nll", "val_nll")}
+        assert isinstance(pl_module, FlowModule)
+        names = (f"train_{pl_module.metric}", f"val_{pl_module.metric}")
+        row |= {name: float(metrics[name]) for name in names}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append(row)
         self._write()
@@ -84,7 +88,8 @@ class BestModel(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics["val_nll"])
+        assert isinstance(pl_module, FlowModule)
+        value = float(trainer.callback_metrics[f"val_{pl_module.metric}"])
         if value < self.best:
             self.best = value
             self._save(pl_module)
@@ -105,7 +110,7 @@ class Pictures(pl.Callback):
     """Draw the averaged flow every few epochs, into the run folder and into TensorBoard.
 
     Args:
-        draw: writes a picture of a flow under a name, and returns its path.
+        draw: writes pictures of a flow under a name, and returns the path of each kind.
         every: number of epochs between two pictures.
     """
 
@@ -126,14 +131,19 @@ class Pictures(pl.Callback):
 
     def _picture(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
         assert isinstance(module, FlowModule)
-        path = self.draw(module.averaged_flow, f"epoch-{epoch:05d}")
+        flow = module.averaged_flow
+        if module.device.type != "cpu":
+            # Where the data are that are drawn with it.
+            flow = copy.deepcopy(flow).cpu()
+        paths = self.draw(flow, f"epoch-{epoch:05d}")
         if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
             import numpy as np
             from PIL import Image
 
-            pixels = np.asarray(Image.open(path).convert("RGB"))
             board = trainer.logger.experiment
-            board.add_image("flow", pixels, trainer.global_step, dataformats="HWC")
+            for kind, path in paths.items():
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                board.add_image(kind, pixels, trainer.global_step, dataformats="HWC")
 
 
 class ProgressLine(pl.Callback):
@@ -143,19 +153,21 @@ class ProgressLine(pl.Callback):
 
     Args:
         console: where to print.
-        rows: rows of the training split.
-        unit: what the loss is in.
+        rows: how many the training split has.
+        what: what a row is called.
     """
 
-    def __init__(self, console: Console, rows: int, unit: str = "nats") -> None:
-        self.console, self.rows, self.unit = console, rows, unit
+    def __init__(self, console: Console, rows: int, what: str = "rows") -> None:
+        self.console, self.rows, self.what = console, rows, what
         self.best = float("inf")
         self.bar: Progress | None = None
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert trainer.max_epochs is not None
+        assert isinstance(pl_module, FlowModule)
         self.start, self.first = time.perf_counter(), trainer.current_epoch
+        self.metric, self.unit = pl_module.metric, pl_module.unit
         self.loss = self.val = float("nan")
         if not self.console.is_terminal:
             return
@@ -186,8 +198,8 @@ class ProgressLine(pl.Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert trainer.max_epochs is not None
-        self.loss = float(trainer.callback_metrics.get("train_nll", float("nan")))
-        self.val = float(trainer.callback_metrics.get("val_nll", float("nan")))
+        self.loss = float(trainer.callback_metrics.get(f"train_{self.metric}", float("nan")))
+        self.val = float(trainer.callback_metrics.get(f"val_{self.metric}", float("nan")))
         self.best = min(self.best, self.val)
         epoch = trainer.current_epoch + 1
         if self.bar is not None:
@@ -199,7 +211,8 @@ class ProgressLine(pl.Callback):
 
     def _status(self, done: float) -> str:
         speed = self.rows * (done - self.first) / max(time.perf_counter() - self.start, 1e-9)
-        return f"loss {self.loss:.4f}  best val {self.best:.4f} {self.unit}  {speed:,.0f} rows/s"
+        loss = f"loss {self.loss:.4f}  best val {self.best:.4f} {self.unit}"
+        return f"{loss}  {speed:,.0f} {self.what}/s"
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from torch import Tensor
 
+from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.flow import Flow
 from diffeo.training import callbacks
-from diffeo.training.batches import Batches
 from diffeo.training.module import FlowModule, OptimizerOptions
-
-Rows = tuple[Tensor, Tensor | None]
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200
-# Rows of a validation batch, which bound the memory of its activations.
-VALIDATION_ROWS = 8_192
+TABLE_BATCH, PICTURES_BATCH = 1024, 64
 # Statistics of more rows than this differ from those of all only far behind the comma.
-INITIAL_ROWS = 1_000_000
+INITIAL_ROWS, INITIAL_PICTURES = 1_000_000, 512
+CALIBRATION_ROWS = 2_048
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class TrainerOptions:
 
     Args:
         max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
-        batch_size: Rows of one step, in each process.
+        batch_size: Rows of one step, in each process; by default 1,024, or 64 pictures.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all, and at most 100.
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
+        precision: "bf16" lets the networks compute in bfloat16 while training; the flow around them
+            stays in float32.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
         devices: How many devices.
         num_nodes: How many machines.
@@ -51,9 +52,10 @@ class TrainerOptions:
     """
 
     max_epochs: int | None = None
-    batch_size: int = 1024
+    batch_size: int | None = None
     patience: int | None = None
     figure_every: int | None = None
+    precision: Literal["float32", "bf16"] = "float32"
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -69,7 +71,8 @@ def fit(
     seed: int,
     optimizer: OptimizerOptions,
     options: TrainerOptions,
-    draw: Callable[[Flow, str], Path] | None = None,
+    draw: callbacks.Draw | None = None,
+    augment: Augment | None = None,
     resume: bool = False,
     console: Console,
 ) -> float:
@@ -77,13 +80,14 @@ def fit(
 
     Args:
         flow: what to train; links that start from data are initialised from `train` first.
-        train: rows x `(rows, features)` and their context, to learn from.
+        train: rows to learn from.
         val: rows to choose the best epoch by.
         folder: the run folder.
         seed: of all random numbers of training.
         optimizer: how the weights are learned.
         options: how long, and where.
-        draw: writes a picture of a flow under a name and returns its path.
+        draw: writes pictures of a flow under a name and returns the path of each kind.
+        augment: changes training batches at random.
         resume: go on from `checkpoints/last.ckpt` where there is one.
         console: where to report.
 
@@ -91,24 +95,29 @@ def fit(
         The seconds that it took.
 
     Raises:
-        FloatingPointError: if three steps in a row have no finite gradient.
+        FloatingPointError: if three steps in a row have no finite gradient; it names the last good
+            checkpoint.
         KeyboardInterrupt: if the user stops it; what was reached is in the last checkpoint.
     """
-    x, context = train
-    flow.initialize(x[:INITIAL_ROWS], None if context is None else context[:INITIAL_ROWS])
+    pixels = flow.takes_pixels
+    first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
+    flow.initialize(*train.take(torch.arange(first)))
+    flow.set_precision(torch.bfloat16 if options.precision == "bf16" else None)
+    batch_size = options.batch_size or (PICTURES_BATCH if pixels else TABLE_BATCH)
     world = options.num_nodes * options.devices
-    epochs = options.max_epochs or math.ceil(
-        DEFAULT_STEPS / len(Batches(x, None, options.batch_size, seed=seed, world=world))
-    )
+    steps = len(Batches(train, batch_size, seed=seed, world=world))
+    epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / steps)
+    module = FlowModule(flow, optimizer, seed)
+    metric = f"val_{module.metric}"
     hooks: list[pl.Callback] = [
-        EarlyStopping("val_nll", patience=options.patience or min(max(10, epochs // 4), 100)),
+        EarlyStopping(metric, patience=options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
         callbacks.BestModel(folder / "model"),
-        callbacks.ProgressLine(console, len(x)),
+        callbacks.ProgressLine(console, len(train), "pictures" if pixels else "rows"),
         ModelCheckpoint(
             folder / "checkpoints",
             "best",
-            monitor="val_nll",
+            monitor=metric,
             save_last=True,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
@@ -132,6 +141,11 @@ def fit(
             use_distributed_sampler=False,
         )
         rank, world = trainer.global_rank, trainer.world_size
+        shard: dict[str, Any] = {"rank": rank, "world": world}
+        # As many as fill a batch of every process alike, since statistics are taken over all.
+        calibration = Batches(train, batch_size, seed=seed, **shard)
+        count = math.ceil(CALIBRATION_ROWS / (calibration.batch_size * world))
+        module.calibration = list(itertools.islice(calibration, count))
         last = folder / "checkpoints" / "last.ckpt"
         if resume and not last.is_file():
             console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
@@ -139,12 +153,15 @@ def fit(
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(
-                FlowModule(flow, optimizer, seed),
-                Batches(*train, options.batch_size, seed=seed, rank=rank, world=world),
-                Batches(*val, VALIDATION_ROWS, rank=rank, world=world),
+                module,
+                Batches(train, batch_size, seed=seed, augment=augment, **shard),
+                Batches(val, flow.chunk, **shard),
                 ckpt_path=last if resume and last.is_file() else None,
                 weights_only=True,
             )
+        except FloatingPointError as error:
+            good = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint yet"
+            raise FloatingPointError(f"{error}, {good}: take a smaller --optimizer.lr.") from error
         except SystemExit as error:
             # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
             signal.signal(signal.SIGINT, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +15,12 @@ from torch import Generator, Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffeo.data.batches import mix
 from diffeo.flow import Flow
-from diffeo.training.batches import mix
 
 Batch = tuple[Tensor, Tensor | None]
+
+TABLE_LR, PICTURES_LR = 8e-3, 4e-3
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class OptimizerOptions:
     """How the weights are learned.
 
     Args:
-        lr: Largest learning rate of Adam.
-        l2: L2 penalty on weights (not on biases and scales), added to their gradient.
+        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for pictures.
+        l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
+            weight-normalised ones, on the magnitudes.
         schedule: "cosine" falls to 0 at the end; "constant" stays.
         warmup: Share of all steps over which the learning rate rises from 0.
         clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
@@ -34,7 +38,7 @@ class OptimizerOptions:
             for the weights themselves.
     """
 
-    lr: float = 8e-3
+    lr: float | None = None
     l2: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
@@ -42,34 +46,56 @@ class OptimizerOptions:
     ema: float = 0.995
 
 
+# v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
+DIRECTION = ".original1"
+
+
 class FlowModule(pl.LightningModule):
-    """Minimise the mean negative log-likelihood of a flow, in nats.
+    """Minimise the mean negative log-likelihood of a flow, in nats, or in bits/dim for pictures.
 
     Args:
         flow: what is trained, initialised from data.
         options: how.
         seed: all random numbers of an epoch follow from it and from the epoch's number.
+        calibration: training batches for batch normalization to take its averages from, each time
+            before the averaged flow is used (see `Flow.recalibrate`).
 
     Attributes:
         averaged_flow: the flow with the running average of the weights, to validate and to keep.
+        metric: how the loss is called, "nll" or "bpd".
+        unit: what it is in.
 
     Raises:
         FloatingPointError: in training, when three steps in a row have no finite gradient.
     """
 
-    def __init__(self, flow: Flow, options: OptimizerOptions, seed: int = 0) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        options: OptimizerOptions,
+        seed: int = 0,
+        calibration: Iterable[Batch] = (),
+    ) -> None:
         super().__init__()
         self.flow = flow
         self.options = options
         self.seed = seed
-        # Without gradients, for which distributed training would wait in vain.
-        self.averaged_flow: Flow = copy.deepcopy(flow).requires_grad_(False)
+        self.calibration = calibration
+        self.metric, self.unit = ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
+        self.nats = flow.dims * math.log(2) if flow.takes_pixels else 1.0
+        # Without gradients, for which distributed training would wait in vain; and in eval mode,
+        # in which Lightning leaves it, since one process alone draws pictures of it.
+        self.averaged_flow: Flow = copy.deepcopy(flow).requires_grad_(False).eval()
+        # As it will be used: the precision of its networks is a matter of training alone.
+        self.averaged_flow.set_precision(None)
         self.lost_steps = 0
 
     def on_fit_start(self) -> None:
         # Lists, since to walk through the modules at each step takes longer than to average them.
         self.weights: list[Tensor] = list(self.flow.parameters())
         self.averages: list[Tensor] = list(self.averaged_flow.parameters())
+        dequantizes = self.flow.dequantizer is not None
+        self.noise = Generator(self.device) if dequantizes else None
 
     # Steps --------------------------------------------------------------------------------------
 
@@ -77,11 +103,24 @@ class FlowModule(pl.LightningModule):
         torch.manual_seed(mix(self.seed, self.current_epoch, self.global_rank))
         self.train_sum, self.train_batches = torch.zeros((), device=self.device), 0
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        loss = -self.flow.log_prob(*batch).mean()
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
+        loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
         self.train_sum += loss.detach()
         self.train_batches += 1
         return loss
+
+    def _seek(self, seed: int, rows: int) -> None:
+        """Let dequantization draw for our rows of a batch what one process alone would draw.
+
+        The rows of the processes before this one come first, and so does their noise.
+        """
+        if self.noise is not None:
+            self.noise.manual_seed(seed)
+            before = self.global_rank * rows * self.flow.dims
+            torch.rand(
+                before, generator=self.noise, device=self.device, dtype=self.averages[0].dtype
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         n = self.trainer.global_step
@@ -92,26 +131,49 @@ class FlowModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # Here, and not at the end of the epoch, so that callbacks find both losses there.
-        self.log("train_nll", self.train_sum / self.train_batches, sync_dist=True)
+        train_loss = self.train_sum / self.train_batches
+        self.log(f"train_{self.metric}", train_loss, sync_dist=True)
         for average, value in zip(self.averaged_flow.buffers(), self.flow.buffers(), strict=True):
             average.copy_(value)
-        # The same noise in every epoch, where a flow dequantizes: epochs compare.
-        self.noise = Generator(self.device).manual_seed(mix(self.seed, self.global_rank))
+        self.averaged_flow.recalibrate(self._calibration_batches(), generator=self.noise)
+        self.val_sum = torch.zeros(2, device=self.device)
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        nll = -self.averaged_flow.log_prob(*batch, generator=self.noise).mean()
-        self.log("val_nll", nll, batch_size=len(batch[0]), sync_dist=True)
+    def _calibration_batches(self) -> Iterator[Batch]:
+        for index, batch in enumerate(self.calibration):
+            self._seek(mix(self.seed, index), len(batch[0]))
+            yield self.transfer_batch_to_device(batch, self.device, 0)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        if len(batch[0]) == 0:  # of the last batches, some processes may get none
+            return
+        if self.noise is not None:
+            # The same noise in every epoch, and for any number of processes: curves compare.
+            self.noise.manual_seed(
+                mix(self.seed, index * self.trainer.world_size + self.global_rank)
+            )
+        nll = -self.averaged_flow.log_prob(*batch, generator=self.noise) / self.nats
+        self.val_sum += torch.stack((nll.sum(), nll.new_tensor(len(nll))))
+
+    def on_validation_epoch_end(self) -> None:
+        sums = self.all_gather(self.val_sum)
+        assert isinstance(sums, Tensor)
+        total, rows = sums.view(-1, 2).sum(0)
+        self.log(f"val_{self.metric}", total / rows)
 
     # Optimizer ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        weights = [p for p in self.flow.parameters() if p.ndim > 1]
-        others = [p for p in self.flow.parameters() if p.ndim <= 1]
+        named = list(self.flow.named_parameters())
+        decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
         groups = [
-            {"params": weights, "weight_decay": self.options.l2},
-            {"params": others, "weight_decay": 0.0},
+            {
+                "params": [p for (_, p), decay in zip(named, decays, strict=True) if decay == kind],
+                "weight_decay": self.options.l2 if kind else 0.0,
+            }
+            for kind in (True, False)
         ]
-        optimizer = Adam(groups, lr=self.options.lr, fused=True)
+        lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
+        optimizer = Adam(groups, lr=lr, fused=True)
         steps = self.trainer.estimated_stepping_batches
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step / max(1, steps)))
         return {

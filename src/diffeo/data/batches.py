@@ -1,25 +1,38 @@
-"""Batches of tensors that are in memory: no worker processes, and no Python code per row."""
+"""Batches taken by index from what holds the rows: no worker processes, no Python code per row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
 
+class Rows(Protocol):
+    """A split of a table, or of pictures on the disk."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The data `(n, *shape)` at `indices` `(n,)`, and its context or None."""
+
+
+Augment = Callable[[Tensor, Generator], Tensor]
+
+
 class Batches:
-    """Cut tensors of equal length into batches.
+    """Cut rows into batches.
 
     Args:
-        x: the data `(rows, ...)`.
-        context: its context `(rows, context_features)`, or None.
+        rows: what to take them from.
         batch_size: rows of a batch, in each process.
         seed: shuffle with it, anew each epoch, and leave out what does not fill a last batch; None
             keeps the order and every row.
         rank: which of `world` processes this is; together they see each row once.
         world: how many processes there are.
+        augment: changes the data of a batch at random; its generator follows from seed and epoch.
 
     The order follows from the seed and the epoch alone, so a run that is taken up again at the
     start of an epoch goes on as if it had never stopped.
@@ -27,20 +40,20 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,
-        context: Tensor | None,
+        rows: Rows,
         batch_size: int,
         *,
         seed: int | None = None,
         rank: int = 0,
         world: int = 1,
+        augment: Augment | None = None,
     ) -> None:
-        self.x, self.context = x, context
+        self.rows, self.augment = rows, augment
         self.seed, self.epoch = seed, 0
         self.rank, self.world = rank, world
         self.batch_size = batch_size
         if seed is not None:
-            self.batch_size = min(batch_size, max(1, len(x) // world))
+            self.batch_size = min(batch_size, max(1, len(rows) // world))
 
     # Lightning looks for these two, and calls `sampler.set_epoch` at the start of each epoch.
     batch_sampler = None
@@ -56,18 +69,20 @@ class Batches:
 
     def __len__(self) -> int:
         step = self.batch_size * self.world
-        return len(self.x) // step if self.seed is not None else math.ceil(len(self.x) / step)
+        rows = len(self.rows)
+        return rows // step if self.seed is not None else math.ceil(rows / step)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        order = None
+        generator = Generator()
+        order = torch.arange(len(self.rows))
         if self.seed is not None:
-            generator = Generator().manual_seed(mix(self.seed, self.epoch))
-            order = torch.randperm(len(self.x), generator=generator)
+            generator.manual_seed(mix(self.seed, self.epoch))
+            order = torch.randperm(len(self.rows), generator=generator)
+            generator.manual_seed(mix(self.seed, self.epoch, self.rank))
         for i in range(len(self)):
             start = (i * self.world + self.rank) * self.batch_size
-            where = slice(start, start + self.batch_size)
-            rows = where if order is None else order[where]
-            yield self.x[rows], None if self.context is None else self.context[rows]
+            x, context = self.rows.take(order[start : start + self.batch_size])
+            yield x if self.augment is None else self.augment(x, generator), context
 
 
 def mix(*numbers: int) -> int:

@@ -1,0 +1,126 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from diffeo import figures
+from diffeo.cli import pictures, tables
+from diffeo.data import Images
+from diffeo.evaluation import SPLITS, Score, evaluate
+from diffeo.run import Run, draw, train
+from diffeo.run.drawing import kinds_for
+
+
+def _train(options: Namespace, console: Console) -> None:
+    train(
+        options.model,
+        options.data,
+        options.resume or options.out,
+        seed=options.seed,
+        optimizer=options.optimizer,
+        trainer=options.trainer,
+        resume=options.resume is not None,
+        console=console,
+    )
+
+
+def _eval(options: Namespace, console: Console) -> None:
+    run = _open(options)
+    if options.data is None:
+        data = run.data()
+        scores = {name: evaluate(run.flow, data, name, options.samples) for name in SPLITS}
+    else:
+        scores = {options.data: _kind(run).evaluate(options, run)}
+    console.print(_score_table(scores))
+
+
+def _score_table(scores: dict[str, Score]) -> RichTable:
+    first, *_ = scores.values()
+    names = ["NLL, nats", "± s.e.", "standardized", "floor", "gap"]
+    if first.bits_per_dim is not None:
+        names = ["bits/dim", "± s.e.", "NLL, nats", "± s.e."]
+    title = None
+    if first.samples > 1:
+        title = f"importance-weighted bound, {first.samples} samples"
+    table = RichTable("split", "pictures" if first.bits_per_dim else "rows", *names, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, score in scores.items():
+        numbers: tuple[float | None, ...] = (score.nll, score.stderr)
+        if score.bits_per_dim is None:
+            numbers += (score.standardized, score.floor, score.gap)
+        else:
+            numbers = (score.bits_per_dim, score.bits_stderr, *numbers)
+        cells = ["" if number is None else f"{number:.4f}" for number in numbers]
+        table.add_row(name, f"{score.rows:,}", *cells)
+    return table
+
+
+def _sample(options: Namespace, console: Console) -> None:
+    if options.num is not None and options.num < 1:
+        raise ValueError(f"-n is {options.num}: ask for at least one.")
+    run = _open(options)
+    _kind(run).sample(options, run, console)
+
+
+def _score(options: Namespace, console: Console) -> None:
+    run = _open(options)
+    _kind(run).score(options, run, console)
+
+
+def _plot(options: Namespace, console: Console) -> None:
+    out = _figure_file(options.out)
+    run = _open(options)
+    data = run.data()
+    draw(run, data, options.kind or kinds_for(data)[0], out)
+    console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
+
+
+def _reconstruct(options: Namespace, console: Console) -> None:
+    out = _figure_file(options.out)
+    if options.num < 1:
+        raise ValueError(f"-n is {options.num}: ask for at least one picture.")
+    run = _open(options)
+    if not run.flow.takes_pixels:
+        raise ValueError(f"{options.run} is a model of a table: only pictures are reconstructed.")
+    if options.data is not None:
+        split = run.gallery(options.data).pictures
+    else:
+        data = run.data()
+        assert isinstance(data, Images)
+        split = data.test
+    figures.save(figures.reconstructions(run.flow, split.all(options.num)), out)
+    console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
+
+
+def _open(options: Namespace) -> Run:
+    return Run(options.run, trust=options.trust)
+
+
+def _kind(run: Run) -> ModuleType:
+    """Where the commands are that differ between tables and pictures."""
+    return pictures if run.flow.takes_pixels else tables
+
+
+def _figure_file(name: str) -> Path:
+    out = Path(name)
+    if out.suffix not in {".png", ".pdf", ".svg"}:
+        raise ValueError(f"{out} is no picture: its name has to end in .png, .pdf or .svg.")
+    return out
+
+
+COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
+    "train": _train,
+    "eval": _eval,
+    "sample": _sample,
+    "score": _score,
+    "plot": _plot,
+    "reconstruct": _reconstruct,
+}

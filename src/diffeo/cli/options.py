@@ -1,0 +1,171 @@
+"""The options of each command."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser
+
+from diffeo import presets
+from diffeo.data import DataOptions
+from diffeo.flow import Flow
+from diffeo.run import FigureKind
+from diffeo.training.fit import TrainerOptions
+from diffeo.training.module import OptimizerOptions
+from diffeo.version import __version__
+
+DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
+sample and draw it.
+
+Begin with `diffeo train`, which learns two moons, with `diffeo train --data my.csv`, or with
+`diffeo train --data digits`."""
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all commands."""
+    parser = ArgumentParser(
+        prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
+    )
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, add in PARSERS.items():
+        sub = ArgumentParser(
+            description=add.__doc__, usage=f"diffeo {name} [options]", exit_on_error=False
+        )
+        add(sub)
+        for action in sub._actions:
+            # Long options of a group are what people type; its file is for --config.
+            if action.option_strings in (["--optimizer"], ["--trainer"]):
+                action.help = SUPPRESS
+            if action.option_strings == ["--data"] and name == "train":
+                action.metavar, action.help = "SOURCE", "The same as --data.source."
+        commands.add_subcommand(name, sub, help=(add.__doc__ or "").splitlines()[0])
+    return parser
+
+
+def _train_options(parser: ArgumentParser) -> None:
+    """Train a flow and fill a run folder.
+
+    Examples: `diffeo train`, `diffeo train --data my.csv --data.columns height,weight`,
+    `diffeo train --model NICE --model.layers 6`, `diffeo train --data pictures/ --data.size 32`,
+    `diffeo train --preset mnist-cpu --data mnist/`, `diffeo train --resume runs/moons`.
+    """
+    parser.add_argument("--config", action="config", help="A YAML file of these options.")
+    parser.add_argument(
+        "--preset",
+        type=str | None,
+        help=f"Settings that were tried, one of {', '.join(presets.names())}; what is said after "
+        "it counts more.",
+    )
+    parser.add_argument(
+        "--model",
+        type=Callable[[int | tuple[int, ...]], Flow] | None,
+        help="NICE, RealNVP, ImageRealNVP, or a class of your own: mypackage.MyFlow. By default "
+        "RealNVP, and ImageRealNVP for pictures.",
+    )
+    parser.add_class_arguments(DataOptions, "data")
+    parser.add_argument(
+        "--out", type=str | None, help="The run folder; by default runs/NAME of the data."
+    )
+    parser.add_argument("--resume", type=str | None, help="A run folder to go on with.")
+    parser.add_argument("--seed", type=int, default=0, help="Of first weights and batches.")
+    parser.add_class_arguments(OptimizerOptions, "optimizer")
+    parser.add_class_arguments(TrainerOptions, "trainer")
+
+
+def _run_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="A run folder, a model folder, or owner/name.")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Import the model's class even if it is none of diffeo's: it runs its code.",
+    )
+
+
+def _delimiter_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--delimiter",
+        type=str | None,
+        help="The character between the values of a CSV file; a comma by default.",
+    )
+
+
+def _eval_options(parser: ArgumentParser) -> None:
+    """Print the mean negative log-likelihood of each split, or of other data.
+
+    In nats for tables, in bits/dim for pictures.
+    """
+    _run_options(parser)
+    parser.add_argument(
+        "--data", type=str | None, help="Other rows with the same columns, or other pictures."
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        help="Noisy copies of each picture to average: more than 1 print the importance-weighted "
+        "bound, which lies below what one copy gives.",
+    )
+    _delimiter_option(parser)
+
+
+def _sample_options(parser: ArgumentParser) -> None:
+    """Draw from the model: rows of a table, or pictures."""
+    _run_options(parser)
+    parser.add_argument(
+        "-n", "--num", type=int | None, help="How many: by default 1000 rows, or 64 pictures."
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="Below 1 for more typical ones."
+    )
+    parser.add_argument("--seed", type=int | None, help="The same seed draws the same.")
+    parser.add_argument(
+        "--context", type=str | None, help="Context of all rows, name=value,name=value."
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="Rows: .csv .parquet .npy .npz, or .png to see them; by default samples.csv. "
+        "Pictures: one sheet .png .jpg .webp, .npy .npz, or a folder; by default samples.png.",
+    )
+
+
+def _score_options(parser: ArgumentParser) -> None:
+    """Write the log-likelihood of each row of a table, or of each picture, in nats."""
+    _run_options(parser)
+    parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
+    _delimiter_option(parser)
+    parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")
+
+
+def _plot_options(parser: ArgumentParser) -> None:
+    """Draw a model and its data."""
+    _run_options(parser)
+    parser.add_argument(
+        "--kind",
+        type=FigureKind | None,
+        help="By default panels for 2 columns, corner for other tables, samples for pictures.",
+    )
+    parser.add_argument("--out", type=str, default="plot.png", help="A .png, .pdf or .svg file.")
+
+
+def _reconstruct_options(parser: ArgumentParser) -> None:
+    """Draw pictures, their reconstruction, and what is left of them without the finer latents."""
+    _run_options(parser)
+    parser.add_argument(
+        "--data", type=str | None, help="Which pictures; by default the test split."
+    )
+    parser.add_argument("-n", "--num", type=int, default=64, help="How many are reconstructed.")
+    parser.add_argument(
+        "--out", type=str, default="reconstructions.png", help="A .png, .pdf or .svg file."
+    )
+
+
+PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
+    "train": _train_options,
+    "eval": _eval_options,
+    "sample": _sample_options,
+    "score": _score_options,
+    "plot": _plot_options,
+    "reconstruct": _reconstruct_options,
+}

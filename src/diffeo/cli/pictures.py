@@ -1,0 +1,57 @@
+"""Scoring and sampling pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+
+from diffeo import figures
+from diffeo.data import Batches, Gallery, check_writable, write_columns
+from diffeo.evaluation import Score, evaluate_batches, log_probs
+from diffeo.run import Run
+
+PICTURES = 64
+
+
+def evaluate(options: Namespace, run: Run) -> Score:
+    """The score of the pictures of `--data`."""
+    return evaluate_batches(run.flow, _batches(run, run.gallery(options.data)), options.samples)
+
+
+def score(options: Namespace, run: Run, console: Console) -> None:
+    """Write the name of each picture of `--data`, its log-likelihood, and its bits/dim."""
+    out = check_writable(options.out)
+    gallery = run.gallery(options.data)
+    nats = torch.cat(list(log_probs(run.flow, _batches(run, gallery))))
+    bits = -nats / (run.flow.dims * math.log(2))
+    columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
+    write_columns(out, {"picture": gallery.names, **columns})
+    for note in gallery.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"{len(nats):,} scores written to {out}.", highlight=False, soft_wrap=True)
+
+
+def sample(options: Namespace, run: Run, console: Console) -> None:
+    """Draw pictures onto one sheet, or into an array, or into a folder of files."""
+    count = options.num or PICTURES
+    out = Path(options.out or "samples.png")
+    if options.context:
+        raise ValueError(f"{options.run} takes no context: leave --context out.")
+    if out.suffix.lower() in {".npy", ".npz"}:
+        check_writable(out)
+    parts = run.stream_samples(count, None, options.temperature, options.seed)
+    if not out.suffix:
+        figures.write_pictures(parts, out)
+    elif out.suffix.lower() in {".npy", ".npz"}:
+        write_columns(out, {"images": torch.cat(list(parts)).numpy()})
+    else:
+        figures.save_pictures(torch.cat(list(parts)), out)
+    console.print(f"{count:,} pictures written to {out}.", highlight=False, soft_wrap=True)
+
+
+def _batches(run: Run, gallery: Gallery) -> Batches:
+    return Batches(gallery.pictures, run.flow.chunk)

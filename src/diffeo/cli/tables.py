@@ -1,0 +1,103 @@
+"""Scoring and sampling rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+from torch import Tensor
+
+from diffeo import figures
+from diffeo.data import Table, check_writable, stream, write_table
+from diffeo.evaluation import Batch, Score, evaluate_batches, log_probs
+from diffeo.run import Run
+
+ROWS = 1_000
+
+
+def evaluate(options: Namespace, run: Run) -> Score:
+    """The score of the rows of `--data`."""
+    return evaluate_batches(run.flow, _stream(options, run), options.samples)
+
+
+def score(options: Namespace, run: Run, console: Console) -> None:
+    """Write the log-likelihood of each row of `--data`."""
+    out = check_writable(options.out)
+    rows = _stream(options, run)
+    count = 0
+
+    def scores() -> Iterator[Any]:
+        nonlocal count
+        for part in log_probs(run.flow, rows):
+            count += len(part)
+            yield part[:, None].numpy()
+
+    write_table(out, ["log_prob"], scores())
+    console.print(f"{count:,} scores written to {out}.", highlight=False, soft_wrap=True)
+
+
+def sample(options: Namespace, run: Run, console: Console) -> None:
+    """Write rows, or draw them beside the training rows."""
+    count = options.num or ROWS
+    out = Path(options.out or "samples.csv")
+    context = _context(options, run, count)
+    if out.suffix == ".png":
+        rows = _table(run).train.x
+        samples = run.sample(
+            count, context=context, temperature=options.temperature, seed=options.seed
+        )
+        figures.save(figures.corner(rows, samples, run.columns), out)
+    else:
+        check_writable(out)
+        parts = run.stream_samples(count, context, options.temperature, options.seed)
+        write_table(out, run.columns + run.context_columns, _with_context(parts, context))
+    console.print(f"{count:,} rows written to {out}.", highlight=False, soft_wrap=True)
+
+
+def _stream(options: Namespace, run: Run) -> Iterator[Batch]:
+    return stream(options.data, run.columns, run.context_columns, delimiter=options.delimiter)
+
+
+def _table(run: Run) -> Table:
+    table = run.data()
+    assert isinstance(table, Table)
+    return table
+
+
+def _with_context(parts: Iterator[Tensor], context: Tensor | None) -> Iterator[Any]:
+    start = 0
+    for part in parts:
+        if context is None:
+            yield part.numpy()
+        else:
+            rows = context[start : start + len(part)] if len(context) > 1 else context
+            yield torch.cat((part, rows.expand(len(part), -1)), dim=1).numpy()
+        start += len(part)
+
+
+def _context(options: Namespace, run: Run, count: int) -> Tensor | None:
+    """What the user gave, or else rows drawn from the training split."""
+    names = run.context_columns
+    if not names:
+        if options.context:
+            raise ValueError(f"{options.run} takes no context: leave --context out.")
+        return None
+    if options.context is None:
+        rows = _table(run).train.context
+        assert rows is not None
+        generator = torch.Generator()
+        generator.seed() if options.seed is None else generator.manual_seed(options.seed + 1)
+        return rows[torch.randint(len(rows), (count,), generator=generator)]
+    try:
+        pairs = dict(pair.split("=") for pair in options.context.split(","))
+        values = {name.strip(): float(value) for name, value in pairs.items()}
+    except ValueError:
+        values = {}
+    if set(values) != set(names):
+        wanted = ",".join(f"{name}=VALUE" for name in names)
+        raise ValueError(f"--context is {options.context!r}: give {wanted}.")
+    return torch.tensor([[values[name] for name in names]])

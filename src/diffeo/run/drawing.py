@@ -1,0 +1,163 @@
+"""What there is to see of a model and its data."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from matplotlib.figure import Figure
+from torch import Generator
+
+from diffeo import figures
+from diffeo.data import Data, Images, ImageSplit, Split, Table
+from diffeo.evaluation import true_nll
+from diffeo.flow import Flow
+from diffeo.run.folder import Run
+
+TableFigure = Literal["panels", "density", "grid", "corner", "curve"]
+PictureFigure = Literal["samples", "reconstructions", "latents", "curve"]
+FigureKind = Literal[
+    "panels", "density", "grid", "corner", "samples", "reconstructions", "latents", "curve"
+]
+
+SAMPLES = 64
+# More than are drawn: the caption counts how many come back; and enough for a smooth histogram.
+RECONSTRUCTED, ENCODED = 64, 256
+
+
+def kinds_for(data: Data) -> list[FigureKind]:
+    """The figures that suit some data, the most telling one first."""
+    if isinstance(data, Images):
+        return list(get_args(PictureFigure))
+    return ["panels", "density", "grid", "curve"] if data.features == 2 else ["corner", "curve"]
+
+
+def draw(run: Run, data: Data, kind: FigureKind, path: Path) -> None:
+    """Write one figure of a model and its data.
+
+    Args:
+        run: the model.
+        data: the data.
+        kind: for two columns "panels" (data, encoded data, noise, decoded noise), "density" (a heat
+            map) and "grid" (the latent grid in data space); for any table "corner" (data against
+            samples, pair by pair). For pictures "samples", "reconstructions" (of data, also without
+            the finer levels) and "latents" (a histogram of each level). "curve" (the loss of each
+            epoch) for all.
+        path: where; its suffix chooses the format.
+
+    Raises:
+        ValueError: if the kind is not for such data, or there are no metrics.
+    """
+    if kind == "curve":
+        figures.save(_curve(run, data), path)
+    elif isinstance(data, Images):
+        _check_kind(kind, get_args(PictureFigure), "pictures")
+        _draw_pictures(run.flow, data.test, kind, path)
+    else:
+        _check_kind(kind, get_args(TableFigure), "a table")
+        figures.save(_table_figure(run, data, kind), path)
+
+
+def painter(data: Data, folder: Path) -> Callable[[Flow, str], dict[str, Path]] | None:
+    """Draws a flow as it learns, always with the same rows and the same noise; None for no way."""
+    if isinstance(data, Images):
+        pictures = data.val
+
+        def draw_pictures(flow: Flow, name: str) -> dict[str, Path]:
+            paths = {}
+            for kind in get_args(PictureFigure):
+                if kind != "curve":
+                    paths[kind] = folder / f"{kind}-{name}.png"
+                    _draw_pictures(flow, pictures, kind, paths[kind])
+            return paths
+
+        return draw_pictures
+    if data.features != 2:
+        return None
+
+    def draw_panels(flow: Flow, name: str) -> dict[str, Path]:
+        path = folder / f"{name}.png"
+        figures.save(_panels(flow, data, title=name.replace("-", " ")), path)
+        return {"flow": path}
+
+    return draw_panels
+
+
+def draw_run(run: Run, data: Data) -> Path:
+    """Draw everything there is to see of a trained model into `figures/`; return the main one."""
+    folder = run.folder / "figures"
+    kinds = kinds_for(data)
+    for kind in kinds:
+        draw(run, data, kind, folder / f"{kind}.png")
+    frames = sorted(folder.glob("samples-epoch-*.png")) or sorted(folder.glob("epoch-*.png"))
+    if frames:
+        figures.animate(frames, folder / "training.gif", milliseconds=300)
+    return folder / f"{kinds[0]}.png"
+
+
+def _check_kind(kind: str, known: tuple[str, ...], what: str) -> None:
+    if kind not in known:
+        raise ValueError(f"a figure of kind {kind} is not for {what}: use {', '.join(known)}.")
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def _draw_pictures(flow: Flow, pictures: ImageSplit, kind: str, path: Path) -> None:
+    if kind == "samples":
+        with torch.no_grad():
+            samples = flow.sample(SAMPLES, generator=Generator().manual_seed(0))
+        figures.save_pictures(samples, path)
+    elif kind == "reconstructions":
+        figures.save(figures.reconstructions(flow, pictures.all(RECONSTRUCTED)), path)
+    else:
+        figures.save(figures.latent_histograms(flow, pictures.all(ENCODED)), path)
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def _table_figure(run: Run, table: Table, kind: str) -> Figure:
+    rows = _rows_to_draw(table)
+    if kind == "corner":
+        samples = run.sample(len(rows), context=rows.context, seed=0)
+        return figures.corner(rows.x, samples, table.columns)
+    if table.features != 2:
+        raise ValueError(
+            f"a figure of kind {kind} needs 2 columns, not {table.features}: use corner."
+        )
+    if kind == "density":
+        return figures.density_map(run.flow, rows.x, rows.context, table.columns)
+    if kind == "grid":
+        return figures.latent_grid(run.flow, rows.x, rows.context, table.columns)
+    return _panels(run.flow, table)
+
+
+def _panels(flow: Flow, table: Table, title: str | None = None) -> Figure:
+    generator = Generator().manual_seed(0)
+    rows = _rows_to_draw(table)
+    return figures.four_panels(flow, rows.x, rows.context, generator=generator, title=title)
+
+
+def _rows_to_draw(table: Table) -> Split:
+    """The test rows, which show no overfitting, unless they are too few to show anything."""
+    return table.test if len(table.test) >= 1_000 else table.train
+
+
+# Curve ------------------------------------------------------------------------------------------
+
+
+def _curve(run: Run, data: Data) -> Figure:
+    path = run.folder / "metrics.csv"
+    if not path.is_file():
+        raise ValueError(f"{run.folder} has no metrics.csv to draw a curve from.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    metric, unit = ("bpd", "bits/dim") if run.flow.takes_pixels else ("nll", "nats")
+    names = ("epoch", f"train_{metric}", f"val_{metric}")
+    columns = [[float(row[name]) for row in rows] for name in names]
+    floor = true_nll(data, "val") if isinstance(data, Table) else None
+    return figures.training_curve(*columns, floor=floor, unit=unit)

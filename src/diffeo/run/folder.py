@@ -1,0 +1,115 @@
+"""A run folder, opened to use its model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Generator, Tensor
+
+from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery
+from diffeo.flow import Flow
+
+
+class Run:
+    """A run folder, opened to use its model.
+
+    Args:
+        name: the run folder; a bare model folder or a hub name serves too, for all that needs no
+            training data.
+        trust: whether a class that is none of diffeo's may be imported (see
+            `Flow.from_pretrained`).
+
+    Raises:
+        ValueError: if it holds no model.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], *, trust: bool = False) -> None:
+        self.folder = Path(name)
+        inner = self.folder / "model"
+        if self.config_file.is_file() and not inner.is_dir():
+            raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
+        self.flow = Flow.from_pretrained(inner if inner.is_dir() else name, trust=trust)
+        names = [f"x{i}" for i in range(self.flow.dims)]
+        self.columns: list[str] = self.flow.metadata.get("columns", names)
+        self.context_columns: list[str] = self.flow.metadata.get("context_columns", [])
+
+    @property
+    def config_file(self) -> Path:
+        """Where its settings are."""
+        return self.folder / "config.yaml"
+
+    def data(self) -> Data:
+        """What it was trained on, split as then.
+
+        Raises:
+            ValueError: if the folder does not say what that was, or it is gone.
+        """
+        if not self.config_file.is_file():
+            raise ValueError(f"{self.folder} does not say where its data are: name some by --data.")
+        return load_data(_data_options(self.config_file))
+
+    def gallery(self, source: str) -> Gallery:
+        """All pictures of another source, scaled and cropped as those of the training were.
+
+        Raises:
+            ValueError: if they cannot be read, or do not fit the model.
+        """
+        channels, height, width = self.flow.shape
+        size = self.flow.metadata.get("size")
+        gallery = load_gallery(ImageOptions(source, size=size, grey=channels == 1))
+        shape = gallery.pictures.pixels.shape[1:]
+        if shape != self.flow.shape:
+            raise ValueError(
+                f"{source} holds pictures of {_size(*shape)} and the model takes "
+                f"{_size(channels, height, width)}: give it such ones."
+            )
+        return gallery
+
+    def sample(
+        self,
+        n: int,
+        *,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draw n events `(n, *shape)`, in parts that bound the memory that it takes.
+
+        Args:
+            n: how many.
+            context: `(n, context_features)` or one row of it.
+            temperature: see `Flow.sample`.
+            seed: the same seed draws the same; None for others each time.
+        """
+        return torch.cat(list(self.stream_samples(n, context, temperature, seed)))
+
+    def stream_samples(
+        self, n: int, context: Tensor | None, temperature: float, seed: int | None
+    ) -> Iterator[Tensor]:
+        """The events of `sample`, part by part."""
+        generator = Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        for start in range(0, max(n, 1), self.flow.chunk):
+            count = min(self.flow.chunk, n - start)
+            rows = context
+            if context is not None and len(context) > 1:
+                rows = context[start : start + count]
+            with torch.no_grad():
+                part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
+            yield part
+
+
+def _data_options(path: Path) -> DataOptions:
+    try:
+        section = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        return DataOptions(**section | {"splits": tuple(section["splits"])})
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
+
+
+def _size(channels: int, height: int, width: int) -> str:
+    return f"{width} x {height} pixels and {channels} channel{'s' * (channels != 1)}"

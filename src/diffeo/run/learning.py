@@ -1,0 +1,244 @@
+"""Train a flow and fill a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch import Generator, Tensor
+
+from diffeo.beside import beside
+from diffeo.data import Augment, Data, DataOptions, Images, augment, load_data
+from diffeo.evaluation import SPLITS, evaluate
+from diffeo.flow import Flow
+from diffeo.models.image_realnvp import ImageRealNVP
+from diffeo.models.realnvp import RealNVP
+from diffeo.run.drawing import draw_run, painter
+from diffeo.run.folder import Run
+from diffeo.storage import public_name
+from diffeo.training.fit import TrainerOptions, fit, limit_threads
+from diffeo.training.module import OptimizerOptions
+
+ModelFactory = Callable[[Any], Flow]
+# Below this, a flow of the default size overfits whatever it is told.
+FEW_ROWS = 200
+
+
+def train(
+    model: ModelFactory | None = None,
+    data: DataOptions | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    optimizer: OptimizerOptions | None = None,
+    trainer: TrainerOptions | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train a flow by maximum likelihood, and fill a run folder.
+
+    Args:
+        model: makes the flow from the number of features, or from the (C, H, W) of pictures: a
+            model class, or `functools.partial(RealNVP, layers=12)`. By default `RealNVP`, and
+            `ImageRealNVP` for pictures.
+        data: what to learn; moons by default, or digits for a model of pictures.
+        out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
+        seed: of the first weights and the order of the batches. The split has its own.
+        optimizer: how the weights are learned.
+        trainer: how long, and on which machines.
+        resume: go on from the last checkpoint in `out`, or start anew where there is none.
+        console: where to report.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: if the data, the model or the folder cannot be used; nothing is written then.
+    """
+    options = data or DataOptions()
+    if not options.source:
+        options = dataclasses.replace(options, source=default_source(model))
+    optimizer = optimizer or OptimizerOptions()
+    trainer = trainer or TrainerOptions()
+    # With several processes, the first alone writes and speaks.
+    first = not getattr(rank_zero_only, "rank", 0)
+    console = console or Console(quiet=not first)
+    limit_threads()
+    loaded = load_data(options, console)
+    torch.manual_seed(seed)
+    flow = build(model, loaded)
+    folder = Path(out) if out is not None else _free_folder(loaded.name)
+    settings = {
+        "model": {"class_path": public_name(type(flow)), "init_args": _model_arguments(flow)},
+        "data": dataclasses.asdict(options),
+        "seed": seed,
+        "optimizer": dataclasses.asdict(optimizer),
+        "trainer": dataclasses.asdict(trainer),
+    }
+    if first:
+        _claim(folder, settings, resume)
+    for line in _introduction(flow, loaded):
+        console.print(line, highlight=False, soft_wrap=True)
+    seconds = fit(
+        flow,
+        loaded.train,
+        loaded.val,
+        folder,
+        seed=seed,
+        optimizer=optimizer,
+        options=trainer,
+        draw=painter(loaded, folder / "figures"),
+        augment=_augmentation(options),
+        resume=resume,
+        console=console,
+    )
+    if first:
+        gpu = trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+        _finish(folder, loaded, seconds, "cuda" if gpu else "cpu", console)
+    return folder
+
+
+def default_source(model: ModelFactory | None) -> str:
+    """What to learn if the user does not say: moons, or digits for a model of pictures."""
+    # A partial, and one that jsonargparse made, holds the class among its parts.
+    parts = (model, getattr(model, "func", None), *getattr(model, "args", ()))
+    for part in parts:
+        if inspect.isclass(part) and issubclass(part, Flow):
+            return "digits" if "image_shape" in inspect.signature(part).parameters else "moons"
+    return "moons"
+
+
+def build(model: ModelFactory | None, data: Data) -> Flow:
+    """Make the flow for some data, with what `score` and `sample` need to know of them.
+
+    Raises:
+        ValueError: if the model cannot be made for them.
+    """
+    needs: dict[str, Any] = {}
+    if isinstance(data, Images):
+        model = model or ImageRealNVP
+        event: Any = data.shape
+        what = f"pictures of (channels, height, width) = {data.shape}"
+        metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
+    else:
+        model = model or RealNVP
+        event, what = data.features, f"{data.features} columns"
+        if data.context_features:
+            needs["context_features"] = data.context_features
+        if any(data.steps):
+            needs["steps"] = data.steps
+        metadata = {"columns": data.columns, "context_columns": data.context_columns}
+    try:
+        flow = model(event, **needs)
+    except TypeError as error:
+        known = " and ".join(["", *needs]) if needs else ""
+        raise ValueError(f"the model cannot be made for {what}{known}: {error}.") from error
+    if flow.takes_pixels != isinstance(data, Images):
+        raise ValueError(
+            f"{type(flow).__name__} does not model {what}: choose another model by --model."
+        )
+    flow.metadata = {"data": data.name, **metadata}
+    return flow
+
+
+def _augmentation(options: DataOptions) -> Augment | None:
+    if not options.flip and not options.shift:
+        return None
+
+    def change(x: Tensor, generator: Generator) -> Tensor:
+        return augment(x, options.flip, options.shift, generator)
+
+    return change
+
+
+def _introduction(flow: Flow, data: Data) -> list[str]:
+    """What a user should know before training begins."""
+    lines = [*data.notes]
+    unit = "pictures" if isinstance(data, Images) else "rows"
+    if len(data.train) < FEW_ROWS:
+        lines.append(
+            f"{data.name} has only {len(data.train)} {unit} to learn from: expect a model that "
+            "knows them by heart, and mind its standard error."
+        )
+    what = f"{data.name}"
+    if isinstance(data, Images):
+        channels, height, width = data.shape
+        what += f", {width} x {height} pixels in {channels} channel{'s' * (channels != 1)},"
+    else:
+        what = f"{data.features} columns of {data.name}"
+    lines.append(
+        f"{type(flow).__name__}, {sum(p.numel() for p in flow.parameters()):,} weights, "
+        f"learns {what} from {len(data.train):,} {unit} "
+        f"({len(data.val):,} to validate, {len(data.test):,} to test)."
+    )
+    return lines
+
+
+def _model_arguments(flow: Flow) -> dict[str, Any]:
+    """The arguments that the user chose; the others follow from the data."""
+    first, *_ = flow.arguments
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flow.arguments.items()
+        if name not in {first, "context_features", "steps"}
+    }
+
+
+def _free_folder(name: str) -> Path:
+    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    folder = Path("runs") / slug
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{slug}-{number}"
+    return folder
+
+
+def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Take the folder for this run by writing its settings there."""
+    config = folder / "config.yaml"
+    if config.exists() and not resume:
+        raise ValueError(
+            f"{folder} already holds a run: go on with it by --resume {folder}, "
+            "or choose another folder by --out."
+        )
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another folder by --out.")
+    try:
+        splits = settings["data"] | {"splits": list(settings["data"]["splits"])}
+        text = yaml.safe_dump(settings | {"data": splits}, sort_keys=False, allow_unicode=True)
+        with beside(config) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder by --out."
+        ) from error
+
+
+def _finish(folder: Path, data: Data, seconds: float, device: str, console: Console) -> None:
+    """Evaluate the best model, draw it, and say where everything is."""
+    run = Run(folder)
+    flow = run.flow.to(device)
+    scores = {name: evaluate(flow, data, name) for name in SPLITS}
+    run.flow.cpu()
+    results = {name: dataclasses.asdict(score) for name, score in scores.items()}
+    results["training"] = {"seconds": round(seconds, 2)}
+    with beside(folder / "results.json") as partial:
+        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    picture = draw_run(run, data)
+    console.print(
+        f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"
+        f"Run folder {folder}, figure {picture}.",
+        highlight=False,
+        soft_wrap=True,
+    )
