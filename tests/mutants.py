@@ -278,12 +278,26 @@ MUTANTS = [
         (FLAG, FLAG[:-1] + ", persistent=False)"),
         ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
     ),
+    # Precision and layout.
+    *(
+        Mutant(file, old, new, ("tests/test_layout.py", "-k", keyword))
+        for file, old, new, keyword in (
+            ("bijections/normalization.py", "scale**-2 - self.eps", "scale**-2 + 0.1", "formula"),
+            ("bijections/normalization.py", "scale**-2 - self.eps", "scale", "formula"),
+            ("bijections/normalization.py", "True, 0.0, self.eps", "True, 0.0, 0.1", "formula"),
+            ("bijections/normalization.py", "if _processes() > 1", "if False", "two_processes"),
+            ("bijections/normalization.py", "square().mean(dim=axes)) / processes",
+             "square().mean(dim=axes))", "two_processes"),
+            ("bijections/coupling.py", ".to(kept.dtype)", "", "precision or bfloat16"),
+            ("bijections/coupling.py", "if self.precision is None", "if True", "bfloat16"),
+        )
+    ),
     # Bits and learning.
     *learned(
         ("evaluation.py", "bits = flow.dims * math.log(2)", "bits = flow.dims", "run_folder"),
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
-        ("training/module.py", "flow.dims * math.log(2) if", "flow.dims if", "run_folder"),
+        ("training/module.py", "flow.dims * math.log(2) if", "flow.dims if", "loss_in"),
         ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
@@ -437,9 +451,10 @@ def survives(mutant: Mutant | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a representative dozen")
-    small = parser.parse_args().small
+    parser.add_argument("--match", default="", help="those whose line holds this text")
+    options = parser.parse_args()
     start = time.perf_counter()
-    chosen = [mutant for mutant in MUTANTS if mutant.small or not small]
+    chosen = [m for m in MUTANTS if (m.small or not options.small) and options.match in str(m)]
     findings = 0
     # A fork for each mutant: torch is imported once, diffeo each time anew.
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:

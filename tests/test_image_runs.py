@@ -163,6 +163,19 @@ def test_what_is_learned_by_default(tmp_path, monkeypatch):
     assert one == two
 
 
+def test_the_pictures_of_training_are_drawn_at_the_chosen_temperature(run):
+    quick = ["--trainer.max_epochs=1", "--data.rows=100", "--trainer.temperature=0"]
+    assert main(["train", "--data=digits", "--out=cold", *SMALL, *quick]) == 0
+    sheet = np.asarray(Image.open("cold/figures/samples.png"))
+    flow = diffeo.Flow.from_pretrained("cold/model")
+    with torch.no_grad():
+        (mode,) = flow.sample(1, temperature=0.0)
+    cell = sheet[:64, :64, 0].reshape(8, 8, 8, 8)[:, 0, :, 0]
+    assert (cell == mode[0].numpy()).all()
+    # All alike.
+    assert (sheet[:64, :64] == sheet[66:130, 66:130]).all()
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_settings_that_the_parser_takes(name):
     from diffeo.cli.options import make_parser

@@ -4,8 +4,14 @@ import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import diffeo
+
+# Of the diffeo that is under test, wherever another is installed.
+SOURCE = str(Path(diffeo.__file__).parents[1])
 
 SCRIPT = """
 import sys
@@ -48,7 +54,7 @@ def curve(tmp_path, devices, precision):
     folder = tmp_path / f"{devices}-{precision}"
     done = subprocess.run(
         [sys.executable, script, str(devices), folder, precision],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
         timeout=300,

@@ -35,7 +35,7 @@ def kinds_for(data: Data) -> list[FigureKind]:
     return ["panels", "density", "grid", "curve"] if data.features == 2 else ["corner", "curve"]
 
 
-def draw(run: Run, data: Data, kind: FigureKind, path: Path) -> None:
+def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: float = 1.0) -> None:
     """Write one figure of a model and its data.
 
     Args:
@@ -47,6 +47,7 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path) -> None:
             the finer levels) and "latents" (a histogram of each level). "curve" (the loss of each
             epoch) for all.
         path: where; its suffix chooses the format.
+        temperature: of samples of pictures.
 
     Raises:
         ValueError: if the kind is not for such data, or there are no metrics.
@@ -55,13 +56,15 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path) -> None:
         figures.save(_curve(run, data), path)
     elif isinstance(data, Images):
         _check_kind(kind, get_args(PictureFigure), "pictures")
-        _draw_pictures(run.flow, data.test, kind, path)
+        _draw_pictures(run.flow, data.test, kind, path, temperature)
     else:
         _check_kind(kind, get_args(TableFigure), "a table")
         figures.save(_table_figure(run, data, kind), path)
 
 
-def painter(data: Data, folder: Path) -> Callable[[Flow, str], dict[str, Path]] | None:
+def painter(
+    data: Data, folder: Path, temperature: float = 1.0
+) -> Callable[[Flow, str], dict[str, Path]] | None:
     """Draws a flow as it learns, always with the same rows and the same noise; None for no way."""
     if isinstance(data, Images):
         pictures = data.val
@@ -71,7 +74,7 @@ def painter(data: Data, folder: Path) -> Callable[[Flow, str], dict[str, Path]] 
             for kind in get_args(PictureFigure):
                 if kind != "curve":
                     paths[kind] = folder / f"{kind}-{name}.png"
-                    _draw_pictures(flow, pictures, kind, paths[kind])
+                    _draw_pictures(flow, pictures, kind, paths[kind], temperature)
             return paths
 
         return draw_pictures
@@ -86,12 +89,12 @@ def painter(data: Data, folder: Path) -> Callable[[Flow, str], dict[str, Path]] 
     return draw_panels
 
 
-def draw_run(run: Run, data: Data) -> Path:
+def draw_run(run: Run, data: Data, temperature: float = 1.0) -> Path:
     """Draw everything there is to see of a trained model into `figures/`; return the main one."""
     folder = run.folder / "figures"
     kinds = kinds_for(data)
     for kind in kinds:
-        draw(run, data, kind, folder / f"{kind}.png")
+        draw(run, data, kind, folder / f"{kind}.png", temperature=temperature)
     frames = sorted(folder.glob("samples-epoch-*.png")) or sorted(folder.glob("epoch-*.png"))
     if frames:
         figures.animate(frames, folder / "training.gif", milliseconds=300)
@@ -106,10 +109,13 @@ def _check_kind(kind: str, known: tuple[str, ...], what: str) -> None:
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def _draw_pictures(flow: Flow, pictures: ImageSplit, kind: str, path: Path) -> None:
+def _draw_pictures(
+    flow: Flow, pictures: ImageSplit, kind: str, path: Path, temperature: float
+) -> None:
     if kind == "samples":
         with torch.no_grad():
-            samples = flow.sample(SAMPLES, generator=Generator().manual_seed(0))
+            noise = Generator().manual_seed(0)
+            samples = flow.sample(SAMPLES, temperature=temperature, generator=noise)
         figures.save_pictures(samples, path)
     elif kind == "reconstructions":
         figures.save(figures.reconstructions(flow, pictures.all(RECONSTRUCTED)), path)

@@ -97,14 +97,14 @@ def train(
         seed=seed,
         optimizer=optimizer,
         options=trainer,
-        draw=painter(loaded, folder / "figures"),
+        draw=painter(loaded, folder / "figures", trainer.temperature),
         augment=_augmentation(options),
         resume=resume,
         console=console,
     )
     if first:
         gpu = trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-        _finish(folder, loaded, seconds, "cuda" if gpu else "cpu", console)
+        _finish(folder, loaded, seconds, trainer.temperature, "cuda" if gpu else "cpu", console)
     return folder
 
 
@@ -225,7 +225,9 @@ def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
         ) from error
 
 
-def _finish(folder: Path, data: Data, seconds: float, device: str, console: Console) -> None:
+def _finish(
+    folder: Path, data: Data, seconds: float, temperature: float, device: str, console: Console
+) -> None:
     """Evaluate the best model, draw it, and say where everything is."""
     run = Run(folder)
     flow = run.flow.to(device)
@@ -235,7 +237,7 @@ def _finish(folder: Path, data: Data, seconds: float, device: str, console: Cons
     results["training"] = {"seconds": round(seconds, 2)}
     with beside(folder / "results.json") as partial:
         partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    picture = draw_run(run, data)
+    picture = draw_run(run, data, temperature)
     console.print(
         f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"
         f"Run folder {folder}, figure {picture}.",

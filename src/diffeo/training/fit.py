@@ -43,6 +43,7 @@ class TrainerOptions:
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all, and at most 100.
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
+        temperature: That of the samples in the pictures.
         precision: "bf16" lets the networks compute in bfloat16 while training; the flow around them
             stays in float32.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
@@ -55,6 +56,7 @@ class TrainerOptions:
     batch_size: int | None = None
     patience: int | None = None
     figure_every: int | None = None
+    temperature: float = 1.0
     precision: Literal["float32", "bf16"] = "float32"
     accelerator: str = "auto"
     devices: int = 1
