@@ -181,10 +181,14 @@ def check_size(height: int, width: int, scales: int) -> None:
     Raises:
         ValueError: then.
     """
+    if scales < 1:
+        raise ValueError(f"scales is {scales}: take at least 1.")
     step = 2**scales
-    if height % step or width % step or scales < 1:
+    if height % step or width % step:
         up = f"{-(-height // step) * step}x{-(-width // step) * step}"
+        count = f"{scales} scales need" if scales > 1 else "1 scale needs"
+        fewer = ", or take fewer scales" if scales > 1 else ""
         raise ValueError(
-            f"{scales} scales need height and width that are multiples of {step}, not "
-            f"{height}x{width}: resize to {up}, or take fewer scales."
+            f"{count} height and width that are multiples of {step}, not {height}x{width}: "
+            f"resize to {up}{fewer}."
         )
