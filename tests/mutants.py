@@ -178,11 +178,10 @@ MUTANTS = [
     *on(
         COUPLING,
         "(affine or additive) and (round_trips or jacobians or context)",
-        ("self.bend(bent, self.cond", "self.bend.inverse(bent, self.cond"),
-        ("self.bend.inverse(bent, self.cond", "self.bend(bent, self.cond", 0, True),
+        ("self.bend(bent, self._par", "self.bend.inverse(bent, self._par"),
+        ("self.bend.inverse(bent, self._par", "self.bend(bent, self._par", 0, True),
         ("self.conditioner(kept, context)", "self.conditioner(bent, context)", 0),
         ("self.conditioner(kept, context)", "self.conditioner(kept, context * 0)", 0),
-        ("self.conditioner(kept, context)", "self.conditioner(kept, context * 0)", 1),
     ),
     *on(
         BENDS,
@@ -261,7 +260,7 @@ MUTANTS = [
         ("x if self.dequantizer is None else self.dequantizer.inverse(x)", "x", 0, True),
         ("log_prob + entry", "log_prob"),
         ("log_prob + entry", "log_prob - entry"),
-        ("x, _ = self.dequantizer(x)", "pass"),
+        ("x, _ = door(x) if generator is None else door.noisy(x, generator)", "pass"),
         ("self.dequantizer.noisy(x, generator)", "self.dequantizer.noisy(x)"),
         ("self.dequantizer.noisy(x, generator)", "self.dequantizer(x)"),
     ),
