@@ -293,10 +293,10 @@ MUTANTS = [
     ),
     # Bits and learning.
     *learned(
-        ("evaluation.py", "bits = flow.dims * math.log(2)", "bits = flow.dims", "run_folder"),
+        ("evaluation.py", "bit = flow.nats_per_bit", "bit = flow.dims", "run_folder"),
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
-        ("training/module.py", "flow.dims * math.log(2) if", "flow.dims if", "loss_in"),
+        ("training/module.py", "flow.nats_per_bit if", "flow.dims if", "loss_in"),
         ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
@@ -385,8 +385,8 @@ MUTANTS = [
     *on(
         "flow.py",
         "bits_per_dim or uniform",
-        ("/ (self.dims * math.log(2))", "/ self.dims", 0, True),
-        ("/ (self.dims * math.log(2))", "/ (self.shape[-1] * math.log(2))"),
+        ("self.dims * math.log(2)", "self.dims", 0, True),
+        ("self.dims * math.log(2)", "self.shape[-1] * math.log(2)"),
         ("return -self.log_prob(x, context, gen", "return self.log_prob(x, context, gen"),
     ),
     # Storage.

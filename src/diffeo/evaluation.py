@@ -13,8 +13,6 @@ from torch import Generator, Tensor
 from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
 
-SPLITS = ("train", "val", "test")
-
 Batch = tuple[Tensor, Tensor | None]
 
 
@@ -104,8 +102,8 @@ def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> 
     if count > 1:
         score = replace(score, stderr=math.sqrt(squares / (count - 1) / count))
     if flow.takes_pixels:
-        bits = flow.dims * math.log(2)
-        score = replace(score, bits_per_dim=score.nll / bits, bits_stderr=score.stderr / bits)
+        bit = flow.nats_per_bit
+        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=score.stderr / bit)
     return score
 
 

@@ -89,6 +89,11 @@ class Flow(nn.Module):
         return self._reference().device
 
     @property
+    def nats_per_bit(self) -> float:
+        """What one bit/dim is of a whole event, in nats: `dims * log 2`."""
+        return self.dims * math.log(2)
+
+    @property
     def chunk(self) -> int:
         """How many events to pass at once: many, of networks whose activations still fit."""
         return max(1, min(8_192, 2**20 // self.dims))
@@ -133,7 +138,7 @@ class Flow(nn.Module):
         Raises:
             ValueError: if x or context has the wrong shape or dtype.
         """
-        return -self.log_prob(x, context, generator=generator) / (self.dims * math.log(2))
+        return -self.log_prob(x, context, generator=generator) / self.nats_per_bit
 
     def sample(
         self,

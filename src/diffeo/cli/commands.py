@@ -12,8 +12,8 @@ from rich.table import Table as RichTable
 
 from diffeo import figures
 from diffeo.cli import pictures, tables
-from diffeo.data import Images
-from diffeo.evaluation import SPLITS, Score, evaluate
+from diffeo.data import SPLITS, Images
+from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run, draw, train
 from diffeo.run.drawing import kinds_for
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     out = check_writable(options.out)
     gallery = run.gallery(options.data)
     nats = torch.cat(list(log_probs(run.flow, _batches(run, gallery))))
-    bits = -nats / (run.flow.dims * math.log(2))
+    bits = -nats / run.flow.nats_per_bit
     columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
     write_columns(out, {"picture": gallery.names, **columns})
     for note in gallery.notes:

@@ -4,9 +4,18 @@ from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.data.files import ENDINGS
 from diffeo.data.image_options import ImageOptions
 from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import Gallery, Images, ImageSplit, augment, load_gallery, load_images
+from diffeo.data.images import (
+    Gallery,
+    Images,
+    ImageSplit,
+    augment,
+    load_gallery,
+    load_images,
+    size_of,
+)
 from diffeo.data.loading import Data, DataOptions, holds_pictures, load_data
 from diffeo.data.options import TableOptions
+from diffeo.data.pictures import SPLITS
 from diffeo.data.sources import BUNDLED
 from diffeo.data.streaming import stream
 from diffeo.data.synthetic import GENERATORS, generate, moons_log_density
@@ -17,6 +26,7 @@ __all__ = [
     "BUNDLED",
     "ENDINGS",
     "GENERATORS",
+    "SPLITS",
     "Augment",
     "Batches",
     "Data",
@@ -39,6 +49,7 @@ __all__ = [
     "load_images",
     "load_table",
     "moons_log_density",
+    "size_of",
     "stream",
     "write_columns",
     "write_table",

@@ -106,6 +106,12 @@ class Gallery:
     notes: list[str]
 
 
+def size_of(shape: tuple[int, ...]) -> str:
+    """The (channels, height, width) of a picture in words: "8 x 8 pixels in 1 channel"."""
+    channels, height, width = shape
+    return f"{width} x {height} pixels in {channels} channel{'s' * (channels != 1)}"
+
+
 def load_gallery(options: ImageOptions, console: Console | None = None) -> Gallery:
     """Reads and checks pictures as `load_images` does, and leaves them in their order.
 

@@ -16,12 +16,11 @@ from diffeo.data import Data, Images, ImageSplit, Split, Table
 from diffeo.evaluation import true_nll
 from diffeo.flow import Flow
 from diffeo.run.folder import Run
+from diffeo.training.module import loss_of
 
 TableFigure = Literal["panels", "density", "grid", "corner", "curve"]
 PictureFigure = Literal["samples", "reconstructions", "latents", "curve"]
-FigureKind = Literal[
-    "panels", "density", "grid", "corner", "samples", "reconstructions", "latents", "curve"
-]
+FigureKind = Literal[TableFigure, PictureFigure]
 
 SAMPLES = 64
 # More than are drawn: the caption counts how many come back; and enough for a smooth histogram.
@@ -162,7 +161,7 @@ def _curve(run: Run, data: Data) -> Figure:
         raise ValueError(f"{run.folder} has no metrics.csv to draw a curve from.")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    metric, unit = ("bpd", "bits/dim") if run.flow.takes_pixels else ("nll", "nats")
+    metric, unit = loss_of(run.flow)
     names = ("epoch", f"train_{metric}", f"val_{metric}")
     columns = [[float(row[name]) for row in rows] for name in names]
     floor = true_nll(data, "val") if isinstance(data, Table) else None

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Generator, Tensor
 
-from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery
+from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
 from diffeo.flow import Flow
 
 
@@ -58,14 +58,13 @@ class Run:
         Raises:
             ValueError: if they cannot be read, or do not fit the model.
         """
-        channels, height, width = self.flow.shape
         size = self.flow.metadata.get("size")
-        gallery = load_gallery(ImageOptions(source, size=size, grey=channels == 1))
+        gallery = load_gallery(ImageOptions(source, size=size, grey=self.flow.shape[0] == 1))
         shape = gallery.pictures.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(
-                f"{source} holds pictures of {_size(*shape)} and the model takes "
-                f"{_size(channels, height, width)}: give it such ones."
+                f"{source} holds pictures of {size_of(shape)} and the model takes "
+                f"{size_of(self.flow.shape)}: give it such ones."
             )
         return gallery
 
@@ -109,7 +108,3 @@ def _data_options(path: Path) -> DataOptions:
         return DataOptions(**section | {"splits": tuple(section["splits"])})
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
-
-
-def _size(channels: int, height: int, width: int) -> str:
-    return f"{width} x {height} pixels and {channels} channel{'s' * (channels != 1)}"

@@ -18,8 +18,8 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from diffeo.beside import beside
-from diffeo.data import Augment, Data, DataOptions, Images, augment, load_data
-from diffeo.evaluation import SPLITS, evaluate
+from diffeo.data import SPLITS, Augment, Data, DataOptions, Images, augment, load_data, size_of
+from diffeo.evaluation import evaluate
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
@@ -170,10 +170,8 @@ def _introduction(flow: Flow, data: Data) -> list[str]:
             f"{data.name} has only {len(data.train)} {unit} to learn from: expect a model that "
             "knows them by heart, and mind its standard error."
         )
-    what = f"{data.name}"
     if isinstance(data, Images):
-        channels, height, width = data.shape
-        what += f", {width} x {height} pixels in {channels} channel{'s' * (channels != 1)},"
+        what = f"{data.name}, {size_of(data.shape)},"
     else:
         what = f"{data.features} columns of {data.name}"
     lines.append(

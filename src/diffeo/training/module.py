@@ -46,6 +46,11 @@ class OptimizerOptions:
     ema: float = 0.995
 
 
+def loss_of(flow: Flow) -> tuple[str, str]:
+    """How the loss of a flow is called in metrics, "nll" or "bpd", and what it is in."""
+    return ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
+
+
 # v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
 DIRECTION = ".original1"
 
@@ -81,8 +86,8 @@ class FlowModule(pl.LightningModule):
         self.options = options
         self.seed = seed
         self.calibration = calibration
-        self.metric, self.unit = ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
-        self.nats = flow.dims * math.log(2) if flow.takes_pixels else 1.0
+        self.metric, self.unit = loss_of(flow)
+        self.nats = flow.nats_per_bit if flow.takes_pixels else 1.0
         # Without gradients, for which distributed training would wait in vain; and in eval mode,
         # in which Lightning leaves it, since one process alone draws pictures of it.
         self.averaged_flow: Flow = copy.deepcopy(flow).requires_grad_(False).eval()
