@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Chain, Inverse
 from diffeo.bijections.bends import Additive, Affine
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
-from diffeo.bijections.elementwise import Scale, Standardize
+from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
-from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Center, Logit
 from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.conditioners.glow import GlowNet
 from diffeo.conditioners.mlp import MLP
 from diffeo.conditioners.resnet import ConvNet, ResNet
 from diffeo.flow import Flow
+from diffeo.models.glow import Glow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
@@ -50,6 +53,8 @@ class Entry:
         other: makes one of the same shapes but another state, to load a state into.
         data: draws n points of this shape where the map is defined.
         statistics: whether it normalizes by batches, and so differs in training mode.
+        by: how far from its start it is moved; less for stacks whose Jacobian would otherwise be
+            too ill-conditioned to compare with.
     """
 
     make: Callable[[], Bijection | Flow]
@@ -59,6 +64,7 @@ class Entry:
     other: Callable[[], Bijection | Flow] | None = None
     data: Callable[[int, tuple[int, ...], torch.Generator], Tensor] = normals
     statistics: bool = False
+    by: float = 0.3
 
     @property
     def volume_preserving(self) -> bool:
@@ -85,7 +91,7 @@ class Entry:
             )
             start = module.initialize if isinstance(module, Flow) else module.train()
             start(x, context)
-            return perturb(module).to(dtype).eval()
+            return perturb(module, self.by).to(dtype).eval()
 
 
 def perturb(module: nn.Module, by: float = 0.3) -> nn.Module:
@@ -125,6 +131,11 @@ def checkerboard(kind: str, keep: str, context_features: int = 0) -> Coupling:
 
 def images(**options) -> Chain:
     return ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1, bits=4, **options).bijection
+
+
+def glow(**options) -> Chain:
+    settings = {"levels": 2, "steps": 2, "hidden_channels": 4, "bits": 4} | options
+    return Glow((1, 4, 4), **settings).bijection
 
 
 def factored_out() -> Chain:
@@ -168,6 +179,36 @@ BIJECTIONS: dict[str, Entry] = {
     "Logit": Entry(lambda: Logit(scale=16.0), (2, 3), data=pixels),
     "Center": Entry(lambda: Center(scale=16.0), (2, 3), "constant", data=pixels),
     "BatchNorm": Entry(lambda: BatchNorm(3), (3, 2, 2), "constant", statistics=True),
+    "ActNorm": Entry(lambda: ActNorm(3), (3, 2, 2), "constant"),
+    "ActNorm of a table": Entry(lambda: ActNorm(4, scale=0.5), (4,), "constant"),
+    "InvertibleConv1x1": Entry(lambda: InvertibleConv1x1(3), (3, 2, 2), "constant"),
+    "InvertibleConv1x1, dense": Entry(
+        lambda: InvertibleConv1x1(4, lu=False), (4, 1, 2), "constant"
+    ),
+    "LearnedPrior": Entry(lambda: LearnedPrior(2, 3), (2, 3), "constant"),
+    "LearnedPrior, context": Entry(
+        lambda: LearnedPrior(2, 2, 1, context_features=3), (2, 2, 1), context_features=3
+    ),
+    "Glow's coupling": Entry(
+        lambda: Coupling(FeatureCut(3), Affine(), GlowNet(1, 4, 5, context_features=2)),
+        (3, 2, 2),
+        context_features=2,
+        by=0.1,
+    ),
+    "Glow": Entry(lambda: glow(), (1, 4, 4), by=0.1, data=pixels),
+    "Glow, dense, own prior": Entry(
+        lambda: glow(lu=False, learned_top_prior=False), (1, 4, 4), by=0.05, data=pixels
+    ),
+    "Glow, additive, shuffle": Entry(
+        lambda: glow(coupling="additive", permutation="shuffle"), (1, 4, 4), by=0.1, data=pixels
+    ),
+    "Glow, reverse, context": Entry(
+        lambda: glow(permutation="reverse", context_features=2),
+        (1, 4, 4),
+        by=0.1,
+        data=pixels,
+        context_features=2,
+    ),
     "image coupling": Entry(lambda: checkerboard("compact", "main"), (2, 4, 4), statistics=True),
     "image coupling, anti": Entry(
         lambda: checkerboard("compact", "anti"), (1, 2, 4), statistics=True

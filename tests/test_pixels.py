@@ -14,7 +14,8 @@ from diffeo.bijections.bends import Affine
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.models.image_realnvp import check_size, usual_settings
+from diffeo.models.image_realnvp import usual_settings
+from diffeo.models.sizes import check_size
 
 
 def uint8(*shape, seed=0):
@@ -286,7 +287,7 @@ def test_a_saved_model_in_float64_comes_back_in_it_whole(tmp_path):
 )
 def test_usual_settings_follow_the_size_and_fit_it(size, usual):
     assert usual_settings(*size) == usual
-    check_size(*size, usual[0])
+    check_size(*size, usual[0], "scale")
 
 
 def test_a_model_remembers_the_settings_that_it_was_made_with():

@@ -8,6 +8,7 @@ torch.Size([3])
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
 from diffeo.flow import Flow
+from diffeo.models.glow import Glow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
@@ -18,6 +19,7 @@ __all__ = [
     "Bijection",
     "Chain",
     "Flow",
+    "Glow",
     "ImageRealNVP",
     "Inverse",
     "RealNVP",

@@ -6,20 +6,23 @@ import inspect
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor, nn
 
 from diffeo import storage
 from diffeo.bijections.base import Bijection, Context, Dequantizer
+from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
 
 Base = Literal["normal", "logistic"]
+Condition = Context | Int[Tensor, " batch"]
 
 
 class Flow(nn.Module):
@@ -33,6 +36,9 @@ class Flow(nn.Module):
         base: p_Z, independent in each dimension: "normal", N(0, 1), or "logistic", the standard
             logistic of NICE.
         context_features: width of the context of a conditional density p(x | context); 0 for none.
+        num_classes: number of classes of a class-conditional density p(x | class), whose context
+            is a whole number for each event, `(batch,)`; the bijection sees it as a row of zeros
+            and a one, `(batch, num_classes)`, and may be given that too.
         context_encoder: a map applied to the context before the bijection sees it.
         dequantizer: the door for discrete data, passed before the bijection.
         latent_shapes: shape of each level inside the flat z, in order; by default one level.
@@ -61,6 +67,7 @@ class Flow(nn.Module):
         *,
         base: Base = "normal",
         context_features: int = 0,
+        num_classes: int = 0,
         context_encoder: Bijection | None = None,
         dequantizer: Dequantizer | None = None,
         latent_shapes: Sequence[tuple[int, ...]] | None = None,
@@ -73,7 +80,13 @@ class Flow(nn.Module):
         self.dims = math.prod(self.shape)
         self.latent_shapes = list(latent_shapes or [(self.dims,)])
         self.base = base
-        self.context_features = context_features
+        if num_classes and context_features not in (0, num_classes):
+            raise ValueError(
+                f"{num_classes} classes are a context of as many features, not of "
+                f"{context_features}: leave context_features out."
+            )
+        self.context_features = context_features or num_classes
+        self.num_classes = num_classes
         self.context_encoder = context_encoder
         self.dequantizer = dequantizer
         self.metadata: dict[str, Any] = {}
@@ -103,7 +116,7 @@ class Flow(nn.Module):
     def log_prob(
         self,
         x: Shaped[Tensor, "batch *shape"],
-        context: Context | None = None,
+        context: Condition | None = None,
         *,
         generator: Generator | None = None,
     ) -> Float[Tensor, " batch"]:
@@ -118,14 +131,15 @@ class Flow(nn.Module):
         entry = None
         if self.dequantizer is not None:
             x, entry = self.dequantizer.noisy(x, generator)
-        z, log_det = self.bijection(x, context)
+        with self._naming():
+            z, log_det = self.bijection(x, context)
         log_prob = self._base_log_prob(z) + log_det
         return log_prob if entry is None else log_prob + entry
 
     def bits_per_dim(
         self,
         x: Shaped[Tensor, "batch *shape"],
-        context: Context | None = None,
+        context: Condition | None = None,
         *,
         generator: Generator | None = None,
     ) -> Float[Tensor, " batch"]:
@@ -143,7 +157,7 @@ class Flow(nn.Module):
     def sample(
         self,
         n: int,
-        context: Context | None = None,
+        context: Condition | None = None,
         *,
         temperature: float = 1.0,
         generator: Generator | None = None,
@@ -152,7 +166,8 @@ class Flow(nn.Module):
 
         Args:
             n: how many.
-            context: `(n, context_features)`, or one row `(1, context_features)` for all of them.
+            context: `(n, context_features)`, or one row of it for all of them; for a
+                class-conditional flow `(n,)` or `(1,)`.
             temperature: 1 for the density itself, less for more typical rows, 0 for the mode of z.
             generator: source of the noise; torch's global one if none is given.
 
@@ -163,8 +178,8 @@ class Flow(nn.Module):
             raise ValueError(
                 f"n and temperature must be 0 or more and finite, not {n} and {temperature}."
             )
-        if context is not None and context.ndim == 2 and len(context) == 1:
-            context = context.expand(n, -1)
+        if context is not None and len(context) == 1:
+            context = context.expand(n, *context.shape[1:])
         return self.decode(self.noise(n, generator) * temperature, context)
 
     def noise(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n dims"]:
@@ -185,7 +200,7 @@ class Flow(nn.Module):
     def encode(
         self,
         x: Shaped[Tensor, "batch *shape"],
-        context: Context | None = None,
+        context: Condition | None = None,
         *,
         generator: Generator | None = None,
     ) -> Float[Tensor, "batch dims"]:
@@ -202,10 +217,11 @@ class Flow(nn.Module):
         if self.dequantizer is not None:
             door = self.dequantizer
             x, _ = door(x) if generator is None else door.noisy(x, generator)
-        return self.bijection(x, context)[0]
+        with self._naming():
+            return self.bijection(x, context)[0]
 
     def decode(
-        self, z: Float[Tensor, "batch dims"], context: Context | None = None
+        self, z: Float[Tensor, "batch dims"], context: Condition | None = None
     ) -> Shaped[Tensor, "batch *shape"]:
         """Data x `(batch, *shape)` of noise z `(batch, dims)`.
 
@@ -216,7 +232,8 @@ class Flow(nn.Module):
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
         self._check_dtype("z", z)
         context = self._check_context(len(z), context)
-        x, _ = self.bijection.inverse(z, context)
+        with self._naming():
+            x, _ = self.bijection.inverse(z, context)
         return x if self.dequantizer is None else self.dequantizer.inverse(x)
 
     def split_latents(self, z: Float[Tensor, "batch dims"]) -> list[Float[Tensor, "batch ..."]]:
@@ -228,7 +245,9 @@ class Flow(nn.Module):
     # Preparation --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def initialize(self, x: Shaped[Tensor, "batch *shape"], context: Context | None = None) -> Self:
+    def initialize(
+        self, x: Shaped[Tensor, "batch *shape"], context: Condition | None = None
+    ) -> Self:
         """Let the links that start from data see x: pass the whole training split, or a good part.
 
         Does nothing to a model that has been initialised before. Returns the flow itself.
@@ -328,11 +347,20 @@ class Flow(nn.Module):
             return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
         return -(F.softplus(z) + F.softplus(-z)).sum(1)
 
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say which layer it is that cannot be inverted."""
+        try:
+            yield
+        except SingularError as error:
+            layers = {module: name for name, module in self.named_modules()}
+            raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
+
     def _reference(self) -> Tensor:
         """Any floating tensor of the model, for its dtype and device."""
         return next(t for t in _tensors(self) if t.is_floating_point())
 
-    def _check(self, x: Tensor, context: Context | None) -> Context | None:
+    def _check(self, x: Tensor, context: Condition | None) -> Context | None:
         """Refuse what does not fit, and bring the context to the form that the links expect."""
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, ("batch", *self.shape)))
@@ -354,11 +382,13 @@ class Flow(nn.Module):
                 f"{name} is {value.dtype} but the flow is {dtype}: convert one with .to()."
             )
 
-    def _check_context(self, rows: int, context: Context | None) -> Context | None:
+    def _check_context(self, rows: int, context: Condition | None) -> Context | None:
         if self.context_features == 0:
             if context is not None:
                 raise ValueError("this flow takes no context: leave it out.")
             return None
+        if self.num_classes and context is not None and not context.is_floating_point():
+            context = self._one_hot(context)
         shape = None if context is None else tuple(context.shape)
         if context is None or shape != (rows, self.context_features):
             raise ValueError(
@@ -369,6 +399,13 @@ class Flow(nn.Module):
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context
+
+    def _one_hot(self, labels: Int[Tensor, " batch"]) -> Context:
+        if labels.ndim != 1 or not ((labels >= 0) & (labels < self.num_classes)).all():
+            raise ValueError(
+                f"classes must be whole numbers (batch,) from 0 to {self.num_classes - 1}."
+            )
+        return F.one_hot(labels.long(), self.num_classes).to(self._reference().dtype)
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

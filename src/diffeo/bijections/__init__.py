@@ -3,17 +3,19 @@
 from diffeo.bijections.base import Bijection, Chain, Dequantizer, Inverse
 from diffeo.bijections.bends import Additive, Affine, Bend
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import Cut, FeatureCut
 from diffeo.bijections.dequantization import UniformDequantize
-from diffeo.bijections.elementwise import Scale, Standardize
+from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
-from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 
 __all__ = [
+    "ActNorm",
     "Additive",
     "Affine",
     "BatchNorm",
@@ -29,6 +31,8 @@ __all__ = [
     "FeatureCut",
     "Flatten",
     "Inverse",
+    "InvertibleConv1x1",
+    "LearnedPrior",
     "Logit",
     "Masked",
     "MaskedCheckerboard",

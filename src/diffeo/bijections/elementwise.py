@@ -1,4 +1,4 @@
-"""Maps that treat each element by itself: standardization from data, and NICE's learned scaling."""
+"""Maps that treat each element by itself: standardization, NICE's scaling, a learned prior."""
 
 from __future__ import annotations
 
@@ -85,3 +85,50 @@ class Scale(Bijection):
         self, y: Float[Tensor, "batch features"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
         return y * (-self.log_scale).exp(), -self.log_scale.sum().expand(y.shape[0])
+
+
+class LearnedPrior(Bijection):
+    """Standardize each element by a learned mean and spread, which a context may move.
+
+        y = (x - m) * exp(-s),   log|det dy/dx| = -sum(s),   (m, s) = b + W context
+
+    so that y ~ N(0, 1) says that x ~ N(m, exp(2 s)): the learned, and class-conditional, prior of
+    Glow's last latents. It starts as the identity.
+
+    Args:
+        shape: of an event x `(batch, *shape)`.
+        context_features: width of the context; 0 for none.
+
+    (Kingma & Dhariwal 2018, in their code)
+    """
+
+    def __init__(self, *shape: int, context_features: int = 0) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(2, *shape))
+        self.weight = None
+        if context_features:
+            self.weight = nn.Parameter(torch.zeros(context_features, 2, *shape))
+
+    def forward(
+        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        mean, log_std = self._moments(context)
+        return (x - mean) * (-log_std).exp(), -_sum(log_std, x)
+
+    def inverse(
+        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        mean, log_std = self._moments(context)
+        return y * log_std.exp() + mean, _sum(log_std, y)
+
+    def _moments(self, context: Context | None) -> tuple[Tensor, Tensor]:
+        """(m, s), each `(batch or 1, *shape)`."""
+        moments = self.bias[None]
+        if self.weight is not None and context is not None:
+            moments = moments + torch.tensordot(context, self.weight, dims=1)
+        return moments[:, 0], moments[:, 1]
+
+
+def _sum(log_std: Tensor, x: Tensor) -> Tensor:
+    """One sum for each row of x."""
+    return log_std.flatten(1).sum(1).expand(len(x))

@@ -1,5 +1,6 @@
 """The networks that steer couplings."""
 
+from diffeo.conditioners.glow import GlowNet, ZeroConv
 from diffeo.conditioners.mlp import MLP
 from diffeo.conditioners.resnet import ConvNet, ResNet
 

@@ -16,6 +16,7 @@ from diffeo.bijections.pixels import Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.conditioners.resnet import ResNet
 from diffeo.flow import Flow
+from diffeo.models.sizes import check_size, most_halvings
 
 Checkerboard = Literal["compact", "masked"]
 
@@ -65,7 +66,7 @@ class ImageRealNVP(Flow):
         scales = usual[0] if scales is None else scales
         hidden_channels = usual[1] if hidden_channels is None else hidden_channels
         blocks = usual[2] if blocks is None else blocks
-        check_size(height, width, scales)
+        check_size(height, width, scales, "scale")
         builder = _Scales(
             hidden_channels, blocks, coupling, mask, checkerboard, bound, context_features
         )
@@ -170,25 +171,4 @@ def usual_settings(height: int, width: int) -> tuple[int, int, int]:
     scales, hidden_channels, blocks = (
         (5, 32, 2) if smaller >= 64 else (2, 64, 8) if smaller >= 24 else (2, 32, 1)
     )
-    while scales > 1 and (height % 2**scales or width % 2**scales):
-        scales -= 1
-    return scales, hidden_channels, blocks
-
-
-def check_size(height: int, width: int, scales: int) -> None:
-    """Refuse a picture size that cannot be halved `scales` times, naming sizes that can.
-
-    Raises:
-        ValueError: then.
-    """
-    if scales < 1:
-        raise ValueError(f"scales is {scales}: take at least 1.")
-    step = 2**scales
-    if height % step or width % step:
-        up = f"{-(-height // step) * step}x{-(-width // step) * step}"
-        count = f"{scales} scales need" if scales > 1 else "1 scale needs"
-        fewer = ", or take fewer scales" if scales > 1 else ""
-        raise ValueError(
-            f"{count} height and width that are multiples of {step}, not {height}x{width}: "
-            f"resize to {up}{fewer}."
-        )
+    return most_halvings(height, width, scales), hidden_channels, blocks

@@ -1,0 +1,182 @@
+"""The 1x1 convolution of Glow: a learned mixing of channels instead of a permutation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffeo.bijections.base import Bijection, Context
+
+
+class InvertibleConv1x1(Bijection):
+    """Mix the channels of each pixel by one invertible matrix.
+
+        y[:, i, h, w] = sum_j W[i, j] x[:, j, h, w],   log|det dy/dx| = H W log|det W|
+
+    Either W itself is learned, or, so that it stays invertible and its determinant is at hand, the
+    parts of
+
+        W = P L (U + diag(sign * exp(log_s))),   log|det W| = sum(log_s)
+
+    where L is lower triangular with ones on its diagonal and U strictly upper triangular; the
+    permutation P and the signs stay as they are. W starts as a random rotation.
+
+    Args:
+        channels: C of the input `(batch, C, H, W)`.
+        lu: whether the parts are learned instead of W.
+        seed: of the rotation; drawn from torch's random state by default.
+
+    In eval mode W, its inverse (in float64, by triangular solves) and its log-determinant are
+    computed once, and again after any change of the weights.
+
+    Raises:
+        ValueError: in eval mode, and by `inverse`, if W is so near to singular that its inverse
+            has no correct digit.
+
+    (Kingma & Dhariwal 2018, section 3.2)
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int, lu: bool = True, seed: int | None = None) -> None:
+        super().__init__()
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        start = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+        rotation, triangular = torch.linalg.qr(start)
+        # Signs that make it uniform over rotations and reflections (Mezzadri 2007).
+        rotation = rotation * triangular.diagonal().sign()
+        dtype = torch.get_default_dtype()
+        self.lu = lu
+        if lu:
+            p, lower, upper = torch.linalg.lu(rotation)
+            self.register_buffer("permutation", p.argmax(1))
+            self.register_buffer("sign", upper.diagonal().sign().to(dtype))
+            self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+            self.upper = nn.Parameter(upper.triu(1).to(dtype))
+            self.log_s = nn.Parameter(upper.diagonal().abs().log().to(dtype))
+        else:
+            self.weight = nn.Parameter(rotation.to(dtype))
+        self._ready: _Ready | None = None
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        if self.training:
+            weight, log_det = self.matrix(), self._log_det()
+        else:
+            ready = self._prepared()
+            weight, log_det = ready.weight, ready.log_det
+        return _mix(x, weight), _per_row(log_det, x)
+
+    def inverse(
+        self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        ready = self._prepared()
+        return _mix(y, ready.inverse), -_per_row(ready.log_det, y)
+
+    def matrix(self) -> Float[Tensor, "channels channels"]:
+        """W."""
+        if not self.lu:
+            return self.weight
+        lower, upper = self._triangles()
+        return (lower @ upper)[self.permutation]
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = torch.diag(self.sign * self.log_s.exp())
+        return self.lower.tril(-1) + eye, self.upper.triu(1) + diagonal
+
+    def _log_det(self) -> Tensor:
+        if self.lu:
+            return self.log_s.sum()
+        return torch.linalg.slogdet(self.weight.double())[1].to(self.weight.dtype)
+
+    def _inverse(self) -> Tensor:
+        """W^-1 in float64."""
+        if not self.lu:
+            return torch.linalg.inv(self.weight.double())
+        lower, upper = (triangle.double() for triangle in self._triangles())
+        eye = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
+        right = torch.linalg.solve_triangular(
+            lower, eye[self.permutation.argsort()], upper=False, unitriangular=True
+        )
+        return torch.linalg.solve_triangular(upper, right, upper=True)
+
+    def _prepared(self) -> _Ready:
+        """W, its inverse and its log-determinant; those of the last call if nothing changed."""
+        # Not with its graph, nor on the device that has no values to compare.
+        keep = not (self.training or torch.is_grad_enabled() or next(self.parameters()).is_meta)
+        if keep and self._ready is not None and self._ready.is_of(self):
+            return self._ready
+        weight = self.matrix()
+        self._check(weight)
+        ready = _Ready(
+            [t.detach().clone() for t in _tensors(self)],
+            weight,
+            self._inverse().to(weight.dtype),
+            self._log_det(),
+        )
+        self._ready = ready if keep else None
+        return ready
+
+    @torch.no_grad()
+    def _check(self, weight: Tensor) -> None:
+        if weight.is_meta:
+            return
+        if weight.isfinite().all():
+            values = torch.linalg.svdvals(weight.double())
+            if values[-1] > values[0] * torch.finfo(weight.dtype).eps:
+                return
+        raise SingularError(self)
+
+    def extra_repr(self) -> str:
+        return f"{len(next(self.parameters()))}, lu={self.lu}"
+
+
+class SingularError(ValueError):
+    """A 1x1 convolution cannot be inverted.
+
+    Args:
+        layer: which.
+    """
+
+    def __init__(self, layer: InvertibleConv1x1, name: str = "a 1x1 convolution") -> None:
+        super().__init__(
+            f"{name} has a weight that cannot be inverted in its precision, after a training that "
+            "went astray: train again with a smaller learning rate, or go back to an earlier model."
+        )
+        self.layer = layer
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What follows from the tensors of an `InvertibleConv1x1`, and those tensors."""
+
+    tensors: list[Tensor]
+    weight: Tensor
+    inverse: Tensor
+    log_det: Tensor
+
+    def is_of(self, layer: InvertibleConv1x1) -> bool:
+        # By value: a version counter would miss what is changed through `.data`.
+        return all(
+            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
+            for old, new in zip(self.tensors, _tensors(layer), strict=True)
+        )
+
+
+def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:
+    return [*layer.parameters(), *layer.buffers()]
+
+
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight[:, :, None, None])
+
+
+def _per_row(log_det: Tensor, x: Tensor) -> Tensor:
+    return (log_det * x.shape[2] * x.shape[3]).expand(len(x))

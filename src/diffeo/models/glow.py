@@ -1,0 +1,188 @@
+"""Glow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from diffeo.bijections.base import Bijection, Chain
+from diffeo.bijections.bends import Additive, Affine
+from diffeo.bijections.convolution import InvertibleConv1x1
+from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.cuts import FeatureCut
+from diffeo.bijections.elementwise import LearnedPrior
+from diffeo.bijections.mixing import Permutation
+from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.pixels import Center, PixelDequantize
+from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.conditioners.glow import GlowNet, ZeroConv
+from diffeo.flow import Flow
+from diffeo.models.sizes import check_size, most_halvings
+
+Mixing = Literal["invertible_conv", "shuffle", "reverse"]
+
+
+class Glow(Flow):
+    """Generative flow with invertible 1x1 convolutions, for 8-bit images.
+
+        dequantize -> center -> level 1 -> ... -> level L -> base
+        level:  squeeze -> K steps -> split
+        step:   actnorm -> 1x1 convolution -> coupling
+
+    At a split half of the channels leave, standardized by a prior learned from the half that stays;
+    what the last level leaves is standardized by a learned prior of its own. So all latents are
+    standard noise.
+
+    Args:
+        image_shape: (C, H, W) of the images; H and W are multiples of 2^levels.
+        levels: L; by default that of `usual_settings`, as are the next two.
+        steps: K, the number of steps of each level.
+        hidden_channels: width of the coupling networks.
+        coupling: "affine" or "additive"; in samples the latter shows fewer artefacts.
+        permutation: how channels are mixed between couplings: "invertible_conv", or one of the
+            paper's two baselines, "shuffle" (a fixed random order) and "reverse".
+        lu: whether 1x1 convolutions learn the parts of an LU decomposition, or the matrix itself.
+        bits: how many bits of each pixel are modelled, 1 to 8; the paper shows samples of 5.
+        learned_top_prior: whether the last level's prior is learned; with a context it always is.
+        actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
+        bound: the largest |log scale| of one coupling (see `Affine`).
+        num_classes: number of classes of a class-conditional density p(x | class); 0 for none.
+        context_features: width of the context of any other conditional density; 0 for none. It
+            moves the priors, and steers the couplings as further channels of their input.
+
+    Raises:
+        ValueError: if the size cannot be halved so often, with those that can.
+
+    (Kingma & Dhariwal 2018)
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        levels: int | None = None,
+        steps: int | None = None,
+        hidden_channels: int | None = None,
+        coupling: Literal["affine", "additive"] = "affine",
+        permutation: Mixing = "invertible_conv",
+        lu: bool = True,
+        bits: int = 8,
+        learned_top_prior: bool = True,
+        actnorm_scale: float = 1.0,
+        bound: float = 2.0,
+        num_classes: int = 0,
+        context_features: int = 0,
+    ) -> None:
+        channels, height, width = image_shape
+        usual = usual_settings(height, width)
+        levels = usual[0] if levels is None else levels
+        steps = usual[1] if steps is None else steps
+        hidden_channels = usual[2] if hidden_channels is None else hidden_channels
+        check_size(height, width, levels, "level")
+        builder = _Levels(
+            steps,
+            hidden_channels,
+            coupling,
+            permutation,
+            lu,
+            learned_top_prior,
+            actnorm_scale,
+            bound,
+            context_features or num_classes,
+        )
+        super().__init__(
+            Chain(Center(2.0**bits), builder.build((channels, height, width), levels)),
+            (channels, height, width),
+            context_features=context_features,
+            num_classes=num_classes,
+            dequantizer=PixelDequantize(bits),
+            latent_shapes=builder.latent_shapes,
+        )
+        # A saved model keeps what it was made with, whatever becomes usual later.
+        self.arguments |= {"levels": levels, "steps": steps, "hidden_channels": hidden_channels}
+
+
+class _Levels:
+    """Builds the levels from the first to the last, and notes what each leaves behind."""
+
+    def __init__(
+        self,
+        steps: int,
+        hidden_channels: int,
+        coupling: str,
+        permutation: str,
+        lu: bool,
+        learned_top_prior: bool,
+        actnorm_scale: float,
+        bound: float,
+        context_features: int,
+    ) -> None:
+        self.steps = steps
+        self.hidden_channels = hidden_channels
+        self.coupling = coupling
+        self.permutation = permutation
+        self.lu = lu
+        self.learned_top_prior = learned_top_prior or context_features > 0
+        self.actnorm_scale = actnorm_scale
+        self.bound = bound
+        self.context_features = context_features
+        self.latent_shapes: list[tuple[int, ...]] = []
+
+    def build(self, shape: tuple[int, int, int], levels: int, level: int = 1) -> Bijection:
+        """The levels from number `level` on, for an input of this shape."""
+        c, h, w = 4 * shape[0], shape[1] // 2, shape[2] // 2
+        steps = [link for step in range(self.steps) for link in self._step(c, step)]
+        if level == levels:
+            self.latent_shapes.append((c, h, w))
+            prior = LearnedPrior(c, h, w, context_features=self.context_features)
+            top = [prior] if self.learned_top_prior else []
+            return Chain(Squeeze(), *steps, *top, Flatten(c, h, w))
+        stays = (c // 2, h, w)
+        self.latent_shapes.append(stays)
+        return Chain(
+            Squeeze(),
+            *steps,
+            self._split_prior(c),
+            FactorOut((c, h, w), self.build(stays, levels, level + 1)),
+        )
+
+    def _step(self, channels: int, step: int) -> list[Bijection]:
+        return [
+            ActNorm(channels, self.actnorm_scale),
+            self._mix(channels, step),
+            self._couple(channels),
+        ]
+
+    def _mix(self, channels: int, step: int) -> Bijection:
+        if self.permutation == "invertible_conv":
+            return InvertibleConv1x1(channels, self.lu)
+        if self.permutation == "shuffle":
+            return Permutation.shuffle(channels, seed=step)
+        return Permutation.reverse(channels)
+
+    def _couple(self, channels: int) -> Coupling:
+        cut = FeatureCut(channels)
+        bend = Affine(self.bound) if self.coupling == "affine" else Additive()
+        outputs = bend.parameters_each * cut.bent
+        net = GlowNet(cut.kept, outputs, self.hidden_channels, self.context_features)
+        return Coupling(cut, bend, net)
+
+    def _split_prior(self, channels: int) -> Coupling:
+        """Standardizes the half that leaves, given the half that stays."""
+        cut = FeatureCut(channels)
+        bend = Affine()
+        net = ZeroConv(cut.kept, bend.parameters_each * cut.bent, self.context_features)
+        return Coupling(cut, bend, net)
+
+
+def usual_settings(height: int, width: int) -> tuple[int, int, int]:
+    """Levels, steps and hidden channels by the size of the pictures, in pixels.
+
+    From 64 on those of the paper for 64 x 64, from 28 on those for CIFAR-10, and less below;
+    fewer levels where the size cannot be halved so often.
+    """
+    smaller = min(height, width)
+    levels, steps, hidden_channels = (
+        (4, 48, 512) if smaller >= 64 else (3, 32, 512) if smaller >= 28 else (3, 8, 64)
+    )
+    return most_halvings(height, width, levels), steps, hidden_channels

@@ -1,0 +1,36 @@
+"""Which sizes of pictures a model of several scales can take."""
+
+from __future__ import annotations
+
+
+def check_size(height: int, width: int, halvings: int, unit: str) -> None:
+    """Refuse a picture size that cannot be halved so often, naming sizes that can.
+
+    Args:
+        height: of the pictures, in pixels.
+        width: likewise.
+        halvings: how often both are halved.
+        unit: what is counted by that, "scale" or "level".
+
+    Raises:
+        ValueError: then.
+    """
+    if halvings < 1:
+        raise ValueError(f"{unit}s is {halvings}: take at least 1.")
+    step = 2**halvings
+    if height % step or width % step:
+        up = f"{-(-height // step) * step}x{-(-width // step) * step}"
+        count = f"{halvings} {unit}s need" if halvings > 1 else f"1 {unit} needs"
+        fewer = f", or take fewer {unit}s" if halvings > 1 else ""
+        raise ValueError(
+            f"{count} height and width that are multiples of {step}, not {height}x{width}: "
+            f"resize to {up}{fewer}."
+        )
+
+
+def most_halvings(height: int, width: int, most: int) -> int:
+    """How often, up to `most` times and at least once, both can be halved."""
+    count = most
+    while count > 1 and (height % 2**count or width % 2**count):
+        count -= 1
+    return count
