@@ -142,18 +142,26 @@ class ActNorm(Bijection):
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
-        return self.normalize(x), self._log_det(x)
+        self.start_from(x)
+        factor = self.factor()
+        y = torch.addcmul(_column(factor * self.shift, x), x, _column(factor, x))
+        return y, self._log_det(x)
 
-    def normalize(
-        self, x: Float[Tensor, "batch channels *spatial"]
-    ) -> Float[Tensor, "batch channels *spatial"]:
-        """`forward`'s y `(batch, C, *spatial)` alone, for use in networks."""
-        if self.training and not self.initialized:
-            self._fit(x.detach())
-        factor = (self.SPEED * self.log_scale).exp()
-        return torch.addcmul(
-            _column((factor * self.shift).to(x.dtype), x), x, _column(factor.to(x.dtype), x)
-        )
+    def factor(self) -> Float[Tensor, " channels"]:
+        """What each channel is multiplied by, `exp(3 s)`."""
+        return (self.SPEED * self.log_scale).exp()
+
+    @torch.no_grad()
+    def start_from(self, x: Float[Tensor, "batch channels *spatial"]) -> None:
+        """Set `b` and `s` by x if this is the first batch in training mode."""
+        if not self.training or self.initialized:
+            return
+        # In float64, since the mean of a channel may be far larger than its spread.
+        mean, var = _batch_statistics(x.double())
+        std = torch.where(var > 0, var.sqrt(), self.scale)
+        self.shift.copy_(-mean)
+        self.log_scale.copy_((self.scale / std).log() / self.SPEED)
+        self.initialized.fill_(True)
 
     def inverse(
         self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -164,15 +172,6 @@ class ActNorm(Bijection):
     def _log_det(self, x: Tensor) -> Tensor:
         pixels = x[0, 0].numel() if len(x) else 0
         return (self.SPEED * pixels * self.log_scale.sum()).expand(len(x))
-
-    @torch.no_grad()
-    def _fit(self, x: Tensor) -> None:
-        # In float64, since the mean of a channel may be far larger than its spread.
-        mean, var = _batch_statistics(x.double())
-        std = torch.where(var > 0, var.sqrt(), self.scale)
-        self.shift.copy_(-mean)
-        self.log_scale.copy_((self.scale / std).log() / self.SPEED)
-        self.initialized.fill_(True)
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, scale={self.scale}"
