@@ -86,10 +86,11 @@ class InvertibleConv1x1(Bijection):
         lower, upper = self._triangles()
         return (lower @ upper)[self.permutation]
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
-        diagonal = torch.diag(self.sign * self.log_s.exp())
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + diagonal
+    def _triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """L, and U with its diagonal."""
+        lower, upper, log_s = (part.to(dtype) for part in (self.lower, self.upper, self.log_s))
+        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return lower.tril(-1) + eye, upper.triu(1) + torch.diag(self.sign * log_s.exp())
 
     def _log_det(self) -> Tensor:
         if self.lu:
@@ -100,7 +101,7 @@ class InvertibleConv1x1(Bijection):
         """W^-1 in float64."""
         if not self.lu:
             return torch.linalg.inv(self.weight.double())
-        lower, upper = (triangle.double() for triangle in self._triangles())
+        lower, upper = self._triangles(torch.float64)
         eye = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
         right = torch.linalg.solve_triangular(
             lower, eye[self.permutation.argsort()], upper=False, unitriangular=True
