@@ -448,7 +448,6 @@ MUTANTS = [
         "attributes",
         ("os.path.normpath(Path(inside).parent / key)", "os.path.normpath(key)", "metadata"),
         ("dtype={_KEY: str}, ", "", "digits"),
-        ("table[column].convert_dtypes()", "table[column]", "metadata"),
         ("if key in rows:", "if False:", "metadata"),
     ),
     # Storage.

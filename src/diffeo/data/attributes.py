@@ -89,7 +89,8 @@ class _Column:
         return np.array(self._numbers)
 
     def _pad(self, rows: int) -> None:
-        self._numbers.extend([math.nan] * (rows - len(self._numbers)))
+        if len(self._numbers) < rows:
+            self._numbers.extend([math.nan] * (rows - len(self._numbers)))
 
     def _leave_out(self) -> None:
         self.left_out = True

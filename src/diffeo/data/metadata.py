@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,13 +57,14 @@ def read_metadata(
 
 
 def _read(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
-    """The paths of pictures, and the other columns as arrays of numbers or of texts."""
+    """The paths of pictures, and the other columns as arrays; NaN is what they lack."""
     import pandas
-    from pandas.api.types import is_numeric_dtype, is_string_dtype
 
     with reading(name):
-        # Of the text only, so that a file called 007 keeps its zeros.
-        table = pandas.read_csv(path, dtype={_KEY: str}, index_col=False, encoding="utf-8-sig")
+        # A file called 007 keeps its zeros. `low_memory=False` gives each column one type.
+        table = pandas.read_csv(
+            path, dtype={_KEY: str}, index_col=False, encoding="utf-8-sig", low_memory=False
+        )
     if _KEY not in table:
         raise ValueError(
             f"{name} has no column '{_KEY}'{suggestion(_KEY, table.columns)}: "
@@ -73,15 +73,9 @@ def _read(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
     if table[_KEY].isna().any():
         row = int(table[_KEY].isna().argmax()) + 1
         raise ValueError(f"{name} has no {_KEY} in row {row}: write one, or remove the row")
-    columns: dict[str, Any] = {}
-    for column in table.columns.drop(_KEY):
-        values = table[column].convert_dtypes()  # truth values stay such where some are missing
-        if is_numeric_dtype(values.dtype):
-            columns[column] = values.to_numpy(dtype=float, na_value=math.nan)
-        elif is_string_dtype(values.dtype):
-            columns[column] = values.to_numpy(dtype=object, na_value=None)
+    columns = {column: table[column].to_numpy() for column in table.columns.drop(_KEY)}
     return table[_KEY].tolist(), columns
 
 
 def _value(value: Any) -> Value:
-    return value if value is None or isinstance(value, str) else float(value)
+    return value if isinstance(value, str) else float(value)
