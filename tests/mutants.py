@@ -67,6 +67,12 @@ def learned(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_image_runs.py", "-k", keyword))
 
 
+def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, nth])` of a file of data/, seen by the tests of a file."""
+    for old, new, keyword, *rest in changes:
+        yield Mutant(f"data/{file}", old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -388,6 +394,61 @@ MUTANTS = [
         ("self.dims * math.log(2)", "self.dims", 0, True),
         ("self.dims * math.log(2)", "self.shape[-1] * math.log(2)"),
         ("return -self.log_prob(x, context, gen", "return self.log_prob(x, context, gen"),
+    ),
+    # Shapes and attributes of pictures.
+    *gathered(
+        "shapes.py",
+        "shapes",
+        ("[np.sqrt(x**2 + y**2) - radius", "[np.sqrt(x**2 + y**2) - 1.03 * radius", "area"),
+        ("square - SQUARE * radius", "square - radius", "area"),
+        ("triangle - TRIANGLE * radius", "triangle - radius / 2", "area"),
+        ("slanted = np.sqrt(0.75)", "slanted = np.sqrt(0.7)", "area or corner"),
+        ("np.maximum(y, slanted)", "np.maximum(-y, slanted)", "corner or centre"),
+        ("- x * np.sin(angle)", "+ x * np.sin(angle)", "corner or turned"),
+        ("_tall(np.deg2rad(columns", "_tall(-np.deg2rad(columns", "corner or turned"),
+        ('_tall(columns["x"])', '_tall(columns["y"])', "centre"),
+        ("(np.arange(size) + 0.5) / size", "np.arange(size) / size", "centre or size_changes"),
+        ("0.5 - distance * size", "1 - distance * size", "smooth"),
+        ("np.clip(0.5 - distance * size, 0, 1)", "(distance < 0) * 1.0", "size_changes or smooth"),
+        ('_tall(columns["stroke"])', '_tall(columns["stroke"] / 2)', "stroke"),
+        ("(covered - hole) + within", "covered + within", "middle or colours"),
+        ("u[:, 6], *PLACE", "u[:, 5], *PLACE", "independent"),
+        ("_between(u[:, 4], *SIZE)", "_between(u[:, 4] * u[:, 5], *SIZE)", "independent"),
+        ("_between(u[:, 6], *PLACE)", "0.5 + (u[:, 6] - 0.5) * (1 - u[:, 4])", "independent"),
+        ("(0.365, 0.635)", "(0.3, 0.7)", "inside"),
+        ("PCG64([seed, block])", "PCG64([seed])", "repeat"),
+        ("PCG64([seed, block])", "PCG64([block])", "process"),
+        ("random((_BLOCK, _DRAWS))", "random((min(_BLOCK, n), _DRAWS))[::-1]", "first_pictures"),
+        ("light ** (1 / 2.4)", "light ** (1 / 2)", "colours"),
+        ('"blue": 255.0', '"blue": 285.0', "colours"),
+        ("rows, size, options.seed]", "rows, size]", "cache"),
+    ),
+    *gathered(
+        "attributes.py",
+        "attributes",
+        ("number[~np.isfinite(number)] = np.nan", "pass", "missing"),
+        ("np.where(missing, np.nan, codes == code)", "(codes == code)", "missing or labels"),
+        ("[math.nan] * (rows -", "[0.0] * (rows -", "missing"),
+        ("or value != value ", "", "nothing"),
+        ("> MOST_TEXTS:", "> MOST_TEXTS + 1:", "nothing"),
+        ("> MOST_CLASSES:", ">= MOST_CLASSES:", "labels"),
+        ("for key in sorted(columns)", "for key in columns", "texts"),
+        ("[name] if name in names else", "", "itself"),
+        ('n.startswith(f"{name}=")', "n.startswith(name)", "itself"),
+    ),
+    *gathered(
+        "image_sets.py",
+        "attributes",
+        ("self.context[indices.to(self.context.device)]", "self.context[: len(indices)]", "order"),
+        ("    check_present(source, {", "    str({", "cannot"),
+        ("[names.index(column) for", "[names.index(columns[0]) for", "order"),
+    ),
+    *gathered(
+        "metadata.py",
+        "attributes",
+        ("os.path.normpath(Path(inside).parent / key)", "os.path.normpath(key)", "metadata"),
+        ("dtype={_KEY: str}, ", "", "digits"),
+        ("if key in rows:", "if False:", "metadata"),
     ),
     # Storage.
     *on(

@@ -392,7 +392,8 @@ def test_pictures_are_decoded_once(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
     first = load(folder)
     (key,) = Path("cache").iterdir()
-    assert sorted(p.name for p in key.iterdir()) == ["labels.npy", "meta.json", "pixels.npy"]
+    names = ["attributes.npy", "labels.npy", "meta.json", "pixels.npy"]
+    assert sorted(p.name for p in key.iterdir()) == names
     assert json.loads((key / "meta.json").read_text())["shape"] == [10, 1, 6, 8]
     assert isinstance(first.train.pixels, np.memmap) and not first.train.pixels.flags.writeable
     monkeypatch.setattr(building, "decode", forbid)
@@ -480,6 +481,8 @@ DAMAGE = {
     "other pixels": lambda key: np.save(key / "pixels.npy", noise(9, 1, 6, 8)),
     "no labels": lambda key: (key / "labels.npy").unlink(),
     "short labels": lambda key: cut(key / "labels.npy"),
+    "no attributes": lambda key: (key / "attributes.npy").unlink(),
+    "other attributes": lambda key: np.save(key / "attributes.npy", np.zeros((10, 2), np.float32)),
     "no meta": lambda key: (key / "meta.json").unlink(),
     "short meta": lambda key: cut(key / "meta.json"),
     "odd meta": lambda key: (key / "meta.json").write_text("[]"),
@@ -494,7 +497,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, name):
     (key,) = Path("cache").iterdir()
     DAMAGE[name](key)
     assert everything(load(folder)) == list(range(10))
-    assert list(Path("cache").iterdir()) == [key] and len(list(key.iterdir())) == 3
+    assert list(Path("cache").iterdir()) == [key] and len(list(key.iterdir())) == 4
 
 
 def test_a_build_that_another_process_finished_first(tmp_path, monkeypatch):

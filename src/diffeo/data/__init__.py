@@ -3,19 +3,13 @@
 from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.data.files import ENDINGS
 from diffeo.data.image_options import ImageOptions
+from diffeo.data.image_sets import Gallery, Images, ImageSplit, size_of
 from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import (
-    Gallery,
-    Images,
-    ImageSplit,
-    augment,
-    load_gallery,
-    load_images,
-    size_of,
-)
+from diffeo.data.images import augment, load_gallery, load_images
 from diffeo.data.loading import Data, DataOptions, holds_pictures, load_data
 from diffeo.data.options import TableOptions
 from diffeo.data.pictures import SPLITS
+from diffeo.data.shapes import draw_shapes
 from diffeo.data.sources import BUNDLED
 from diffeo.data.streaming import stream
 from diffeo.data.synthetic import GENERATORS, generate, moons_log_density
@@ -41,6 +35,7 @@ __all__ = [
     "TableOptions",
     "augment",
     "check_writable",
+    "draw_shapes",
     "generate",
     "holds_pictures",
     "is_image_source",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from diffeo.data.attributes import Collector, as_matrix, encode_label
 from diffeo.data.cache import Contents, Gap
 from diffeo.data.decoding import Pixels, UnreadableError, decode
 from diffeo.data.pictures import Entry, Label, PictureSource
@@ -37,7 +38,8 @@ def build(
 ) -> Contents:
     """Decodes a source into a .npy file `[pictures, channels, height, width]`.
 
-    Memory holds a few pictures for each core. All have three channels if one of them has.
+    Memory holds a few pictures for each core, and the attributes of all. All pictures have three
+    channels if one of them has.
 
     Raises:
         ValueError: pictures of different sizes, or none that can be read.
@@ -45,6 +47,7 @@ def build(
     gaps: list[Gap] = []
     names: list[str] = []
     labels: list[Label] = []
+    attributes = Collector()
     splits = Counter[str]()
     total = source.count(rows)
     with PixelFile(path) as file:
@@ -62,16 +65,22 @@ def build(
             file.append(pixels)
             names.append(entry.name)
             labels.append(entry.label)
+            attributes.append(entry.attributes)
             splits[split] += 1
     if not labels:
         why = f": {describe(gaps, 3)}" if gaps else ""
         raise ValueError(f"{source.name} holds no picture that can be read{why}")
     numbers, label_names = number_labels(labels, source.label_names)
+    columns = attributes.encode()
+    if source.label_column not in attributes:  # which says more than the name of a folder
+        columns = encode_label(source.label_column, labels, numbers, label_names) | columns
     return Contents(
         shape=[len(labels), *file.shape],
         names=names,
         labels=numbers,
         label_names=label_names,
+        attributes=as_matrix(columns, len(labels)),
+        attribute_names=list(columns),
         splits=dict(splits),
         gaps=gaps,
         unit=source.unit,

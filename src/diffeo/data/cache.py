@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeo.data.attributes import Numbers
 from diffeo.data.decoding import Pixels
 from diffeo.data.image_options import ImageOptions
 
-VERSION = 2  # of what the folders hold and of how pictures are decoded
+VERSION = 3  # of what the folders hold and of how pictures are decoded
+
+_ARRAYS = ("labels", "attributes")  # files of their own; the rest is in meta.json
 
 Gap = tuple[str, str]
 Labels = NDArray[np.int64]
@@ -33,6 +36,8 @@ class Contents:
         names: what each picture is called: its file, or its row.
         labels: the class of each picture `[pictures]`, -1 where it has none.
         label_names: what the labels 0, 1, ... are called.
+        attributes: what else is known of each picture `[pictures, columns]`, NaN where it is not.
+        attribute_names: what these columns are called.
         splits: how many of the pictures, in their order, the source gives to each split.
         gaps: what was left out: the name and the kind of trouble.
         unit: what pictures are counted in: files, rows.
@@ -42,6 +47,8 @@ class Contents:
     names: list[str]
     labels: Labels
     label_names: list[str]
+    attributes: Numbers
+    attribute_names: list[str]
     splits: dict[str, int]
     gaps: list[Gap]
     unit: str
@@ -62,7 +69,7 @@ def cache_folder(options: ImageOptions) -> Path:
 
 
 def cache_key(options: ImageOptions, content: str) -> str:
-    """The name of a cache, from all that its pixels and labels depend on.
+    """The name of a cache, from all that its pixels, labels and attributes depend on.
 
     Args:
         options: of which those count that have a say in decoding; not those of splitting.
@@ -133,12 +140,9 @@ def uncached(build: Callable[[Path], Contents]) -> Pictures:
 
 
 def _save(folder: Path, contents: Contents) -> None:
-    np.save(folder / "labels.npy", contents.labels)
-    meta = {
-        field.name: getattr(contents, field.name)
-        for field in dataclasses.fields(contents)
-        if field.name != "labels"
-    }
+    meta = {field.name: getattr(contents, field.name) for field in dataclasses.fields(contents)}
+    for name in _ARRAYS:
+        np.save(folder / f"{name}.npy", meta.pop(name))
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -150,13 +154,14 @@ def _load(folder: Path) -> Pictures | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         gaps = [(name, kind) for name, kind in meta.pop("gaps")]
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-        contents = Contents(labels=labels, gaps=gaps, **meta)
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+        contents = Contents(gaps=gaps, **arrays, **meta)
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError):
         return None
     whole = list(pixels.shape) == contents.shape
-    whole = whole and len(contents.names) == len(labels) == len(pixels)
+    whole = whole and len(contents.names) == len(contents.labels) == len(pixels)
+    whole = whole and contents.attributes.shape == (len(pixels), len(contents.attribute_names))
     return Pictures(pixels, contents) if whole else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LARGEST = 4096
+PICTURE_SETS = ("digits", "shapes")  # sources that are no file
 
 
 @dataclass
@@ -12,20 +13,23 @@ class ImageOptions:
     """Which pictures to learn from, and how.
 
     Args:
-        source: The bundled digits, a folder of pictures or of train*.parquet and test*.parquet, a
-            .npz, .npy or .parquet file, or hf://owner/name.
+        source: The bundled digits, shapes that are drawn here, a folder of pictures or of
+            train*.parquet and test*.parquet, a .npz, .npy or .parquet file, or hf://owner/name.
         size: The height and width to which each picture is scaled and cropped, in pixels; by
             default all are of one size and stay as they are.
         image_column: The column of pictures in a parquet file or a hub dataset; by default found.
         label_column: The column of labels in a parquet file or a hub dataset; by default found.
-        rows: How many of the first pictures are used, of each split that the source gives.
+        rows: How many of the first pictures are used, of each split that the source gives, or how
+            many shapes are drawn.
         splits: The shares for training, validation and testing, where the source gives no splits.
-        seed: The seed of the split.
+        seed: The seed of the split, and of shapes.
         strict: Whether a file that cannot be read is an error, instead of left out with a note.
         flip: Whether training pictures are mirrored left to right at random.
         shift: By how many pixels at most training pictures are moved at random.
         grey: Whether pictures are turned grey, with one channel.
         cache: The folder for decoded pictures; by default $DIFFEO_CACHE or ~/.cache/diffeo.
+        context: The attributes that the density is conditional on: labels, other columns of a
+            table of pictures, a folder's metadata.csv.
     """
 
     source: str = "digits"
@@ -40,6 +44,7 @@ class ImageOptions:
     shift: int = 0
     grey: bool = False
     cache: str | None = None
+    context: list[str] | None = None
 
 
 def check_image_options(options: ImageOptions) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffeo.data.files import suggestion
-from diffeo.data.image_options import ImageOptions
+from diffeo.data.image_options import PICTURE_SETS, ImageOptions
 from diffeo.data.picture_arrays import open_array, open_digits, pictures_key, read_headers
 from diffeo.data.picture_tables import find_columns, open_hub, open_parquet, open_parquet_folder
 from diffeo.data.pictures import PictureSource, open_folder
+from diffeo.data.shapes import open_shapes
 
 IMAGE_ENDINGS = (".npz", ".npy", ".parquet")
 
@@ -25,7 +26,7 @@ def open_pictures(options: ImageOptions) -> PictureSource:
         return open_hub(options)
     if path.suffix.lower() == ".parquet" and path.is_file():
         return open_parquet(options, path)
-    folder = name != "digits" and path.is_dir()
+    folder = name not in PICTURE_SETS and path.is_dir()
     table = open_parquet_folder(options, path) if folder else None
     if table is not None:
         return table
@@ -34,13 +35,15 @@ def open_pictures(options: ImageOptions) -> PictureSource:
             raise ValueError(f"{name} has no columns: --data.{column} is for parquet and hf://")
     if name == "digits":
         return open_digits()
+    if name == "shapes":
+        return open_shapes(options)
     if folder:
         return open_folder(name, path)
     if path.suffix.lower() not in IMAGE_ENDINGS:
         what = f"{name} cannot be read" if path.exists() else f"unknown source '{name}'"
         raise ValueError(
-            f"{what}{suggestion(name, ['digits'])}: give digits, a folder of pictures, a file "
-            f"ending in {', '.join(IMAGE_ENDINGS)}, or hf://owner/name"
+            f"{what}{suggestion(name, PICTURE_SETS)}: give {' or '.join(PICTURE_SETS)}, "
+            f"a folder of pictures, a file ending in {', '.join(IMAGE_ENDINGS)}, or hf://owner/name"
         )
     if not path.exists():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -62,13 +65,13 @@ def _path(name: str) -> Path:
 def is_image_source(source: str) -> bool:
     """Whether a source holds pictures rather than a table, by its name or its file's header.
 
-    True for digits, folders, arrays of three or four axes, and parquet files and datasets of the
-    hub with a column of pictures. Raises nothing.
+    True for digits, shapes, folders, arrays of three or four axes, and parquet files and datasets
+    of the hub with a column of pictures. Raises nothing.
     """
     try:
         path = _path(source)
         ending = path.suffix.lower()
-        if source == "digits" or path.is_dir():
+        if source in PICTURE_SETS or path.is_dir():
             return True
         if source.startswith("hf://"):
             open_hub(ImageOptions(source))

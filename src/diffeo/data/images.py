@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,103 +12,11 @@ from torch import Tensor
 
 from diffeo.data.building import build, describe
 from diffeo.data.cache import Contents, Pictures, cache_folder, cache_key, cached, uncached
-from diffeo.data.decoding import Pixels
 from diffeo.data.files import reading
 from diffeo.data.image_options import ImageOptions, check_image_options
+from diffeo.data.image_sets import Gallery, Images, ImageSplit
 from diffeo.data.image_sources import open_pictures
 from diffeo.data.pictures import SPLITS
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """Pictures of one split, left on the disk until they are asked for.
-
-    Args:
-        pixels: those of all splits, uint8 `[pictures, channels, height, width]`.
-        rows: which of them are in this split `[n]`.
-        labels: their classes, int64 `[n]`, or None where not each of them has one.
-    """
-
-    pixels: Pixels
-    rows: NDArray[np.int64]
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The pictures at `indices` `[n]` of this split, uint8 `[n, channels, height, width]`."""
-        rows = self.rows[indices.numpy(force=True)]
-        order = rows.argsort()  # one way through the file, whatever was asked for
-        pixels = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
-        pixels[order] = self.pixels[rows[order]]
-        return torch.from_numpy(pixels)
-
-    def all(self, limit: int | None = None) -> Tensor:
-        """The first `limit` pictures, or all, uint8 `[n, channels, height, width]`."""
-        count = len(self) if limit is None else min(limit, len(self))
-        return self.batch(torch.arange(count))
-
-    def take(self, indices: Tensor) -> tuple[Tensor, None]:
-        """`batch`, in the form of a table's rows and their context."""
-        return self.batch(indices), None
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pictures of one size, split in three.
-
-    Args:
-        name: short, for titles.
-        shape: channels, height and width.
-        label_names: what the labels 0, 1, ... are called; empty where there are none.
-        train: the pictures to learn from.
-        val: the pictures to choose by.
-        test: the pictures to report on.
-        notes: sentences for the user.
-        options: what the pictures were loaded with.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    label_names: list[str]
-    train: ImageSplit
-    val: ImageSplit
-    test: ImageSplit
-    notes: list[str] = field(default_factory=list)
-    options: ImageOptions = field(default_factory=ImageOptions)
-
-    def split(self, name: str) -> ImageSplit:
-        """The split called train, val or test.
-
-        Raises:
-            ValueError: another name.
-        """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        if name not in splits:
-            raise ValueError(f"there is no split '{name}': choose one of {', '.join(splits)}")
-        return splits[name]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """All pictures of a source in its order.
-
-    Args:
-        pictures: they.
-        names: what each is called: its file inside the folder, or its row.
-        notes: sentences for the user.
-    """
-
-    pictures: ImageSplit
-    names: list[str]
-    notes: list[str]
-
-
-def size_of(shape: tuple[int, ...]) -> str:
-    """The (channels, height, width) of a picture in words: "8 x 8 pixels in 1 channel"."""
-    channels, height, width = shape
-    return f"{width} x {height} pixels in {channels} channel{'s' * (channels != 1)}"
 
 
 def load_gallery(options: ImageOptions, console: Console | None = None) -> Gallery:
@@ -121,7 +28,8 @@ def load_gallery(options: ImageOptions, console: Console | None = None) -> Galle
     pictures = _decoded(options, console)
     contents = pictures.contents
     whole = _part(pictures, np.arange(len(pictures.pixels)))
-    return Gallery(whole, contents.names, _notes(contents, options))
+    gallery = Gallery(whole, contents.names, _notes(contents, options), contents.attribute_names)
+    return gallery.conditional_on(options.source, options.context or [])
 
 
 def load_images(options: ImageOptions, console: Console | None = None) -> Images:
@@ -148,7 +56,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
             f"{width} x {height} out of sight: pass a smaller --data.shift"
         )
     train, val, test = (_part(pictures, rows) for rows in _divide(contents, options))
-    return Images(
+    images = Images(
         name=Path(options.source).stem or options.source,
         shape=(channels, height, width),
         label_names=contents.label_names,
@@ -157,7 +65,9 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
         test=test,
         notes=_notes(contents, options),
         options=options,
+        attribute_names=contents.attribute_names,
     )
+    return images.conditional_on(options.context or [])
 
 
 def _decoded(options: ImageOptions, console: Console | None) -> Pictures:
@@ -194,7 +104,13 @@ def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]
 
 def _part(pictures: Pictures, rows: NDArray[np.int64]) -> ImageSplit:
     labels = torch.from_numpy(pictures.contents.labels[rows])
-    return ImageSplit(pictures.pixels, rows, None if (labels < 0).any() else labels)
+    attributes = torch.from_numpy(pictures.contents.attributes[rows])
+    return ImageSplit(
+        pictures.pixels,
+        rows,
+        None if (labels < 0).any() else labels,
+        attributes if attributes.shape[1] else None,
+    )
 
 
 def _notes(contents: Contents, options: ImageOptions) -> list[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from diffeo.data.image_options import ImageOptions
+from diffeo.data.image_sets import Images
 from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import Images, load_images
+from diffeo.data.images import load_images
 from diffeo.data.options import TableOptions
 from diffeo.data.sources import BUNDLED
 from diffeo.data.synthetic import GENERATORS
@@ -25,13 +26,15 @@ class DataOptions(ImageOptions, TableOptions):
     Args:
         source: For a table, a generator (moons, circles, swiss_roll, gaussians), a bundled one
             (iris, wine, breast_cancer, diabetes), or a .csv, .parquet, .npy or .npz file. For
-            pictures, the bundled digits, a folder of them or of train*.parquet and test*.parquet,
-            or a .parquet, .npy or .npz file that holds some. Either may be hf://owner/name. By
-            default moons, or digits for a model of pictures.
-        rows: How many rows a generator draws, or how many of a source's first rows or pictures are
-            used.
+            pictures, the bundled digits, shapes that are drawn here, a folder of them or of
+            train*.parquet and test*.parquet, or a .parquet, .npy or .npz file that holds some.
+            Either may be hf://owner/name. By default moons, or digits for a model of pictures.
+        context: What the density is conditional on: columns of a table, or attributes of pictures
+            (labels, other columns of their table, a folder's metadata.csv).
+        rows: How many rows or shapes are drawn, or how many of a source's first rows or pictures
+            are used.
         splits: The shares for training, validation and testing, where pictures come without splits.
-        seed: The seed of the generator and of the split.
+        seed: The seed of what is drawn and of the split.
     """
 
     source: str = ""
@@ -52,7 +55,7 @@ def load_data(options: DataOptions, console: Console | None = None) -> Data:
 
 def holds_pictures(options: DataOptions) -> bool:
     """Whether `load_data` will read pictures."""
-    if options.columns is not None or options.context is not None:
+    if options.columns is not None:
         return False
     # A table that has a name of ours is meant by it, even where a folder has the same.
     return options.source not in (*GENERATORS, *BUNDLED) and is_image_source(options.source)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffeo.data.attributes import Value
 from diffeo.data.files import listing, reading, suggestion
 from diffeo.data.hub import hub_splits
 from diffeo.data.image_options import ImageOptions
@@ -27,16 +28,24 @@ BATCH_ROWS = 256  # so that memory does not grow with the file
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of pictures and of labels, and what the labels 0, 1, ... are called."""
+    """The columns of pictures, of labels and of attributes.
+
+    Args:
+        image: that of pictures.
+        label: that of labels, if there is one.
+        label_names: what the labels 0, 1, ... are called, where the source says so.
+        attributes: the others, each with the names of its values where these are classes.
+    """
 
     image: str
     label: str | None
     label_names: list[str] | None
+    attributes: dict[str, list[str] | None]
 
     @property
     def names(self) -> list[str]:
         """Those to read."""
-        return [self.image] if self.label is None else [self.image, self.label]
+        return [self.image, *([] if self.label is None else [self.label]), *self.attributes]
 
 
 def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
@@ -78,7 +87,17 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
             f"{name}: column '{label}' is of type {schema.field(label).type}: name one of whole "
             "numbers or text with --data.label_column"
         )
-    return Columns(image, label, features.get(label, {}).get("names"))
+    names = {column: features[column].get("names") for column in classes}
+    attributes = {
+        field.name: names.get(field.name)
+        for field in schema
+        if field.name not in (image, label)
+        and _holds_attributes(field.type)
+        # pandas stores a table's row labels as one more column.
+        and not field.name.startswith("__index_level_")
+        and schema.names.count(field.name) == 1
+    }
+    return Columns(image, label, names.get(label), attributes)
 
 
 def _holds_pictures(kind: Any) -> bool:
@@ -99,6 +118,14 @@ def _holds_labels(kind: Any) -> bool:
     return any(check(kind) for check in checks)
 
 
+def _holds_attributes(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return _holds_labels(kind) or types.is_floating(kind)
+
+
 def _entries(name: str, batches: Iterable[Any], columns: Columns) -> Iterator[Entry]:
     row = 0
     for batch in batches:
@@ -106,10 +133,22 @@ def _entries(name: str, batches: Iterable[Any], columns: Columns) -> Iterator[En
         labels = [None] * len(images)
         if columns.label is not None:
             labels = batch.column(columns.label).to_pylist()
-        for image, label in zip(images, labels, strict=True):
+        known = {
+            column: _values(batch.column(column), names)
+            for column, names in columns.attributes.items()
+        }
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             row += 1
             content = image.get("bytes") if isinstance(image, dict) else image
-            yield Entry(f"{name} row {row}", content or b"", label)
+            attributes = {column: values[i] for column, values in known.items()}
+            yield Entry(f"{name} row {row}", content or b"", label, attributes)
+
+
+def _values(column: Any, names: list[str] | None) -> list[Value]:
+    values = column.to_pylist()
+    if names is not None:  # -1 is Hugging Face's "unknown"
+        return [None if v is None or not 0 <= v < len(names) else names[v] for v in values]
+    return [v if v is None or isinstance(v, str) else float(v) for v in values]
 
 
 def open_parquet(options: ImageOptions, path: Path) -> PictureSource:
@@ -135,13 +174,13 @@ def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any)
             schema, count = file.schema_arrow, file.metadata.num_rows
         columns = find_columns(str(path), schema, options)
         if not parts:
-            names = columns.label_names
+            names, label = columns.label_names, columns.label or "label"
 
         def read(path: Path = path, columns: Columns = columns) -> Iterator[Entry]:
             return _entries(path.name, _batches(path, columns), columns)
 
         parts.append(Part(split, count, read))
-    return PictureSource(options.source, "rows", parts, content, names)
+    return PictureSource(options.source, "rows", parts, content, names, label)
 
 
 def _batches(path: Path, columns: Columns) -> Iterator[Any]:
@@ -166,7 +205,7 @@ def open_hub(options: ImageOptions) -> PictureSource:
     for split, table in given:
         columns = find_columns(options.source, table.features.arrow_schema, options)
         if not parts:
-            names = columns.label_names
+            names, label = columns.label_names, columns.label or "label"
 
         def read(split: str = split, table: Any = table, columns: Columns = columns) -> Any:
             batches = table.select_columns(columns.names).with_format("arrow").iter(BATCH_ROWS)
@@ -175,4 +214,4 @@ def open_hub(options: ImageOptions) -> PictureSource:
         parts.append(Part(split, len(table), read))
     prints = json.dumps([(split, table._fingerprint) for split, table in given])
     content = hashlib.sha256(prints.encode()).hexdigest()
-    return PictureSource(options.source, "rows", parts, lambda: content, names)
+    return PictureSource(options.source, "rows", parts, lambda: content, names, label)

@@ -7,11 +7,13 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from diffeo.data.attributes import Value
 from diffeo.data.decoding import Content
+from diffeo.data.metadata import METADATA, read_metadata
 
 Label = int | str | None
 
@@ -28,11 +30,13 @@ class Entry:
         name: for messages.
         content: where its pixels are.
         label: its class, or None where it has none.
+        attributes: what else is known of it, by name.
     """
 
     name: str
     content: Content
     label: Label = None
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class PictureSource:
         content: `content()` is a hash that changes with the pictures; None where they are too few
             to be worth a cache.
         label_names: what its labels 0, 1, ... are called, where it says so.
+        label_column: what its labels are called as an attribute.
     """
 
     name: str
@@ -68,6 +73,7 @@ class PictureSource:
     parts: list[Part]
     content: Callable[[], str] | None
     label_names: list[str] | None = None
+    label_column: str = "label"
 
     def count(self, rows: int | None) -> int:
         """How many pictures `entries(rows)` yields."""
@@ -119,26 +125,33 @@ def open_folder(name: str, folder: Path) -> PictureSource:
     """All files below a folder; what is hidden is ignored, and links are followed once.
 
     The folders in it are the labels. If they are called train, test and perhaps val, they are
-    splits instead, and the folders in these are the labels.
+    splits instead, and the folders in these are the labels. A metadata.csv in any of them gives
+    attributes to the pictures that it names.
     """
     files = list_files(name, folder)
     if not files:
         raise ValueError(f"{name} is a folder without files: put pictures into it")
-    above = [Path(inside).parent.parts for inside, _ in files]
+    tables = [file for file in files if file[1].name == METADATA]
+    pictures = [file for file in files if file[1].name != METADATA]
+    above = [Path(inside).parent.parts for inside, _ in pictures]
     splits = {_SPELLINGS.get(folders[0].lower()) for folders in above if folders}
     given = None not in splits and "train" in splits
     entries: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    for (inside, path), folders in zip(files, above, strict=True):
+    for (inside, path), folders in zip(pictures, above, strict=True):
         split = "train"
         if given and folders:
             split, folders = _SPELLINGS[folders[0].lower()], folders[1:]
         entries[split].append(Entry(inside, path, folders[0] if folders else None))
-    parts = [_part(split, entries[split]) for split in SPLITS if entries[split]]
+    known = read_metadata(name, tables, {inside for inside, _ in pictures})
+
+    def part(split: str) -> Part:
+        def read() -> Iterator[Entry]:
+            return (replace(entry, attributes=known(entry.name)) for entry in entries[split])
+
+        return Part(split, len(entries[split]), read)
+
+    parts = [part(split) for split in SPLITS if entries[split]]
     return PictureSource(name, "files", parts, lambda: listing_hash(files))
-
-
-def _part(split: str, entries: list[Entry]) -> Part:
-    return Part(split, len(entries), lambda: iter(entries))
 
 
 def list_files(name: str, folder: Path) -> list[tuple[str, Path]]:

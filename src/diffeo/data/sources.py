@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffeo.data.files import ENDINGS, Chunk, Source, from_arrow, open_file, slices, suggestion
 from diffeo.data.hub import hub_splits
+from diffeo.data.image_options import PICTURE_SETS
 from diffeo.data.synthetic import DEFAULT_ROWS, GENERATORS, generate
 
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes")
@@ -46,9 +47,11 @@ def _check_file(name: str, path: Path) -> None:
         raise ValueError(f"{name} is a folder: give one file, ending in {', '.join(ENDINGS)}")
     if path.suffix.lower() not in ENDINGS:
         known = [*GENERATORS, *BUNDLED]
+        # Pictures are no table, but may be what was meant.
+        near = known if name in PICTURE_SETS else [*known, *PICTURE_SETS]
         what = f"{name} cannot be read" if path.exists() else f"unknown source '{name}'"
         raise ValueError(
-            f"{what}{suggestion(name, known)}: give one of {', '.join(known)}, a file ending in "
+            f"{what}{suggestion(name, near)}: give one of {', '.join(known)}, a file ending in "
             f"{', '.join(ENDINGS)}, or hf://owner/name"
         )
     if not path.exists():
