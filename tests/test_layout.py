@@ -11,7 +11,7 @@ from torch import nn
 from diffeo import ImageRealNVP
 from diffeo.bijections.base import Chain
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.conditioners.resnet import ConvNet, ResNet
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -109,8 +109,10 @@ def test_statistics_stay_in_float32():
 
 
 def normalized() -> Chain:
-    """Batch normalization in a network, and between couplings."""
-    return Chain(perturb(checkerboard("compact", "main")), BatchNorm(2)).double()
+    """Batch normalization in a network and between couplings, and actnorm, old and new."""
+    old = ActNorm(2).train()
+    old(torch.randn(9, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 3)
+    return Chain(perturb(checkerboard("compact", "main")), BatchNorm(2), old, ActNorm(2)).double()
 
 
 def one_of_two(rank: int, folder: str, state: dict) -> None:
@@ -132,7 +134,12 @@ def results_of(link: nn.Module, x: torch.Tensor, half: int | None = None) -> dic
     if half is not None:
         for gradient in gradients:
             dist.all_reduce(gradient)
-    return {"rows": [y.detach(), log_det.detach()], "all": gradients + list(link.buffers())}
+    shared = [t.detach().to(y.dtype) for t in (*gradients, *link.buffers(), *link.parameters())]
+    return {
+        "rows": [y.detach(), log_det.detach()],
+        "all": shared,
+        "old": list(link[2].parameters()),
+    }
 
 
 def test_two_processes_are_one_of_twice_the_batch(tmp_path):
@@ -145,6 +152,9 @@ def test_two_processes_are_one_of_twice_the_batch(tmp_path):
     close([torch.cat(parts) for parts in rows], whole["rows"])
     for half in halves:
         close(half["all"], whole["all"])
+        close(half["old"], normalized()[2].parameters(), 0)
+    y, _ = whole["rows"]
+    close((y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)), (y.new_zeros(2), y.new_ones(2)))
 
 
 # Precision of the networks

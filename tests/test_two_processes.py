@@ -16,17 +16,20 @@ SOURCE = str(Path(diffeo.__file__).parents[1])
 SCRIPT = """
 import sys
 from rich.console import Console
-from diffeo import ImageRealNVP
+from diffeo import Glow, ImageRealNVP
 from diffeo.data import DataOptions
 from diffeo.run import train
 from diffeo.training.fit import TrainerOptions
 from diffeo.training.module import OptimizerOptions
 
-devices, folder, precision = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+devices, (folder, precision, model) = int(sys.argv[1]), sys.argv[2:]
 
 
 def make(shape):
-    flow = ImageRealNVP(shape, scales=2, hidden_channels=8, blocks=1)
+    if model == "Glow":
+        flow = Glow(shape, levels=2, steps=2, hidden_channels=8)
+    else:
+        flow = ImageRealNVP(shape, scales=2, hidden_channels=8, blocks=1)
     return flow.double() if precision == "float64" else flow
 
 
@@ -48,12 +51,12 @@ train(
 """
 
 
-def curve(tmp_path, devices, precision):
+def curve(tmp_path, devices, precision, model):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    folder = tmp_path / f"{devices}-{precision}"
+    folder = tmp_path / f"{devices}-{precision}-{model}"
     done = subprocess.run(
-        [sys.executable, script, str(devices), folder, precision],
+        [sys.executable, script, str(devices), folder, precision, model],
         env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
@@ -67,9 +70,16 @@ def curve(tmp_path, devices, precision):
 
 
 # In float32 Adam makes steps of rounding errors, where a gradient is zero but for them.
-@pytest.mark.parametrize(("precision", "close"), [("float64", 1e-6), ("float32", 1e-4)])
-def test_two_processes_learn_as_one(tmp_path, precision, close):
-    one, two = (curve(tmp_path, devices, precision) for devices in (1, 2))
+@pytest.mark.parametrize(
+    ("model", "precision", "close"),
+    [
+        ("ImageRealNVP", "float64", 1e-6),
+        ("ImageRealNVP", "float32", 1e-4),
+        ("Glow", "float64", 1e-6),
+    ],
+)
+def test_two_processes_learn_as_one(tmp_path, model, precision, close):
+    one, two = (curve(tmp_path, devices, precision, model) for devices in (1, 2))
     assert len(one) == 6
     assert two == pytest.approx(one, rel=close)
     assert one[-2] < 0.97 * one[0], "nothing was learned, so nothing was compared"

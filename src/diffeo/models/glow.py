@@ -48,8 +48,9 @@ class Glow(Flow):
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
         bound: the largest |log scale| of one coupling (see `Affine`).
         num_classes: number of classes of a class-conditional density p(x | class); 0 for none.
-        context_features: width of the context of any other conditional density; 0 for none. It
-            moves the priors, and steers the couplings as further channels of their input.
+        context_features: width of the context of any other conditional density; 0 for none. Once
+            normalized by an actnorm of its own, it moves the priors, and steers the couplings as
+            further channels of their input.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.
@@ -95,6 +96,7 @@ class Glow(Flow):
             (channels, height, width),
             context_features=context_features,
             num_classes=num_classes,
+            context_encoder=ActNorm(context_features) if context_features else None,
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )

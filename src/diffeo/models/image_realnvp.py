@@ -11,7 +11,7 @@ from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCh
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.multiscale import FactorOut
-from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.conditioners.resnet import ResNet
@@ -40,7 +40,8 @@ class ImageRealNVP(Flow):
         checkerboard: "compact" packs the kept pixels; "masked" puts zeros between, as in the paper.
         bits: how many bits of each pixel are modelled, 1 to 8.
         bound: the largest |log scale| of one coupling (see `Affine`).
-        context_features: width of the context of a conditional density; 0 for none.
+        context_features: width of the context of a conditional density; 0 for none. It is
+            normalized by an actnorm of its own.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.
@@ -74,6 +75,7 @@ class ImageRealNVP(Flow):
             Chain(Logit(2.0**bits), builder.build((channels, height, width), scales)),
             (channels, height, width),
             context_features=context_features,
+            context_encoder=ActNorm(context_features) if context_features else None,
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )

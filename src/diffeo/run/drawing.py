@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
-from torch import Generator
+from torch import Generator, Tensor
 
 from diffeo import figures
 from diffeo.data import Data, Images, ImageSplit, Split, Table
@@ -114,12 +114,25 @@ def _draw_pictures(
     if kind == "samples":
         with torch.no_grad():
             noise = Generator().manual_seed(0)
-            samples = flow.sample(SAMPLES, temperature=temperature, generator=noise)
+            context = _contexts(pictures, SAMPLES)
+            samples = flow.sample(SAMPLES, context, temperature=temperature, generator=noise)
         figures.save_pictures(samples, path)
     elif kind == "reconstructions":
-        figures.save(figures.reconstructions(flow, pictures.all(RECONSTRUCTED)), path)
+        figures.save(figures.reconstructions(flow, *_first(pictures, RECONSTRUCTED)), path)
     else:
-        figures.save(figures.latent_histograms(flow, pictures.all(ENCODED)), path)
+        figures.save(figures.latent_histograms(flow, *_first(pictures, ENCODED)), path)
+
+
+def _first(pictures: ImageSplit, most: int) -> tuple[Tensor, Tensor | None]:
+    """The first pictures with their context."""
+    return pictures.take(torch.arange(min(most, len(pictures))))
+
+
+def _contexts(pictures: ImageSplit, count: int) -> Tensor | None:
+    """As many contexts as are to be sampled, those of the first pictures over and over."""
+    if pictures.context is None:
+        return None
+    return pictures.context[torch.arange(count) % len(pictures)]
 
 
 # Tables -----------------------------------------------------------------------------------------

@@ -56,10 +56,15 @@ class Run:
         """All pictures of another source, scaled and cropped as those of the training were.
 
         Raises:
-            ValueError: if they cannot be read, or do not fit the model.
+            ValueError: if they cannot be read, do not fit the model, or lack its context.
         """
-        size = self.flow.metadata.get("size")
-        gallery = load_gallery(ImageOptions(source, size=size, grey=self.flow.shape[0] == 1))
+        options = ImageOptions(
+            source,
+            size=self.flow.metadata.get("size"),
+            grey=self.flow.shape[0] == 1,
+            context=self.context_columns or None,
+        )
+        gallery = load_gallery(options)
         shape = gallery.pictures.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(

@@ -133,11 +133,12 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
     else:
         model = model or RealNVP
         event, what = data.features, f"{data.features} columns"
-        if data.context_features:
-            needs["context_features"] = data.context_features
         if any(data.steps):
             needs["steps"] = data.steps
-        metadata = {"columns": data.columns, "context_columns": data.context_columns}
+        metadata = {"columns": data.columns}
+    if data.context_features:
+        needs["context_features"] = data.context_features
+    metadata["context_columns"] = data.context_columns
     try:
         flow = model(event, **needs)
     except TypeError as error:
@@ -146,6 +147,11 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
     if flow.takes_pixels != isinstance(data, Images):
         raise ValueError(
             f"{type(flow).__name__} does not model {what}: choose another model by --model."
+        )
+    if flow.context_features != data.context_features:
+        raise ValueError(
+            f"{type(flow).__name__} wants {flow.context_features} columns of context and "
+            f"{data.name} has {data.context_features}: name them by --data.context."
         )
     flow.metadata = {"data": data.name, **metadata}
     return flow
