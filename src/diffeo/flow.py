@@ -6,6 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -369,6 +370,19 @@ class Flow(nn.Module):
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context
+
+
+@contextmanager
+def still(flow: Flow) -> Iterator[None]:
+    """The flow in eval mode and without gradients; every module's own mode comes back after."""
+    modes = [(module, module.training) for module in flow.modules()]
+    flow.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

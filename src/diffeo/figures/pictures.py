@@ -18,9 +18,8 @@ from torch import Tensor
 
 from diffeo.beside import beside
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import still
 from diffeo.figures.style import GREY, INK, STYLE, house_style, write
-from diffeo.flow import Flow
+from diffeo.flow import Flow, still
 
 Pixels = NDArray[np.uint8]
 
