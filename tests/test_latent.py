@@ -1,4 +1,4 @@
-"""Moving about in latent space: paths, levels, temperatures and directions, against closed forms."""
+"""Moving about in latent space, against closed forms: paths, levels, temperatures, directions."""
 
 import json
 import math
@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from constructors import perturb
 from safetensors.torch import save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import diffeo
-from constructors import perturb
 from diffeo import latent
 from diffeo.latent.paths import path
 
@@ -138,7 +138,7 @@ def test_the_surface_between_four_rows():
     context = torch.randn(4, 2, generator=seeded(5), dtype=torch.float64)
     sheet = latent.between_four(flow, corners, 4, 5, context=context)
     s, t = 1 / 3, 3 / 4
-    weights = torch.tensor([(1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t]).double()
+    weights = torch.from_numpy(np.outer([1 - s, s], [1 - t, t]).flatten())
     with torch.no_grad():
         expected = flow.decode(
             weights[None] @ flow.encode(corners, context), weights[None] @ context
@@ -415,7 +415,7 @@ def test_directions_come_back_from_their_file(tmp_path):
 )
 def test_directions_of_another_model_are_refused(other):
     directions, x = found()[0], torch.zeros(2, *other.shape)
-    with pytest.raises(ValueError, match="these directions are of a diffeo.RealNVP"):
+    with pytest.raises(ValueError, match=r"these directions are of a diffeo\.RealNVP"):
         latent.edit(other, x, directions, {"one": 1.0})
 
 

@@ -28,11 +28,14 @@ class ImageSplit:
         pixels: those of all splits, uint8 `[pictures, channels, height, width]`.
         rows: which of them are in this split `[n]`.
         labels: their classes, int64 `[n]`, or None where not each of them has one.
+        attributes: what is known of each, float32 `[n, k]`, NaN where it is missing; None if
+            nothing is.
     """
 
     pixels: Pixels
     rows: NDArray[np.int64]
     labels: Tensor | None = None
+    attributes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,6 +71,7 @@ class Images:
         test: the pictures to report on.
         notes: sentences for the user.
         options: what the pictures were loaded with.
+        attribute_names: of the attributes of each split.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Images:
     test: ImageSplit
     notes: list[str] = field(default_factory=list)
     options: ImageOptions = field(default_factory=ImageOptions)
+    attribute_names: list[str] = field(default_factory=list)
 
     def split(self, name: str) -> ImageSplit:
         """The split called train, val or test.
@@ -99,11 +104,13 @@ class Gallery:
         pictures: they.
         names: what each is called: its file inside the folder, or its row.
         notes: sentences for the user.
+        attribute_names: of the attributes of the pictures.
     """
 
     pictures: ImageSplit
     names: list[str]
     notes: list[str]
+    attribute_names: list[str] = field(default_factory=list)
 
 
 def size_of(shape: tuple[int, ...]) -> str:
@@ -121,7 +128,7 @@ def load_gallery(options: ImageOptions, console: Console | None = None) -> Galle
     pictures = _decoded(options, console)
     contents = pictures.contents
     whole = _part(pictures, np.arange(len(pictures.pixels)))
-    return Gallery(whole, contents.names, _notes(contents, options))
+    return Gallery(whole, contents.names, _notes(contents, options), _attribute_names(contents))
 
 
 def load_images(options: ImageOptions, console: Console | None = None) -> Images:
@@ -157,6 +164,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
         test=test,
         notes=_notes(contents, options),
         options=options,
+        attribute_names=_attribute_names(contents),
     )
 
 
@@ -194,7 +202,14 @@ def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]
 
 def _part(pictures: Pictures, rows: NDArray[np.int64]) -> ImageSplit:
     labels = torch.from_numpy(pictures.contents.labels[rows])
-    return ImageSplit(pictures.pixels, rows, None if (labels < 0).any() else labels)
+    if (labels < 0).any():
+        return ImageSplit(pictures.pixels, rows)
+    classes = torch.arange(len(pictures.contents.label_names))
+    return ImageSplit(pictures.pixels, rows, labels, (labels[:, None] == classes).float())
+
+
+def _attribute_names(contents: Contents) -> list[str]:
+    return [f"label={name}" for name in contents.label_names]
 
 
 def _notes(contents: Contents, options: ImageOptions) -> list[str]:
