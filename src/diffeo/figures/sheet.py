@@ -52,7 +52,7 @@ def labelled_sheet(
     sheet = enlarged(x.flatten(0, 1), columns, GAP, scale)
     above = LINE * max(map(len, lines)) + 12
     below = CAPTION if caption else MARGIN
-    right = max(MARGIN, (LETTER - 1) * len(caption) + MARGIN - sheet.shape[1])
+    right = max(MARGIN, 9 * len(caption) + MARGIN - sheet.shape[1])
     figure = mount(sheet, MARGIN, right, below, MARGIN // 2 + above)
     dpi = STYLE["savefig.dpi"]
     for i, (first, *others) in enumerate(lines):
