@@ -474,7 +474,8 @@ MUTANTS = [
         ("z + strength * direc", "z - strength * direc"),
         ("z = z + strength * directions[name].to(z)", "z = z + directions[name].to(z)"),
         ("z = z + strength", "z = encode(flow, x, context) + strength", 0, True),
-        ("return decode(flow, z, context)", "return decode(flow, z, context * 0 if context is not None else None)"),
+        ("return decode(flow, z, context)",
+         "return decode(flow, z, None if context is None else 0 * context)"),
         ("(model, flow.latent_shapes) != (self.model, self.latent_shapes)", "False"),
         ("directions.check(flow)", "pass"),
         ("(SafetensorError, KeyError, TypeError, ValueError)", "KeyError"),
@@ -490,7 +491,9 @@ MUTANTS = [
         ("with still(flow):", "if True:", 1),
         ("context.expand(n, -1) if", "context if"),
     ),
-    Mutant("flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")),
+    Mutant(
+        "flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")
+    ),
     # Storage.
     *on(
         "flow.py",
