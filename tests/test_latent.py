@@ -99,6 +99,13 @@ def test_a_spherical_path_turns_evenly_and_its_length_grows_evenly():
     assert torch.allclose(angles, (whole / 8)[:, None].expand(6, 8), atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["linear", "spherical"])
+def test_a_path_in_float32_is_rounded_once(kind):
+    a, b = (torch.randn(6, 50, generator=seeded(s)) for s in (1, 2))
+    exact = path(a.double(), b.double(), 9, kind)
+    assert torch.equal(path(a, b, 9, kind), exact.float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_where_there_is_nothing_to_turn_a_path_is_straight(dtype):
     a = torch.randn(1, 50, generator=seeded(), dtype=dtype)
@@ -469,6 +476,16 @@ def test_events_pass_in_parts(monkeypatch):
     parts = latent.interpolate(flow, x, x.flip(0), 3, context=(context, context[:1]))
     assert torch.allclose(parts, whole, rtol=0, atol=1e-10)
     assert max(sizes) == 5 and sum(sizes) == 46
+
+
+def test_what_is_seen_is_not_changed_by_training_mode():
+    """Which batch normalization would answer differently, and gradients would be kept."""
+    flow, x = image_flow(), pixels(6, 1, 8, 8)
+    frames = latent.interpolate(flow, x[:3], x[3:], 4)
+    assert torch.equal(latent.interpolate(flow.train(), x[:3], x[3:], 4), frames)
+    table = table_flow().train()
+    assert not latent.interpolate(table, rows(2), rows(2, 1), 4).requires_grad
+    assert not latent.at_temperatures(table, 2, [1.0]).requires_grad
 
 
 @pytest.mark.parametrize(

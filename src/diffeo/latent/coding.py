@@ -41,6 +41,8 @@ def _parts(
     return [(values[part], context[part]) for part in rows]
 
 
-def spread(context: Context, n: int) -> Context:
+def spread(
+    context: Float[Tensor, "rows context_features"], n: int
+) -> Float[Tensor, "events context_features"]:
     """One row of context for each of n events, of as many or of one row for all."""
     return context.expand(n, -1) if context.ndim == 2 and len(context) == 1 else context

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeo import storage
-from diffeo.bijections.base import Context
 from diffeo.flow import Flow
 from diffeo.latent.coding import encode
 from diffeo.latent.directions import Directions
@@ -21,7 +20,7 @@ WIDEST = 4_096  # dims of the largest covariance: 128 MiB in float64
 
 def find_directions(
     flow: Flow,
-    batches: Iterable[tuple[Tensor, Tensor, Context | None]],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
     names: Sequence[str],
     kind: DirectionKind = "mean",
     *,

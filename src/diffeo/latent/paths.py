@@ -22,7 +22,7 @@ def interpolate(
     end: Shaped[Tensor, "n *shape"],
     frames: int,
     kind: PathKind = "linear",
-    context: tuple[Context, Context] | None = None,
+    context: tuple[Tensor, Tensor] | None = None,
 ) -> Shaped[Tensor, "n frames *shape"]:
     """What lies between events, `(n, frames, *shape)`: from `start` to `end`, both included.
 
