@@ -73,6 +73,12 @@ def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"data/{file}", old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
 
 
+def moved(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of moving about in latent space."""
+    for old, new, *rest in changes:
+        yield Mutant(f"latent/{file}", old, new, ("tests/test_latent.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -449,6 +455,105 @@ MUTANTS = [
         ("os.path.normpath(Path(inside).parent / key)", "os.path.normpath(key)", "metadata"),
         ("dtype={_KEY: str}, ", "", "digits"),
         ("if key in rows:", "if False:", "metadata"),
+    ),
+    # Moving about in latent space.
+    *moved(
+        "paths.py",
+        "path or ends or turn or corners or surface",
+        ("from_a * u + from_b * v", "from_b * u + from_a * v"),
+        ("from_a * length_a + from_b * length_b", "length_a", 0, True),
+        ("from_a * length_a + from_b * length_b", "length_a**from_a * length_b**from_b"),
+        ("length / length_a * (", "("),
+        ("length / length_b * (", "("),
+        ("(from_a * angle).sin() / angle.sin()", "from_a"),
+        ("(from_b * angle).sin() / angle.sin()", "from_b"),
+        ("a.double()[:, None], b.double()[:, None]", "a[:, None], b[:, None]"),
+        ("(angle > NARROW) & (angle < torch.pi - NARROW)", "angle > -1"),
+        ("NARROW = 1e-6", "NARROW = 1.0"),
+        (" & (angle < torch.pi - NARROW)", ""),
+        ("return 2 * torch.atan2", "return torch.atan2"),
+        ("corners[[0, 2]], corners[[1, 3]]", "corners[[0, 1]], corners[[2, 3]]"),
+        (".transpose(0, 1).flatten(0, 1)", ".flatten(0, 1)"),
+        ("path(top, bottom, rows, kind)", 'path(top, bottom, rows, "linear")'),
+        ("encode(flow, end, last)", "encode(flow, end, first)"),
+        ("spread(first, n), spread(last, n)", "spread(first, n), spread(first, n)"),
+        ("_surface(spread(context, 4), rows, columns, \"linear\")",
+         "_surface(spread(context, 4), rows, columns, kind).flip(0)"),
+    ),
+    *moved(
+        "noise.py",
+        "levels or redrawing or temperature",
+        ("noise, z)", "z, noise)", 0, True),
+        ("(z.device) * temperature", "(z.device)"),
+        ("torch.arange(1, count + 1)", "torch.arange(count)"),
+        ("math.prod(shape)", "shape[0]"),
+        ("z = encode(flow, x, context).repeat_interleave(variants, dim=0)",
+         "z = encode(flow, x, context).repeat(variants, 1)"),
+        ("context = spread(context, len(x)).repeat_interleave(variants, dim=0)",
+         "context = spread(context, len(x)).repeat(variants, 1)"),
+        ("context = spread(context, n).repeat_interleave(count, dim=0)",
+         "context = spread(context, n).repeat(count, 1)"),
+        ("noise[:, None] * factors[:, None]", "noise[:, None] * factors[:, None].sqrt()"),
+        ("flow.noise(noise, generator)", "flow.noise(noise)"),
+        ("flow.noise(len(z), generator)", "flow.noise(len(z))"),
+    ),
+    *moved(
+        "finding.py",
+        "direction or discriminant or batches or known or partial or varies or attributes",
+        ("torch.outer(a, a)", "0 * torch.outer(a, a)", 0, True),
+        ("- a[:, None] * z", ""),
+        ("slope = cov_az / var[:, None]", "slope = cov_az"),
+        ("mean = slope * span[:, None]", "mean = slope"),
+        ("2 * var.sqrt())", "var.sqrt())"),
+        ("(sums.high - sums.low)[varies], 2", "2 * var.sqrt(), 2"),
+        ("sums.at_low + sums.at_high == sums.count", "sums.at_low + sums.at_high > 0"),
+        ("seen = ~a.isnan()", "seen = ~a.isinf()"),
+        ("torch.where(seen, a - self.origin, 0.0), seen.double()",
+         "torch.where(seen, a - self.origin, 0.0), torch.ones_like(a)"),
+        ("seen.all(dim=1, keepdim=True).expand_as(a)", "seen"),
+        ("self.origin.isnan() & seen.any(0)", "seen.any(0)"),
+        ("self.a += a.sum(0)", "self.a = a.sum(0)"),
+        ("self.zz += z.T @ z", "self.zz = z.T @ z"),
+        ("count * (low == least)", "count"),
+        ("others * (other == least)", "others"),
+        ("inverse @ (cov_az", "(cov_az"),
+        ("(span / std)[:, None]", "span[:, None]"),
+        ("torch.linalg.pinv(correlation, rtol=1e-9, hermitian=True)",
+         "torch.linalg.inv(correlation)"),
+        ("cov_zz - v * torch.outer(s, s)", "cov_zz"),
+        (" - torch.outer(z[0], z[0])", ""),
+        ("within.diagonal().mean()", "within.diagonal().sum()"),
+        ("(1 - shrinkage) * within", "1 * within"),
+        ("w = torch.linalg.solve(shrunk, d)", "w = d"),
+        ("return w * (w @ d) / (w @ w)", "return w"),
+        ("(sums.count - sums.at_high)", "sums.count"),
+        ("encode(flow, x, context)", "encode(flow, x, context.flip(0) if 1 else context)"),
+    ),
+    *moved(
+        "directions.py",
+        "edit or strength or conditional or file or refused",
+        ("z + strength * direc", "z - strength * direc"),
+        ("z = z + strength * directions[name].to(z)", "z = z + directions[name].to(z)"),
+        ("z = z + strength", "z = encode(flow, x, context) + strength", 0, True),
+        ("return decode(flow, z, context)",
+         "return decode(flow, z, None if context is None else 0 * context)"),
+        ("(model, flow.latent_shapes) != (self.model, self.latent_shapes)", "False"),
+        ("directions.check(flow)", "pass"),
+        ("(SafetensorError, KeyError, TypeError, ValueError)", "KeyError"),
+        ("tuple(shape) for shape in", "shape for shape in"),
+        ("with beside(path) as partial", "with beside(path / path.name) as partial"),
+    ),
+    *moved(
+        "coding.py",
+        "parts or changed",
+        ("values[part], context[part]", "values[part], context[: len(values[part])]"),
+        ("slice(start, start + flow.chunk)", "slice(start, None)"),
+        ("with still(flow):", "if True:", 0),
+        ("with still(flow):", "if True:", 1),
+        ("context.expand(n, -1) if", "context if"),
+    ),
+    Mutant(
+        "flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")
     ),
     # Storage.
     *on(

@@ -408,6 +408,19 @@ class Flow(nn.Module):
         return F.one_hot(labels.long(), self.num_classes).to(self._reference().dtype)
 
 
+@contextmanager
+def still(flow: Flow) -> Iterator[None]:
+    """The flow in eval mode and without gradients; every module's own mode comes back after."""
+    modes = [(module, module.training) for module in flow.modules()]
+    flow.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()

@@ -1,4 +1,4 @@
-"""The command line: `diffeo train | eval | sample | score | plot | reconstruct`."""
+"""The command line: `diffeo train | eval | sample | score | plot | reconstruct | ...`."""
 
 from __future__ import annotations
 

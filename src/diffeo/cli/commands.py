@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 from jsonargparse import Namespace
@@ -11,8 +10,15 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from diffeo import figures
-from diffeo.cli import pictures, tables
-from diffeo.data import SPLITS, Images
+from diffeo.cli import latents, pictures, tables
+from diffeo.cli.common import (
+    chosen_pictures,
+    figure_file,
+    first_pictures,
+    open_pictures,
+    open_run,
+)
+from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run, draw, train
 from diffeo.run.drawing import kinds_for
@@ -32,7 +38,7 @@ def _train(options: Namespace, console: Console) -> None:
 
 
 def _eval(options: Namespace, console: Console) -> None:
-    run = _open(options)
+    run = open_run(options)
     if options.data is None:
         data = run.data()
         scores = {name: evaluate(run.flow, data, name, options.samples) for name in SPLITS}
@@ -66,54 +72,34 @@ def _score_table(scores: dict[str, Score]) -> RichTable:
 def _sample(options: Namespace, console: Console) -> None:
     if options.num is not None and options.num < 1:
         raise ValueError(f"-n is {options.num}: ask for at least one.")
-    run = _open(options)
+    run = open_run(options)
     _kind(run).sample(options, run, console)
 
 
 def _score(options: Namespace, console: Console) -> None:
-    run = _open(options)
+    run = open_run(options)
     _kind(run).score(options, run, console)
 
 
 def _plot(options: Namespace, console: Console) -> None:
-    out = _figure_file(options.out)
-    run = _open(options)
+    out = figure_file(options.out)
+    run = open_run(options)
     data = run.data()
     draw(run, data, options.kind or kinds_for(data)[0], out)
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 
 
 def _reconstruct(options: Namespace, console: Console) -> None:
-    out = _figure_file(options.out)
-    if options.num < 1:
-        raise ValueError(f"-n is {options.num}: ask for at least one picture.")
-    run = _open(options)
-    if not run.flow.takes_pixels:
-        raise ValueError(f"{options.run} is a model of a table: only pictures are reconstructed.")
-    if options.data is not None:
-        split = run.gallery(options.data).pictures
-    else:
-        data = run.data()
-        assert isinstance(data, Images)
-        split = data.test
-    figures.save(figures.reconstructions(run.flow, split.all(options.num)), out)
+    out = figure_file(options.out)
+    run = open_pictures(options)
+    x, context = first_pictures(chosen_pictures(options, run), options.num)
+    figures.save(figures.reconstructions(run.flow, x, context), out)
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
-
-
-def _open(options: Namespace) -> Run:
-    return Run(options.run, trust=options.trust)
 
 
 def _kind(run: Run) -> ModuleType:
     """Where the commands are that differ between tables and pictures."""
     return pictures if run.flow.takes_pixels else tables
-
-
-def _figure_file(name: str) -> Path:
-    out = Path(name)
-    if out.suffix not in {".png", ".pdf", ".svg"}:
-        raise ValueError(f"{out} is no picture: its name has to end in .png, .pdf or .svg.")
-    return out
 
 
 COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
@@ -123,4 +109,8 @@ COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
     "score": _score,
     "plot": _plot,
     "reconstruct": _reconstruct,
+    "interpolate": latents.interpolate,
+    "edit": latents.edit,
+    "directions": latents.directions,
+    "levels": latents.levels,
 }

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from jsonargparse import ArgumentParser
 
 from diffeo import presets
+from diffeo.cli import latent_options
+from diffeo.cli.common import run_options
 from diffeo.data import DataOptions
 from diffeo.flow import Flow
 from diffeo.run import FigureKind
@@ -73,15 +75,6 @@ def _train_options(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainerOptions, "trainer")
 
 
-def _run_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="A run folder, a model folder, or owner/name.")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="Import the model's class even if it is none of diffeo's: it runs its code.",
-    )
-
-
 def _delimiter_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--delimiter",
@@ -95,7 +88,7 @@ def _eval_options(parser: ArgumentParser) -> None:
 
     In nats for tables, in bits/dim for pictures.
     """
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument(
         "--data", type=str | None, help="Other rows with the same columns, or other pictures."
     )
@@ -111,16 +104,29 @@ def _eval_options(parser: ArgumentParser) -> None:
 
 def _sample_options(parser: ArgumentParser) -> None:
     """Draw from the model: rows of a table, or pictures."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument(
-        "-n", "--num", type=int | None, help="How many: by default 1000 rows, or 64 pictures."
+        "-n",
+        "--num",
+        type=int | None,
+        help="How many: by default 1000 rows, or 64 pictures, or 8 rows of --temperatures.",
     )
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="Below 1 for more typical ones."
     )
+    parser.add_argument(
+        "--temperatures",
+        type=list[float] | None,
+        help="Pictures at several, as 0,0.5,0.7,1: a figure with a row for each noise.",
+    )
     parser.add_argument("--seed", type=int | None, help="The same seed draws the same.")
     parser.add_argument(
-        "--context", type=str | None, help="Context of all rows, name=value,name=value."
+        "--context", type=str | None, help="Context of all samples, name=value,name=value."
+    )
+    parser.add_argument(
+        "--label",
+        type=str | None,
+        help="The class of all samples, where a model is conditional on labels.",
     )
     parser.add_argument(
         "--out",
@@ -132,7 +138,7 @@ def _sample_options(parser: ArgumentParser) -> None:
 
 def _score_options(parser: ArgumentParser) -> None:
     """Write the log-likelihood of each row of a table, or of each picture, in nats."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
     _delimiter_option(parser)
     parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")
@@ -140,7 +146,7 @@ def _score_options(parser: ArgumentParser) -> None:
 
 def _plot_options(parser: ArgumentParser) -> None:
     """Draw a model and its data."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument(
         "--kind",
         type=FigureKind | None,
@@ -151,7 +157,7 @@ def _plot_options(parser: ArgumentParser) -> None:
 
 def _reconstruct_options(parser: ArgumentParser) -> None:
     """Draw pictures, their reconstruction, and what is left of them without the finer latents."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument(
         "--data", type=str | None, help="Which pictures; by default the test split."
     )
@@ -168,4 +174,8 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "score": _score_options,
     "plot": _plot_options,
     "reconstruct": _reconstruct_options,
+    "interpolate": latent_options.interpolate_options,
+    "edit": latent_options.edit_options,
+    "directions": latent_options.directions_options,
+    "levels": latent_options.levels_options,
 }

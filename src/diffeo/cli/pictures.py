@@ -7,13 +7,17 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 from rich.console import Console
+from torch import Generator
 
-from diffeo import figures
+from diffeo import figures, latent
+from diffeo.cli.common import figure_file
+from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
 from diffeo.evaluation import Score, evaluate_batches, log_probs
+from diffeo.figures.style import tick
 from diffeo.run import Run
 
-PICTURES = 64
+PICTURES, ROWS = 64, 8
 
 
 def evaluate(options: Namespace, run: Run) -> Score:
@@ -36,13 +40,15 @@ def score(options: Namespace, run: Run, console: Console) -> None:
 
 def sample(options: Namespace, run: Run, console: Console) -> None:
     """Draw pictures onto one sheet, or into an array, or into a folder of files."""
+    if options.temperatures is not None:
+        _sample_at_temperatures(options, run, console)
+        return
     count = options.num or PICTURES
     out = Path(options.out or "samples.png")
-    if options.context:
-        raise ValueError(f"{options.run} takes no context: leave --context out.")
+    context = sample_context(options, run, count)
     if out.suffix.lower() in {".npy", ".npz"}:
         check_writable(out)
-    parts = run.stream_samples(count, None, options.temperature, options.seed)
+    parts = run.stream_samples(count, context, options.temperature, options.seed)
     if not out.suffix:
         figures.write_pictures(parts, out)
     elif out.suffix.lower() in {".npy", ".npz"}:
@@ -50,6 +56,23 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
     else:
         figures.save_pictures(torch.cat(list(parts)), out)
     console.print(f"{count:,} pictures written to {out}.", highlight=False, soft_wrap=True)
+
+
+def _sample_at_temperatures(options: Namespace, run: Run, console: Console) -> None:
+    """Draw a row for each noise and a column for each temperature."""
+    out = figure_file(options.out or "samples.png")
+    if options.temperature != 1.0:
+        raise ValueError("--temperature and --temperatures are both given: leave one out.")
+    count = options.num or ROWS
+    context = sample_context(options, run, count)
+    generator = Generator()
+    generator.seed() if options.seed is None else generator.manual_seed(options.seed)
+    x = latent.at_temperatures(
+        run.flow, count, options.temperatures, context=context, generator=generator
+    )
+    labels = [tick(temperature) for temperature in options.temperatures]
+    figures.save(figures.labelled_sheet(x, labels, "temperature"), out)
+    console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 
 
 def _batches(run: Run, gallery: Gallery) -> Batches:

@@ -9,6 +9,10 @@ from pathlib import Path
 from diffeo import presets
 from diffeo.data import DataOptions, holds_pictures
 
+# Options that take a list.
+NAMES = {"--data.columns", "--data.context", "--attribute"}
+NUMBERS = {"--strengths", "--temperatures"}
+
 
 def spell_out(arguments: list[str]) -> list[str]:
     """The same command in the parser's words.
@@ -27,10 +31,12 @@ def spell_out(arguments: list[str]) -> list[str]:
             name = "--data.source"
         if command != "train" and name == "--data.delimiter":
             name = "--delimiter"
-        if name in {"--data.columns", "--data.context"}:
+        if name in NAMES | NUMBERS:
+            # As one word, since a list may begin with a minus sign.
             value = value if equals else next(words, "")
-            columns = value if value.startswith("[") else json.dumps(value.split(","))
-            result.append(f"{name}={columns}")
+            if not value.startswith("["):
+                value = json.dumps(value.split(",")) if name in NAMES else f"[{value}]"
+            result.append(f"{name}={value}")
         elif command == "train" and name == "--preset":
             # Where it stands, so that what is said after it counts.
             result.append(f"--config={presets.find(value if equals else next(words, ''))}")

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from diffeo import figures
+from diffeo.cli.contexts import sample_context
 from diffeo.data import Table, check_writable, stream, write_table
 from diffeo.evaluation import Batch, Score, evaluate_batches, log_probs
 from diffeo.run import Run
@@ -44,7 +45,9 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
     """Write rows, or draw them beside the training rows."""
     count = options.num or ROWS
     out = Path(options.out or "samples.csv")
-    context = _context(options, run, count)
+    if options.temperatures is not None:
+        raise ValueError("--temperatures draws pictures: give a table one --temperature.")
+    context = sample_context(options, run, count)
     if out.suffix == ".png":
         rows = _table(run).train.x
         samples = run.sample(
@@ -77,27 +80,3 @@ def _with_context(parts: Iterator[Tensor], context: Tensor | None) -> Iterator[A
             rows = context[start : start + len(part)] if len(context) > 1 else context
             yield torch.cat((part, rows.expand(len(part), -1)), dim=1).numpy()
         start += len(part)
-
-
-def _context(options: Namespace, run: Run, count: int) -> Tensor | None:
-    """What the user gave, or else rows drawn from the training split."""
-    names = run.context_columns
-    if not names:
-        if options.context:
-            raise ValueError(f"{options.run} takes no context: leave --context out.")
-        return None
-    if options.context is None:
-        rows = _table(run).train.context
-        assert rows is not None
-        generator = torch.Generator()
-        generator.seed() if options.seed is None else generator.manual_seed(options.seed + 1)
-        return rows[torch.randint(len(rows), (count,), generator=generator)]
-    try:
-        pairs = dict(pair.split("=") for pair in options.context.split(","))
-        values = {name.strip(): float(value) for name, value in pairs.items()}
-    except ValueError:
-        values = {}
-    if set(values) != set(names):
-        wanted = ",".join(f"{name}=VALUE" for name in names)
-        raise ValueError(f"--context is {options.context!r}: give {wanted}.")
-    return torch.tensor([[values[name] for name in names]])

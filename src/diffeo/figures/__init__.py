@@ -4,17 +4,25 @@ Most functions take tensors or numbers and return a matplotlib `Figure`, drawn w
 without pyplot and without changing anyone's settings; `save` writes it to a file, and `animate`
 makes a film of such files. Data are blue, what a model makes of them is orange, and noise violet.
 8-bit pictures themselves need no figure: `tile` lays them out, pixel by pixel, `save_pictures`
-writes such a sheet, and `write_pictures` a file for each.
+writes such a sheet, and `write_pictures` a file for each. `labelled_sheet` is a figure of them,
+with a label above each column.
 """
 
-from diffeo.figures.animation import animate
+from diffeo.figures.animation import animate, film, find_ffmpeg
 from diffeo.figures.corner import corner
 from diffeo.figures.curve import training_curve
 from diffeo.figures.density import density_map
 from diffeo.figures.grid import latent_grid
 from diffeo.figures.latents import latent_histograms
 from diffeo.figures.panels import four_panels
-from diffeo.figures.pictures import reconstructions, save_pictures, tile, write_pictures
+from diffeo.figures.pictures import (
+    check_picture_file,
+    reconstructions,
+    save_pictures,
+    tile,
+    write_pictures,
+)
+from diffeo.figures.sheet import labelled_sheet
 from diffeo.figures.style import DATA, DENSITY, GREY, INK, LATENT, LINE, MODEL, WHEEL, save
 
 __all__ = [
@@ -27,9 +35,13 @@ __all__ = [
     "MODEL",
     "WHEEL",
     "animate",
+    "check_picture_file",
     "corner",
     "density_map",
+    "film",
+    "find_ffmpeg",
     "four_panels",
+    "labelled_sheet",
     "latent_grid",
     "latent_histograms",
     "reconstructions",

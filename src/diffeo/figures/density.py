@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import mean_context, still
+from diffeo.figures.plane import mean_context
 from diffeo.figures.points import check, finite, numbers, square, thin
 from diffeo.figures.style import DENSITY, INK, dots, entitle, house_style, panel, plain
-from diffeo.flow import Flow
+from diffeo.flow import Flow, still
 
 CELLS = 240  # along each side
 

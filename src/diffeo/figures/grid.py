@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import REACH, latent_window, mean_context, still
+from diffeo.figures.plane import REACH, latent_window, mean_context
 from diffeo.figures.points import check, finite, numbers, square, thin
 from diffeo.figures.style import GREY, LATENT, WHEEL, dots, entitle, house_style, panel, plain
-from diffeo.flow import Flow
+from diffeo.flow import Flow, still
 
 NODES = 721  # of each line
 

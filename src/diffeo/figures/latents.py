@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Generator, Tensor
 
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import REACH, still
+from diffeo.figures.plane import REACH
 from diffeo.figures.points import numbers
 from diffeo.figures.style import (
     GREY,
@@ -25,7 +25,7 @@ from diffeo.figures.style import (
     tick,
     write,
 )
-from diffeo.flow import Flow
+from diffeo.flow import Flow, still
 
 COLUMNS = 4  # panels in a row, at most
 BINS = 80  # of a histogram, at most

@@ -9,7 +9,7 @@ from matplotlib.patches import Circle
 from torch import Generator, Tensor
 
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import latent_window, still
+from diffeo.figures.plane import latent_window
 from diffeo.figures.points import Window, check, finite, numbers, square, thin
 from diffeo.figures.style import (
     DATA,
@@ -24,7 +24,7 @@ from diffeo.figures.style import (
     panel,
     write,
 )
-from diffeo.flow import Flow
+from diffeo.flow import Flow, still
 
 
 @house_style()

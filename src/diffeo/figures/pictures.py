@@ -18,9 +18,8 @@ from torch import Tensor
 
 from diffeo.beside import beside
 from diffeo.bijections.base import Context
-from diffeo.figures.plane import still
-from diffeo.figures.style import GREY, INK, STYLE, house_style, write
-from diffeo.flow import Flow
+from diffeo.figures.style import GREY, INK, STYLE, house_style, mount, write
+from diffeo.flow import Flow, still
 
 Pixels = NDArray[np.uint8]
 
@@ -60,7 +59,7 @@ def tile(
         ValueError: if x is not of that shape or dtype, or holds no picture; if columns is less
             than 1, or gap less than 0.
     """
-    _check(x)
+    check_pictures(x)
     n, _, height, width = x.shape
     if n == 0:
         raise ValueError("there are no pictures to lay out: pass at least one.")
@@ -76,7 +75,7 @@ def tile(
         -(-(smallest - (count - 1) * gap) // (count * side))
         for count, side in ((columns, width), (-(-n // columns), height))
     ]
-    return _sheet(x, columns, gap, max(1, min(scales)))
+    return enlarged(x, columns, gap, max(1, min(scales)))
 
 
 def save_pictures(
@@ -97,12 +96,21 @@ def save_pictures(
         ValueError: if the suffix is another, or `tile` refuses x or columns.
     """
     path = Path(path)
-    options = WRITERS.get(path.suffix.lower())
-    if options is None:
-        raise ValueError(f"{path} cannot be written: end its name in {', '.join(WRITERS)}.")
+    check_picture_file(path)
     sheet = Image.fromarray(tile(x, columns))
     with beside(path) as partial:
-        sheet.save(partial, **options)
+        sheet.save(partial, **WRITERS[path.suffix.lower()])
+
+
+def check_picture_file(path: Path, others: Iterable[str] = ()) -> None:
+    """Refuse a file that `save_pictures` does not write, and that has none of the other suffixes.
+
+    Raises:
+        ValueError: then.
+    """
+    known = [*WRITERS, *others]
+    if path.suffix.lower() not in known:
+        raise ValueError(f"{path} cannot be written: end its name in {', '.join(known)}.")
 
 
 def write_pictures(
@@ -128,7 +136,7 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for x in batches:
-        _check(x)
+        check_pictures(x)
         if x.shape[1] not in CHANNELS:
             raise ValueError(
                 f"pictures of {x.shape[1]} channels fit no PNG: pass 1 (grey), 3 (RGB) or 4 (RGBA)."
@@ -163,7 +171,7 @@ def reconstructions(
 
     (after the conceptual compression of Gregor et al. 2016 and Dinh et al. 2017)
     """
-    _check(x)
+    check_pictures(x)
     if not len(x):
         raise ValueError("there are no pictures to encode: pass at least one.")
     if flow.dequantizer is None:
@@ -197,14 +205,11 @@ def reconstructions(
 
     # In pixels of the saved file, so that each pixel of a picture is a square of whole ones.
     dpi = STYLE["savefig.dpi"]
-    sheet = _sheet(torch.cat(rows), drawn, gap, scale)
+    sheet = enlarged(torch.cat(rows), drawn, gap, scale)
     tall, wide = sheet.shape[:2]
     left, bottom, margin = 240, 64, 24
-    full = max(left + wide + margin, 10 * len(caption) + 2 * margin), bottom + tall + margin
-    figure = Figure(figsize=(full[0] / dpi, full[1] / dpi))
-    axes = figure.add_axes((left / full[0], bottom / full[1], wide / full[0], tall / full[1]))
-    axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
+    right = max(margin, 10 * len(caption) + 2 * margin - left - wide)
+    figure = mount(sheet, left, right, bottom, margin)
     for i, (label, note) in enumerate(labels):
         middle = bottom + tall - i * (height * scale + gap) - height * scale / 2
         place = (left - 16) / dpi, middle / dpi
@@ -216,7 +221,7 @@ def reconstructions(
     return figure
 
 
-def _check(x: Tensor) -> None:
+def check_pictures(x: Tensor) -> None:
     """Refuse what is no batch of 8-bit pictures.
 
     Raises:
@@ -244,7 +249,7 @@ def _colours(x: Tensor) -> Pixels:
     return pixels if channels == 3 else pixels[..., :1].repeat(3, axis=3)
 
 
-def _sheet(x: Tensor, columns: int, gap: int, scale: int) -> Pixels:
+def enlarged(x: Tensor, columns: int, gap: int, scale: int) -> Pixels:
     """The sheet of `tile`, with each pixel of a picture `scale` pixels wide and high."""
     pictures = _colours(x)
     height, width = scale * x.shape[2], scale * x.shape[3]

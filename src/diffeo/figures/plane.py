@@ -1,11 +1,7 @@
-"""A flow of two features, as its drawings ask it: unchanged, at one context, within one window."""
+"""A flow of two features, as its drawings ask it: at one context, within one window."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor
 
 from diffeo.bijections.base import Context
@@ -13,19 +9,6 @@ from diffeo.figures.points import Window
 from diffeo.flow import Flow
 
 REACH = {"normal": 3.5, "logistic": 6.5}  # of the latent panels, from 0
-
-
-@contextmanager
-def still(flow: Flow) -> Iterator[None]:
-    """The flow in eval mode and without gradients; every module's own mode comes back after."""
-    modes = [(module, module.training) for module in flow.modules()]
-    flow.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def latent_window(flow: Flow) -> Window:

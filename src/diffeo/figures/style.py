@@ -99,6 +99,21 @@ def write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None
     figure.text(x, y, plain(text), transform=figure.dpi_scale_trans, **options)
 
 
+def mount(sheet: Array, left: int, right: int, bottom: int, top: int) -> Figure:
+    """A figure of an array of colours `(height, width, 3)`, with margins in pixels of the file.
+
+    Each pixel of the array is one of a file that `save` writes.
+    """
+    dpi = STYLE["savefig.dpi"]
+    tall, wide = sheet.shape[:2]
+    full = left + wide + right, bottom + tall + top
+    figure = Figure(figsize=(full[0] / dpi, full[1] / dpi))
+    axes = figure.add_axes((left / full[0], bottom / full[1], wide / full[0], tall / full[1]))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    return figure
+
+
 def tick(value: float, position: object = None) -> str:
     """A number as a short label: `-20`, `0.003`, `1.5e6`."""
     text = f"{value:.6g}"

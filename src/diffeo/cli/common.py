@@ -1,0 +1,91 @@
+"""What several commands share: options, the run, its pictures, the file to draw into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+
+from diffeo.data import Images, ImageSplit
+from diffeo.run import Run
+
+
+def run_options(parser: ArgumentParser) -> None:
+    """The run, first of all, and whether its class is trusted."""
+    parser.add_argument("run", type=str, help="A run folder, a model folder, or owner/name.")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Import the model's class even if it is none of diffeo's: it runs its code.",
+    )
+
+
+def open_run(options: Namespace) -> Run:
+    """The run that the command names."""
+    return Run(options.run, trust=options.trust)
+
+
+def open_pictures(options: Namespace) -> Run:
+    """The run, of pictures.
+
+    Raises:
+        ValueError: if it is one of a table.
+    """
+    run = open_run(options)
+    if not run.flow.takes_pixels:
+        raise ValueError(f"{options.run} is a model of a table: only pictures are drawn like this.")
+    return run
+
+
+def chosen_pictures(options: Namespace, run: Run, split: str = "test") -> ImageSplit:
+    """Those of `--data`, or else of a split of the run's own data."""
+    return _chosen(options, run, split)[0]
+
+
+def chosen_attributes(options: Namespace, run: Run) -> tuple[ImageSplit, list[str]]:
+    """The pictures of `--data`, or else of the training, with the names of their attributes.
+
+    Raises:
+        ValueError: if they have none.
+    """
+    split, names = _chosen(options, run, "train")
+    if split.attributes is None or not names:
+        raise ValueError(
+            f"{options.data or f'the data of {options.run}'} has no attributes: name pictures with "
+            "labels or attributes by --data, or directions by `diffeo edit --directions`."
+        )
+    return split, names
+
+
+def _chosen(options: Namespace, run: Run, split: str) -> tuple[ImageSplit, list[str]]:
+    if options.data is not None:
+        gallery = run.gallery(options.data)
+        return gallery.pictures, gallery.attribute_names
+    data = run.data()
+    assert isinstance(data, Images)
+    return data.split(split), data.attribute_names
+
+
+def first_pictures(split: ImageSplit, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first `count` pictures, or all if they are fewer, with their context.
+
+    Raises:
+        ValueError: if count is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"-n is {count}: ask for at least one picture.")
+    return split.take(torch.arange(min(count, len(split))))
+
+
+def figure_file(name: str) -> Path:
+    """The file of a figure.
+
+    Raises:
+        ValueError: if its name ends otherwise.
+    """
+    out = Path(name)
+    if out.suffix not in {".png", ".pdf", ".svg"}:
+        raise ValueError(f"{out} is no picture: its name has to end in .png, .pdf or .svg.")
+    return out

@@ -1,0 +1,81 @@
+"""The context of samples: what the user says, and chance for the rest."""
+
+from __future__ import annotations
+
+import torch
+from jsonargparse import Namespace
+from torch import Generator, Tensor
+
+from diffeo.run import Run
+
+
+def sample_context(options: Namespace, run: Run, count: int) -> Tensor | None:
+    """One row for all samples, or `(count, context_features)`; None for an unconditional model.
+
+    A column called `label=3` is a class of `label`: `--context label=3`, for which `--label 3` is
+    short, sets it to 1 and the other classes to 0. Any other column is a number, as in
+    `--context age=40`. Classes of which nothing is said are drawn, all being equally likely; but
+    where there are numbers too and nothing at all is said, rows of the training split are drawn.
+
+    Raises:
+        ValueError: if the model has no such context, or lacks what is said.
+    """
+    names = run.context_columns
+    said = [] if options.context is None else options.context.split(",")
+    said += [] if options.label is None else [f"label={options.label}"]
+    if not names:
+        if said:
+            option = "--label" if options.context is None else "--context"
+            raise ValueError(f"{options.run} takes no context: leave {option} out.")
+        return None
+    generator = Generator()
+    generator.seed() if options.seed is None else generator.manual_seed(options.seed + 1)
+    numbers = [name for name in names if "=" not in name]
+    if numbers and not said:
+        rows = run.data().train
+        return rows.take(torch.randint(len(rows), (count,), generator=generator))[1]
+
+    values = _values([word.strip() for word in said], names)
+    unsaid = [group for group in _classes(names).values() if group[0] not in values]
+    context = torch.tensor([[values.get(name, 0.0) for name in names]])
+    if unsaid:
+        context = context.repeat(count, 1)
+    for group in unsaid:
+        columns = torch.tensor([names.index(name) for name in group])
+        drawn = columns[torch.randint(len(group), (count,), generator=generator)]
+        context[torch.arange(count), drawn] = 1.0
+    return context
+
+
+def _values(said: list[str], names: list[str]) -> dict[str, float]:
+    """Of each column of which something is said, its value; and all numbers are to be said."""
+    classes, numbers = _classes(names), [name for name in names if "=" not in name]
+    values: dict[str, float] = {}
+    misread = False
+    for word in said:
+        name, _, value = word.partition("=")
+        name = name.strip()
+        if name in classes:
+            if word not in names:
+                choices = ", ".join(column.partition("=")[2] for column in classes[name])
+                raise ValueError(f"there is no {word}: choose {name} from {choices}.")
+            values |= {column: float(column == word) for column in classes[name]}
+            continue
+        try:
+            values[name] = float(value)
+        except ValueError:
+            misread = True
+        misread |= name not in numbers
+    if misread or any(name not in values for name in numbers):
+        wanted = [f"{name}=VALUE" for name in numbers] + [f"{name}=NAME" for name in classes]
+        raise ValueError(f"--context is '{','.join(said)}': give {','.join(wanted)}.")
+    return values
+
+
+def _classes(names: list[str]) -> dict[str, list[str]]:
+    """The columns of each choice among classes: `{"label": ["label=0", "label=1", ...]}`."""
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        if "=" in name:
+            classes.setdefault(name.partition("=")[0], []).append(name)
+    return classes
