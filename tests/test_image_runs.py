@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
 import diffeo
-from diffeo import presets
+from diffeo import Glow, ImageRealNVP, presets
 from diffeo.bijections import BatchNorm, Coupling
 from diffeo.cli import main
 from diffeo.data import Batches, DataOptions, ImageOptions, load_data, load_gallery, load_images
 from diffeo.evaluation import evaluate, log_probs
-from diffeo.run import train
+from diffeo.run import Run, train
 from diffeo.training.fit import TrainerOptions
 
 QUICK = ["--trainer.max_epochs=2", "--trainer.figure_every=100", "--data.rows=300"]
@@ -183,7 +184,10 @@ def test_presets_are_settings_that_the_parser_takes(name):
 
     given = spell_out(["train", "--preset", name, "--data", "digits", "--trainer.max_epochs=7"])
     config = make_parser().parse_args(given).train
-    assert config.model.class_path == "diffeo.ImageRealNVP"
+    model = {"diffeo.ImageRealNVP": ImageRealNVP, "diffeo.Glow": Glow}[config.model.class_path]
+    side = next((size for size in (64, 24) if f"{size}" in name), 32)
+    with torch.device("meta"):
+        model((1, side, side), **config.model.init_args)
     assert (config.data.source, config.trainer.max_epochs) == ("digits", 7)
 
 
@@ -360,3 +364,106 @@ def test_a_gallery_keeps_the_order_of_its_source(messy):
     gallery = load_gallery(ImageOptions(str(messy), size=8))
     assert gallery.names == sorted(gallery.names) and len(gallery.names) == 200
     assert torch.equal(gallery.pictures.all(3), gallery.pictures.batch(torch.arange(3)))
+
+
+# Glow, and models with a context ------------------------------------------------------------------
+
+GLOW = ["--model=Glow", "--model.levels=2", "--model.steps=1", "--model.hidden_channels=8"]
+
+
+def shapes_run(tmp_path):
+    """A conditional run of a few small shapes."""
+    data = ["--data=shapes", "--data.size=8", "--data.context=filled,colour"]
+    arguments = ["train", *GLOW, *data, "--out=shapes", *QUICK]
+    assert main(arguments) == 0
+    return tmp_path / "shapes"
+
+
+def test_glow_is_trained_resumed_and_used_by_the_commands(tmp_path, capsys):
+    assert main(["train", *GLOW, "--data=digits", "--out=g", *QUICK]) == 0
+    rows = pd.read_csv("g/metrics.csv")
+    assert rows["val_bpd"].iloc[-1] < rows["val_bpd"].iloc[0]
+    flow = diffeo.Flow.from_pretrained("g/model")
+    assert isinstance(flow, diffeo.Glow)
+    assert len(flow.latent_shapes) == 2
+    assert main(["train", "--resume=g", "--trainer.max_epochs=3"]) == 0
+    assert len(pd.read_csv("g/metrics.csv")) == 3
+    assert main(["eval", "g"]) == 0
+    assert main(["levels", "g", "-n=3", "--out=levels.png"]) == 0
+    assert main(["interpolate", "g", "--pairs=2", "--out=i.png"]) == 0
+    assert main(["edit", "g", "--attribute=label=3", "--out=e.png"]) == 0
+    assert main(["sample", "g", "--temperatures=0,1", "--out=t.png"]) == 0
+    refused(["edit", "g", "--attribute=label=3", "--kind=condition"], capsys, "takes no context")
+
+
+def test_a_model_of_pictures_is_conditional_on_what_is_named(tmp_path, capsys):
+    run = shapes_run(tmp_path)
+    flow = diffeo.Flow.from_pretrained(run / "model")
+    columns = ["filled", "colour=blue", "colour=green", "colour=red"]
+    assert flow.context_features == 4
+    assert flow.metadata["context_columns"] == columns
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["context"] == [
+        "filled",
+        "colour",
+    ]
+    data = load_data(DataOptions("shapes", size=8, rows=300, context=["filled", "colour"]))
+    assert data.context_columns == columns
+    assert main(["eval", "shapes"]) == 0
+    assert main(["sample", "shapes", "-n=4", "--context=filled=1,colour=red", "--out=s.npz"]) == 0
+    assert np.load("s.npz")["images"].shape == (4, 3, 8, 8)
+    refused(["sample", "shapes", "--context=filled=1,colour=pink"], capsys, "colour=pink", "red")
+    assert main(["edit", "shapes", "--attribute=filled", "--strengths=0,1", "--out=e.png"]) == 0
+    assert main(["reconstruct", "shapes", "--out=r.png"]) == 0
+    assert main(["interpolate", "shapes", "--pairs=1", "--frames=3", "--out=i.png"]) == 0
+    capsys.readouterr()
+    assert main(["score", "shapes", "--data=shapes", "--out=scores.csv"]) == 0
+    # Pictures without those attributes cannot be scored.
+    refused(["score", "shapes", "--data=digits"], capsys, "filled")
+    refused(["train", *GLOW, "--data=shapes", "--data.context=fild", "--out=x"], capsys, "filled")
+
+
+def test_an_edit_by_condition_decodes_the_same_noise_under_another_context(tmp_path):
+    run = shapes_run(tmp_path)
+    flow = diffeo.Flow.from_pretrained(run / "model")
+    for p in flow.parameters():
+        p.data += 0.03 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    flow.save_pretrained(run / "model")
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            diffeo.figures, "labelled_sheet", lambda x, *words: drawn.append((x, words)) or Figure()
+        )
+        arguments = ["edit", "shapes", "--attribute=filled", "-n=5", "--out=e.png"]
+        assert main([*arguments, "--strengths=-1,0,1"]) == 0
+        assert main([*arguments, "--strengths=0,1", "--kind=mean"]) == 0
+    data = Run(run).data()
+    x, context = data.test.take(torch.arange(5))
+    sheet, (labels, caption) = drawn[0]
+    assert labels == ["\N{MINUS SIGN}1", "0", "1"]
+    assert "condition" in caption
+    assert torch.equal(sheet[:, 1], x)
+    for column, value in ((0, 0.0), (2, 1.0)):
+        other = context.clone()
+        other[:, 0] = value
+        with torch.no_grad():
+            wanted = flow.decode(flow.encode(x, context), other)
+        assert torch.equal(sheet[:, column], wanted)
+    assert (sheet[:, 0] != sheet[:, 2]).any()
+    sheet, (_, caption) = drawn[1]
+    assert "mean" in caption
+    assert torch.equal(sheet[:, 0], x)
+
+
+def test_a_model_that_wants_a_context_is_told_where_to_name_it(capsys):
+    arguments = ["train", *GLOW, "--model.num_classes=10", "--data=digits", "--out=x", *QUICK]
+    refused(arguments, capsys, "wants 10 columns of context", "--data.context")
+    assert main([*arguments, "--data.context=label"]) == 0
+    assert main(["sample", "x", "-n=3", "--label=3", "--out=three.png"]) == 0
+
+
+def test_a_weight_that_cannot_be_inverted_is_named_on_the_command_line(tmp_path, capsys):
+    flow = diffeo.Glow((1, 8, 8), 1, 1, 4)
+    flow.bijection[1][2].log_s.data[0] = -60.0
+    flow.save_pretrained("m")
+    refused(["sample", "m", "--out=s.png"], capsys, "layer bijection.links.1.links.2 ", "learning")
+    assert not (tmp_path / "s.png").exists()

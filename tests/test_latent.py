@@ -533,3 +533,72 @@ def test_a_discriminant_needs_more_than_two_events():
 def test_a_discriminant_shrunk_to_the_end_is_the_difference_of_means():
     whole = found("discriminant", shrinkage=1.0)[0]
     assert torch.allclose(whole.vectors, found("mean")[0].vectors, rtol=0, atol=1e-10)
+
+
+# Conditions ---------------------------------------------------------------------------------------
+
+COLUMNS = ["dark", "shape=disc", "shape=ring", "shape=star", "size"]
+
+
+def contexts(n, seed=0):
+    """Truth values, classes, and a number from 2 to 6."""
+    source = seeded(seed)
+    shape = torch.nn.functional.one_hot(torch.randint(3, (n,), generator=source), 3)
+    dark = torch.randint(2, (n, 1), generator=source)
+    size = torch.rand(n, 1, generator=source) * 4 + 2
+    return torch.cat((dark, shape, size), dim=1)
+
+
+def test_a_condition_moves_by_its_step_and_stays_in_its_range():
+    known = contexts(4000)
+    conditions = latent.Conditions.of(COLUMNS, known)
+    context = torch.tensor([[0.0, 1.0, 0.0, 0.0, 2.5], [1.0, 0.0, 0.0, 1.0, 5.5]])
+    before = context.clone()
+
+    def moved(**strengths):
+        return conditions.moved(context, {k.replace("_", "="): v for k, v in strengths.items()})
+
+    assert moved(dark=1)[:, 0].tolist() == [1, 1]
+    assert moved(dark=-1)[:, 0].tolist() == [0, 0]
+    assert moved(dark=0.25)[:, 0].tolist() == [0.25, 1]
+    assert moved(shape_ring=1)[:, 1:4].tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert moved(shape_ring=0.5)[:, 1:4].tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5]]
+    assert torch.equal(moved(shape_disc=1)[0], context[0]), "it is of that class already"
+    step = 2 * 4 / 12**0.5  # of uniform numbers
+    size = moved(size=1)[:, 4]
+    assert size[0].item() == pytest.approx(2.5 + step, rel=0.03)
+    assert size[1] == known[:, 4].max()
+    assert moved(size=-1)[0, 4] == known[:, 4].min()
+    both = moved(dark=1, size=0.5)
+    assert both[0, 0] == 1 and both[0, 4].item() == pytest.approx(2.5 + step / 2, rel=0.03)
+    assert torch.equal(both[:, 1:4], context[:, 1:4])
+    assert torch.equal(moved(dark=0, size=0), context)
+    assert torch.equal(context, before)
+
+
+def test_a_condition_that_is_none_is_refused():
+    conditions = latent.Conditions.of(COLUMNS, contexts(50))
+    with pytest.raises(ValueError, match="not conditional on 'bright': choose from dark, shape="):
+        conditions.moved(contexts(2), {"bright": 1.0})
+    with pytest.raises(ValueError, match="no events"):
+        latent.Conditions.of(COLUMNS, contexts(0))
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_the_same_noise_under_another_context(bits):
+    flow = image_flow(bits, context_features=5)
+    x, context, other = pixels(6, 1, 8, 8), contexts(6, 1), contexts(6, 2)
+    grain = 2 ** (8 - bits)
+    assert torch.equal(latent.recondition(flow, x, context, context), x // grain * grain)
+    changed = latent.recondition(flow, x, context, other)
+    with torch.no_grad():
+        assert torch.equal(changed, flow.decode(flow.encode(x, context), other))
+    assert (changed != x // grain * grain).flatten(1).any(1).all()
+    one = latent.recondition(flow, x, context, other[:1])
+    assert torch.equal(one, latent.recondition(flow, x, context, other[:1].expand(6, -1)))
+
+
+def test_a_row_comes_back_under_its_own_context():
+    flow, x = table_flow(2), rows(5)
+    context = torch.randn(5, 2, dtype=torch.float64)
+    assert torch.allclose(latent.recondition(flow, x, context, context), x, rtol=0, atol=1e-10)

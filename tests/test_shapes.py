@@ -311,7 +311,7 @@ def test_the_cache_follows_what_is_drawn(monkeypatch):
 def test_defaults():
     source = shapes.open_shapes(options())
     _, entry = next(source.entries(None))
-    assert source.count(None) == 20_000 and entry.content.shape == (32, 32, 3)
+    assert source.count(None) == 20_000 and entry.content.shape == (24, 24, 3)
 
 
 @pytest.mark.parametrize(

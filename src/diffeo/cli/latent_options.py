@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from jsonargparse import ArgumentParser
 
 from diffeo.cli.common import run_options
 from diffeo.latent import DirectionKind, PathKind
+
+EditKind = Literal[DirectionKind, "condition"]
 
 
 def _data_option(parser: ArgumentParser, default: str = "the test split") -> None:
     parser.add_argument("--data", type=str | None, help=f"Which pictures; by default {default}.")
 
 
-def _kind_option(parser: ArgumentParser) -> None:
+def _kind_option(parser: ArgumentParser, kinds: Any, default: str | None, more: str = "") -> None:
     parser.add_argument(
         "--kind",
-        type=DirectionKind,
-        default="mean",
+        type=kinds,
+        default=default,
         help="mean: pictures with it less those without; partial: all attributes at once, so that "
-        "none brings along what goes with it; discriminant: Fisher's.",
+        f"none brings along what goes with it; discriminant: Fisher's.{more}",
     )
 
 
@@ -64,7 +68,7 @@ def edit_options(parser: ArgumentParser) -> None:
         "--strengths",
         type=list[float],
         default=[-2.0, -1.0, 0.0, 1.0, 2.0],
-        help="How far, a column each; 1 is as far as pictures without it lie from those with it.",
+        help="How far, a column each; 1 is from pictures without it to those with it.",
     )
     parser.add_argument("-n", "--num", type=int, default=8, help="How many pictures, a row each.")
     parser.add_argument(
@@ -73,7 +77,13 @@ def edit_options(parser: ArgumentParser) -> None:
         help="What `diffeo directions` wrote; by default they are found anew, in --data or in the "
         "training split.",
     )
-    _kind_option(parser)
+    _kind_option(
+        parser,
+        EditKind | None,
+        None,
+        " condition: another context for the same noise, the default where the model is "
+        "conditional on all that is named; else mean.",
+    )
     parser.add_argument("--out", type=str, default="edits.png", help="A .png, .pdf or .svg file.")
 
 
@@ -81,7 +91,7 @@ def directions_options(parser: ArgumentParser) -> None:
     """Find the direction of each attribute in latent space, in one pass over the pictures."""
     run_options(parser)
     _data_option(parser, "the training split")
-    _kind_option(parser)
+    _kind_option(parser, DirectionKind, "mean")
     parser.add_argument(
         "--out", type=str, default="directions.safetensors", help="A .safetensors file."
     )

@@ -22,7 +22,7 @@ from diffeo.cli.common import (
     open_pictures,
 )
 from diffeo.figures.style import tick
-from diffeo.latent import Directions
+from diffeo.latent import DirectionKind, Directions
 from diffeo.run import Run
 
 FILMS = {".gif", ".mp4"}
@@ -79,26 +79,48 @@ def edit(options: Namespace, console: Console) -> None:
     if not options.strengths:
         raise ValueError("--strengths is empty: give some, such as -1,0,1.")
     run = open_pictures(options)
-    if options.directions is None:
-        directions = _find(options, run, console, options.attribute)
-    else:
-        directions = Directions.load(options.directions)
+    names = options.attribute
+    conditional = set(names) <= set(run.context_columns) and options.directions is None
+    kind = options.kind or ("condition" if conditional else "mean")
     x, context = first_pictures(chosen_pictures(options, run), options.num)
-    columns = [
-        latent.edit(run.flow, x, directions, dict.fromkeys(options.attribute, strength), context)
-        for strength in options.strengths
-    ]
+    if kind == "condition":
+        columns = _recondition(options, run, x, context)
+        caption = f"strength of {', '.join(names)}, as a condition of the model"
+    else:
+        if options.directions is None:
+            directions = _find(options, run, console, kind, names)
+        else:
+            directions = Directions.load(options.directions)
+        columns = [
+            latent.edit(run.flow, x, directions, dict.fromkeys(names, strength), context)
+            for strength in options.strengths
+        ]
+        caption = f"strength of {', '.join(names)}, direction of kind {directions.kind}"
     labels = [tick(strength) for strength in options.strengths]
-    caption = f"strength of {', '.join(options.attribute)}, direction of kind {directions.kind}"
     figures.save(figures.labelled_sheet(torch.stack(columns, dim=1), labels, caption), out)
     _say(console, f"Drawn into {out}.")
+
+
+def _recondition(options: Namespace, run: Run, x: Tensor, context: Tensor | None) -> list[Tensor]:
+    """For each strength the pictures under the context with so much more of the attributes."""
+    if context is None:
+        raise ValueError(f"{options.run} takes no context: choose another --kind.")
+    # How far a context goes is asked of the training, where that is at hand.
+    known = run.data().train if run.config_file.is_file() else chosen_pictures(options, run)
+    assert known.context is not None
+    conditions = latent.Conditions.of(run.context_columns, known.context)
+    moved = [
+        conditions.moved(context, dict.fromkeys(options.attribute, strength))
+        for strength in options.strengths
+    ]
+    return [latent.recondition(run.flow, x, context, other) for other in moved]
 
 
 def directions(options: Namespace, console: Console) -> None:
     """Write the directions of all attributes, and print how long they are."""
     if Path(options.out).suffix != ".safetensors":
         raise ValueError(f"{options.out} has to end in .safetensors.")
-    found = _find(options, open_pictures(options), console)
+    found = _find(options, open_pictures(options), console, options.kind)
     found.save(options.out)
     table = RichTable("attribute", "with", "without", "length of direction")
     for column in table.columns[1:]:
@@ -112,7 +134,11 @@ def directions(options: Namespace, console: Console) -> None:
 
 
 def _find(
-    options: Namespace, run: Run, console: Console, wanted: list[str] | None = None
+    options: Namespace,
+    run: Run,
+    console: Console,
+    kind: DirectionKind,
+    wanted: list[str] | None = None,
 ) -> Directions:
     """The directions of the wanted attributes, or of all."""
     split, names = chosen_attributes(options, run)
@@ -120,7 +146,7 @@ def _find(
         if name not in names:
             raise ValueError(f"there is no attribute '{name}': choose from {', '.join(names)}.")
     # Only "partial" has to know of the others.
-    chosen = names if wanted is None or options.kind == "partial" else wanted
+    chosen = names if wanted is None or kind == "partial" else wanted
     columns = [names.index(name) for name in chosen]
     batches = track(
         list(range(0, len(split), run.flow.chunk)),
@@ -137,7 +163,7 @@ def _find(
             x, context = split.take(rows)
             yield x, split.attributes[rows][:, columns], context
 
-    found = latent.find_directions(run.flow, events(), chosen, options.kind)
+    found = latent.find_directions(run.flow, events(), chosen, kind)
     for note in found.notes:
         _say(console, note)
     return found

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
 
 VERSION = 1  # of the drawing
-DEFAULT_ROWS, DEFAULT_SIZE = 20_000, 32
+DEFAULT_ROWS, DEFAULT_SIZE = 20_000, 24
 
 SHAPES = ("circle", "square", "triangle")
 HUES = {"red": 25.0, "green": 150.0, "blue": 255.0}  # degrees in OKLCH

@@ -79,7 +79,7 @@ def train(
     flow = build(model, loaded)
     folder = Path(out) if out is not None else _free_folder(loaded.name)
     settings = {
-        "model": {"class_path": public_name(type(flow)), "init_args": _model_arguments(flow)},
+        "model": {"class_path": public_name(type(flow)), "init_args": _chosen(flow, loaded)},
         "data": dataclasses.asdict(options),
         "seed": seed,
         "optimizer": dataclasses.asdict(optimizer),
@@ -124,7 +124,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
     Raises:
         ValueError: if the model cannot be made for them.
     """
-    needs: dict[str, Any] = {}
+    needs = _needs(data)
     if isinstance(data, Images):
         model = model or ImageRealNVP
         event: Any = data.shape
@@ -133,11 +133,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
     else:
         model = model or RealNVP
         event, what = data.features, f"{data.features} columns"
-        if any(data.steps):
-            needs["steps"] = data.steps
         metadata = {"columns": data.columns}
-    if data.context_features:
-        needs["context_features"] = data.context_features
     metadata["context_columns"] = data.context_columns
     try:
         flow = model(event, **needs)
@@ -155,6 +151,16 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         )
     flow.metadata = {"data": data.name, **metadata}
     return flow
+
+
+def _needs(data: Data) -> dict[str, Any]:
+    """What a model is told about the data beside their shape."""
+    needs: dict[str, Any] = {}
+    if data.context_features:
+        needs["context_features"] = data.context_features
+    if not isinstance(data, Images) and any(data.steps):
+        needs["steps"] = data.steps
+    return needs
 
 
 def _augmentation(options: DataOptions) -> Augment | None:
@@ -188,13 +194,13 @@ def _introduction(flow: Flow, data: Data) -> list[str]:
     return lines
 
 
-def _model_arguments(flow: Flow) -> dict[str, Any]:
+def _chosen(flow: Flow, data: Data) -> dict[str, Any]:
     """The arguments that the user chose; the others follow from the data."""
     first, *_ = flow.arguments
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in flow.arguments.items()
-        if name not in {first, "context_features", "steps"}
+        if name not in {first, *_needs(data)}
     }
 
 
