@@ -75,13 +75,18 @@ class Logit(Bijection):
 
     Args:
         scale: the upper end, 2^bits for dequantized pixels.
-        margin: share of the unit interval left free at either end.
+        margin: share of the unit interval left free at either end, less than 1/2.
+
+    Raises:
+        ValueError: if the margin is another.
 
     (Dinh et al. 2017, section 4.1)
     """
 
     def __init__(self, scale: float, margin: float = 0.05) -> None:
         super().__init__()
+        if not 0 < margin < 0.5:
+            raise ValueError(f"margin must be between 0 and 1/2, not {margin}.")
         self.scale = scale
         self.margin = margin
 

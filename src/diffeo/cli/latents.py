@@ -21,6 +21,7 @@ from diffeo.cli.common import (
     first_pictures,
     open_pictures,
 )
+from diffeo.cli.latent_options import EditKind
 from diffeo.figures.style import tick
 from diffeo.latent import DirectionKind, Directions
 from diffeo.run import Run
@@ -81,7 +82,7 @@ def edit(options: Namespace, console: Console) -> None:
     run = open_pictures(options)
     names = options.attribute
     conditional = set(names) <= set(run.context_columns) and options.directions is None
-    kind = options.kind or ("condition" if conditional else "mean")
+    kind: EditKind = options.kind or ("condition" if conditional else "mean")
     x, context = first_pictures(chosen_pictures(options, run), options.num)
     if kind == "condition":
         columns = _recondition(options, run, x, context)

@@ -14,7 +14,7 @@ from diffeo.bijections.elementwise import LearnedPrior
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm
-from diffeo.bijections.pixels import Center, PixelDequantize
+from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.conditioners.glow import GlowNet, ZeroConv
 from diffeo.flow import Flow
@@ -26,7 +26,7 @@ Mixing = Literal["invertible_conv", "shuffle", "reverse"]
 class Glow(Flow):
     """Generative flow with invertible 1x1 convolutions, for 8-bit images.
 
-        dequantize -> center -> level 1 -> ... -> level L -> base
+        dequantize -> center or logit -> level 1 -> ... -> level L -> base
         level:  squeeze -> K steps -> split
         step:   actnorm -> 1x1 convolution -> coupling
 
@@ -44,6 +44,9 @@ class Glow(Flow):
             paper's two baselines, "shuffle" (a fixed random order) and "reverse".
         lu: whether 1x1 convolutions learn the parts of an LU decomposition, or the matrix itself.
         bits: how many bits of each pixel are modelled, 1 to 8; the paper shows samples of 5.
+        margin: None to center pixels, as the paper does; or that of a `Logit` instead. One like 1e-5
+            stretches the cells of black and of white, so that pictures with much of either, such
+            as MNIST, are learned in a fraction of the steps (Papamakarios et al. 2017).
         learned_top_prior: whether the last level's prior is learned; with a context it always is.
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
         bound: the largest |log scale| of one coupling (see `Affine`).
@@ -68,6 +71,7 @@ class Glow(Flow):
         permutation: Mixing = "invertible_conv",
         lu: bool = True,
         bits: int = 8,
+        margin: float | None = None,
         learned_top_prior: bool = True,
         actnorm_scale: float = 1.0,
         bound: float = 2.0,
@@ -91,8 +95,9 @@ class Glow(Flow):
             bound,
             context_features or num_classes,
         )
+        entry = Center(2.0**bits) if margin is None else Logit(2.0**bits, margin)
         super().__init__(
-            Chain(Center(2.0**bits), builder.build((channels, height, width), levels)),
+            Chain(entry, builder.build((channels, height, width), levels)),
             (channels, height, width),
             context_features=context_features,
             num_classes=num_classes,
