@@ -134,7 +134,7 @@ def images(**options) -> Chain:
 
 
 def glow(**options) -> Chain:
-    settings = {"levels": 2, "steps": 2, "hidden_channels": 4, "bits": 4} | options
+    settings = {"levels": 2, "steps": 2, "hidden_channels": 4, "bits": 4, "margin": 0} | options
     return Glow((1, 4, 4), **settings).bijection
 
 

