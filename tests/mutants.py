@@ -73,6 +73,13 @@ def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"data/{file}", old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
 
 
+def glowing(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of what Glow is made of."""
+    tests = ("tests/test_glow.py", CONFORMANCE, "tests/test_layout.py", "-k", keyword)
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, tests, *rest)
+
+
 def moved(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of moving about in latent space."""
     for old, new, *rest in changes:
@@ -455,6 +462,126 @@ MUTANTS = [
         ("os.path.normpath(Path(inside).parent / key)", "os.path.normpath(key)", "metadata"),
         ("dtype={_KEY: str}, ", "", "digits"),
         ("if key in rows:", "if False:", "metadata"),
+    ),
+    # Glow.
+    *wrong_log_dets(
+        "bijections/normalization.py",
+        "ActNorm and jacobians",
+        ("return y, self._log_det(x)\n", "self._log_det(x)"),
+        ("- _column(self.shift, y), -self._log_det(y)", "-self._log_det(y)"),
+    ),
+    *glowing(
+        "bijections/normalization.py",
+        "actnorm or first_batch or two_processes",
+        ("SPEED = 3.0", "SPEED = 1.0"),
+        ("if not self.training or self.initialized", "if not self.training", 0, True),
+        ("if not self.training or self.initialized", "if self.initialized"),
+        ("_batch_statistics(x.double())", "_batch_statistics(x[:2].double())"),
+        ("torch.where(var > 0, var.sqrt(), self.scale)", "var.sqrt()"),
+        ("torch.where(var > 0, var.sqrt(), self.scale)", "var"),
+        ("(self.scale / std).log()", "(1 / std).log()"),
+        ("std).log() / self.SPEED", "std).log()"),
+        ("self.shift.copy_(-mean)", "self.shift.copy_(mean)"),
+        ("self.initialized.fill_(True)", "pass"),
+        (FLAG, FLAG.replace("))", "), persistent=False)")),
+    ),
+    *wrong_log_dets(
+        "bijections/convolution.py",
+        "Invertible and jacobians",
+        ("return _mix(x, weight), _per_row(log_det, x)", "_per_row(log_det, x)"),
+        ("-_per_row(ready.log_det, y)", "-_per_row(ready.log_det, y)"),
+        ("return self.log_s.sum()", "self.log_s.sum()"),
+    ),
+    *glowing(
+        "bijections/convolution.py",
+        "forms or rotation or triangles or inverse or digits or Invertible",
+        ("log_det * x.shape[2] * x.shape[3]", "log_det * x.shape[2]"),
+        ("[self.permutation]", "[self.permutation.argsort()]"),
+        ("eye[self.permutation.argsort()]", "eye[self.permutation]"),
+        ("lower.tril(-1) + eye", "lower + eye"),
+        ("upper.triu(1) + torch", "upper + torch"),
+        ("self.sign * log_s.exp()", "log_s.exp()"),
+        ("rotation * triangular.diagonal().sign()", "start"),
+        ("self.upper = nn.Parameter(upper.triu(1).to(dtype))",
+         "self.upper = nn.Parameter(lower.triu(1).to(dtype))"),
+        ("upper.diagonal().abs().log()", "upper.diagonal().abs()"),
+        ("None if seed is None else torch.Generator().manual_seed(seed)", "None"),
+        ("self._triangles(torch.float64)", "self._triangles()"),
+        ("torch.linalg.inv(self.weight.double())", "torch.linalg.inv(self.weight)"),
+        ("slogdet(self.weight.double())[1]", "slogdet(self.weight.double())[0]"),
+        ("and self._ready.is_of(self)", "", 0, True),
+        ("self._ready = ready if keep else None", "pass"),
+        ("[*layer.parameters(), *layer.buffers()]", "[*layer.parameters()]"),
+        ("old.dtype == new.dtype and ", ""),
+        ("if weight.isfinite().all():", "if True:"),
+        ("raise SingularError(self)", "return", 0, True),
+        ("values[0] * torch.finfo(weight.dtype).eps", "0"),
+        ("self._check(weight)", "pass"),
+    ),
+    *wrong_log_dets(
+        ELEMENTWISE,
+        "LearnedPrior and jacobians",
+        ("-_sum(log_std, x)", "-_sum(log_std, x)"),
+        ("+ mean, _sum(log_std, y)", "_sum(log_std, y)"),
+    ),
+    *glowing(
+        ELEMENTWISE,
+        "prior or Prior",
+        ("torch.tensordot(context, self.weight, dims=1)", "0"),
+        ("moments = self.bias[None]", "moments = self.bias[None] * 2"),
+    ),
+    *glowing(
+        "conditioners/glow.py",
+        "network or Glow or prior",
+        ("(3 * self.log_scale).exp()", "self.log_scale.exp()"),
+        ("factor * self.bias", "self.bias"),
+        ("factor * norm.shift", "norm.shift"),
+        ("conv.weight * factor[:, None, None, None]", "conv.weight"),
+        ("norm.start_from(conv(x))", "norm.start_from(x)"),
+        ("norm.training and not norm.initialized", "False"),
+        ("nn.init.zeros_(self.conv.weight)", "pass"),
+        ("(x, inside, *laid_over(context, x))", "(x, 0 * inside, *laid_over(context, x))"),
+        ("self.second_norm, h).relu_()", "self.second_norm, h)"),
+        ("self.first_norm, h).relu_()", "self.first_norm, h)"),
+    ),
+    *glowing(
+        "models/glow.py",
+        "paper or settings or remembers or centered or class or size or network or classes",
+        ("or context_features > 0", ""),
+        ("seed=step", "seed=0"),
+        ("Permutation.reverse(channels)", "Permutation.shuffle(channels, seed=0)"),
+        ("top = [prior] if self.learned_top_prior else []", "top = [prior]"),
+        ("self._split_prior(c),", ""),
+        ("1e-5 if channels == 1 else 0.0", "0.0"),
+        ("if margin else Center(2.0**bits)", "if margin else Center(256.0)"),
+        ("Logit(2.0**bits, margin) if margin", "Logit(256.0, margin) if margin"),
+        ("context_features or num_classes,", "context_features,"),
+        ('"margin": margin,', ""),
+        ("(3, 8, 64)", "(3, 8, 32)"),
+        ('halvings, "level")'.replace("halvings", "levels"), 'levels, "scale")'),
+    ),
+    *glowing(
+        "flow.py",
+        "class or inverse",
+        ("context_features or num_classes", "context_features", 0, True),
+        ("((labels >= 0) & (labels < self.num_classes))", "(labels >= 0)"),
+        ("((labels >= 0) & (labels < self.num_classes))", "(labels < self.num_classes)"),
+        ("labels.ndim != 1 or ", ""),
+        ("context_features not in (0, num_classes)", "False"),
+        ("context.expand(n, *context.shape[1:])", "context"),
+        ('f"the layer {layers[error.layer]}"', '"a layer"'),
+    ),
+    *moved(
+        "conditions.py",
+        "condition or noise_under or own_context",
+        ("self.step[column].to(context)", "self.step[column].to(context) / 2"),
+        ("context.clamp(self.low.to(context), self.high.to(context))", "context", 0, True),
+        ("2 * contexts.double().std", "contexts.double().std"),
+        ("torch.where(two_valued, high - low, spread)", "spread"),
+        ("(target - start)[:, group]", "target[:, group]"),
+        ("context[:, group] += strength", "context[:, group] = strength"),
+        ("start, context = context, context.clone()", "start = context"),
+        ("encode(flow, x, context), spread(other, len(x))", "encode(flow, x, other[:1]), other"),
     ),
     # Moving about in latent space.
     *moved(

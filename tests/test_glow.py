@@ -466,7 +466,7 @@ def test_pixels_are_centered_or_stretched():
     assert (entry(3, bits=5).scale, entry(1, bits=5).scale) == (32, 32)
     assert Glow((1, 4, 4), 1, 1, 4).arguments["margin"] == 1e-5
     for wrong in (-0.1, 0.5):
-        with pytest.raises(ValueError, match="margin must be between"):
+        with pytest.raises(ValueError, match="margin must be 0 or more"):
             entry(1, margin=wrong)
 
 

@@ -75,7 +75,7 @@ class Logit(Bijection):
 
     Args:
         scale: the upper end, 2^bits for dequantized pixels.
-        margin: share of the unit interval left free at either end, less than 1/2.
+        margin: share of the unit interval left free at either end, 0 or more and less than 1/2.
 
     Raises:
         ValueError: if the margin is another.
@@ -85,8 +85,8 @@ class Logit(Bijection):
 
     def __init__(self, scale: float, margin: float = 0.05) -> None:
         super().__init__()
-        if not 0 < margin < 0.5:
-            raise ValueError(f"margin must be between 0 and 1/2, not {margin}.")
+        if not 0 <= margin < 0.5:
+            raise ValueError(f"margin must be 0 or more and less than 1/2, not {margin}.")
         self.scale = scale
         self.margin = margin
 
