@@ -278,6 +278,7 @@ def test_a_saved_model_in_float64_comes_back_in_it_whole(tmp_path):
     ("size", "usual"),
     [
         ((8, 8), (2, 32, 1)),
+        ((24, 24), (2, 32, 1)),
         ((28, 28), (2, 64, 8)),
         ((32, 32), (2, 64, 8)),
         ((64, 64), (5, 32, 2)),

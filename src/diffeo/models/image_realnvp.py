@@ -166,11 +166,11 @@ class _Scales:
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:
     """Scales, hidden channels and blocks by the size of the pictures, in pixels.
 
-    From 64 on those of the paper for 64 x 64, from 24 on those for CIFAR-10, and less below, where
+    From 64 on those of the paper for 64 x 64, from 28 on those for CIFAR-10, and less below, where
     so much would learn by heart; fewer scales where the size cannot be halved so often.
     """
     smaller = min(height, width)
     scales, hidden_channels, blocks = (
-        (5, 32, 2) if smaller >= 64 else (2, 64, 8) if smaller >= 24 else (2, 32, 1)
+        (5, 32, 2) if smaller >= 64 else (2, 64, 8) if smaller >= 28 else (2, 32, 1)
     )
     return most_halvings(height, width, scales), hidden_channels, blocks
