@@ -411,6 +411,19 @@ def test_a_model_of_pictures_is_conditional_on_what_is_named(tmp_path, capsys):
     assert main(["eval", "shapes"]) == 0
     assert main(["sample", "shapes", "-n=4", "--context=filled=1,colour=red", "--out=s.npz"]) == 0
     assert np.load("s.npz")["images"].shape == (4, 3, 8, 8)
+    # What is left unsaid is drawn from the training.
+    with pytest.MonkeyPatch.context() as patch:
+        contexts = []
+        sampled = diffeo.Flow.sample
+        patch.setattr(
+            diffeo.Flow,
+            "sample",
+            lambda flow, n, c, **rest: contexts.append(c) or sampled(flow, n, c, **rest),
+        )
+        assert main(["sample", "shapes", "-n=40", "--context=colour=red", "--out=s.npz"]) == 0
+    (context,) = contexts
+    assert context[:, 1:].tolist() == [[0.0, 0.0, 1.0]] * 40
+    assert 0 < context[:, 0].mean() < 1
     refused(["sample", "shapes", "--context=filled=1,colour=pink"], capsys, "colour=pink", "red")
     assert main(["edit", "shapes", "--attribute=filled", "--strengths=0,1", "--out=e.png"]) == 0
     assert main(["reconstruct", "shapes", "--out=r.png"]) == 0

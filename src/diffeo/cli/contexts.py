@@ -14,11 +14,12 @@ def sample_context(options: Namespace, run: Run, count: int) -> Tensor | None:
 
     A column called `label=3` is a class of `label`: `--context label=3`, for which `--label 3` is
     short, sets it to 1 and the other classes to 0. Any other column is a number, as in
-    `--context age=40`. Classes of which nothing is said are drawn, all being equally likely; but
-    where there are numbers too and nothing at all is said, rows of the training split are drawn.
+    `--context age=40`. Where numbers are left unsaid, all that is left unsaid comes from rows of
+    the training split, drawn at random; classes alone are drawn, all being equally likely.
 
     Raises:
-        ValueError: if the model has no such context, or lacks what is said.
+        ValueError: if the model has no such context, or numbers are unsaid and the training split
+            is not at hand.
     """
     names = run.context_columns
     said = [] if options.context is None else options.context.split(",")
@@ -30,28 +31,35 @@ def sample_context(options: Namespace, run: Run, count: int) -> Tensor | None:
         return None
     generator = Generator()
     generator.seed() if options.seed is None else generator.manual_seed(options.seed + 1)
-    numbers = [name for name in names if "=" not in name]
-    if numbers and not said:
-        rows = run.data().train
-        return rows.take(torch.randint(len(rows), (count,), generator=generator))[1]
-
     values = _values([word.strip() for word in said], names)
-    unsaid = [group for group in _classes(names).values() if group[0] not in values]
-    context = torch.tensor([[values.get(name, 0.0) for name in names]])
-    if unsaid:
-        context = context.repeat(count, 1)
-    for group in unsaid:
-        columns = torch.tensor([names.index(name) for name in group])
-        drawn = columns[torch.randint(len(group), (count,), generator=generator)]
-        context[torch.arange(count), drawn] = 1.0
+    if any("=" not in name and name not in values for name in names):
+        if said and not run.config_file.is_file():
+            raise _unread(said, names)
+        context = _training_contexts(run, count, generator)
+    else:
+        context = torch.zeros(1, len(names))
+        unsaid = [group for group in _classes(names).values() if group[0] not in values]
+        if unsaid:
+            context = context.repeat(count, 1)
+        for group in unsaid:
+            columns = torch.tensor([names.index(name) for name in group])
+            drawn = columns[torch.randint(len(group), (count,), generator=generator)]
+            context[torch.arange(count), drawn] = 1.0
+    for name, value in values.items():
+        context[:, names.index(name)] = value
     return context
 
 
+def _training_contexts(run: Run, count: int, generator: Generator) -> Tensor:
+    rows = run.data().train.context
+    assert rows is not None
+    return rows[torch.randint(len(rows), (count,), generator=generator)]
+
+
 def _values(said: list[str], names: list[str]) -> dict[str, float]:
-    """Of each column of which something is said, its value; and all numbers are to be said."""
+    """Of each column of which something is said, its value."""
     classes, numbers = _classes(names), [name for name in names if "=" not in name]
     values: dict[str, float] = {}
-    misread = False
     for word in said:
         name, _, value = word.partition("=")
         name = name.strip()
@@ -63,13 +71,17 @@ def _values(said: list[str], names: list[str]) -> dict[str, float]:
             continue
         try:
             values[name] = float(value)
-        except ValueError:
-            misread = True
-        misread |= name not in numbers
-    if misread or any(name not in values for name in numbers):
-        wanted = [f"{name}=VALUE" for name in numbers] + [f"{name}=NAME" for name in classes]
-        raise ValueError(f"--context is '{','.join(said)}': give {','.join(wanted)}.")
+        except ValueError as error:
+            raise _unread(said, names) from error
+        if name not in numbers:
+            raise _unread(said, names)
     return values
+
+
+def _unread(said: list[str], names: list[str]) -> ValueError:
+    wanted = [f"{name}=VALUE" for name in names if "=" not in name]
+    wanted += [f"{name}=NAME" for name in _classes(names)]
+    return ValueError(f"--context is '{','.join(said)}': give {','.join(wanted)}.")
 
 
 def _classes(names: list[str]) -> dict[str, list[str]]:

@@ -52,7 +52,7 @@ class Glow(Flow):
         learned_top_prior: whether the last level's prior is learned; with a context it always is.
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
         bound: the largest |log scale| of one coupling (see `Affine`).
-        num_classes: number of classes of a class-conditional density p(x | class); 0 for none.
+        num_classes: number of classes of a class-conditional density p(x | class), if it is one.
         context_features: width of the context of any other conditional density; 0 for none. Once
             normalized by an actnorm of its own, it moves the priors, and steers the couplings as
             further channels of their input.
@@ -77,9 +77,10 @@ class Glow(Flow):
         learned_top_prior: bool = True,
         actnorm_scale: float = 1.0,
         bound: float = 2.0,
-        num_classes: int = 0,
+        num_classes: int | None = None,
         context_features: int = 0,
     ) -> None:
+        num_classes = num_classes or 0
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         levels = usual[0] if levels is None else levels
