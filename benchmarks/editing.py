@@ -8,7 +8,8 @@ pictures, reads all attributes of a picture before and after.
 - *changes*: the class or truth value is read as the wanted one; a number is read at least half of
   the step higher (the step of strength 1 is two standard deviations of the number).
 - each other attribute *stays*: the same class or truth value is read as before; a number has moved
-  by less than half of its step. The rotation of circles, which cannot be seen, is left out.
+  by less than half of its step. The rotation of circles, and of what becomes one, cannot be seen
+  and is left out.
 
     python benchmarks/editing.py RUN [--kinds mean,partial] [--pictures 500] [--seconds 120]
 
@@ -175,11 +176,13 @@ def main() -> None:
             else:
                 changes = after[group]
             stays = {g: same(g, after[g], old[g]) for g in GROUPS if g != group}
-            if group != "rotation":
+            if name == "shape=circle":
+                del stays["rotation"]
+            elif group != "rotation":
                 stays["rotation"] = stays["rotation"][visible[lacks]]
             shares = [100 * changes.float().mean().item()]
             shares += [
-                100 * stays[g].float().mean().item() if g != group else float("nan") for g in GROUPS
+                100 * stays[g].float().mean().item() if g in stays else float("nan") for g in GROUPS
             ]
             cells = ["" if share != share else f"{share:.1f}" for share in shares]
             table.add_row(name, str(int(lacks.sum())), *cells)
