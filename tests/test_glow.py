@@ -324,6 +324,10 @@ def test_it_is_made_as_the_paper_says():
     assert sorted(widths) == sorted([6, 12] + [8] * 12)  # two split priors, and each network's last
     own = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False)
     assert not any(isinstance(m, LearnedPrior) for m in own.modules())
+    told = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False, context_features=2)
+    assert any(isinstance(m, LearnedPrior) for m in told.modules()), "which takes the context"
+    turned = Glow((1, 8, 8), 1, 1, 4, permutation="reverse")
+    assert [m.order.tolist() for m in turned.modules() if hasattr(m, "order")] == [[3, 2, 1, 0]]
     shuffled = Glow((1, 8, 8), 2, 2, 4, permutation="shuffle")
     orders = [m.order.tolist() for m in shuffled.modules() if hasattr(m, "order")]
     assert len(orders) == 4
