@@ -653,7 +653,8 @@ MUTANTS = [
         ("(1 - shrinkage) * within", "1 * within"),
         ("w = torch.linalg.solve(shrunk, d)", "w = d"),
         ("return w * (w @ d) / (w @ w)", "return w"),
-        ("(sums.count - sums.at_high)", "sums.count"),
+        ("torch.where(two_valued, sums.at_low, 0.0)", "sums.at_low"),
+        ("torch.where(two_valued, sums.at_high, sums.count)", "sums.at_high"),
         ("encode(flow, x, context)", "encode(flow, x, context.flip(0) if 1 else context)"),
     ),
     *moved(

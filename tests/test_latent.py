@@ -267,6 +267,7 @@ def test_a_direction_is_the_difference_of_two_means():
         expected = z[has].mean(0) - z[~has].mean(0)
         np.testing.assert_allclose(directions[name], expected, rtol=0, atol=1e-11)
         assert directions.present[k] == has.sum() and directions.absent[k] == (~has).sum()
+    assert (directions.present[2], directions.absent[2]) == (len(a), 0), "it is a number"
     slope = [np.polyfit(a[:, 2] - 2000, z[:, j], 1)[0] for j in range(DIMS)]
     expected = np.array(slope) * 2 * a[:, 2].std()
     np.testing.assert_allclose(directions["year"], expected, rtol=0, atol=1e-10)

@@ -129,7 +129,8 @@ def directions(options: Namespace, console: Console) -> None:
     lengths = found.vectors.norm(dim=1).tolist()
     for row in zip(found.names, found.present, found.absent, lengths, strict=True):
         name, present, absent, length = row
-        table.add_row(name, f"{present:,}", f"{absent:,}", f"{length:.3f}")
+        counts = (f"{present:,}", f"{absent:,}") if absent else ("a number", "")
+        table.add_row(name, *counts, f"{length:.3f}")
     console.print(table)
     _say(console, f"Written to {options.out}.")
 

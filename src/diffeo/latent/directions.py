@@ -28,9 +28,9 @@ class Directions:
     Args:
         names: of the attributes.
         vectors: their directions, float64 `(k, dims)`.
-        present: how many events had each attribute; for a number of more than two values, how
-            many had the largest one.
-        absent: how many had it not; for such a number, how many had a smaller one.
+        present: how many events had each attribute; of a number of more than two values, how many
+            events it was known of.
+        absent: how many had it not; 0 for such a number.
         kind: how they were found, see `find_directions`.
         model: the class of the flow that they are of.
         latent_shapes: of the levels of its z.

@@ -79,6 +79,7 @@ def find_directions(
             )
         sums.add(encode(flow, x, context).double().cpu(), attributes.double().cpu())
     varies = sums.high > sums.low
+    two_valued = sums.at_low + sums.at_high == sums.count
     if kind == "discriminant" and 0 < sums.count.max() < 3:
         raise ValueError("two events have nothing that varies within a class: pass more of them.")
     if not varies.any():
@@ -94,9 +95,9 @@ def find_directions(
     ]
     return Directions(
         names=[name for name, moves in zip(names, varies, strict=True) if moves],
-        vectors=_vectors(sums, varies, kind, shrinkage),
-        present=sums.at_high[varies].long().tolist(),
-        absent=(sums.count - sums.at_high)[varies].long().tolist(),
+        vectors=_vectors(sums, varies, two_valued, kind, shrinkage),
+        present=torch.where(two_valued, sums.at_high, sums.count)[varies].long().tolist(),
+        absent=torch.where(two_valued, sums.at_low, 0.0)[varies].long().tolist(),
         kind=kind,
         model=storage.public_name(type(flow)),
         latent_shapes=flow.latent_shapes,
@@ -160,7 +161,7 @@ def _lower(low: Tensor, count: Tensor, other: Tensor, others: Tensor) -> tuple[T
 
 
 def _vectors(
-    sums: _Sums, varies: Tensor, kind: DirectionKind, shrinkage: float
+    sums: _Sums, varies: Tensor, two_valued: Tensor, kind: DirectionKind, shrinkage: float
 ) -> Float[Tensor, "k dims"]:
     """The formulas of `find_directions`, for the attributes that vary."""
     n = sums.count[varies]
@@ -169,8 +170,7 @@ def _vectors(
     cov_aa = sums.aa[varies][:, varies] / n[:, None] - torch.outer(a, a)
     cov_az = sums.az[varies] / n[:, None] - a[:, None] * z
     var = cov_aa.diag()
-    two_valued = (sums.at_low + sums.at_high == sums.count)[varies]
-    span = torch.where(two_valued, (sums.high - sums.low)[varies], 2 * var.sqrt())
+    span = torch.where(two_valued[varies], (sums.high - sums.low)[varies], 2 * var.sqrt())
     if kind == "partial":
         # In units of each attribute's standard deviation, so that units do not decide what is
         # counted as singular.
