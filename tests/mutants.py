@@ -547,10 +547,10 @@ MUTANTS = [
     *glowing(
         "models/glow.py",
         "paper or settings or remembers or centered or class or size or network or classes",
-        ("or context_features > 0", ""),
+        (" or self.context_features else []", " else []"),
         ("seed=step", "seed=0"),
         ("Permutation.reverse(channels)", "Permutation.shuffle(channels, seed=0)"),
-        ("top = [prior] if self.learned_top_prior else []", "top = [prior]"),
+        ("[prior] if self.learned_top_prior or self.context_features else []", "[prior]"),
         ("self._split_prior(c),", ""),
         ("1e-5 if channels == 1 else 0.0", "0.0"),
         ("if margin else Center(2.0**bits)", "if margin else Center(256.0)"),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import refused
 from PIL import Image
 
 import diffeo
@@ -36,29 +37,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(trained, tmp_path, monkeypatch):
-    """A copy of those runs in the current folder."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(arguments, capsys, *words):
-    """The command ends with code 2 and one sentence on standard error with these words."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("diffeo: ")
-    assert error.count("\n") == 1
-    assert "Traceback" not in error
-    for word in words:
-        assert word in error
-    return error
 
 
 # What the commands do -----------------------------------------------------------------------------

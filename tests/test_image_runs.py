@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from commands import refused
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -36,24 +37,6 @@ def trained(tmp_path_factory):
         nice = ["--model=NICE", "--model.hidden=[16]", "--out=nice"]
         assert main(["train", "--data=digits", *nice, *QUICK]) == 0
     return folder
-
-
-@pytest.fixture
-def run(trained, tmp_path, monkeypatch):
-    """A copy of those runs in the current folder."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def refused(arguments, capsys, *words):
-    capsys.readouterr()
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("diffeo: ")
-    assert error.count("\n") == 1
-    for word in words:
-        assert word in error
 
 
 # Training -----------------------------------------------------------------------------------------

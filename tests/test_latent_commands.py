@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from commands import refused
 from PIL import Image
-from test_image_runs import refused
 from test_latent import image_flow, pixels, table_flow
 
 import diffeo

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffeo.data.attributes import check_present, choose
 from diffeo.data.decoding import Pixels
 from diffeo.data.image_options import ImageOptions
+from diffeo.data.splits import Divided
 
 
 @dataclass(frozen=True)
@@ -56,38 +57,25 @@ class ImageSplit:
         return self.batch(indices), context
 
 
-@dataclass(frozen=True)
-class Images:
+@dataclass(frozen=True, kw_only=True)
+class Images(Divided[ImageSplit]):
     """Pictures of one size, split in three.
 
     Args:
         name: short, for titles.
         shape: channels, height and width.
         label_names: what the labels 0, 1, ... are called; empty where there are none.
-        train: the pictures to learn from.
-        val: the pictures to choose by.
-        test: the pictures to report on.
         notes: sentences for the user.
         options: what the pictures were loaded with.
         attribute_names: what the columns of the splits' attributes are called.
-        context_columns: which of them are context.
     """
 
     name: str
     shape: tuple[int, int, int]
     label_names: list[str]
-    train: ImageSplit
-    val: ImageSplit
-    test: ImageSplit
     notes: list[str] = field(default_factory=list)
     options: ImageOptions = field(default_factory=ImageOptions)
     attribute_names: list[str] = field(default_factory=list)
-    context_columns: list[str] = field(default_factory=list)
-
-    @property
-    def context_features(self) -> int:
-        """How many columns are context."""
-        return len(self.context_columns)
 
     def conditional_on(self, context: list[str]) -> Images:
         """The same pictures with another context.
@@ -110,17 +98,6 @@ class Images:
             options=dataclasses.replace(self.options, context=context or None),
             context_columns=columns,
         )
-
-    def split(self, name: str) -> ImageSplit:
-        """The split called train, val or test.
-
-        Raises:
-            ValueError: another name.
-        """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        if name not in splits:
-            raise ValueError(f"there is no split '{name}': choose one of {', '.join(splits)}")
-        return splits[name]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffeo.data.columns import check_finite, check_numeric, check_spread, check_training, step_size
 from diffeo.data.files import Array, Source, listing
 from diffeo.data.options import TableOptions, check_options, choose_columns, open_options
+from diffeo.data.splits import Divided
 from diffeo.data.streaming import BATCH_ROWS, numbered
 
 
@@ -33,17 +34,13 @@ class Split:
         return self.x[indices], None if self.context is None else self.context[indices]
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, kw_only=True)
+class Table(Divided[Split]):
     """A table in memory, split in three.
 
     Args:
         name: short, for titles.
         columns: the names of the features.
-        context_columns: the names of the context features.
-        train: the rows to learn from.
-        val: the rows to choose by.
-        test: the rows to report on.
         steps: for each feature, the step over which to spread its values; 0.0 leaves it as it is.
         notes: sentences for the user.
         options: what the table was loaded with.
@@ -51,10 +48,6 @@ class Table:
 
     name: str
     columns: list[str]
-    context_columns: list[str]
-    train: Split
-    val: Split
-    test: Split
     steps: list[float]
     notes: list[str] = field(default_factory=list)
     options: TableOptions = field(default_factory=TableOptions)
@@ -63,22 +56,6 @@ class Table:
     def features(self) -> int:
         """How many columns are modelled."""
         return len(self.columns)
-
-    @property
-    def context_features(self) -> int:
-        """How many columns are context."""
-        return len(self.context_columns)
-
-    def split(self, name: str) -> Split:
-        """The split called train, val or test.
-
-        Raises:
-            ValueError: another name.
-        """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        if name not in splits:
-            raise ValueError(f"there is no split '{name}': choose one of {', '.join(splits)}")
-        return splits[name]
 
 
 def load_table(options: TableOptions) -> Table:

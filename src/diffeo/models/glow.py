@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from diffeo.bijections.base import Bijection, Chain
@@ -119,31 +120,20 @@ class Glow(Flow):
         }
 
 
+@dataclass
 class _Levels:
     """Builds the levels from the first to the last, and notes what each leaves behind."""
 
-    def __init__(
-        self,
-        steps: int,
-        hidden_channels: int,
-        coupling: str,
-        permutation: str,
-        lu: bool,
-        learned_top_prior: bool,
-        actnorm_scale: float,
-        bound: float,
-        context_features: int,
-    ) -> None:
-        self.steps = steps
-        self.hidden_channels = hidden_channels
-        self.coupling = coupling
-        self.permutation = permutation
-        self.lu = lu
-        self.learned_top_prior = learned_top_prior or context_features > 0
-        self.actnorm_scale = actnorm_scale
-        self.bound = bound
-        self.context_features = context_features
-        self.latent_shapes: list[tuple[int, ...]] = []
+    steps: int
+    hidden_channels: int
+    coupling: str
+    permutation: str
+    lu: bool
+    learned_top_prior: bool
+    actnorm_scale: float
+    bound: float
+    context_features: int
+    latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     def build(self, shape: tuple[int, int, int], levels: int, level: int = 1) -> Bijection:
         """The levels from number `level` on, for an input of this shape."""
@@ -152,7 +142,7 @@ class _Levels:
         if level == levels:
             self.latent_shapes.append((c, h, w))
             prior = LearnedPrior(c, h, w, context_features=self.context_features)
-            top = [prior] if self.learned_top_prior else []
+            top = [prior] if self.learned_top_prior or self.context_features else []
             return Chain(Squeeze(), *steps, *top, Flatten(c, h, w))
         stays = (c // 2, h, w)
         self.latent_shapes.append(stays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
@@ -83,27 +84,18 @@ class ImageRealNVP(Flow):
         self.arguments |= {"scales": scales, "hidden_channels": hidden_channels, "blocks": blocks}
 
 
+@dataclass
 class _Scales:
     """Builds the scales from the first to the last, and notes what each leaves behind."""
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        blocks: int,
-        coupling: str,
-        mask: str,
-        checkerboard: str,
-        bound: float,
-        context_features: int,
-    ) -> None:
-        self.hidden_channels = hidden_channels
-        self.blocks = blocks
-        self.coupling = coupling
-        self.mask = mask
-        self.checkerboard = checkerboard
-        self.bound = bound
-        self.context_features = context_features
-        self.latent_shapes: list[tuple[int, ...]] = []
+    hidden_channels: int
+    blocks: int
+    coupling: str
+    mask: str
+    checkerboard: str
+    bound: float
+    context_features: int
+    latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     def build(self, shape: tuple[int, int, int], scales: int, scale: int = 0) -> Bijection:
         """The scales from number `scale` on, for an input of this shape."""
