@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Chain, Inverse
 from diffeo.bijections.bends import Additive, Affine
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
-from diffeo.bijections.convolution import InvertibleConv1x1
+from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
@@ -184,6 +184,9 @@ BIJECTIONS: dict[str, Entry] = {
     "InvertibleConv1x1": Entry(lambda: InvertibleConv1x1(3), (3, 2, 2), "constant"),
     "InvertibleConv1x1, dense": Entry(
         lambda: InvertibleConv1x1(4, lu=False), (4, 1, 2), "constant"
+    ),
+    "NormalizedConv1x1": Entry(
+        lambda: NormalizedConv1x1(ActNorm(4), InvertibleConv1x1(4)), (4, 3, 2), "constant"
     ),
     "LearnedPrior": Entry(lambda: LearnedPrior(2, 3), (2, 3), "constant"),
     "LearnedPrior, context": Entry(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeo.bijections.fused import fused
+
 
 class Bend(nn.Module, ABC):
     """An elementwise invertible map whose parameters come from outside.
@@ -77,21 +79,71 @@ class Affine(Bend):
             raise ValueError(f"bound must be positive, not {bound}.")
         self.bound = bound
 
-    def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        raw, shift = parameters.chunk(2, dim=1)
-        return self.bound * torch.tanh(raw / self.bound), shift
-
     def forward(
         self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        return x * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+        return scale_and_shift(x, parameters, self.bound)
 
     def inverse(
         self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        return (y - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+        raw, shift = parameters.chunk(2, dim=1)
+        log_scale = _bounded(_gate(raw, self.bound), self.bound)
+        return (y - shift) * (-log_scale).exp(), -_each(log_scale)
 
     def extra_repr(self) -> str:
         return f"bound={self.bound}"
+
+
+def _gate(raw: Tensor, bound: float) -> Tensor:
+    """p = sigmoid(2 a / bound), by which tanh(a / bound) is 2 p - 1; PyTorch has it much faster."""
+    return torch.sigmoid(raw * (2 / bound))
+
+
+def _bounded(gate: Tensor, bound: float) -> Tensor:
+    """s of p."""
+    return gate * (2 * bound) - bound
+
+
+def _each(log_scale: Tensor) -> Tensor:
+    """Their sum for each row."""
+    return log_scale.flatten(1).sum(1)
+
+
+def _affine(x: Tensor, parameters: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    raw, shift = parameters.chunk(2, dim=1)
+    log_scale = _bounded(_gate(raw, bound), bound)
+    return torch.addcmul(shift, x, log_scale.exp()), _each(log_scale)
+
+
+def _run_affine(
+    x: Tensor, parameters: Tensor, bound: float
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    raw, shift = parameters.chunk(2, dim=1)
+    gate = _gate(raw, bound)
+    log_scale = _bounded(gate, bound)
+    log_det = _each(log_scale)
+    scale = log_scale.exp_()
+    return (torch.addcmul(shift, x, scale), log_det), (gate, scale)
+
+
+def _affine_gradients(
+    inputs: tuple[Tensor, Tensor, float],
+    kept: tuple[Tensor, Tensor],
+    needed: tuple[bool, ...],
+    grad: Tensor,
+    grad_log_det: Tensor,
+) -> tuple[Tensor, Tensor]:
+    x, parameters, _ = inputs
+    gate, scale = kept
+    by_x = grad * scale
+    # ds/da = 1 - tanh^2 = 4 p (1 - p), and s has a part in y and in the log-determinant.
+    by_log_scale = torch.addcmul(grad_log_det.view(-1, *[1] * (x.ndim - 1)), by_x, x)
+    by_parameters = torch.empty_like(parameters, memory_format=torch.contiguous_format)
+    by_raw, by_shift = by_parameters.chunk(2, dim=1)
+    torch.mul(torch.ops.aten.sigmoid_backward(by_log_scale, gate), 4, out=by_raw)
+    by_shift.copy_(grad)
+    return by_x, by_parameters
+
+
+scale_and_shift = fused(_affine, _run_affine, _affine_gradients)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.fused import fused
+from diffeo.bijections.normalization import ActNorm
 
 
 class InvertibleConv1x1(Bijection):
@@ -66,31 +67,36 @@ class InvertibleConv1x1(Bijection):
     def forward(
         self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
-        if self.training:
-            weight, log_det = self.matrix(), self._log_det()
-        else:
-            ready = self._prepared()
-            weight, log_det = ready.weight, ready.log_det
+        weight, log_det = self.weight_and_log_det()
         return _mix(x, weight), _per_row(log_det, x)
 
     def inverse(
         self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        inverse, log_det = self.inverse_and_log_det()
+        return _mix(y, inverse), -_per_row(log_det, y)
+
+    def weight_and_log_det(self) -> tuple[Float[Tensor, "channels channels"], Float[Tensor, ""]]:
+        """W and log|det W|."""
+        if self.training:
+            return self.matrix(), self._log_det()
         ready = self._prepared()
-        return _mix(y, ready.inverse), -_per_row(ready.log_det, y)
+        return ready.weight, ready.log_det
+
+    def inverse_and_log_det(self) -> tuple[Float[Tensor, "channels channels"], Float[Tensor, ""]]:
+        """W^-1 and log|det W|."""
+        ready = self._prepared()
+        return ready.inverse, ready.log_det
 
     def matrix(self) -> Float[Tensor, "channels channels"]:
         """W."""
         if not self.lu:
             return self.weight
-        lower, upper = self._triangles()
-        return (lower @ upper)[self.permutation]
+        return product(self.lower, self.upper, self.log_s, self.sign, self.permutation)
 
-    def _triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """L, and U with its diagonal."""
-        lower, upper, log_s = (part.to(dtype) for part in (self.lower, self.upper, self.log_s))
-        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        return lower.tril(-1) + eye, upper.triu(1) + torch.diag(self.sign * log_s.exp())
+    def triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """L, and U with its diagonal, each `(channels, channels)`."""
+        return _lu(*(t.to(dtype) for t in (self.lower, self.upper, self.log_s, self.sign)))
 
     def _log_det(self) -> Tensor:
         if self.lu:
@@ -101,7 +107,7 @@ class InvertibleConv1x1(Bijection):
         """W^-1 in float64."""
         if not self.lu:
             return torch.linalg.inv(self.weight.double())
-        lower, upper = self._triangles(torch.float64)
+        lower, upper = self.triangles(torch.float64)
         eye = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
         right = torch.linalg.solve_triangular(
             lower, eye[self.permutation.argsort()], upper=False, unitriangular=True
@@ -137,6 +143,42 @@ class InvertibleConv1x1(Bijection):
 
     def extra_repr(self) -> str:
         return f"{len(next(self.parameters()))}, lu={self.lu}"
+
+
+class NormalizedConv1x1(Bijection):
+    """An actnorm and a 1x1 convolution as one affine map of the channels of each pixel.
+
+        y = W exp(3 s) (x + b),   log|det dy/dx| = H W (3 sum(s) + log|det W|)
+
+    Args:
+        norm: has s and b.
+        conv: has W.
+
+    (Kingma & Dhariwal 2018, sections 3.1 and 3.2)
+    """
+
+    def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
+        super().__init__()
+        self.norm = norm
+        self.conv = conv
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        self.norm.start_from(x)
+        weight, log_det = self.conv.weight_and_log_det()
+        weight = weight * self.norm.factor()
+        return _mix(x, weight, weight @ self.norm.shift), self._log_det(log_det, x)
+
+    def inverse(
+        self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+        inverse, log_det = self.conv.inverse_and_log_det()
+        x = _mix(y, inverse / self.norm.factor()[:, None], -self.norm.shift)
+        return x, -self._log_det(log_det, y)
+
+    def _log_det(self, log_det: Tensor, x: Tensor) -> Tensor:
+        return _per_row(log_det + self.norm.log_factor().sum(), x)
 
 
 class SingularError(ValueError):
@@ -175,8 +217,50 @@ def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:
     return [*layer.parameters(), *layer.buffers()]
 
 
-def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(x, weight[:, :, None, None])
+def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The matrix times the channels of each pixel, plus the bias.
+
+    As one product for each picture, which takes half the time of a convolution of so few channels.
+    """
+    pixels, weights = x.flatten(2), weight.expand(len(x), -1, -1)
+    if bias is None:
+        return torch.bmm(weights, pixels).view_as(x)
+    return torch.baddbmm(bias[:, None], weights, pixels).view_as(x)
+
+
+def _lu(lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """L, and U with its diagonal."""
+    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    return lower.tril(-1) + eye, upper.triu(1) + torch.diag(sign * log_s.exp())
+
+
+def _plain_product(
+    lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor, permutation: Tensor
+) -> Tensor:
+    lower, upper = _lu(lower, upper, log_s, sign)
+    return (lower @ upper)[permutation]
+
+
+def _run_product(
+    lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor, permutation: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    lower, upper = _lu(lower, upper, log_s, sign)
+    return (lower @ upper)[permutation], (lower, upper)
+
+
+def _product_gradients(
+    inputs: tuple[Tensor, ...], kept: tuple[Tensor, Tensor], needed: tuple[bool, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    lower, upper = kept
+    by_product = torch.empty_like(grad).index_copy_(0, inputs[-1], grad)
+    by_lower = (by_product @ upper.T).tril_(-1)
+    by_upper = lower.T @ by_product
+    # The diagonal of U is sign * exp(log_s), its own derivative.
+    by_log_s = by_upper.diagonal() * upper.diagonal()
+    return by_lower, by_upper.triu_(1), by_log_s, None, None
+
+
+product = fused(_plain_product, _run_product, _product_gradients)
 
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:

@@ -138,6 +138,8 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
+        self._started = False
+        self.register_load_state_dict_post_hook(lambda norm, _: setattr(norm, "_started", False))
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -149,12 +151,23 @@ class ActNorm(Bijection):
 
     def factor(self) -> Float[Tensor, " channels"]:
         """What each channel is multiplied by, `exp(3 s)`."""
-        return (self.SPEED * self.log_scale).exp()
+        return self.log_factor().exp()
+
+    def log_factor(self) -> Float[Tensor, " channels"]:
+        """Its logarithm, `3 s`."""
+        return self.SPEED * self.log_scale
+
+    def awaits_data(self) -> bool:
+        """Whether the next batch is the one that sets `b` and `s`."""
+        # Asked once of the buffer, since to ask a GPU is to wait for it.
+        if self.training and not self._started:
+            self._started = bool(self.initialized)
+        return self.training and not self._started
 
     @torch.no_grad()
     def start_from(self, x: Float[Tensor, "batch channels *spatial"]) -> None:
         """Set `b` and `s` by x if this is the first batch in training mode."""
-        if not self.training or self.initialized:
+        if not self.awaits_data():
             return
         # In float64, since the mean of a channel may be far larger than its spread.
         mean, var = _batch_statistics(x.double())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Context
+from diffeo.bijections.fused import fused
 from diffeo.bijections.normalization import ActNorm
-from diffeo.conditioners.resnet import channels_last, laid_over
+from diffeo.conditioners.resnet import laid_over
 
 WEIGHT_STD = 0.05
 
@@ -29,8 +32,7 @@ class ZeroConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, context_features: int = 0) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs + context_features, outputs, 3, padding=1, bias=False)
-        nn.init.zeros_(self.conv.weight)
+        self.weight = kernel(inputs + context_features, outputs, 3, std=0.0)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.log_scale = nn.Parameter(torch.zeros(outputs))
 
@@ -38,11 +40,9 @@ class ZeroConv(nn.Module):
         self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
         """`(batch, outputs, H, W)` for x `(batch, inputs, H, W)`."""
-        x = channels_last(
-            torch.cat((x, *laid_over(context, x)), dim=1) if context is not None else x
-        )
-        factor = (3 * self.log_scale).exp()
-        return scaled(self.conv, x, factor, factor * self.bias)
+        x = torch.cat((x, *laid_over(context, x)), dim=1) if context is not None else x
+        layer = self.weight, self.log_scale, self.bias
+        return _as_stream(_scaled(x, *layer, precision_of(x)), x)
 
 
 class GlowNet(nn.Module):
@@ -69,10 +69,8 @@ class GlowNet(nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        self.first = nn.Conv2d(inputs + 1 + context_features, c, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(c, c, 1, bias=False)
-        for conv in (self.first, self.second):
-            nn.init.normal_(conv.weight, std=WEIGHT_STD)
+        self.first = kernel(inputs + 1 + context_features, c, 3, std=WEIGHT_STD)
+        self.second = kernel(c, c, 1, std=WEIGHT_STD)
         self.first_norm, self.second_norm = ActNorm(c), ActNorm(c)
         self.last = ZeroConv(c, outputs)
 
@@ -81,22 +79,125 @@ class GlowNet(nn.Module):
     ) -> Float[Tensor, "batch outputs height width"]:
         """The parameters `(batch, outputs, H, W)` for kept channels x `(batch, inputs, H, W)`."""
         inside = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
-        h = channels_last(torch.cat((x, inside, *laid_over(context, x)), dim=1))
-        h = normalized(self.first, self.first_norm, h).relu_()
-        h = normalized(self.second, self.second_norm, h).relu_()
-        return self.last(h)
+        h = torch.cat((x, inside, *laid_over(context, x)), dim=1)
+        dtype = precision_of(x)
+        self._start(h, dtype)
+        first, second, last = self.first_norm, self.second_norm, self.last
+        return three_convolutions(
+            h,
+            *(self.first, first.log_scale, first.shift),
+            *(self.second, second.log_scale, second.shift),
+            *(last.weight, last.log_scale, last.bias),
+            dtype,
+        )
+
+    @torch.no_grad()
+    def _start(self, h: Tensor, dtype: torch.dtype) -> None:
+        """Let the actnorms see their first batch."""
+        if self.first_norm.awaits_data() or self.second_norm.awaits_data():
+            for weight, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
+                norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))
+                h = _scaled(h, weight, norm.log_scale, norm.shift, dtype).relu_()
 
 
-def normalized(conv: nn.Conv2d, norm: ActNorm, x: Tensor) -> Tensor:
-    """`norm(conv(x))` in one convolution."""
-    if norm.training and not norm.initialized:
-        norm.start_from(conv(x))
-    factor = norm.factor()
-    return scaled(conv, x, factor, factor * norm.shift)
+def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
+    """The weights of a convolution, drawn as N(0, std^2): `(outputs, size, size, inputs)`.
+
+    The inputs are last, as convolutions read them fastest.
+    """
+    return nn.Parameter(torch.randn(outputs, size, size, inputs) * std)
 
 
-def scaled(conv: nn.Conv2d, x: Tensor, factor: Tensor, bias: Tensor) -> Tensor:
-    """A convolution, each of its channels multiplied by a factor, plus another bias."""
-    # To scale the weights costs less than to scale what they make.
-    weight = conv.weight * factor[:, None, None, None]
-    return F.conv2d(x, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
+def precision_of(x: Tensor) -> torch.dtype:
+    """The dtype in which a network computes on x: that of autocast, where it is on."""
+    kind = x.device.type
+    lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if lower else x.dtype
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution that keeps height and width, by weights as `kernel` has them."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight.permute(0, 3, 1, 2), bias, padding=weight.shape[1] // 2)
+
+
+def _as_stream(x: Tensor, like: Tensor) -> Tensor:
+    """In the dtype and the layout of what flows around the networks, whole channels one by one."""
+    return x.to(like.dtype, memory_format=torch.contiguous_format)
+
+
+def _factor(log_scale: Tensor) -> Tensor:
+    return (ActNorm.SPEED * log_scale).exp_()
+
+
+def _scaled(
+    x: Tensor, weight: Tensor, log_scale: Tensor, bias: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """A convolution and an actnorm in one: `exp(3 s) * (conv(x) + b)`.
+
+    To scale the weights costs less than to scale what they make.
+    """
+    factor = _factor(log_scale)
+    weight = (weight * factor[:, None, None, None]).to(dtype)
+    return _convolve(x.to(dtype), weight, (factor * bias).to(dtype))
+
+
+def _three(h: Tensor, *layers: Any) -> Tensor:
+    *tensors, dtype = layers
+    first, second, last = zip(*[iter(tensors)] * 3, strict=True)
+    result = _scaled(h, *first, dtype).relu_()
+    result = _scaled(result, *second, dtype).relu_()
+    return _as_stream(_scaled(result, *last, dtype), h)
+
+
+def _run_three(h: Tensor, *layers: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    *tensors, dtype = layers
+    x = h.to(dtype, memory_format=torch.channels_last)
+    inputs, weights, factors = [], [], []
+    for weight, log_scale, bias in zip(*[iter(tensors)] * 3, strict=True):
+        if inputs:
+            x.relu_()
+        factor = _factor(log_scale)
+        scaled = (weight * factor[:, None, None, None]).to(dtype)
+        inputs.append(x)
+        weights.append(scaled)
+        factors.append(factor)
+        x = _convolve(x, scaled, (factor * bias).to(dtype))
+    return _as_stream(x, h), (*inputs, *weights, *factors)
+
+
+def _three_gradients(
+    inputs: tuple[Any, ...], kept: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    h, *tensors, dtype = inputs
+    grad = grad.to(dtype, memory_format=torch.channels_last)
+    found: list[Tensor | None] = []
+    for i in (2, 1, 0):
+        x, scaled, factor = kept[i::3]
+        weight, _, bias = tensors[3 * i : 3 * i + 3]
+        by_x, by_scaled, by_offset = torch.ops.aten.convolution_backward.default(
+            grad,
+            x,
+            scaled.permute(0, 3, 1, 2),
+            [len(bias)],
+            [1, 1],
+            [weight.shape[1] // 2] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [i > 0 or needed[0], True, True],
+        )
+        by_scaled = by_scaled.permute(0, 2, 3, 1).to(weight.dtype)
+        by_offset = by_offset.to(bias.dtype)
+        by_factor = torch.linalg.vecdot(by_scaled.flatten(1), weight.flatten(1))
+        by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
+        by_weight = by_scaled * factor[:, None, None, None]
+        found = [by_weight, by_log_scale, by_offset * factor, *found]
+        if i > 0:
+            # In place, since nothing else holds it.
+            grad = torch.ops.aten.threshold_backward.grad_input(by_x, x, 0, grad_input=by_x)
+    return _as_stream(by_x, h) if needed[0] else None, *found
+
+
+three_convolutions = fused(_three, _run_three, _three_gradients)

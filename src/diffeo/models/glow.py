@@ -8,7 +8,7 @@ from typing import Literal
 
 from diffeo.bijections.base import Bijection, Chain
 from diffeo.bijections.bends import Additive, Affine
-from diffeo.bijections.convolution import InvertibleConv1x1
+from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.elementwise import LearnedPrior
@@ -154,18 +154,14 @@ class _Levels:
         )
 
     def _step(self, channels: int, step: int) -> list[Bijection]:
-        return [
-            ActNorm(channels, self.actnorm_scale),
-            self._mix(channels, step),
-            self._couple(channels),
-        ]
-
-    def _mix(self, channels: int, step: int) -> Bijection:
+        norm = ActNorm(channels, self.actnorm_scale)
         if self.permutation == "invertible_conv":
-            return InvertibleConv1x1(channels, self.lu)
-        if self.permutation == "shuffle":
-            return Permutation.shuffle(channels, seed=step)
-        return Permutation.reverse(channels)
+            mixed = [NormalizedConv1x1(norm, InvertibleConv1x1(channels, self.lu))]
+        elif self.permutation == "shuffle":
+            mixed = [norm, Permutation.shuffle(channels, seed=step)]
+        else:
+            mixed = [norm, Permutation.reverse(channels)]
+        return [*mixed, self._couple(channels)]
 
     def _couple(self, channels: int) -> Coupling:
         cut = FeatureCut(channels)
