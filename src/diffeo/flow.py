@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor, nn
 
 from diffeo import storage
-from diffeo.bijections.base import Bijection, Context, Dequantizer
+from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer, Memory
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
@@ -292,6 +292,17 @@ class Flow(nn.Module):
         for module in self.modules():
             if isinstance(module, Coupling):
                 module.precision = dtype
+        return self
+
+    def set_memory(self, memory: Memory) -> Self:
+        """Choose what training keeps: "stored" activations, or "constant" memory (see `Chain`).
+
+        With constant memory it grows no more with the number of couplings, and training takes up
+        to a third more time. Returns the flow itself.
+        """
+        for module in self.modules():
+            if isinstance(module, Chain):
+                module.memory = memory
         return self
 
     # Storage ------------------------------------------------------------------------------------

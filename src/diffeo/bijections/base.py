@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
+from diffeo.bijections import rebuilding
+from diffeo.bijections.fused import wanted
+
 Context = Float[Tensor, "batch context_features"]
+Memory = Literal["stored", "constant"]
 
 
 class Bijection(nn.Module, ABC):
@@ -23,7 +29,13 @@ class Bijection(nn.Module, ABC):
 
     A bijection never changes its input and never draws from torch's global random state. One that
     initialises from data does so in `forward` in training mode only, and says so in its state.
+
+    Attributes:
+        rebuilds: whether a chain of constant memory may rebuild the input of this link from its
+            output. Those that have no weights, or that hold a chain of their own, say no.
     """
+
+    rebuilds: bool = True
 
     @abstractmethod
     def forward(
@@ -36,6 +48,39 @@ class Bijection(nn.Module, ABC):
         self, y: Float[Tensor, "batch *out"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
         """Map noise-side y `(batch, *out)` back: `(x, log|det dx/dy|)`."""
+
+    def rebuild(
+        self,
+        y: Tensor,
+        context: Context | None,
+        grad: Tensor,
+        grad_log_det: Tensor,
+        asked: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+        """Rebuild x from y, and go back with the gradients: `(x, gradient of x, those asked for)`.
+
+        Args:
+            y: what `forward` returned, `(batch, *out)`.
+            context: what it was given.
+            grad: gradient of y.
+            grad_log_det: gradient of the log-determinant `(batch,)`.
+            asked: tensors whose gradients are asked for beside that of x.
+        """
+        with torch.no_grad():
+            x = self.inverse(y, context)[0]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            outputs = self(x, context)
+        by_x, *others = rebuilding.gradients(outputs, (grad, grad_log_det), (x, *asked))
+        assert by_x is not None
+        return x.detach(), by_x, others
+
+    def note(self) -> Any:
+        """What `rebuild` has to know of the last `forward` beside its output; most know nothing."""
+        return None
+
+    def recall(self, note: Any) -> None:
+        """Go back to what `note` returned, before `rebuild`."""
 
 
 class Dequantizer(nn.Module, ABC):
@@ -74,21 +119,33 @@ class Chain(Bijection):
 
     Args:
         links: the bijections, in the order in which data meets them.
+        memory: "stored" keeps all that the backward pass needs, which grows with the number of
+            links. "constant" keeps only what comes out, and rebuilds the rest from it, for about a
+            third more time (see `rebuilding.through`).
 
     Indexing and slicing work as for a list: `chain[0]` is a link, `chain[:2]` a shorter chain.
     """
 
-    def __init__(self, *links: Bijection) -> None:
+    rebuilds = False
+
+    def __init__(self, *links: Bijection, memory: Memory = "stored") -> None:
         super().__init__()
         self.links = nn.ModuleList(links)
+        self.memory = memory
 
     def forward(
         self, x: Float[Tensor, "batch *shape"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
         log_det = x.new_zeros(x.shape[0])
-        for link in self.links:
-            x, step = link(x, context)
-            log_det = log_det + step
+        constant = self.memory == "constant" and wanted()
+        for rebuilds, run in groupby(self.links, lambda link: constant and link.rebuilds):
+            if rebuilds:
+                x, step = rebuilding.through(list(run), x, context)
+                log_det = log_det + step
+                continue
+            for link in run:
+                x, step = link(x, context)
+                log_det = log_det + step
         return x, log_det
 
     def inverse(
@@ -108,7 +165,7 @@ class Chain(Bijection):
 
     def __getitem__(self, index: int | slice) -> nn.Module:
         picked = self.links[index]
-        return Chain(*picked) if isinstance(index, slice) else picked  # type: ignore[misc]
+        return Chain(*picked, memory=self.memory) if isinstance(index, slice) else picked  # type: ignore[misc]
 
 
 class Inverse(Bijection):
@@ -119,6 +176,8 @@ class Inverse(Bijection):
     Args:
         bijection: f.
     """
+
+    rebuilds = False
 
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()

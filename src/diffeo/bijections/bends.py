@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.fused import fused
+from diffeo.bijections.rebuilding import gradients
 
 
 class Bend(nn.Module, ABC):
@@ -32,6 +34,26 @@ class Bend(nn.Module, ABC):
         self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
         """Straighten y: `(x, log|det dx/dy|)`."""
+
+    def rebuild(
+        self, y: Tensor, parameters: Tensor, grad: Tensor, grad_log_det: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Straighten y, and go back with the gradients: x and the gradients of x and parameters.
+
+        Args:
+            y: what `forward` returned.
+            parameters: what it was given.
+            grad: gradient of y.
+            grad_log_det: gradient of the log-determinant `(batch,)`.
+        """
+        x = self.inverse(y, parameters)[0]
+        with torch.enable_grad():
+            inputs = x.detach().requires_grad_(), parameters.detach().requires_grad_()
+            outputs = self(*inputs)
+        by_x, by_parameters = gradients(outputs, (grad, grad_log_det), inputs)
+        assert by_x is not None
+        assert by_parameters is not None
+        return x, by_x, by_parameters
 
 
 class Additive(Bend):
@@ -91,6 +113,16 @@ class Affine(Bend):
         log_scale = _bounded(_gate(raw, self.bound), self.bound)
         return (y - shift) * (-log_scale).exp(), -_each(log_scale)
 
+    def rebuild(
+        self, y: Tensor, parameters: Tensor, grad: Tensor, grad_log_det: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`Bend.rebuild`, by the formulas."""
+        raw, shift = parameters.chunk(2, dim=1)
+        gate = _gate(raw, self.bound)
+        scale = _bounded(gate, self.bound).exp_()
+        x = (y - shift).div_(scale)
+        return x, *_affine_gradients((x, parameters), (gate, scale), (), grad, grad_log_det)
+
     def extra_repr(self) -> str:
         return f"bound={self.bound}"
 
@@ -128,13 +160,13 @@ def _run_affine(
 
 
 def _affine_gradients(
-    inputs: tuple[Tensor, Tensor, float],
+    inputs: tuple[Any, ...],
     kept: tuple[Tensor, Tensor],
     needed: tuple[bool, ...],
     grad: Tensor,
     grad_log_det: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    x, parameters, _ = inputs
+    x, parameters = inputs[:2]
     gate, scale = kept
     by_x = grad * scale
     # ds/da = 1 - tanh^2 = 4 p (1 - p), and s has a part in y and in the log-determinant.

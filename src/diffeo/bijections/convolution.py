@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.fused import fused
 from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.rebuilding import gradients
 
 
 class InvertibleConv1x1(Bijection):
@@ -166,19 +168,44 @@ class NormalizedConv1x1(Bijection):
         self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
         self.norm.start_from(x)
-        weight, log_det = self.conv.weight_and_log_det()
-        weight = weight * self.norm.factor()
-        return _mix(x, weight, weight @ self.norm.shift), self._log_det(log_det, x)
+        weight, bias, log_det = self._affine()
+        return _mix(x, weight, bias), _per_row(log_det, x)
 
     def inverse(
         self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
         inverse, log_det = self.conv.inverse_and_log_det()
         x = _mix(y, inverse / self.norm.factor()[:, None], -self.norm.shift)
-        return x, -self._log_det(log_det, y)
+        return x, -_per_row(log_det + self.norm.log_factor().sum(), y)
 
-    def _log_det(self, log_det: Tensor, x: Tensor) -> Tensor:
-        return _per_row(log_det + self.norm.log_factor().sum(), x)
+    def rebuild(
+        self,
+        y: Tensor,
+        context: Context | None,
+        grad: Tensor,
+        grad_log_det: Tensor,
+        asked: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+        """`Bijection.rebuild`, without evaluating the map again."""
+        with torch.enable_grad():
+            affine = self._affine()
+        weight, bias, _ = (part.detach() for part in affine)
+        # The inverse of the very weights that were used, in float64.
+        inverse = torch.linalg.inv(weight.double())
+        x = _mix(y, inverse.to(y.dtype), -(inverse @ bias.double()).to(y.dtype))
+        pixels = grad.flatten(2)
+        by_affine = (
+            torch.bmm(pixels, x.flatten(2).mT).sum(0),
+            pixels.sum((0, 2)),
+            grad_log_det.sum() * pixels.shape[2],
+        )
+        return x, _mix(grad, weight.T), gradients(affine, by_affine, asked)
+
+    def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A, c and log|det A| of `y = A x + c`."""
+        weight, log_det = self.conv.weight_and_log_det()
+        weight = weight * self.norm.factor()
+        return weight, weight @ self.norm.shift, log_det + self.norm.log_factor().sum()
 
 
 class SingularError(ValueError):

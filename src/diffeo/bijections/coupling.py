@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.bends import Bend
 from diffeo.bijections.cuts import Cut
+from diffeo.bijections.rebuilding import gradients
 
 
 class Coupling(Bijection):
@@ -55,6 +58,33 @@ class Coupling(Bijection):
         kept, bent = self.cut.split(y)
         bent, log_det = self.bend.inverse(bent, self._parameters_for(kept, context))
         return self.cut.merge(kept, bent), log_det
+
+    def rebuild(
+        self,
+        y: Tensor,
+        context: Context | None,
+        grad: Tensor,
+        grad_log_det: Tensor,
+        asked: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+        """`Bijection.rebuild`, with one evaluation of the conditioner.
+
+        What it says about the bent part serves both to straighten that and to find the gradients,
+        since the kept part that steers it is on both sides the same.
+        """
+        kept, bent = (part.detach() for part in self.cut.split(y))
+        with torch.enable_grad():
+            parameters = self._parameters_for(kept.requires_grad_(), context)
+        by_kept, by_bent = self.cut.split(grad)
+        bent, by_bent, by_parameters = self.bend.rebuild(
+            bent, parameters.detach(), by_bent, grad_log_det
+        )
+        steering, *others = gradients((parameters,), (by_parameters,), (kept, *asked))
+        with torch.enable_grad():
+            x = self.cut.merge(kept.detach(), bent).requires_grad_()
+            parts = self.cut.split(x)
+        (by_x,) = gradients(parts, (by_kept + steering, by_bent), (x,))
+        return x.detach(), by_x, others
 
     def _parameters_for(self, kept: Tensor, context: Context | None) -> Tensor:
         """What the conditioner says about the bent part."""

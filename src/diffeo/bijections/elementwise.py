@@ -24,6 +24,8 @@ class Standardize(Bijection):
         ValueError: if that batch has fewer than two rows, or a feature without spread.
     """
 
+    rebuilds = False
+
     mean: Tensor
     std: Tensor
     initialized: Tensor

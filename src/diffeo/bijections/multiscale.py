@@ -24,6 +24,8 @@ class FactorOut(Bijection):
     (Dinh et al. 2017, section 3.6)
     """
 
+    rebuilds = False
+
     def __init__(self, shape: tuple[int, int, int], inner: Bijection) -> None:
         super().__init__()
         channels, height, width = shape

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.rebuilding import rebuilding
 
 
 class BatchNorm(Bijection):
@@ -98,8 +99,20 @@ class BatchNorm(Bijection):
         pixels = x[0, 0].numel() if len(x) else 0
         return (-0.5 * pixels * var.log().sum()).expand(len(x))
 
+    def note(self) -> tuple[Tensor, Tensor]:
+        """The statistics of the last batch."""
+        return self.last_mean.clone(), self.last_var.clone()
+
+    def recall(self, note: tuple[Tensor, Tensor]) -> None:
+        """Let `inverse` undo that batch again."""
+        mean, var = note
+        self.last_mean.copy_(mean)
+        self.last_var.copy_(var)
+
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor) -> None:
+        if rebuilding():
+            return
         self.last_mean.copy_(mean)
         self.last_var.copy_(var)
         weight = self.momentum

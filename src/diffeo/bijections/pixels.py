@@ -83,6 +83,8 @@ class Logit(Bijection):
     (Dinh et al. 2017, section 4.1)
     """
 
+    rebuilds = False
+
     def __init__(self, scale: float, margin: float = 0.05) -> None:
         super().__init__()
         if not 0 <= margin < 0.5:
@@ -118,6 +120,8 @@ class Center(Bijection):
 
     (Kingma & Dhariwal 2018, in their code)
     """
+
+    rebuilds = False
 
     def __init__(self, scale: float) -> None:
         super().__init__()

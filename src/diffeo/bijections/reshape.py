@@ -26,6 +26,8 @@ class Squeeze(Bijection):
     (Dinh et al. 2017, section 3.6)
     """
 
+    rebuilds = False
+
     def __init__(self, ordered: bool = False) -> None:
         super().__init__()
         self.ordered = ordered
@@ -69,6 +71,8 @@ class Flatten(Bijection):
     Args:
         shape: that of an event.
     """
+
+    rebuilds = False
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
