@@ -30,12 +30,13 @@ FUNCTIONS = {
         bends.scale_and_shift,
         lambda: (*drawn((2, 2, 2, 3), (2, 4, 2, 3)), 0.7),
     ),
-    "triangles": (
-        convolution.product,
+    "actnorm and triangles": (
+        convolution.normalized_lu,
         lambda: (
             *drawn((3, 3), (3, 3), (3,)),
             torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64),
             torch.tensor([2, 0, 1]),
+            *drawn((3,), (3,)),
         ),
     ),
     "three convolutions": (glow.three_convolutions, three),

@@ -94,7 +94,8 @@ class InvertibleConv1x1(Bijection):
         """W."""
         if not self.lu:
             return self.weight
-        return product(self.lower, self.upper, self.log_s, self.sign, self.permutation)
+        lower, upper = self.triangles()
+        return (lower @ upper)[self.permutation]
 
     def triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """L, and U with its diagonal, each `(channels, channels)`."""
@@ -203,6 +204,10 @@ class NormalizedConv1x1(Bijection):
 
     def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, c and log|det A| of `y = A x + c`."""
+        conv, norm = self.conv, self.norm
+        if self.training and conv.lu:
+            parts = conv.lower, conv.upper, conv.log_s, conv.sign, conv.permutation
+            return normalized_lu(*parts, norm.log_scale, norm.shift)
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
         return weight, weight @ self.norm.shift, log_det + self.norm.log_factor().sum()
@@ -261,33 +266,53 @@ def _lu(lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor) -> tuple[Tens
     return lower.tril(-1) + eye, upper.triu(1) + torch.diag(sign * log_s.exp())
 
 
-def _plain_product(
-    lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor, permutation: Tensor
-) -> Tensor:
+def _plain_affine(
+    lower: Tensor,
+    upper: Tensor,
+    log_s: Tensor,
+    sign: Tensor,
+    permutation: Tensor,
+    log_scale: Tensor,
+    shift: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     lower, upper = _lu(lower, upper, log_s, sign)
-    return (lower @ upper)[permutation]
+    log_factor = ActNorm.SPEED * log_scale
+    weight = (lower @ upper)[permutation] * log_factor.exp()
+    return weight, weight @ shift, log_s.sum() + log_factor.sum()
 
 
-def _run_product(
-    lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor, permutation: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _run_affine(*inputs: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    lower, upper, log_s, sign, permutation, log_scale, shift = inputs
     lower, upper = _lu(lower, upper, log_s, sign)
-    return (lower @ upper)[permutation], (lower, upper)
+    log_factor = ActNorm.SPEED * log_scale
+    log_det = log_s.sum() + log_factor.sum()
+    factor = log_factor.exp_()
+    weight = (lower @ upper)[permutation] * factor
+    return (weight, weight @ shift, log_det), (lower, upper, factor, weight)
 
 
-def _product_gradients(
-    inputs: tuple[Tensor, ...], kept: tuple[Tensor, Tensor], needed: tuple[bool, ...], grad: Tensor
+def _affine_gradients(
+    inputs: tuple[Tensor, ...],
+    kept: tuple[Tensor, ...],
+    needed: tuple[bool, ...],
+    grad: Tensor,
+    grad_bias: Tensor,
+    grad_log_det: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    lower, upper = kept
-    by_product = torch.empty_like(grad).index_copy_(0, inputs[-1], grad)
+    _, _, _, _, permutation, _, shift = inputs
+    lower, upper, factor, weight = kept
+    by_weight = torch.addr(grad, grad_bias, shift)
+    by_log_scale = ((by_weight * weight).sum(0) + grad_log_det) * ActNorm.SPEED
+    by_product = torch.empty_like(grad).index_copy_(0, permutation, by_weight * factor)
     by_lower = (by_product @ upper.T).tril_(-1)
     by_upper = lower.T @ by_product
     # The diagonal of U is sign * exp(log_s), its own derivative.
-    by_log_s = by_upper.diagonal() * upper.diagonal()
-    return by_lower, by_upper.triu_(1), by_log_s, None, None
+    by_log_s = torch.addcmul(grad_log_det, by_upper.diagonal(), upper.diagonal())
+    by_shift = grad_bias @ weight
+    return by_lower, by_upper.triu_(1), by_log_s, None, None, by_log_scale, by_shift
 
 
-product = fused(_plain_product, _run_product, _product_gradients)
+normalized_lu = fused(_plain_affine, _run_affine, _affine_gradients)
 
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:
