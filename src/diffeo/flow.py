@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor, nn
 
 from diffeo import storage
-from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer, Memory
+from diffeo.bijections.backward import Memory
+from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
-from diffeo.bijections import rebuilding
-from diffeo.bijections.fused import wanted
+from diffeo.bijections.backward import (
+    LINKS,
+    Gradients,
+    Memory,
+    by_autograd,
+    hooked,
+    through,
+    wanted,
+    weights_of,
+)
 
 Context = Float[Tensor, "batch context_features"]
-Memory = Literal["stored", "constant"]
 
 
 class Bijection(nn.Module, ABC):
@@ -31,11 +38,12 @@ class Bijection(nn.Module, ABC):
     initialises from data does so in `forward` in training mode only, and says so in its state.
 
     Attributes:
-        rebuilds: whether a chain of constant memory may rebuild the input of this link from its
-            output. Those that have no weights, or that hold a chain of their own, say no.
+        alone: whether it stays out of the runs of links that a chain makes one node of the graph
+            of gradients (see `backward`): those that hold a chain of their own, and those without
+            weights.
     """
 
-    rebuilds: bool = True
+    alone: bool = False
 
     @abstractmethod
     def forward(
@@ -49,38 +57,40 @@ class Bijection(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
         """Map noise-side y `(batch, *out)` back: `(x, log|det dx/dy|)`."""
 
-    def rebuild(
+    # How gradients go back through a run of links (see `backward`). What follows is right for any
+    # bijection; one that is used much says the same with fewer operations.
+
+    def run(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Any]:
+        """What `forward` returns, without a graph, and what `back` needs: `(y, log_det, kept)`."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y, log_det = self(x, context)
+        return y.detach(), log_det.detach(), (x, (y, log_det), list(weights_of(self)))
+
+    def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
+        """The x that `forward` made y of, and what `run` would have kept: `(x, kept)`."""
+        with torch.no_grad():
+            x = self.inverse(y, context)[0]
+        return x, self.run(x, context)[2]
+
+    def note(self) -> Any:
+        """What `rebuild` has to know of the last `forward` beside y; most need nothing."""
+        return None
+
+    def back(
         self,
-        y: Tensor,
+        kept: Any,
         context: Context | None,
         grad: Tensor,
         grad_log_det: Tensor,
-        asked: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
-        """Rebuild x from y, and go back with the gradients: `(x, gradient of x, those asked for)`.
+        found: Gradients,
+    ) -> Tensor:
+        """The gradient of x, from those of y and of the log-determinant.
 
-        Args:
-            y: what `forward` returned, `(batch, *out)`.
-            context: what it was given.
-            grad: gradient of y.
-            grad_log_det: gradient of the log-determinant `(batch,)`.
-            asked: tensors whose gradients are asked for beside that of x.
+        Those of the weights and of the context go into `found`.
         """
-        with torch.no_grad():
-            x = self.inverse(y, context)[0]
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            outputs = self(x, context)
-        by_x, *others = rebuilding.gradients(outputs, (grad, grad_log_det), (x, *asked))
-        assert by_x is not None
-        return x.detach(), by_x, others
-
-    def note(self) -> Any:
-        """What `rebuild` has to know of the last `forward` beside its output; most know nothing."""
-        return None
-
-    def recall(self, note: Any) -> None:
-        """Go back to what `note` returned, before `rebuild`."""
+        x, outputs, weights = kept
+        return by_autograd(outputs, (grad, grad_log_det), x, found, *weights, context)
 
 
 class Dequantizer(nn.Module, ABC):
@@ -121,12 +131,12 @@ class Chain(Bijection):
         links: the bijections, in the order in which data meets them.
         memory: "stored" keeps all that the backward pass needs, which grows with the number of
             links. "constant" keeps only what comes out, and rebuilds the rest from it, for about a
-            third more time (see `rebuilding.through`).
+            third more time (see `backward.through`).
 
     Indexing and slicing work as for a list: `chain[0]` is a link, `chain[:2]` a shorter chain.
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, *links: Bijection, memory: Memory = "stored") -> None:
         super().__init__()
@@ -137,16 +147,26 @@ class Chain(Bijection):
         self, x: Float[Tensor, "batch *shape"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
         log_det = x.new_zeros(x.shape[0])
-        constant = self.memory == "constant" and wanted()
-        for rebuilds, run in groupby(self.links, lambda link: constant and link.rebuilds):
-            if rebuilds:
-                x, step = rebuilding.through(list(run), x, context)
+        for one_node, links in self._runs():
+            if one_node:
+                x, step = through(links, x, context, self.memory)
                 log_det = log_det + step
                 continue
-            for link in run:
+            for link in links:
                 x, step = link(x, context)
                 log_det = log_det + step
         return x, log_det
+
+    def _runs(self) -> Iterator[tuple[bool, list[Bijection]]]:
+        """Runs of links, and whether each is one node of the graph of gradients."""
+        if not wanted():
+            yield False, list(self.links)  # type: ignore[arg-type]
+            return
+        for alone, group in groupby(self.links, lambda link: link.alone or hooked(link)):
+            links: list[Bijection] = list(group)  # type: ignore[arg-type]
+            size = LINKS if self.memory == "stored" else len(links)
+            for start in range(0, len(links), size):
+                yield not alone, links[start : start + size]
 
     def inverse(
         self, y: Float[Tensor, "batch *out"], context: Context | None = None
@@ -177,7 +197,7 @@ class Inverse(Bijection):
         bijection: f.
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.bijections.fused import fused
-from diffeo.bijections.rebuilding import gradients
+from diffeo.bijections.backward import Gradients, by_autograd
 
 
 class Bend(nn.Module, ABC):
@@ -35,25 +34,26 @@ class Bend(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
         """Straighten y: `(x, log|det dx/dy|)`."""
 
-    def rebuild(
-        self, y: Tensor, parameters: Tensor, grad: Tensor, grad_log_det: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Straighten y, and go back with the gradients: x and the gradients of x and parameters.
+    # How gradients go back (see `backward`); what follows is right for any bend.
 
-        Args:
-            y: what `forward` returned.
-            parameters: what it was given.
-            grad: gradient of y.
-            grad_log_det: gradient of the log-determinant `(batch,)`.
-        """
-        x = self.inverse(y, parameters)[0]
+    def run(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """What `forward` returns, and what `back` needs: `(y, log_det, kept)`."""
         with torch.enable_grad():
-            inputs = x.detach().requires_grad_(), parameters.detach().requires_grad_()
-            outputs = self(*inputs)
-        by_x, by_parameters = gradients(outputs, (grad, grad_log_det), inputs)
-        assert by_x is not None
-        assert by_parameters is not None
-        return x, by_x, by_parameters
+            x, parameters = x.detach().requires_grad_(), parameters.detach().requires_grad_()
+            y, log_det = self(x, parameters)
+        return y.detach(), log_det.detach(), (x, parameters, y, log_det)
+
+    def rebuild(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Any]:
+        """The x that `forward` made y of, and what `run` would have kept: `(x, kept)`."""
+        x = self.inverse(y, parameters)[0]
+        return x, self.run(x, parameters)[2]
+
+    def back(self, kept: Any, grad: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of x and of the parameters, from those of y and of log|det|."""
+        x, parameters, *outputs = kept
+        found = Gradients()
+        by_x = by_autograd(outputs, (grad, grad_log_det), x, found, parameters)
+        return by_x, found[parameters]
 
 
 class Additive(Bend):
@@ -75,6 +75,18 @@ class Additive(Bend):
         self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
         return y - parameters, y.new_zeros(y.shape[0])
+
+    def run(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """See `Bend.run`."""
+        return *self(x, parameters), None
+
+    def rebuild(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Any]:
+        """See `Bend.rebuild`."""
+        return y - parameters, None
+
+    def back(self, kept: Any, grad: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bend.back`."""
+        return grad, grad
 
 
 class Affine(Bend):
@@ -104,78 +116,49 @@ class Affine(Bend):
     def forward(
         self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
-        return scale_and_shift(x, parameters, self.bound)
+        raw, shift = parameters.chunk(2, dim=1)
+        log_scale = self._log_scale(self._gate(raw))
+        return torch.addcmul(shift, x, log_scale.exp()), log_scale.flatten(1).sum(1)
 
     def inverse(
         self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
     ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
         raw, shift = parameters.chunk(2, dim=1)
-        log_scale = _bounded(_gate(raw, self.bound), self.bound)
-        return (y - shift) * (-log_scale).exp(), -_each(log_scale)
+        log_scale = self._log_scale(self._gate(raw))
+        return (y - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 
-    def rebuild(
-        self, y: Tensor, parameters: Tensor, grad: Tensor, grad_log_det: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`Bend.rebuild`, by the formulas."""
+    def _gate(self, raw: Tensor) -> Tensor:
+        """p = sigmoid(2 a / bound): tanh(a / bound) is 2 p - 1, and a sigmoid far cheaper."""
+        return torch.sigmoid(raw * (2 / self.bound))
+
+    def _log_scale(self, gate: Tensor) -> Tensor:
+        return gate * (2 * self.bound) - self.bound
+
+    def run(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """See `Bend.run`."""
         raw, shift = parameters.chunk(2, dim=1)
-        gate = _gate(raw, self.bound)
-        scale = _bounded(gate, self.bound).exp_()
+        gate = self._gate(raw)
+        scale = self._log_scale(gate)
+        log_det = scale.flatten(1).sum(1)
+        scale = scale.exp_()
+        return torch.addcmul(shift, x, scale), log_det, (x, gate, scale)
+
+    def rebuild(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Any]:
+        """See `Bend.rebuild`."""
+        raw, shift = parameters.chunk(2, dim=1)
+        gate = self._gate(raw)
+        scale = self._log_scale(gate).exp_()
         x = (y - shift).div_(scale)
-        return x, *_affine_gradients((x, parameters), (gate, scale), (), grad, grad_log_det)
+        return x, (x, gate, scale)
+
+    def back(self, kept: Any, grad: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bend.back`."""
+        x, gate, scale = kept
+        by_x = grad * scale
+        # s has a part in y and in the log-determinant, and ds/da = 1 - tanh^2 = 4 p (1 - p).
+        by_log_scale = torch.addcmul(grad_log_det.view(-1, *[1] * (x.ndim - 1)), by_x, x)
+        by_raw = torch.ops.aten.sigmoid_backward.default(by_log_scale, gate).mul_(4)
+        return by_x, torch.cat((by_raw, grad), dim=1)
 
     def extra_repr(self) -> str:
         return f"bound={self.bound}"
-
-
-def _gate(raw: Tensor, bound: float) -> Tensor:
-    """p = sigmoid(2 a / bound), by which tanh(a / bound) is 2 p - 1; PyTorch has it much faster."""
-    return torch.sigmoid(raw * (2 / bound))
-
-
-def _bounded(gate: Tensor, bound: float) -> Tensor:
-    """s of p."""
-    return gate * (2 * bound) - bound
-
-
-def _each(log_scale: Tensor) -> Tensor:
-    """Their sum for each row."""
-    return log_scale.flatten(1).sum(1)
-
-
-def _affine(x: Tensor, parameters: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    raw, shift = parameters.chunk(2, dim=1)
-    log_scale = _bounded(_gate(raw, bound), bound)
-    return torch.addcmul(shift, x, log_scale.exp()), _each(log_scale)
-
-
-def _run_affine(
-    x: Tensor, parameters: Tensor, bound: float
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    raw, shift = parameters.chunk(2, dim=1)
-    gate = _gate(raw, bound)
-    log_scale = _bounded(gate, bound)
-    log_det = _each(log_scale)
-    scale = log_scale.exp_()
-    return (torch.addcmul(shift, x, scale), log_det), (gate, scale)
-
-
-def _affine_gradients(
-    inputs: tuple[Any, ...],
-    kept: tuple[Tensor, Tensor],
-    needed: tuple[bool, ...],
-    grad: Tensor,
-    grad_log_det: Tensor,
-) -> tuple[Tensor, Tensor]:
-    x, parameters = inputs[:2]
-    gate, scale = kept
-    by_x = grad * scale
-    # ds/da = 1 - tanh^2 = 4 p (1 - p), and s has a part in y and in the log-determinant.
-    by_log_scale = torch.addcmul(grad_log_det.view(-1, *[1] * (x.ndim - 1)), by_x, x)
-    by_parameters = torch.empty_like(parameters, memory_format=torch.contiguous_format)
-    by_raw, by_shift = by_parameters.chunk(2, dim=1)
-    torch.mul(torch.ops.aten.sigmoid_backward(by_log_scale, gate), 4, out=by_raw)
-    by_shift.copy_(grad)
-    return by_x, by_parameters
-
-
-scale_and_shift = fused(_affine, _run_affine, _affine_gradients)

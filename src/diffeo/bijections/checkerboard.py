@@ -43,6 +43,9 @@ class CompactCheckerboard(nn.Module):
         halves = (kept, bent) if self.keep == "main" else (bent, kept)
         return self.squeeze.inverse(torch.cat(halves, dim=1))[0]
 
+    # It moves elements and changes none.
+    gather = merge
+
     def extra_repr(self) -> str:
         return f"keep={self.keep!r}"
 
@@ -88,6 +91,14 @@ class MaskedCheckerboard(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """Undo `split`."""
         return kept + bent
+
+    def gather(
+        self,
+        kept: Float[Tensor, "batch channels height width"],
+        bent: Float[Tensor, "batch channels height width"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The transpose of `split`: gradients of what was set to zero are lost."""
+        return torch.where(self.mask(kept).bool(), kept, bent)
 
     def extra_repr(self) -> str:
         return f"keep={self.keep!r}"

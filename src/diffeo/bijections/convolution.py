@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeo.bijections.backward import Gradients
 from diffeo.bijections.base import Bijection, Context
-from diffeo.bijections.fused import fused
 from diffeo.bijections.normalization import ActNorm
-from diffeo.bijections.rebuilding import gradients
 
 
 class InvertibleConv1x1(Bijection):
@@ -99,7 +98,9 @@ class InvertibleConv1x1(Bijection):
 
     def triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """L, and U with its diagonal, each `(channels, channels)`."""
-        return _lu(*(t.to(dtype) for t in (self.lower, self.upper, self.log_s, self.sign)))
+        lower, upper, log_s = (part.to(dtype) for part in (self.lower, self.upper, self.log_s))
+        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return lower.tril(-1) + eye, upper.triu(1) + torch.diag(self.sign * log_s.exp())
 
     def _log_det(self) -> Tensor:
         if self.lu:
@@ -179,38 +180,75 @@ class NormalizedConv1x1(Bijection):
         x = _mix(y, inverse / self.norm.factor()[:, None], -self.norm.shift)
         return x, -_per_row(log_det + self.norm.log_factor().sum(), y)
 
-    def rebuild(
-        self,
-        y: Tensor,
-        context: Context | None,
-        grad: Tensor,
-        grad_log_det: Tensor,
-        asked: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
-        """`Bijection.rebuild`, without evaluating the map again."""
-        with torch.enable_grad():
-            affine = self._affine()
-        weight, bias, _ = (part.detach() for part in affine)
-        # The inverse of the very weights that were used, in float64.
-        inverse = torch.linalg.inv(weight.double())
-        x = _mix(y, inverse.to(y.dtype), -(inverse @ bias.double()).to(y.dtype))
-        pixels = grad.flatten(2)
-        by_affine = (
-            torch.bmm(pixels, x.flatten(2).mT).sum(0),
-            pixels.sum((0, 2)),
-            grad_log_det.sum() * pixels.shape[2],
-        )
-        return x, _mix(grad, weight.T), gradients(affine, by_affine, asked)
-
     def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, c and log|det A| of `y = A x + c`."""
-        conv, norm = self.conv, self.norm
-        if self.training and conv.lu:
-            parts = conv.lower, conv.upper, conv.log_s, conv.sign, conv.permutation
-            return normalized_lu(*parts, norm.log_scale, norm.shift)
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
         return weight, weight @ self.norm.shift, log_det + self.norm.log_factor().sum()
+
+    # Backward -----------------------------------------------------------------------------------
+
+    def run(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Any]:
+        """See `Bijection.run`."""
+        if not self._by_hand():
+            return super().run(x, context)
+        self.norm.start_from(x)
+        weight, bias, log_det, parts = self._assemble()
+        return _mix(x, weight, bias), _per_row(log_det, x), (x, weight, *parts)
+
+    def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
+        """See `Bijection.rebuild`."""
+        if not self._by_hand():
+            return super().rebuild(y, context, note)
+        weight, bias, _, parts = self._assemble()
+        # The inverse of the very weights that were used, in float64.
+        inverse = torch.linalg.inv(weight.double())
+        x = _mix(y, inverse.to(y.dtype), -(inverse @ bias.double()).to(y.dtype))
+        return x, (x, weight, *parts)
+
+    def back(
+        self,
+        kept: Any,
+        context: Context | None,
+        grad: Tensor,
+        grad_log_det: Tensor,
+        found: Gradients,
+    ) -> Tensor:
+        """See `Bijection.back`."""
+        if not self._by_hand():
+            return super().back(kept, context, grad, grad_log_det, found)
+        x, weight, lower, upper, factor, learned = kept
+        shift, log_scale, lower_learned, upper_learned, log_s = learned
+        pixels = grad.flatten(2)
+        by_bias = pixels.sum((0, 2))
+        by_log_det = grad_log_det.sum() * pixels.shape[2]
+        by_weight = torch.bmm(pixels, x.flatten(2).mT).sum(0)
+        by_weight = torch.addr(by_weight, by_bias, shift)
+        by_log_factor = (by_weight * weight).sum(0) + by_log_det
+        by_product = torch.empty_like(weight)
+        by_product.index_copy_(0, self.conv.permutation, by_weight * factor)
+        by_upper = lower.T @ by_product
+        found.add(shift, by_bias @ weight)
+        found.add(log_scale, by_log_factor * ActNorm.SPEED)
+        found.add(lower_learned, (by_product @ upper.T).tril_(-1))
+        # The diagonal of U is sign * exp(log_s), its own derivative.
+        found.add(log_s, torch.addcmul(by_log_det, by_upper.diagonal(), upper.diagonal()))
+        found.add(upper_learned, by_upper.triu_(1))
+        return _mix(grad, weight.T)
+
+    def _assemble(self) -> tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]:
+        """A, c and log|det A| of `y = A x + c`, and what they are made of."""
+        conv, norm = self.conv, self.norm
+        lower, upper = conv.triangles()
+        log_factor = norm.log_factor()
+        log_det = conv.log_s.sum() + log_factor.sum()
+        factor = log_factor.exp()
+        weight = (lower @ upper)[conv.permutation] * factor
+        learned = norm.shift, norm.log_scale, conv.lower, conv.upper, conv.log_s
+        return weight, weight @ norm.shift, log_det, (lower, upper, factor, learned)
+
+    def _by_hand(self) -> bool:
+        return self.training and self.conv.lu
 
 
 class SingularError(ValueError):
@@ -258,61 +296,6 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         return torch.bmm(weights, pixels).view_as(x)
     return torch.baddbmm(bias[:, None], weights, pixels).view_as(x)
-
-
-def _lu(lower: Tensor, upper: Tensor, log_s: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """L, and U with its diagonal."""
-    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    return lower.tril(-1) + eye, upper.triu(1) + torch.diag(sign * log_s.exp())
-
-
-def _plain_affine(
-    lower: Tensor,
-    upper: Tensor,
-    log_s: Tensor,
-    sign: Tensor,
-    permutation: Tensor,
-    log_scale: Tensor,
-    shift: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    lower, upper = _lu(lower, upper, log_s, sign)
-    log_factor = ActNorm.SPEED * log_scale
-    weight = (lower @ upper)[permutation] * log_factor.exp()
-    return weight, weight @ shift, log_s.sum() + log_factor.sum()
-
-
-def _run_affine(*inputs: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    lower, upper, log_s, sign, permutation, log_scale, shift = inputs
-    lower, upper = _lu(lower, upper, log_s, sign)
-    log_factor = ActNorm.SPEED * log_scale
-    log_det = log_s.sum() + log_factor.sum()
-    factor = log_factor.exp_()
-    weight = (lower @ upper)[permutation] * factor
-    return (weight, weight @ shift, log_det), (lower, upper, factor, weight)
-
-
-def _affine_gradients(
-    inputs: tuple[Tensor, ...],
-    kept: tuple[Tensor, ...],
-    needed: tuple[bool, ...],
-    grad: Tensor,
-    grad_bias: Tensor,
-    grad_log_det: Tensor,
-) -> tuple[Tensor | None, ...]:
-    _, _, _, _, permutation, _, shift = inputs
-    lower, upper, factor, weight = kept
-    by_weight = torch.addr(grad, grad_bias, shift)
-    by_log_scale = ((by_weight * weight).sum(0) + grad_log_det) * ActNorm.SPEED
-    by_product = torch.empty_like(grad).index_copy_(0, permutation, by_weight * factor)
-    by_lower = (by_product @ upper.T).tril_(-1)
-    by_upper = lower.T @ by_product
-    # The diagonal of U is sign * exp(log_s), its own derivative.
-    by_log_s = torch.addcmul(grad_log_det, by_upper.diagonal(), upper.diagonal())
-    by_shift = grad_bias @ weight
-    return by_lower, by_upper.triu_(1), by_log_s, None, None, by_log_scale, by_shift
-
-
-normalized_lu = fused(_plain_affine, _run_affine, _affine_gradients)
 
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeo.bijections.backward import (
+    Gradients,
+    by_autograd,
+    hooked,
+    precision_of,
+    weights_of,
+)
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.bends import Bend
 from diffeo.bijections.cuts import Cut
-from diffeo.bijections.rebuilding import gradients
 
 
 class Coupling(Bijection):
@@ -26,7 +32,9 @@ class Coupling(Bijection):
         cut: takes x apart and together again.
         bend: how the second part is mapped, given its parameters.
         conditioner: network `(kept, context) -> parameters`, with `bend.parameters_each` of them
-            for each bent element, stacked along axis 1.
+            for each bent element, stacked along axis 1. One whose gradient is written by hand has
+            `run(kept, context, dtype) -> (parameters, what back needs)` and
+            `back(what it needs, context, grad, found) -> gradient of kept`.
 
     Attributes:
         precision: the dtype in which the conditioner computes, such as `torch.bfloat16`; None for
@@ -59,32 +67,61 @@ class Coupling(Bijection):
         bent, log_det = self.bend.inverse(bent, self._parameters_for(kept, context))
         return self.cut.merge(kept, bent), log_det
 
-    def rebuild(
+    # Backward -----------------------------------------------------------------------------------
+
+    def run(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Any]:
+        """See `Bijection.run`."""
+        kept, bent = self.cut.split(x)
+        parameters, steering = self._steer(kept, context)
+        bent, log_det, bending = self.bend.run(bent, parameters)
+        return self.cut.merge(kept, bent), log_det, (steering, bending)
+
+    def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
+        """See `Bijection.rebuild`.
+
+        The kept part that steers is the same on both sides, so what the conditioner says of it
+        serves both to straighten the bent part and to find the gradients.
+        """
+        kept, bent = self.cut.split(y)
+        parameters, steering = self._steer(kept, context)
+        bent, bending = self.bend.rebuild(bent, parameters)
+        return self.cut.merge(kept, bent), (steering, bending)
+
+    def back(
         self,
-        y: Tensor,
+        kept: Any,
         context: Context | None,
         grad: Tensor,
         grad_log_det: Tensor,
-        asked: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
-        """`Bijection.rebuild`, with one evaluation of the conditioner.
-
-        What it says about the bent part serves both to straighten that and to find the gradients,
-        since the kept part that steers it is on both sides the same.
-        """
-        kept, bent = (part.detach() for part in self.cut.split(y))
-        with torch.enable_grad():
-            parameters = self._parameters_for(kept.requires_grad_(), context)
+        found: Gradients,
+    ) -> Tensor:
+        """See `Bijection.back`."""
+        steering, bending = kept
         by_kept, by_bent = self.cut.split(grad)
-        bent, by_bent, by_parameters = self.bend.rebuild(
-            bent, parameters.detach(), by_bent, grad_log_det
-        )
-        steering, *others = gradients((parameters,), (by_parameters,), (kept, *asked))
+        by_bent, by_parameters = self.bend.back(bending, by_bent, grad_log_det)
+        if self._by_hand():
+            steered = self.conditioner.back(steering, context, by_parameters, found)
+        else:
+            leaf, parameters, weights = steering
+            outputs = (parameters,), (by_parameters,)
+            steered = by_autograd(*outputs, leaf, found, *weights, context)
+        return self.cut.gather(by_kept + steered, by_bent)
+
+    def _steer(self, kept: Tensor, context: Context | None) -> tuple[Tensor, Any]:
+        """What the conditioner says, and what its gradient needs."""
+        if self._by_hand():
+            dtype = self.precision or precision_of(kept)
+            return self.conditioner.run(kept, context, dtype)
         with torch.enable_grad():
-            x = self.cut.merge(kept.detach(), bent).requires_grad_()
-            parts = self.cut.split(x)
-        (by_x,) = gradients(parts, (by_kept + steering, by_bent), (x,))
-        return x.detach(), by_x, others
+            leaf = kept.detach().requires_grad_()
+            parameters = self._parameters_for(leaf, context)
+        return parameters.detach(), (leaf, parameters, list(weights_of(self.conditioner)))
+
+    def _by_hand(self) -> bool:
+        """Whether the conditioner has a gradient written by hand."""
+        return hasattr(self.conditioner, "back") and not hooked(self.conditioner)
+
+    # --------------------------------------------------------------------------------------------
 
     def _parameters_for(self, kept: Tensor, context: Context | None) -> Tensor:
         """What the conditioner says about the bent part."""

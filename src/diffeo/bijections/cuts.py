@@ -20,6 +20,10 @@ class Cut(Protocol):
         """Undo `split`."""
         ...
 
+    def gather(self, kept: Tensor, bent: Tensor) -> Tensor:
+        """The transpose of `split`, by which gradients go back."""
+        ...
+
 
 class FeatureCut:
     """Cut axis 1 into two contiguous halves.
@@ -60,6 +64,9 @@ class FeatureCut:
     ) -> Float[Tensor, "batch features *rest"]:
         """Undo `split`: x `(batch, D, *rest)`."""
         return torch.cat((kept, bent) if self.keep == "first" else (bent, kept), dim=1)
+
+    # It moves elements and changes none.
+    gather = merge
 
     def __repr__(self) -> str:
         return f"FeatureCut(features={self.kept + self.bent}, keep={self.keep!r})"

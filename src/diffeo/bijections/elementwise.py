@@ -24,7 +24,7 @@ class Standardize(Bijection):
         ValueError: if that batch has fewer than two rows, or a feature without spread.
     """
 
-    rebuilds = False
+    alone = True
 
     mean: Tensor
     std: Tensor

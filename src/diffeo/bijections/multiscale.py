@@ -24,7 +24,7 @@ class FactorOut(Bijection):
     (Dinh et al. 2017, section 3.6)
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, shape: tuple[int, int, int], inner: Bijection) -> None:
         super().__init__()

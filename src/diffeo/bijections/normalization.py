@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeo.bijections.backward import rebuilding
 from diffeo.bijections.base import Bijection, Context
-from diffeo.bijections.rebuilding import rebuilding
 
 
 class BatchNorm(Bijection):
@@ -103,11 +105,13 @@ class BatchNorm(Bijection):
         """The statistics of the last batch."""
         return self.last_mean.clone(), self.last_var.clone()
 
-    def recall(self, note: tuple[Tensor, Tensor]) -> None:
-        """Let `inverse` undo that batch again."""
-        mean, var = note
-        self.last_mean.copy_(mean)
-        self.last_var.copy_(var)
+    def rebuild(
+        self, y: Tensor, context: Context | None, note: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Any]:
+        """See `Bijection.rebuild`."""
+        self.last_mean.copy_(note[0])
+        self.last_var.copy_(note[1])
+        return super().rebuild(y, context, note)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor) -> None:

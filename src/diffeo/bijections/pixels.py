@@ -83,7 +83,7 @@ class Logit(Bijection):
     (Dinh et al. 2017, section 4.1)
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, scale: float, margin: float = 0.05) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Center(Bijection):
     (Kingma & Dhariwal 2018, in their code)
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, scale: float) -> None:
         super().__init__()

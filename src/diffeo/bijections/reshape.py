@@ -26,7 +26,7 @@ class Squeeze(Bijection):
     (Dinh et al. 2017, section 3.6)
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, ordered: bool = False) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Flatten(Bijection):
         shape: that of an event.
     """
 
-    rebuilds = False
+    alone = True
 
     def __init__(self, *shape: int) -> None:
         super().__init__()

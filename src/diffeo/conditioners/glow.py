@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeo.bijections.backward import Gradients, precision_of
 from diffeo.bijections.base import Context
-from diffeo.bijections.fused import fused
 from diffeo.bijections.normalization import ActNorm
 from diffeo.conditioners.resnet import laid_over
 
 WEIGHT_STD = 0.05
+Layer = tuple[nn.Parameter, nn.Parameter, nn.Parameter]  # weight, log-scale, bias
+Kept = tuple[Tensor, Tensor, Tensor, Layer]  # input, scaled weight, factor
 _IN_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
 )
@@ -81,26 +81,81 @@ class GlowNet(nn.Module):
         self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
         """The parameters `(batch, outputs, H, W)` for kept channels x `(batch, inputs, H, W)`."""
+        h = self._enter(x, context)
+        dtype = precision_of(x)
+        for weight, log_scale, bias in self._layers():
+            relu = weight is not self.last.weight
+            h = _scaled(h, weight, log_scale, bias, dtype, relu)
+        return _as_stream(h, x)
+
+    def _enter(self, x: Tensor, context: Context | None) -> Tensor:
+        """[x, 1, context]."""
         inside = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
         h = torch.cat((x, inside, *laid_over(context, x)), dim=1)
-        dtype = precision_of(x)
-        self._start(h, dtype)
+        if self.first_norm.awaits_data() or self.second_norm.awaits_data():
+            self._start(h)
+        return h
+
+    def _layers(self) -> list[Layer]:
+        """Weight, log-scale and bias of each convolution."""
         first, second, last = self.first_norm, self.second_norm, self.last
-        return three_convolutions(
-            h,
-            *(self.first, first.log_scale, first.shift),
-            *(self.second, second.log_scale, second.shift),
-            *(last.weight, last.log_scale, last.bias),
-            dtype,
-        )
+        return [
+            (self.first, first.log_scale, first.shift),
+            (self.second, second.log_scale, second.shift),
+            (last.weight, last.log_scale, last.bias),
+        ]
 
     @torch.no_grad()
-    def _start(self, h: Tensor, dtype: torch.dtype) -> None:
+    def _start(self, h: Tensor) -> None:
         """Let the actnorms see their first batch."""
-        if self.first_norm.awaits_data() or self.second_norm.awaits_data():
-            for weight, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
-                norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))
-                h = _scaled(h, weight, norm.log_scale, norm.shift, dtype, relu=True)
+        dtype = precision_of(h)
+        for weight, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
+            norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))
+            h = _scaled(h, weight, norm.log_scale, norm.shift, dtype, relu=True)
+
+    # Backward -----------------------------------------------------------------------------------
+
+    def run(
+        self, x: Tensor, context: Context | None, dtype: torch.dtype
+    ) -> tuple[Tensor, list[Kept]]:
+        """What `forward` returns, without a graph, and what `back` needs (see `Coupling`)."""
+        h = self._enter(x, context).to(dtype, memory_format=torch.channels_last)
+        kept = []
+        for weight, log_scale, bias in self._layers():
+            factor = _factor(log_scale)
+            scaled = (weight * factor[:, None, None, None]).to(dtype)
+            kept.append((h, scaled, factor, (weight, log_scale, bias)))
+            h = _convolve(h, scaled, (factor * bias).to(dtype), relu=len(kept) < 3)
+        return _as_stream(h, x), kept
+
+    def back(
+        self,
+        kept: list[Kept],
+        context: Context | None,
+        grad: Tensor,
+        found: Gradients,
+    ) -> Tensor:
+        """The gradient of x; those of the weights and of the context go into `found`."""
+        by_h = grad.to(kept[0][0].dtype, memory_format=torch.channels_last)
+        after: Tensor | None = None
+        for h, scaled, factor, (weight, log_scale, bias) in reversed(kept):
+            if after is not None:
+                # ReLU's; in place, since nothing else holds it.
+                torch.ops.aten.threshold_backward.grad_input(by_h, after, 0, grad_input=by_h)
+            few = after is None and _products_pay(h)
+            by_h, by_scaled, by_offset = (_back_of_few if few else _back)(by_h, h, scaled)
+            by_scaled, by_offset = by_scaled.to(weight.dtype), by_offset.to(bias.dtype)
+            by_factor = torch.linalg.vecdot(by_scaled.flatten(1), weight.flatten(1))
+            by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
+            found.add(weight, by_scaled * factor[:, None, None, None])
+            found.add(log_scale, by_log_scale)
+            found.add(bias, by_offset * factor)
+            after = h
+        by_h = _as_stream(by_h, grad)
+        width = by_h.shape[1] - (0 if context is None else context.shape[1])
+        if context is not None:
+            found.add(context, by_h[:, width:].sum((2, 3)))
+        return by_h[:, : width - 1]
 
 
 def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
@@ -109,13 +164,6 @@ def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
     The inputs are last, as convolutions read them fastest.
     """
     return nn.Parameter(torch.randn(outputs, size, size, inputs) * std)
-
-
-def precision_of(x: Tensor) -> torch.dtype:
-    """The dtype in which a network computes on x: that of autocast, where it is on."""
-    kind = x.device.type
-    lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if lower else x.dtype
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -159,33 +207,9 @@ def _scaled(
     return _convolve(x.to(dtype), weight, (factor * bias).to(dtype), relu)
 
 
-def _three(h: Tensor, *layers: Any) -> Tensor:
-    *tensors, dtype = layers
-    first, second, last = zip(*[iter(tensors)] * 3, strict=True)
-    result = _scaled(h, *first, dtype, relu=True)
-    result = _scaled(result, *second, dtype, relu=True)
-    return _as_stream(_scaled(result, *last, dtype), h)
-
-
-def _run_three(h: Tensor, *layers: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    *tensors, dtype = layers
-    x = h.to(dtype, memory_format=torch.channels_last)
-    inputs, weights, factors = [], [], []
-    for weight, log_scale, bias in zip(*[iter(tensors)] * 3, strict=True):
-        factor = _factor(log_scale)
-        scaled = (weight * factor[:, None, None, None]).to(dtype)
-        inputs.append(x)
-        weights.append(scaled)
-        factors.append(factor)
-        x = _convolve(x, scaled, (factor * bias).to(dtype), relu=len(inputs) < 3)
-    return _as_stream(x, h), (*inputs, *weights, *factors)
-
-
-def _back(
-    grad: Tensor, x: Tensor, weight: Tensor, by_x: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
+def _back(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a convolution, of its input, weight and bias."""
-    found, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
+    by_x, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
         grad,
         x,
         weight.permute(0, 3, 1, 2),
@@ -196,9 +220,9 @@ def _back(
         False,
         [0, 0],
         1,
-        [by_x, True, True],
+        [True, True, True],
     )
-    return found, by_weight.permute(0, 2, 3, 1), by_bias
+    return by_x, by_weight.permute(0, 2, 3, 1), by_bias
 
 
 def _products_pay(x: Tensor) -> bool:
@@ -206,9 +230,7 @@ def _products_pay(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.numel() >= 2**18
 
 
-def _back_of_few(
-    grad: Tensor, x: Tensor, weight: Tensor, by_x: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
+def _back_of_few(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`_back` of a 3x3 convolution with few outputs, as two products of matrices.
 
     Beside each pixel of x stand the gradients of the nine pixels that it went into.
@@ -220,33 +242,7 @@ def _back_of_few(
     nine = padded.as_strided((n, h, w, 3, 3, o), (a, b, c, b, c, d)).reshape(-1, 9 * o)
     # Its pixel (r, s) met weight (2 - r, 2 - s).
     turned = weight.flip(1, 2).permute(1, 2, 0, 3).reshape(9 * o, i)
-    found = (nine @ turned).view(n, h, w, i).permute(0, 3, 1, 2)
+    by_x = (nine @ turned).view(n, h, w, i).permute(0, 3, 1, 2)
     by_turned = nine.T @ x.permute(0, 2, 3, 1).reshape(-1, i)
     by_weight = by_turned.view(3, 3, o, i).flip(0, 1).permute(2, 0, 1, 3)
-    return found, by_weight.contiguous(), grad.sum((0, 2, 3))
-
-
-def _three_gradients(
-    inputs: tuple[Any, ...], kept: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    h, *tensors, dtype = inputs
-    grad = grad.to(dtype, memory_format=torch.channels_last)
-    found: list[Tensor | None] = []
-    for i in (2, 1, 0):
-        x, scaled, factor = kept[i::3]
-        weight, _, bias = tensors[3 * i : 3 * i + 3]
-        back = _back_of_few if i == 2 and _products_pay(x) else _back
-        by_x, by_scaled, by_offset = back(grad, x, scaled, i > 0 or needed[0])
-        by_scaled = by_scaled.to(weight.dtype)
-        by_offset = by_offset.to(bias.dtype)
-        by_factor = torch.linalg.vecdot(by_scaled.flatten(1), weight.flatten(1))
-        by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
-        by_weight = by_scaled * factor[:, None, None, None]
-        found = [by_weight, by_log_scale, by_offset * factor, *found]
-        if i > 0:
-            # In place, since nothing else holds it.
-            grad = torch.ops.aten.threshold_backward.grad_input(by_x, x, 0, grad_input=by_x)
-    return _as_stream(by_x, h) if needed[0] else None, *found
-
-
-three_convolutions = fused(_three, _run_three, _three_gradients)
+    return by_x, by_weight.contiguous(), grad.sum((0, 2, 3))

@@ -1,0 +1,219 @@
+"""A run of links as one node of the graph of gradients, with memory constant in depth if asked.
+
+A flow is made of many small operations, and to autograd each is a call, a node, and tensors to
+keep. Here a run of links is one node: each link computes without a graph and hands over what its
+gradient needs, or, with constant memory, rebuilds that from its output.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffeo.bijections.base import Bijection
+
+Memory = Literal["stored", "constant"]
+# So many links are a node: more would make distributed training wait longer for gradients to share.
+LINKS = 16
+
+
+class Gradients(dict[Tensor, Tensor]):
+    """The gradient of each tensor that needs one, as far as it has been found."""
+
+    def add(self, tensor: Tensor, gradient: Tensor | None) -> None:
+        """Note a part of the gradient of a tensor."""
+        if gradient is not None and tensor.requires_grad:
+            self[tensor] = self[tensor] + gradient if tensor in self else gradient
+
+
+def wanted() -> bool:
+    """Whether gradients are asked for, and none of `torch.func` and `torch.compile` looks on."""
+    return (
+        torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to know when a module is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its parameters that learn; as `parameters()`, which takes five times as long."""
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.requires_grad:
+            yield parameter
+    for part in module._modules.values():
+        if part is not None:
+            yield from weights_of(part)
+
+
+def through(
+    links: Sequence[Bijection], x: Tensor, context: Tensor | None, memory: Memory
+) -> tuple[Tensor, Tensor]:
+    """One link after another: `(y, log_det)`.
+
+    With memory "stored" each link keeps what its gradient needs. With "constant" only y is kept:
+    the backward pass goes from it backwards, and each link rebuilds its input from its output. That
+    costs another evaluation of each link, as checkpoints would, and gradients are those of "stored"
+    to about the precision of the dtype, as the inverses' rounding errors allow; gradients of
+    gradients it has none. (Gomez et al. 2017)
+    """
+    weights = tuple(dict.fromkeys(weight for link in links for weight in weights_of(link)))
+    y, log_det = _Run.apply(links, memory, x, context, *weights)
+    return y, log_det
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        links: Sequence[Bijection],
+        memory: Memory,
+        x: Tensor,
+        context: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.links, ctx.constant = links, memory == "constant"
+        ctx.autocast = _autocast(x)
+        ctx.kept = []
+        leaf = context
+        if context is not None and context.requires_grad:
+            leaf = context.detach().requires_grad_()
+        ctx.context = leaf
+        start, log_det = x, x.new_zeros(x.shape[0])
+        for link in links:
+            if ctx.constant:
+                x, step = link(x, leaf)
+                kept = link.note()
+            else:
+                x, step, kept = link.run(x, leaf)
+            log_det = log_det + step
+            ctx.kept.append(kept)
+        # Only now, since links may have started from these data.
+        ctx.versions = [weight._version for weight in weights]
+        ctx.save_for_backward(x if ctx.constant else start, context, *weights)
+        return x, log_det
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> Any:
+        stream, context, *weights = ctx.saved_tensors
+        again = ctx.constant or torch.is_grad_enabled()
+        if ctx.versions != [weight._version for weight in weights] or (
+            again and not _are_those_of(ctx.links, weights)
+        ):
+            raise RuntimeError(
+                "weights were changed between the forward and the backward pass: call backward "
+                "before the step of the optimizer."
+            )
+        if torch.is_grad_enabled():
+            return None, None, *_with_graph(ctx, stream, context, weights, grad, grad_log_det)
+        found = Gradients()
+        kind, dtype, enabled = ctx.autocast
+        with _again(), torch.autocast(kind, dtype, enabled=enabled):
+            for link, kept in zip(reversed(ctx.links), reversed(ctx.kept), strict=True):
+                if ctx.constant:
+                    stream, kept = link.rebuild(stream, ctx.context, kept)
+                grad = link.back(kept, ctx.context, grad, grad_log_det, found)
+        by_context = None if ctx.context is None else found.get(ctx.context)
+        return None, None, grad, by_context, *[found.get(weight) for weight in weights]
+
+
+def _are_those_of(links: Sequence[Bijection], weights: Sequence[Tensor]) -> bool:
+    """Whether the links still have these weights: `torch.func.functional_call` lends others."""
+    held = dict.fromkeys(weight for link in links for weight in weights_of(link))
+    return len(held) == len(weights) and all(weight in held for weight in weights)
+
+
+def _with_graph(
+    ctx: Any,
+    x: Tensor,
+    context: Tensor | None,
+    weights: list[Tensor],
+    grad: Tensor,
+    grad_log_det: Tensor,
+) -> list[Tensor | None]:
+    """The gradients, with a graph for gradients of their own: by autograd, link after link."""
+    if ctx.constant:
+        raise RuntimeError(
+            "a chain with constant memory has no gradients of gradients: take memory='stored'."
+        )
+    log_det = x.new_zeros(x.shape[0])
+    y = x
+    for link in ctx.links:
+        y, step = link(y, context)
+        log_det = log_det + step
+    inputs = [x, context, *weights]
+    asked = [i for i, value in enumerate(inputs) if ctx.needs_input_grad[2 + i]]
+    found = torch.autograd.grad(
+        (y, log_det),
+        [inputs[i] for i in asked],  # type: ignore[arg-type]
+        (grad, grad_log_det),
+        create_graph=True,
+        allow_unused=True,
+    )
+    by_input = dict(zip(asked, found, strict=True))
+    return [by_input.get(i) for i in range(len(inputs))]
+
+
+def by_autograd(
+    outputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    x: Tensor,
+    found: Gradients,
+    *others: Tensor | None,
+) -> Tensor:
+    """The gradient of x, and of others into `found`, of outputs that have a graph of their own."""
+    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
+    asked = [tensor for tensor in others if tensor is not None and tensor.requires_grad]
+    ours, theirs = zip(*pairs, strict=True)
+    # The graph stays for whoever goes back twice, and is freed with the node that holds it.
+    by_x, *rest = torch.autograd.grad(
+        ours, (x, *asked), theirs, retain_graph=True, allow_unused=True
+    )
+    for tensor, gradient in zip(asked, rest, strict=True):
+        found.add(tensor, gradient)
+    return torch.zeros_like(x) if by_x is None else by_x
+
+
+def precision_of(x: Tensor) -> torch.dtype:
+    """The dtype in which a network computes on x: that of autocast, where it is on."""
+    kind = x.device.type
+    lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if lower else x.dtype
+
+
+def _autocast(x: Tensor) -> tuple[str, torch.dtype | None, bool]:
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return "cpu", None, False
+    return kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+
+class _State(threading.local):
+    rebuilding = False
+
+
+_state = _State()
+
+
+def rebuilding() -> bool:
+    """Whether a backward pass evaluates a link again, which must leave no trace in it."""
+    return _state.rebuilding
+
+
+@contextmanager
+def _again() -> Iterator[None]:
+    _state.rebuilding = True
+    try:
+        yield
+    finally:
+        _state.rebuilding = False
