@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.flow import Flow
+from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.module import FlowModule, OptimizerOptions
 
@@ -44,8 +45,6 @@ class TrainerOptions:
             quarter of them all, and at most 100.
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
         temperature: That of the samples in the pictures.
-        precision: "bf16" lets the networks compute in bfloat16 while training; the flow around them
-            stays in float32.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
         devices: How many devices.
         num_nodes: How many machines.
@@ -57,7 +56,6 @@ class TrainerOptions:
     patience: int | None = None
     figure_every: int | None = None
     temperature: float = 1.0
-    precision: Literal["float32", "bf16"] = "float32"
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -73,6 +71,7 @@ def fit(
     seed: int,
     optimizer: OptimizerOptions,
     options: TrainerOptions,
+    precision: Precision = "auto",
     draw: callbacks.Draw | None = None,
     augment: Augment | None = None,
     resume: bool = False,
@@ -88,6 +87,7 @@ def fit(
         seed: of all random numbers of training.
         optimizer: how the weights are learned.
         options: how long, and where.
+        precision: of the networks while they learn (see `diffeo.precision`).
         draw: writes pictures of a flow under a name and returns the path of each kind.
         augment: changes training batches at random.
         resume: go on from `checkpoints/last.ckpt` where there is one.
@@ -104,7 +104,6 @@ def fit(
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
     flow.initialize(*train.take(torch.arange(first)))
-    flow.set_precision(torch.bfloat16 if options.precision == "bf16" else None)
     batch_size = options.batch_size or (PICTURES_BATCH if pixels else TABLE_BATCH)
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
@@ -142,6 +141,7 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
+        flow.set_precision(training_dtype(precision, flow, trainer.strategy.root_device))
         rank, world = trainer.global_rank, trainer.world_size
         shard: dict[str, Any] = {"rank": rank, "world": world}
         # As many as fill a batch of every process alike, since statistics are taken over all.
