@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -52,6 +53,5 @@ def has_bfloat16(device: torch.device | str) -> bool:
     if kind != "cpu":
         return False
     # The first torch that is supported does not tell yet.
-    tell = getattr(torch.cpu, "get_capabilities", dict)
-    known = tell()
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

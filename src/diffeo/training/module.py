@@ -104,6 +104,13 @@ class FlowModule(pl.LightningModule):
         dequantizes = self.flow.dequantizer is not None
         self.noise = Generator(self.device) if dequantizes else None
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        # Lightning's own searches its way through whatever a batch may be.
+        x, context = batch
+        return x.to(device), None if context is None else context.to(device)
+
     # Steps --------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
@@ -113,7 +120,7 @@ class FlowModule(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
         loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
-        self.train_sum += loss.detach()
+        self.train_sum.add_(loss.detach())
         self._learn(loss)
         return loss
 
