@@ -117,7 +117,10 @@ class FlowModule(pl.LightningModule):
         torch.manual_seed(mix(self.seed, self.current_epoch, self.global_rank))
         self.train_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, dataloader_iter: Iterator[tuple[Batch, int, int]]) -> Tensor:
+        # By this name Lightning hands over the iterator, and spares a search through the batch.
+        batch, index, _ = next(dataloader_iter)
+        batch = self.transfer_batch_to_device(batch, self.device, 0)
         self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
         loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
         self.train_sum.add_(loss.detach())
