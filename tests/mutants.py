@@ -319,6 +319,18 @@ MUTANTS = [
         ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
+        "precision.py",
+        "and flow.takes_pixels and",
+        "and",
+        ("tests/test_precision.py", "-k", "auto_trains"),
+    ),
+    Mutant(
+        "precision.py",
+        'if precision == "bf16" else',
+        'if precision != "float32" else',
+        ("tests/test_precision.py", "-k", "unless"),
+    ),
+    Mutant(
         "training/module.py",
         "before = self.global_rank * rows * self.flow.dims",
         "before = 0",

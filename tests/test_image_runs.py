@@ -107,7 +107,7 @@ def test_l2_presses_on_magnitudes_and_not_on_directions():
     flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
     module = FlowModule(flow, OptimizerOptions(l2=0.1))
     module.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})
-    held, free = module.configure_optimizers()["optimizer"].param_groups
+    held, free = module.configure_optimizers().param_groups
     assert (held["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     held = {id(p) for p in held["params"]}
     for name, p in flow.named_parameters():
@@ -120,10 +120,11 @@ def test_networks_in_bfloat16_train_and_the_saved_model_is_float32(tmp_path):
         lambda shape: diffeo.ImageRealNVP(shape, hidden_channels=8, blocks=1),
         DataOptions("digits", rows=200),
         tmp_path / "run",
-        trainer=TrainerOptions(max_epochs=1, batch_size=50, precision="bf16"),
+        precision="bf16",
+        trainer=TrainerOptions(max_epochs=1, batch_size=50),
         console=Console(quiet=True),
     )
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["precision"] == "bf16"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["precision"] == "bf16"
     flow = diffeo.Flow.from_pretrained(folder / "model")
     assert {p.dtype for p in flow.parameters()} == {torch.float32}
     couplings = [module for module in flow.modules() if isinstance(module, Coupling)]

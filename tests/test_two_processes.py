@@ -38,6 +38,7 @@ train(
     DataOptions("digits", rows=200),
     folder,
     optimizer=OptimizerOptions(warmup=0.0, schedule="constant", lr=1e-3),
+    precision="float32",
     trainer=TrainerOptions(
         max_epochs=3,
         batch_size=32 // devices,

@@ -30,6 +30,7 @@ def _train(options: Namespace, console: Console) -> None:
         options.data,
         options.resume or options.out,
         seed=options.seed,
+        precision=options.precision,
         optimizer=options.optimizer,
         trainer=options.trainer,
         resume=options.resume is not None,

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from diffeo.data import Images, ImageSplit
+from diffeo.precision import Precision, networks_dtype
 from diffeo.run import Run
 
 
@@ -22,9 +23,22 @@ def run_options(parser: ArgumentParser) -> None:
     )
 
 
+def precision_option(parser: ArgumentParser, auto: str) -> None:
+    """In which precision the networks compute."""
+    parser.add_argument(
+        "--precision",
+        type=Precision,
+        default="auto",
+        help="Let the networks compute in float32, or in bf16 (bfloat16); the flow around them "
+        f"stays in float32. auto is {auto}.",
+    )
+
+
 def open_run(options: Namespace) -> Run:
-    """The run that the command names."""
-    return Run(options.run, trust=options.trust)
+    """The run that the command names, its networks in the precision that it asks for, if any."""
+    run = Run(options.run, trust=options.trust)
+    run.flow.set_precision(networks_dtype(options.get("precision", "float32")))
+    return run
 
 
 def open_pictures(options: Namespace) -> Run:

@@ -122,14 +122,17 @@ def moons_log_density(x: Floats, noise: float = 0.05) -> Floats:
     centres = np.concatenate([arc, [1.0, 0.5] - arc])
     # Half the weight for each arc; Legendre's weights on [-1, 1] sum to 2, the law's on it to 1.
     log_weights = np.log(np.tile(weights / 4, 2)) - np.log(2 * np.pi * noise**2)
-    rows_at_once = max(1, 2**21 // len(centres))
-    result = np.empty(len(x))
+    # -|x - c|^2 / (2 noise^2) is linear in (x, 1) but for |x|^2, which is the same for all nodes.
+    linear = np.vstack([centres.T, noise**2 * log_weights - 0.5 * (centres**2).sum(axis=1)])
+    linear /= noise**2
+    points = np.column_stack([x, np.ones(len(x))])
+    result = -0.5 * (x**2).sum(axis=1) / noise**2
+    # In parts that stay in the processor's cache: to fetch them costs more than to compute them.
+    rows_at_once = max(1, 2**15 // len(centres))
     for start in range(0, len(x), rows_at_once):
-        points = x[start : start + rows_at_once]
-        squared = sum((points[:, None, i] - centres[:, i]) ** 2 for i in range(2))
-        exponents = log_weights - squared / (2 * noise**2)
+        part = slice(start, start + rows_at_once)
+        exponents = points[part] @ linear
         top = exponents.max(axis=1)
-        result[start : start + rows_at_once] = top + np.log(
-            np.exp(exponents - top[:, None]).sum(axis=1)
-        )
+        exponents -= top[:, None]
+        result[part] += top + np.log(np.exp(exponents, out=exponents).sum(axis=1))
     return result

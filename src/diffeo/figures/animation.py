@@ -48,9 +48,9 @@ def animate(
         size = WIDTH, round(height * WIDTH / width)
         pictures = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
     # One palette from all the frames: with one for each, still parts would flicker. Eight of them
-    # at half their size, the last among them, show what colours there are.
+    # at a quarter of their size, the last among them, show what colours there are.
     step = -(-len(pictures) // 8)
-    strip = np.concatenate([np.asarray(picture)[::2, ::2] for picture in pictures[::-step]])
+    strip = np.concatenate([np.asarray(picture)[::4, ::4] for picture in pictures[::-step]])
     palette = Image.fromarray(strip).quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=2)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     with beside(Path(out)) as partial:

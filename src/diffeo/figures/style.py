@@ -148,4 +148,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     A reader never meets half a picture: the file is written beside and then put in place.
     """
     with beside(Path(path)) as partial:
-        figure.savefig(partial, format=partial.suffix[1:] or "png")
+        kind = partial.suffix[1:] or "png"
+        # A file larger by a tenth, in half the time, which is a good part of that of drawing.
+        lightly: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
+        figure.savefig(partial, format=kind, **lightly)

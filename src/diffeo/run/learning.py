@@ -23,6 +23,7 @@ from diffeo.evaluation import evaluate
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
+from diffeo.precision import Precision, networks_dtype
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.storage import public_name
@@ -40,6 +41,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
+    precision: Precision = "auto",
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
     resume: bool = False,
@@ -54,6 +56,8 @@ def train(
         data: what to learn; moons by default, or digits for a model of pictures.
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
+        precision: of the networks while they learn: "bf16" for bfloat16, "float32", or "auto" (see
+            `diffeo.precision`); what is validated and saved is float32.
         optimizer: how the weights are learned.
         trainer: how long, and on which machines.
         resume: go on from the last checkpoint in `out`, or start anew where there is none.
@@ -63,8 +67,10 @@ def train(
         The run folder.
 
     Raises:
-        ValueError: if the data, the model or the folder cannot be used; nothing is written then.
+        ValueError: if the data, the model, the folder or the precision cannot be used; nothing is
+            written then.
     """
+    networks_dtype(precision)
     options = data or DataOptions()
     if not options.source:
         options = dataclasses.replace(options, source=default_source(model))
@@ -82,6 +88,7 @@ def train(
         "model": {"class_path": public_name(type(flow)), "init_args": _chosen(flow, loaded)},
         "data": dataclasses.asdict(options),
         "seed": seed,
+        "precision": precision,
         "optimizer": dataclasses.asdict(optimizer),
         "trainer": dataclasses.asdict(trainer),
     }
@@ -97,6 +104,7 @@ def train(
         seed=seed,
         optimizer=optimizer,
         options=trainer,
+        precision=precision,
         draw=painter(loaded, folder / "figures", trainer.temperature),
         augment=_augmentation(options),
         resume=resume,

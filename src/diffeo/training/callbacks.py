@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -137,13 +138,19 @@ class Pictures(pl.Callback):
             flow = copy.deepcopy(flow).cpu()
         paths = self.draw(flow, f"epoch-{epoch:05d}")
         if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
-            import numpy as np
-            from PIL import Image
+            _show(paths, trainer.logger.experiment, trainer.global_step)
 
-            board = trainer.logger.experiment
-            for kind, path in paths.items():
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-                board.add_image(kind, pixels, trainer.global_step, dataformats="HWC")
+
+def _show(paths: dict[str, Path], board: Any, step: int) -> None:
+    """Hand pictures on to TensorBoard as they are: `add_image` would encode them once more."""
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+    for kind, path in paths.items():
+        with Image.open(path) as picture:
+            (width, height), channels = picture.size, len(picture.getbands())
+        image = Summary.Image(width=width, height=height, colorspace=channels)
+        image.encoded_image_string = path.read_bytes()
+        board.file_writer.add_summary(Summary(value=[Summary.Value(tag=kind, image=image)]), step)
 
 
 class ProgressLine(pl.Callback):

@@ -12,16 +12,18 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
 from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.flow import Flow
+from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.module import FlowModule, OptimizerOptions
 
@@ -44,8 +46,6 @@ class TrainerOptions:
             quarter of them all, and at most 100.
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
         temperature: That of the samples in the pictures.
-        precision: "bf16" lets the networks compute in bfloat16 while training; the flow around them
-            stays in float32.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
         devices: How many devices.
         num_nodes: How many machines.
@@ -57,7 +57,6 @@ class TrainerOptions:
     patience: int | None = None
     figure_every: int | None = None
     temperature: float = 1.0
-    precision: Literal["float32", "bf16"] = "float32"
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -73,6 +72,7 @@ def fit(
     seed: int,
     optimizer: OptimizerOptions,
     options: TrainerOptions,
+    precision: Precision = "auto",
     draw: callbacks.Draw | None = None,
     augment: Augment | None = None,
     resume: bool = False,
@@ -88,6 +88,7 @@ def fit(
         seed: of all random numbers of training.
         optimizer: how the weights are learned.
         options: how long, and where.
+        precision: of the networks while they learn (see `diffeo.precision`).
         draw: writes pictures of a flow under a name and returns the path of each kind.
         augment: changes training batches at random.
         resume: go on from `checkpoints/last.ckpt` where there is one.
@@ -104,7 +105,6 @@ def fit(
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
     flow.initialize(*train.take(torch.arange(first)))
-    flow.set_precision(torch.bfloat16 if options.precision == "bf16" else None)
     batch_size = options.batch_size or (PICTURES_BATCH if pixels else TABLE_BATCH)
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
@@ -141,7 +141,11 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            # What is logged, is at the end of an epoch; else the logger is flushed each 50 steps.
+            log_every_n_steps=steps,
+            profiler=Untimed(),
         )
+        flow.set_precision(training_dtype(precision, flow, trainer.strategy.root_device))
         rank, world = trainer.global_rank, trainer.world_size
         shard: dict[str, Any] = {"rank": rank, "world": world}
         # As many as fill a batch of every process alike, since statistics are taken over all.
@@ -183,6 +187,18 @@ def limit_threads() -> None:
     for pool in pools.lib_controllers:
         if pool.num_threads is not None and pool.num_threads > cores:
             pool.set_num_threads(cores)
+
+
+class Untimed(PassThroughProfiler):
+    """Times none of Lightning's actions, for less than the profiler that it has for that.
+
+    It opens a context some seventy times a step, and here always the same one.
+    """
+
+    context = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> contextlib.AbstractContextManager[Any]:  # type: ignore[override]
+        return self.context
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Adam
 
 from diffeo.data.batches import mix
 from diffeo.flow import Flow
@@ -82,6 +82,8 @@ class FlowModule(pl.LightningModule):
         calibration: Iterable[Batch] = (),
     ) -> None:
         super().__init__()
+        # The step is written out below: Lightning's own calls every callback three times more.
+        self.automatic_optimization = False
         self.flow = flow
         self.options = options
         self.seed = seed
@@ -102,18 +104,59 @@ class FlowModule(pl.LightningModule):
         dequantizes = self.flow.dequantizer is not None
         self.noise = Generator(self.device) if dequantizes else None
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        # Lightning's own searches its way through whatever a batch may be.
+        x, context = batch
+        return x.to(device), None if context is None else context.to(device)
+
     # Steps --------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(mix(self.seed, self.current_epoch, self.global_rank))
-        self.train_sum, self.train_batches = torch.zeros((), device=self.device), 0
+        self.train_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, dataloader_iter: Iterator[tuple[Batch, int, int]]) -> Tensor:
+        # By this name Lightning hands over the iterator, and spares a search through the batch.
+        batch, index, _ = next(dataloader_iter)
+        batch = self.transfer_batch_to_device(batch, self.device, 0)
         self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
         loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
-        self.train_sum += loss.detach()
-        self.train_batches += 1
+        self.train_sum.add_(loss.detach())
+        self._learn(loss)
         return loss
+
+    def _learn(self, loss: Tensor) -> None:
+        """Move the weights down the gradient of the loss, and their running average after them."""
+        optimizer, step = self.optimizers(), self.global_step
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self._clip()
+        lr = self.lr * self._lr_factor(step / self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        # The first weights are soon forgotten, whatever the decay.
+        decay = min(self.options.ema, (step + 1) / (step + 11))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+
+    def _clip(self) -> None:
+        """Shorten a gradient that is too long; drop one that is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip)
+        if torch.isfinite(norm):
+            self.lost_steps = 0
+            return
+        # A weight without a gradient is left as it is: the step is skipped.
+        for weight in self.weights:
+            weight.grad = None
+        self.lost_steps += 1
+        where = f"step {self.global_step} of epoch {self.current_epoch}"
+        if self.lost_steps == 3:
+            raise FloatingPointError(f"three steps in a row had no finite gradient, up to {where}")
+        warnings.warn(f"{where} had no finite gradient and was skipped.", stacklevel=1)
 
     def _seek(self, seed: int, rows: int) -> None:
         """Let dequantization draw for our rows of a batch what one process alone would draw.
@@ -127,16 +170,9 @@ class FlowModule(pl.LightningModule):
                 before, generator=self.noise, device=self.device, dtype=self.averages[0].dtype
             )
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        n = self.trainer.global_step
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(self.options.ema, n / (n + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-
     def on_validation_epoch_start(self) -> None:
         # Here, and not at the end of the epoch, so that callbacks find both losses there.
-        train_loss = self.train_sum / self.train_batches
+        train_loss = self.train_sum / self.trainer.num_training_batches
         self.log(f"train_{self.metric}", train_loss, sync_dist=True)
         for average, value in zip(self.averaged_flow.buffers(), self.flow.buffers(), strict=True):
             average.copy_(value)
@@ -167,7 +203,7 @@ class FlowModule(pl.LightningModule):
 
     # Optimizer ----------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Adam:
         named = list(self.flow.named_parameters())
         decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
         groups = [
@@ -177,14 +213,9 @@ class FlowModule(pl.LightningModule):
             }
             for kind in (True, False)
         ]
-        lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
-        optimizer = Adam(groups, lr=lr, fused=True)
-        steps = self.trainer.estimated_stepping_batches
-        scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step / max(1, steps)))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        self.lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
+        self.steps = max(1, self.trainer.estimated_stepping_batches)
+        return Adam(groups, lr=self.lr, fused=True)
 
     def _lr_factor(self, done: float) -> float:
         """Share of the largest learning rate after the share `done` of the steps."""
@@ -195,16 +226,3 @@ class FlowModule(pl.LightningModule):
         if self.options.schedule == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip)
-        if torch.isfinite(norm):
-            self.lost_steps = 0
-            return
-        # A weight without a gradient is left as it is: the step is skipped.
-        optimizer.zero_grad(set_to_none=True)
-        self.lost_steps += 1
-        where = f"step {self.global_step} of epoch {self.current_epoch}"
-        if self.lost_steps == 3:
-            raise FloatingPointError(f"three steps in a row had no finite gradient, up to {where}")
-        warnings.warn(f"{where} had no finite gradient and was skipped.", stacklevel=1)
