@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load(arguments[0]).main(arguments[1:])
         return 0
     options = make_parser().parse_args(arguments)
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(120, Console().width))
     try:
         for name in NAMES if options.name == "all" else (options.name,):
             measure(name, options, console)

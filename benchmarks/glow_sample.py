@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from benchmarks import peers, subjects
 from benchmarks.harness import Settings, say, take_turns
 from benchmarks.report import Ratio, Report, milliseconds, over, rates
 from benchmarks.sizes import glow_batch, glow_sizes, glow_widths
 
 FASTER, LATENCY = 2.0, 15.0  # times; ms
-
-
-def one_picture(make: partial[subjects.Subject]) -> subjects.Subject:
-    """Ours, with the decoding of one latent for its sample."""
-    subject = make()
-    flow = subject.model
-    z = torch.randn(1, flow.dims, device=flow.device)
-    return subjects.Subject(flow, lambda: flow.encode(flow.decode(z)), lambda: flow.decode(z))
 
 
 def measure(settings: Settings) -> Report:
@@ -51,23 +41,19 @@ def measure(settings: Settings) -> Report:
         known = peers.NORMFLOWS_SAMPLE[width] / peers.FASTEST_SAMPLE[width]
         for precision, bar in (("bfloat16", FASTER), ("float32", None)):
             ours = times[f"ours, {precision}"]
-            what = f"{group}, {precision}: fastest port / ours"
+            what = f"{group}, {precision}: speed over the fastest port"
             report.ratios.append(over(what, times["normflows"], ours, bar, scale=min(1.0, known)))
-            what = f"{group}, {precision}: normflows / ours"
+            what = f"{group}, {precision}: speed over normflows"
             report.ratios.append(over(what, times["normflows"], ours))
     say("glow-sample: one picture")
-    one = sizes | {"batch": 2}
     times = take_turns(
         {
-            f"ours, {precision}": partial(
-                one_picture, partial(subjects.glow, widths[128], precision, **one)
-            )
+            f"ours, {precision}": partial(subjects.glow, widths[128], precision, **sizes)
             for precision in ("float32", "bfloat16")
-        }
-        | {"normflows": partial(peers.normflows_glow, widths[128], **sizes | {"batch": 1})},
+        },
         settings,
-        ["sample"],
-    )["sample"]
+        ["decode"],
+    )["decode"]
     group = "width 128, one picture"
     report.measured += [milliseconds(group, side, t) for side, t in times.items()]
     for precision, bar in (("float32", LATENCY), ("bfloat16", None)):

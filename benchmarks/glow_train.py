@@ -40,10 +40,10 @@ def measure(settings: Settings) -> Report:
         group, theirs = f"width {width}", times["normflows"]
         report.measured += [rates(group, side, t, batch) for side, t in times.items()]
         for precision, bar in (("bfloat16", FASTER[width]), ("float32", FASTER_FLOAT32[width])):
-            what = f"{group}, {precision}: normflows / ours"
+            what = f"{group}, {precision}: speed over normflows"
             report.ratios.append(over(what, theirs, times[f"ours, {precision}"], bar))
         for precision in ("bfloat16", "float32"):
             ours, alone = times[f"ours, {precision}"], times[f"bare, {precision}"]
-            what = f"{group}, {precision}: ours / bare networks"
+            what = f"{group}, {precision}: time over bare networks"
             report.ratios.append(over(what, ours, alone, OVER_BARE[width], "<="))
     return report

@@ -153,5 +153,5 @@ def _compare(
         fastest = min(theirs, key=lambda side: median(times[side]))
         for side in models:
             if side not in theirs:
-                what = f"{side}: {fastest} / it"
+                what = f"{side}: speed over {fastest}"
                 report.ratios.append(over(what, times[fastest], times[side]))

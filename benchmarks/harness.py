@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from joblib import cpu_count
 from rich.console import Console
 
 MIB = 2**20
@@ -183,8 +184,9 @@ def _serve(pipe: Any, make: Make, settings: Settings) -> None:
             pipe.send((getattr(side, method)(*arguments), None))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
-    except Exception:
-        pipe.send((None, traceback.format_exc()))
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send((None, f"{type(error).__name__}: {error}"))
 
 
 def take_turns(
@@ -230,11 +232,13 @@ def _peak(reset: bool = False) -> int:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             say("The peak of memory cannot be reset here: growth counts from the earlier peak.")
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    if not (file := Path("/proc/self/status")).is_file():
+        raise ValueError("memory is counted by Linux: measure it there, or on a GPU.")
+    status = dict(line.split(":", 1) for line in file.read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 
 def default_threads() -> int:
     """As many as there are cores for this process, and no more than OMP_NUM_THREADS says."""
     allowed = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
-    return max(1, min(allowed, len(os.sched_getaffinity(0))))
+    return max(1, min(allowed, cpu_count()))

@@ -49,8 +49,8 @@ def measure(settings: Settings) -> Report:
     port = [t * known * batch / peers.IMAGE_REALNVP_TRAIN for t in times[GLOW]]
     for precision, bar in (("bfloat16", FASTER), ("float32", None)):
         ours = times[f"ours, {precision}"]
-        report.ratios.append(over(f"{precision}: known port, scaled / ours", port, ours, bar))
+        report.ratios.append(over(f"{precision}: speed over the known port", port, ours, bar))
     for precision in ("bfloat16", "float32"):
-        what = f"{precision}: ours / bare networks"
+        what = f"{precision}: time over bare networks"
         report.ratios.append(over(what, times[f"ours, {precision}"], times[f"bare, {precision}"]))
     return report

@@ -35,9 +35,7 @@ def measure(settings: Settings) -> Report:
     report = Report("loop", "diffeo train on moons, over a plain loop", settings)
     sides: dict[str, Callable[[], Outcome]] = {
         "diffeo train": lambda: command(settings),
-        "diffeo train, few pictures": lambda: command(
-            settings, "--trainer.figure_every", "1000000"
-        ),
+        "diffeo train, few pictures": lambda: command(settings, *FEW_PICTURES),
         "plain loop": lambda: plain(settings),
     }
     outcomes: dict[str, list[Outcome]] = {side: [] for side in sides}

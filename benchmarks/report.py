@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from joblib import cpu_count
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -146,6 +146,7 @@ class Report:
         console.print(table)
         if self.ratios:
             table = Table("", "median", "rounds", "of the best", "bar", "")
+            table.columns[0].no_wrap = True
             for ratio in self.ratios:
                 bar = "" if ratio.bar is None else f"{ratio.sense} {short(ratio.bar)}"
                 verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[ratio.met]
@@ -186,7 +187,7 @@ def machine(device: str) -> dict[str, Any]:
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     found: dict[str, Any] = {
         "processor": next(names, platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -208,8 +209,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def short(value: float) -> str:
     """A number with three digits that count."""
-    if not value or not math.isfinite(value):
-        return f"{value:g}"
+    if not value or not math.isfinite(value) or abs(value) < 1e-4:
+        return f"{value:.2g}"
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 

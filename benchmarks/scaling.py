@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 
 from benchmarks import subjects
 from benchmarks.harness import Rounds, Settings, Worker, say
-from benchmarks.report import Measured, Ratio, Report
+from benchmarks.report import Measured, Ratio, Report, milliseconds
 from diffeo.figures import DATA, GREY, MODEL
 from diffeo.figures.style import house_style, panel, tick
 
@@ -35,7 +35,7 @@ SMALL_MIDDLE = {"K": 1, "width": 8, "pixels": 8, "batch": 2}
 SMALL_FACTORS = {"K": (1, 2), "pixels": (8, 16)}
 LABELS = {"K": "steps K", "width": "width", "pixels": "pixels", "batch": "batch"}
 MEMORIES = {"stored": DATA, "constant": MODEL}
-OFF = 0.15  # noise of the machine, and of its caches
+OFF = 15  # percent, for noise of the machine and for its caches
 
 # Of each way of remembering and each factor: (value, seconds of each round, MiB).
 Points = dict[tuple[str, str], list[tuple[int, Rounds, float]]]
@@ -71,23 +71,21 @@ def measure(settings: Settings) -> Report:
                 for key, worker in workers.items():
                     times[key].append(worker.seconds("step"))
         for memory in MEMORIES:
-            of = [(value, times[memory, value], grown[memory, value]) for value in values]
-            points[memory, factor] = of
-            for value, rounds, mib in of:
-                group = f"{LABELS[factor]} {value}"
-                ms = [1e3 * s for s in rounds]
-                report.measured.append(Measured(group, f"{memory}, time", ms, "ms"))
-                report.measured.append(Measured(group, f"{memory}, memory", [mib], "MiB"))
-    report.measured.sort(key=lambda row: [*LABELS.values()].index(row.group.rsplit(" ", 1)[0]))
+            points[memory, factor] = [(v, times[memory, v], grown[memory, v]) for v in values]
+        for value in values:
+            group = f"{LABELS[factor]} {value}"
+            report.measured += [milliseconds(group, m, times[m, value]) for m in MEMORIES]
+            report.measured += [Measured(group, m, [grown[m, value]], "MiB") for m in MEMORIES]
     for (memory, factor), of in points.items():
         x = work(factor, [value for value, _, _ in of])
         for what, y in (
             ("time", [min(rounds) for _, rounds, _ in of]),
             ("memory", [mib for _, _, mib in of]),
         ):
-            off = float(np.abs(fit(factor, what, memory, x, y) / np.maximum(y, 1e-9) - 1).max())
+            fitted = fit(factor, what, memory, x, y)
+            off = 100 * float(np.abs(fitted / np.maximum(y, 1e-9) - 1).max())
             label = f"{memory}, {what} by {LABELS[factor]}: off its form"
-            report.ratios.append(Ratio(label, [off], off, OFF, "<=", ""))
+            report.ratios.append(Ratio(label, [round(off, 6)], off, OFF, "<=", "%"))
     report.figure = draw(points)
     return report
 

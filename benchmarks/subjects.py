@@ -23,6 +23,7 @@ class Subject:
         log_prob: the log-densities of a batch, drawn before; or what stands for them.
         sample: draws as many.
         loss: what a step minimises; by default the mean of `-log_prob`.
+        decode: makes one picture of its latent.
     """
 
     keep_gradients = False
@@ -33,9 +34,10 @@ class Subject:
         log_prob: Callable[[], Tensor],
         sample: Callable[[], object] | None = None,
         loss: Callable[[], Tensor] | None = None,
+        decode: Callable[[], object] | None = None,
     ) -> None:
         self.model = model
-        self._log_prob, self._sample = log_prob, sample
+        self._log_prob, self._sample, self._decode = log_prob, sample, decode
         self._loss = loss or (lambda: -log_prob().mean())
         # Its fused form is the fastest, for everyone.
         self.adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
@@ -60,6 +62,12 @@ class Subject:
         """Draw a batch."""
         assert self._sample is not None
         self._sample()
+
+    @torch.no_grad()
+    def decode(self) -> None:
+        """Decode one latent."""
+        assert self._decode is not None
+        self._decode()
 
     def flops(self) -> int:
         """Floating-point operations of forward and backward."""
@@ -115,7 +123,13 @@ def glow(
     """
     x = pixels(batch, shape, device)
     flow = prepared(diffeo.Glow(shape, levels, steps, width), x, precision, memory)
-    return Subject(flow, lambda: flow.log_prob(x), lambda: flow.sample(batch))
+    z = torch.randn(1, flow.dims, device=device)
+    return Subject(
+        flow,
+        lambda: flow.log_prob(x),
+        lambda: flow.sample(batch),
+        decode=lambda: flow.decode(z),
+    )
 
 
 def image_realnvp(

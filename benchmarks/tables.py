@@ -38,6 +38,7 @@ def measure(settings: Settings) -> Report:
                 ours, theirs = times["ours"], {name: times[name] for name in there}
                 report.measured += [rates(group, s, t, batch, "rows/s") for s, t in times.items()]
                 fastest = min(theirs, key=lambda name: median(theirs[name]))
-                report.ratios.append(over(f"{group}: {fastest}", theirs[fastest], ours, FASTER))
-    report.notes.append("Ratios are those of the fastest peer, which is named, to ours.")
+                label = f"{group}: speed over {fastest}"
+                report.ratios.append(over(label, theirs[fastest], ours, FASTER))
+    report.notes.append("The fastest peer of each is named.")
     return report
