@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers, subjects
-from benchmarks.harness import Make, Settings, Worker, growths, say, take_turns
+from benchmarks import harness, peers, subjects
+from benchmarks.harness import Make, Settings, growths, say, take_turns
 from benchmarks.report import Measured, Ratio, Report, over, rates
 from diffeo.bijections import Coupling
 
@@ -132,7 +132,7 @@ def _compare(
     }
     for side, mib in growths(models, settings).items():
         report.measured.append(Measured(f"{group}: memory", side, [mib], "MiB"))
-    with Worker(partial(without_tf32, ours), settings) as worker:
+    with harness.Worker(partial(without_tf32, ours), settings) as worker:
         flops = worker.call("flops")
     times = take_turns(models | products, settings)["step"]
     speeds: dict[str, list[float]] = {}

@@ -29,7 +29,7 @@ import torch
 from joblib import cpu_count
 from rich.console import Console
 
-MIB = 2**20
+MIB, PAGE = 2**20, 2**12  # in less than a page nothing is counted
 MEMORY_STEPS = 3
 Make = Callable[[], Any]  # builds a subject, in the process where it will work
 Rounds = list[float]  # seconds of one unit of work, in each round
@@ -99,7 +99,7 @@ class Side:
         before = peak(reset=True)
         for _ in range(MEMORY_STEPS):
             self.subject.step()
-        return (peak() - before - self.subject.held()) / MIB
+        return max(peak() - before - self.subject.held(), PAGE) / MIB
 
     def call(self, name: str) -> Any:
         """What a method of the subject returns."""
@@ -176,17 +176,25 @@ class Worker:
 
 
 def _serve(pipe: Any, make: Make, settings: Settings) -> None:
-    """Answer requests until the pipe is closed."""
-    try:
-        side = Side(make, settings)
+    """Answer requests until the pipe is closed; after a failure, with what failed."""
+    failed, side = None, None
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         while True:
-            method, *arguments = pipe.recv()
-            pipe.send((getattr(side, method)(*arguments), None))
-    except (EOFError, ConnectionError, KeyboardInterrupt):
-        return
-    except Exception as error:
-        traceback.print_exc()
-        pipe.send((None, f"{type(error).__name__}: {error}"))
+            try:
+                if side is None:
+                    side = Side(make, settings)
+                method, *arguments = pipe.recv()
+                answer = getattr(side, method)(*arguments)
+            except (EOFError, ConnectionError):
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                failed = f"{type(error).__name__}: {error}"
+                break
+            pipe.send((answer, None))
+        while True:
+            pipe.send((None, failed))
+            pipe.recv()
 
 
 def take_turns(

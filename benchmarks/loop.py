@@ -23,7 +23,7 @@ from benchmarks.harness import Rounds, Settings, say
 from benchmarks.report import Measured, Report, over
 
 SLOWER = 1.25
-SMALL_ROWS, SMALL_EPOCHS = 2_500, 2
+SMALL_ROWS, SMALL_EPOCHS = 6_000, 5
 FEW_PICTURES = ("--trainer.figure_every", "1000000")
 ROOT = Path(__file__).parents[1]
 

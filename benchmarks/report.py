@@ -217,7 +217,8 @@ def short(value: float) -> str:
 @house_style()
 def ratio_plot(title: str, ratios: Sequence[Ratio]) -> Figure:
     """Each ratio as a line: its rounds as dots, their median, and the bar with its good side."""
-    row, left, width = 0.26, 3.5, 3.5
+    row, width = 0.26, 3.5
+    left = 0.2 + 0.066 * max(len(ratio.what) for ratio in ratios)
     height = row * len(ratios)
     figure = Figure(figsize=(left + width + 0.75, height + 0.95))
     axes = panel(figure, left, 0.5, width, height)
@@ -230,14 +231,16 @@ def ratio_plot(title: str, ratios: Sequence[Ratio]) -> Figure:
         axes.plot(ratio.median, y, "o", ms=6.5, color=color, mew=0)
         if ratio.bar is not None:
             axes.plot([ratio.bar] * 2, [y - 0.4, y + 0.4], color=INK, lw=1.4)
-            mark = ">" if ratio.sense == ">=" else "<"
-            axes.plot(ratio.bar, y, mark, ms=4, mew=0, color=INK)
+            arrow, side = ("→", 6) if ratio.sense == ">=" else ("←", -6)
+            offset = {"xytext": (side, 4.5), "textcoords": "offset points", "fontsize": 8}
+            axes.annotate(arrow, (ratio.bar, y), ha="center", va="center", **offset)
         label = f"{short(ratio.median)} {ratio.unit}"
         place = (1.02, y)
         axes.annotate(label, place, xycoords=("axes fraction", "data"), va="center", fontsize=8)
     values = [v for r in ratios for v in (*r.rounds, *([r.bar] if r.bar else ()), 1.0)]
     low, high = min(values) / 1.15, max(values) * 1.15
-    marks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
+    steps = (1, 2, 5) if high / low > 6 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)
+    marks = [m * 10.0**e for e in range(-6, 7) for m in steps]
     marks = [m for m in marks if low <= m <= high]
     if high / low > 100:
         marks = [m for m in marks if math.log10(m) % 1 < 1e-9]

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import nnls
 
-from benchmarks import subjects
-from benchmarks.harness import Rounds, Settings, Worker, say
+from benchmarks import harness, subjects
+from benchmarks.harness import Rounds, Settings, say
 from benchmarks.report import Measured, Ratio, Report, milliseconds
 from diffeo.figures import DATA, GREY, MODEL
 from diffeo.figures.style import house_style, panel, tick
@@ -61,7 +61,7 @@ def measure(settings: Settings) -> Report:
             workers = {}
             for memory, value in keys:
                 make = partial(subject, memory, middle | {factor: value}, settings.device)
-                workers[memory, value] = stack.enter_context(Worker(make, settings))
+                workers[memory, value] = stack.enter_context(harness.Worker(make, settings))
             # First of all, while the processes are fresh.
             grown = {key: workers[key].growth() for key in keys}
             for worker in workers.values():
@@ -114,31 +114,39 @@ def fit(factor: str, what: str, memory: str, x: np.ndarray, y: Sequence[float]) 
 def draw(points: Points) -> Figure:
     """Time above, memory below; lines are the forms that theory has."""
     factors = list(dict.fromkeys(factor for _, factor in points))
-    figure = Figure(figsize=(0.55 + 2.05 * len(factors), 4.5))
-    for column, factor in enumerate(factors):
-        for row, what in enumerate(("time", "memory")):
-            axes = panel(figure, 0.6 + 2.05 * column, 2.45 - 1.95 * row, 1.5, 1.6)
+    figure = Figure(figsize=(0.7 + 1.95 * len(factors), 4.6))
+    for row, what in enumerate(("time", "memory")):
+        shown = {
+            key: [1e3 * min(t) if what == "time" else max(mib, 0.1) for _, t, mib in of]
+            for key, of in points.items()
+        }
+        everything = [y for ys in shown.values() for y in ys]
+        low, high = min(everything) / 1.4, max(everything) * 1.4
+        for column, factor in enumerate(factors):
+            axes = panel(figure, 0.6 + 1.95 * column, 2.55 - 2.05 * row, 1.7, 1.65)
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.spines[["top", "right"]].set_visible(False)
             for memory, color in MEMORIES.items():
                 of = points[memory, factor]
                 x = work(factor, [value for value, _, _ in of])
-                y = [1e3 * min(t) if what == "time" else max(mib, 1e-3) for _, t, mib in of]
+                y = shown[memory, factor]
                 axes.plot(x, y, "o", ms=4, mew=0, color=color, label=memory)
                 axes.plot(x, fit(factor, what, memory, x, y), color=color, lw=1, alpha=0.7)
-            names = [f"{v}²" if factor == "pixels" else str(v) for v, _, _ in of]
+            # Of 192 and 384 the labels would run into their neighbours.
+            values = [v if v & (v - 1) == 0 else "" for v, _, _ in of]
+            names = [f"{v}²" if factor == "pixels" else f"{v}" for v in values]
             axes.set_xticks(x, names if row else [""] * len(x))
             axes.tick_params(axis="x", labelsize=7)
-            low, high = axes.get_ylim()
-            marks = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
-            marks = [m for m in marks if low <= m <= high]
-            axes.set_yticks(marks, [tick(m) for m in marks])
+            axes.set_ylim(low, high)
+            steps = (1,) if high / low > 30 else (1, 2, 5)
+            marks = [m * 10.0**e for e in range(-3, 7) for m in steps if low <= m * 10.0**e <= high]
+            axes.set_yticks(marks, [""] * len(marks) if column else [tick(m) for m in marks])
             axes.minorticks_off()
             if row:
                 axes.set_xlabel(LABELS[factor])
             if not column:
                 axes.set_title("ms a step" if what == "time" else "MiB a step", color=GREY)
             if not column and not row:
-                axes.legend(fontsize=7.5, handletextpad=0.1, borderpad=0)
+                axes.legend(loc="upper left", fontsize=7.5, handletextpad=0.1, borderpad=0)
     return figure
