@@ -28,10 +28,9 @@ format: .venv/dev
 mutants: .venv/dev  ## change the formulas one by one; each change must turn a test red
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(MUTANTS)
 
-bench: .venv/dev  ## tables against zuko, for the same time; pictures against the bare networks
+bench: .venv/dev  ## time and memory against peers and the bare networks, into benchmarks/results
 	$(PIP) -e ".[bench]"
-	OMP_NUM_THREADS=$(CORES) $(BIN)/python benchmarks/tables.py
-	OMP_NUM_THREADS=$(CORES) $(BIN)/python benchmarks/image_realnvp.py
+	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

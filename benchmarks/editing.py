@@ -11,7 +11,7 @@ pictures, reads all attributes of a picture before and after.
   by less than half of its step. The rotation of circles, and of what becomes one, cannot be seen
   and is left out.
 
-    python benchmarks/editing.py RUN [--kinds mean,partial] [--pictures 500] [--seconds 120]
+    python -m benchmarks editing RUN [--kinds mean,partial] [--pictures 500] [--seconds 120]
 
 A conditional run is edited by its condition too. --write NAME writes benchmarks/results/NAME.csv.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -127,16 +128,18 @@ def trained(images: Images, seconds: float) -> Reader:
     return reader.eval()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Edit, read, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks editing", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("run")
     parser.add_argument("--kinds", default="mean", help="of directions: mean,partial,discriminant")
     parser.add_argument("--pictures", type=int, default=500, help="test pictures to edit")
     parser.add_argument("--rows", type=int, default=8_000, help="pictures to find directions from")
     parser.add_argument("--seconds", type=float, default=120.0, help="to train the classifier for")
     parser.add_argument("--write", metavar="NAME", help="of a table in benchmarks/results")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     run, console = Run(options.run), Console()
     images = run.data()
     assert isinstance(images, Images)
@@ -220,7 +223,3 @@ def editor(run: Run, images: Images, kind: str, most: int):
         return latent.edit(flow, x, directions, {name: 1.0}, context)
 
     return edit
-
-
-if __name__ == "__main__":
-    main()

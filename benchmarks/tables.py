@@ -1,117 +1,44 @@
-"""RealNVP against zuko's NICE on tables, for the same wall time of training.
+"""RealNVP for tables, against zuko, nflows, normflows and FrEIA.
 
-zuko's `NICE` is its affine coupling flow. Both see the same splits and report the mean negative
-log-likelihood of the test rows in nats and in the units of the data. diffeo trains first, by
-`diffeo.run.train` as the command line does, its whole time counted (figures, checkpoints and
-validation with it); zuko then has that time for bare steps: data standardized, Adam, a linear
-warm-up and a cosine over the time, gradients clipped, the best of the validated weights kept.
-zuko's learning rate, number of transforms and batch size are tried in several combinations, and
-its best by validation stands.
-
-    python benchmarks/tables.py [--data power-plant.csv ...] [--out results.csv]
+8 affine couplings whose networks have two hidden layers of 64, on 2, 10 and 43 features, batches of
+512 and of 8,192, float32: a training step (forward, backward, fused Adam), the log-densities of a
+batch, and as many samples, both in eval mode and without autograd. Each peer is built as its own
+documentation does. All take turns, and what counts is ours against the fastest of them.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import csv
-import json
-import math
-import tempfile
-import time
-from pathlib import Path
+from functools import partial
+from statistics import median
 
-import torch
-import zuko
-from rich.console import Console
+from benchmarks import peers, subjects
+from benchmarks.harness import Settings, say, take_turns
+from benchmarks.report import Report, over, rates
 
-from diffeo.data import DataOptions, Table, load_table
-from diffeo.run import train
-
-DATA = Path(__file__).parents[2] / "shared" / "data" / "uci"
-DEFAULTS = [str(DATA / "power-plant.csv"), str(DATA / "protein-tertiary-structure.csv")]
-# (transforms, hidden widths, learning rate, batch size); the first has zuko's own defaults.
-ZUKO = [
-    (3, (64, 64), 1e-3, 256),
-    (8, (64, 64), 1e-3, 256),
-    (8, (64, 64), 4e-3, 1024),
-    (8, (64, 64), 8e-3, 1024),
-    (8, (128, 128), 2e-3, 512),
-]
+FEATURES, BATCHES = (2, 10, 43), (512, 8192)
+TASKS = {"step": "train", "log_prob": "log_prob", "sample": "sample"}
+FASTER = 2.0
 
 
-def run_diffeo(options: DataOptions) -> tuple[float, float, float]:
-    """Validation and test NLL, and the seconds that training took."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = train(data=options, out=Path(folder) / "run", console=Console(quiet=True))
-        results = json.loads((out / "results.json").read_text())
-    return results["val"]["nll"], results["test"]["nll"], results["training"]["seconds"]
-
-
-def run_zuko(
-    table: Table, seconds: float, transforms: int, hidden: tuple[int, ...], lr: float, batch: int
-) -> tuple[float, float]:
-    """Validation and test NLL after so many seconds of training."""
-    torch.manual_seed(0)
-    std, mean = torch.std_mean(table.train.x, dim=0)
-    x, val, test = ((s.x - mean) / std for s in (table.train, table.val, table.test))
-    shift = float(std.double().log().sum())
-    flow = zuko.flows.NICE(table.features, transforms=transforms, hidden_features=hidden)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=lr, fused=True)
-    best, kept, last = math.inf, copy.deepcopy(flow.state_dict()), 0.0
-    start = time.perf_counter()
-    while (share := (time.perf_counter() - start) / seconds) < 1:
-        order = torch.randperm(len(x))
-        for rows in order.split(min(batch, len(x)))[: max(1, len(x) // batch)]:
-            share = (time.perf_counter() - start) / seconds
-            factor = share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * min(share, 1)))
-            optimizer.param_groups[0]["lr"] = lr * factor
-            loss = -flow().log_prob(x[rows]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-            optimizer.step()
-        # Validate about fifty times, which costs next to nothing, and at the end.
-        if share > last + 0.02 or share >= 1:
-            last = share
-            with torch.no_grad():
-                nll = -float(flow().log_prob(val).mean())
-            if nll < best:
-                best, kept = nll, copy.deepcopy(flow.state_dict())
-    flow.load_state_dict(kept)
-    with torch.no_grad():
-        return best + shift, -float(flow().log_prob(test).mean()) + shift
-
-
-def main() -> None:
-    """Print a table of results, and write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="*", default=DEFAULTS)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    rows = []
-    for source in arguments.data:
-        options = DataOptions(source=source)
-        table = load_table(options)
-        val, test, seconds = run_diffeo(options)
-        rows.append((table.name, "diffeo RealNVP, defaults", val, test, seconds))
-        print(*rows[-1], flush=True)
-        for transforms, hidden, lr, batch in ZUKO:
-            val, test = run_zuko(table, seconds, transforms, hidden, lr, batch)
-            label = f"zuko NICE, {transforms} x {hidden}, lr {lr:g}, batch {batch}"
-            rows.append((table.name, label, val, test, seconds))
-            print(*rows[-1], flush=True)
-        ours, *theirs = [row for row in rows if row[0] == table.name]
-        best = min(theirs, key=lambda row: row[2])
-        verdict = "lower" if ours[3] < best[3] else "NOT lower"
-        print(f"{table.name}: {ours[3]:.4f} is {verdict} than {best[3]:.4f} of {best[1]}\n")
-    if arguments.out:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["data", "model", "val_nll", "test_nll", "seconds"])
-            writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    main()
+def measure(settings: Settings) -> Report:
+    """Every size and task; peers that are not installed are left out and named."""
+    report = Report("tables", "RealNVP for tables", settings)
+    there = {name: make for name, make in peers.TABLES.items() if peers.installed(name)}
+    if missing := [name for name in peers.TABLES if name not in there]:
+        report.notes.append(f"Not installed, and left out: {', '.join(missing)}.")
+    if not there:
+        peers.need(*missing)
+    for features in FEATURES[:1] if settings.small else FEATURES:
+        for batch in (16,) if settings.small else BATCHES:
+            say(f"tables: {features} features, batch {batch}")
+            sides = {"ours": partial(subjects.realnvp, features, batch)}
+            sides |= {name: partial(make, features, batch) for name, make in there.items()}
+            for task, times in take_turns(sides, settings, list(TASKS)).items():
+                group = f"{features} features, batch {batch}, {TASKS[task]}"
+                ours, theirs = times["ours"], {name: times[name] for name in there}
+                report.measured += [rates(group, s, t, batch, "rows/s") for s, t in times.items()]
+                fastest = min(theirs, key=lambda name: median(theirs[name]))
+                label = f"{group}: speed over {fastest}"
+                report.ratios.append(over(label, theirs[fastest], ours, FASTER))
+    report.notes.append("The fastest peer of each is named.")
+    return report

@@ -8,7 +8,7 @@ pictures, one noisy copy of each, in eval mode; bits/dim are per 8-bit channel o
 smooths pictures: these figures compare with each other, and not with those of CIFAR-10.
 
     pip install -e ".[bench]"
-    python benchmarks/glow.py --data CIFAR [--seconds 420] [--threads 2]
+    python -m benchmarks glow-bpd --data CIFAR [--seconds 420] [--threads 2]
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import normflows
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor, nn
 
 import diffeo
+from benchmarks import peers
 from diffeo.data import ImageOptions, ImageSplit, load_images
 
 LEVELS, STEPS, WIDTH, BATCH, LR, WARMUP = 3, 8, 128, 32, 1e-3, 100
@@ -44,25 +45,11 @@ def ours(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]:
 
 def theirs(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]:
     """The Glow of normflows, as its own example builds it, initialised."""
-    channels, height, _ = shape
-    bases, flows, merges = [], [], []
-    for level in range(LEVELS):  # theirs begin at the noise
-        halved = LEVELS - level
-        blocks = [
-            normflows.flows.GlowBlock(channels * 2 ** (halved + 1), WIDTH, scale=True)
-            for _ in range(STEPS)
-        ]
-        flows.append([*blocks, normflows.flows.Squeeze()])
-        if level:
-            merges.append(normflows.flows.Merge())
-        latent = channels * 2 ** (halved + (level == 0)), height // 2**halved, height // 2**halved
-        bases.append(normflows.distributions.DiagGaussian(latent))
-    model = normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
-    dims = math.prod(shape)
+    model = peers.normflows_model(shape, LEVELS, STEPS, WIDTH)
+    log_prob, dims = peers.pixel_log_prob(model), math.prod(shape)
 
     def bits_per_dim(x: Tensor) -> Tensor:
-        cell = (x + torch.rand(x.shape)) / 256 - 0.5
-        return -model.log_prob(cell, None) / (dims * math.log(2)) + 8
+        return -log_prob(x) / (dims * math.log(2))
 
     with torch.no_grad():
         bits_per_dim(first)
@@ -103,18 +90,20 @@ class Trainee:
         return float(bits.mean()), float(bits.std() / math.sqrt(len(bits)))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train both in turns, and print and write what they reach."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks glow-bpd", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--data", required=True, help="folder of CIFAR-10's parquet files")
     parser.add_argument("--seconds", type=float, default=420.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     images = load_images(ImageOptions(options.data))
     first = images.train.all(FIRST)
     trainees = []
-    for name, make in (("diffeo", ours), (f"normflows {normflows_version()}", theirs)):
+    for name, make in (("diffeo", ours), (f"normflows {version('normflows')}", theirs)):
         torch.manual_seed(0)
         trainees.append(Trainee(name, *make(images.shape, first), images.train))
     while trainees[-1].seconds < options.seconds:
@@ -141,14 +130,3 @@ def main() -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["model", "weights", "steps", "pictures_per_s", "test_bpd", "stderr"])
             writer.writerows(rows)
-
-
-def normflows_version() -> str:
-    """Which of them is compared."""
-    from importlib.metadata import version
-
-    return version("normflows")
-
-
-if __name__ == "__main__":
-    main()

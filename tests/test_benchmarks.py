@@ -1,0 +1,115 @@
+"""The benchmarks run, at sizes that take seconds and mean nothing; no time is asserted."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import __main__ as command
+from benchmarks import harness, loop, plain_loop, subjects
+
+from diffeo.data import DataOptions
+from diffeo.run import train
+from diffeo.training import fit, module
+from diffeo.training.fit import TrainerOptions
+
+NEED_NORMFLOWS = {"glow-train", "glow-sample", "glow-memory", "image-realnvp"}
+SLOW = {"loop", "checkerboards"}
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in (*command.NAMES, *command.MORE)
+]
+
+
+class Here(harness.Side):
+    """A worker in the process of the test: to start one for each side would take minutes."""
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def settings_restored() -> Iterator[None]:
+    """What the sides set for their own processes."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32, torch.get_num_threads()
+    yield
+    cuda.allow_tf32, cudnn.allow_tf32 = before[:2]
+    torch.set_num_threads(before[2])
+
+
+@pytest.mark.usefixtures("settings_restored")
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_prints_and_writes(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if name in NEED_NORMFLOWS:
+        pytest.importorskip("normflows")
+    if name == "tables" and not any(map(find_spec, ("zuko", "nflows", "normflows", "FrEIA"))):
+        pytest.skip("no peer is installed")
+    monkeypatch.setattr(harness, "Worker", Here)
+    assert command.main([name, "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert "median" in capsys.readouterr().out
+    found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["measured"] and found["ratios"] and found["machine"]["versions"]["torch"]
+    for row in found["measured"]:
+        assert all(math.isfinite(value) and value > 0 for value in row["rounds"])
+        assert min(row["rounds"]) <= row["median"] <= max(row["rounds"])
+    for ratio in found["ratios"]:
+        assert all(math.isfinite(value) and value >= 0 for value in ratio["rounds"])
+        assert (ratio["met"] is None) == (ratio["bar"] is None)
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_side_works_in_a_process_of_its_own_and_says_what_failed_there() -> None:
+    settings = harness.Settings(rounds=1, seconds=0.0)
+    with harness.Worker(partial(subjects.realnvp, 2, 16), settings) as worker:
+        assert worker.growth() > 0
+        worker.warm("step")
+        assert worker.seconds("step") > 0
+        with pytest.raises(ValueError, match="failed: AttributeError"):
+            worker.call("nothing")
+    assert not worker.process.is_alive()
+
+
+def test_the_plain_loop_takes_the_steps_of_training(tmp_path: Path) -> None:
+    options = module.OptimizerOptions()
+    assert plain_loop.STEPS == fit.DEFAULT_STEPS
+    assert (plain_loop.BATCH, plain_loop.LR) == (fit.TABLE_BATCH, module.TABLE_LR)
+    taken = plain_loop.WARMUP, plain_loop.CLIP, plain_loop.EMA
+    assert taken == (options.warmup, options.clip, options.ema)
+    data = DataOptions("moons", rows=loop.SMALL_ROWS)
+    out = train(
+        data=data, out=tmp_path / "run", trainer=TrainerOptions(max_epochs=loop.SMALL_EPOCHS)
+    )
+    plain = plain_loop.train(loop.SMALL_ROWS, loop.SMALL_EPOCHS, tmp_path)
+    with (out / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert plain["steps"] == int(rows[-1]["step"]) > 10
+    best = min(float(row["val_nll"]) for row in rows)
+    assert plain["val_nll"] == pytest.approx(best, rel=1e-3)
+
+
+def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert command.main(["gpu"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_the_command_lists_all_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*command.NAMES, *command.MORE, *command.SCRIPTS))
