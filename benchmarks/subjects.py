@@ -93,7 +93,7 @@ def prepared(flow: Flow, x: Tensor, precision: str, memory: str | None) -> Flow:
     """Ours, initialised from data on their device, with networks of a precision."""
     flow.to(x.device).initialize(x)
     flow.set_precision(PRECISIONS[precision])
-    if memory is not None and hasattr(flow, "set_memory"):
+    if memory is not None:
         flow.set_memory(memory)
     return flow
 
