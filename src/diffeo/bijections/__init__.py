@@ -3,7 +3,7 @@
 from diffeo.bijections.base import Bijection, Chain, Dequantizer, Inverse
 from diffeo.bijections.bends import Additive, Affine, Bend
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
-from diffeo.bijections.convolution import InvertibleConv1x1
+from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.cuts import Cut, FeatureCut
 from diffeo.bijections.dequantization import UniformDequantize
@@ -36,6 +36,7 @@ __all__ = [
     "Logit",
     "Masked",
     "MaskedCheckerboard",
+    "NormalizedConv1x1",
     "Permutation",
     "PixelDequantize",
     "Scale",

@@ -98,8 +98,7 @@ class _Run(torch.autograd.Function):
                 x, step, kept = link.run(x, leaf)
             log_det = log_det + step
             ctx.kept.append(kept)
-        # Only now, since links may have started from these data.
-        ctx.versions = [weight._version for weight in weights]
+        # With the weights, of which autograd then notices any change before the backward pass.
         ctx.save_for_backward(x if ctx.constant else start, context, *weights)
         return x, log_det
 
@@ -107,12 +106,10 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> Any:
         stream, context, *weights = ctx.saved_tensors
         again = ctx.constant or torch.is_grad_enabled()
-        if ctx.versions != [weight._version for weight in weights] or (
-            again and not _are_those_of(ctx.links, weights)
-        ):
+        if again and not _are_those_of(ctx.links, weights):
             raise RuntimeError(
-                "weights were changed between the forward and the backward pass: call backward "
-                "before the step of the optimizer."
+                "a chain that is evaluated again in the backward pass has other weights there: "
+                "where they are lent for a call, take memory='stored' and first gradients."
             )
         if torch.is_grad_enabled():
             return None, None, *_with_graph(ctx, stream, context, weights, grad, grad_log_det)

@@ -13,7 +13,7 @@ from diffeo.bijections.normalization import ActNorm
 from diffeo.conditioners.resnet import laid_over
 
 WEIGHT_STD = 0.05
-Layer = tuple[nn.Parameter, nn.Parameter, nn.Parameter]  # weight, log-scale, bias
+Layer = tuple[Tensor, Tensor, Tensor]  # weight, log-scale, bias
 Kept = tuple[Tensor, Tensor, Tensor, Layer]  # input, scaled weight, factor
 _IN_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
