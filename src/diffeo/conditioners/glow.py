@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,8 +15,11 @@ from diffeo.bijections.normalization import ActNorm
 from diffeo.conditioners.resnet import laid_over
 
 WEIGHT_STD = 0.05
-Layer = tuple[Tensor, Tensor, Tensor]  # weight, log-scale, bias
-Kept = tuple[Tensor, Tensor, Tensor, Layer]  # input, scaled weight, factor
+# So many hidden activations are computed at a time, in all pixels of some pictures.
+IN_CACHE = 2**21
+Layer = tuple[Tensor, Tensor, Tensor]  # weight, log-scale, bias, as they are learned
+Scaled = tuple[Tensor, Tensor, Tensor]  # weight, bias, factor
+Kept = tuple[list[list[Tensor]], list[Scaled], list[Layer]]
 _IN_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
 )
@@ -44,8 +49,9 @@ class ZeroConv(nn.Module):
     ) -> Float[Tensor, "batch outputs height width"]:
         """`(batch, outputs, H, W)` for x `(batch, inputs, H, W)`."""
         x = torch.cat((x, *laid_over(context, x)), dim=1) if context is not None else x
-        layer = self.weight, self.log_scale, self.bias
-        return _as_stream(_scaled(x, *layer, precision_of(x)), x)
+        dtype = precision_of(x)
+        weight, bias, _ = _scaled(self.weight, self.log_scale, self.bias, dtype)
+        return _as_stream(_convolve(x.to(dtype), weight, bias), x)
 
 
 class GlowNet(nn.Module):
@@ -81,12 +87,12 @@ class GlowNet(nn.Module):
         self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
         """The parameters `(batch, outputs, H, W)` for kept channels x `(batch, inputs, H, W)`."""
-        h = self._enter(x, context)
         dtype = precision_of(x)
-        for weight, log_scale, bias in self._layers():
-            relu = weight is not self.last.weight
-            h = _scaled(h, weight, log_scale, bias, dtype, relu)
-        return _as_stream(h, x)
+        h = self._enter(x, context)
+        layers = [_scaled(*layer, dtype) for layer in self._layers()]
+        parts = [h] if torch.is_grad_enabled() else self._parts(h)
+        out = _together([_through(part.to(dtype), layers)[-1] for part in parts])
+        return _as_stream(out, x)
 
     def _enter(self, x: Tensor, context: Context | None) -> Tensor:
         """[x, 1, context]."""
@@ -109,53 +115,56 @@ class GlowNet(nn.Module):
     def _start(self, h: Tensor) -> None:
         """Let the actnorms see their first batch."""
         dtype = precision_of(h)
-        for weight, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
+        norms = self.first_norm, self.second_norm
+        for norm, (weight, log_scale, shift) in zip(norms, self._layers(), strict=False):
             norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))
-            h = _scaled(h, weight, norm.log_scale, norm.shift, dtype, relu=True)
+            scaled, offset, _ = _scaled(weight, log_scale, shift, dtype)
+            h = _convolve(h.to(dtype), scaled, offset).relu_()
+
+    def _parts(self, h: Tensor) -> Sequence[Tensor]:
+        """The batch in parts whose activations stay in the processor's cache."""
+        if h.device.type != "cpu":
+            return (h,)
+        return h.split(max(1, IN_CACHE // (len(self.first) * h.shape[2] * h.shape[3])))
 
     # Backward -----------------------------------------------------------------------------------
 
-    def run(
-        self, x: Tensor, context: Context | None, dtype: torch.dtype
-    ) -> tuple[Tensor, list[Kept]]:
+    def run(self, x: Tensor, context: Context | None, dtype: torch.dtype) -> tuple[Tensor, Kept]:
         """What `forward` returns, without a graph, and what `back` needs (see `Coupling`)."""
         h = self._enter(x, context).to(dtype, memory_format=torch.channels_last)
-        kept = []
-        for weight, log_scale, bias in self._layers():
-            factor = _factor(log_scale)
-            scaled = (weight * factor[:, None, None, None]).to(dtype)
-            kept.append((h, scaled, factor, (weight, log_scale, bias)))
-            h = _convolve(h, scaled, (factor * bias).to(dtype), relu=len(kept) < 3)
-        return _as_stream(h, x), kept
+        learned = self._layers()
+        layers = [_scaled(*layer, dtype) for layer in learned]
+        passes = [_through(part, layers) for part in self._parts(h)]
+        out = _as_stream(_together([each.pop() for each in passes]), x)
+        return out, (passes, layers, learned)
 
     def back(
-        self,
-        kept: list[Kept],
-        context: Context | None,
-        grad: Tensor,
-        found: Gradients,
+        self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients
     ) -> Tensor:
         """The gradient of x; those of the weights and of the context go into `found`."""
-        by_h = grad.to(kept[0][0].dtype, memory_format=torch.channels_last)
-        after: Tensor | None = None
-        for h, scaled, factor, (weight, log_scale, bias) in reversed(kept):
-            if after is not None:
-                # ReLU's; in place, since nothing else holds it.
-                torch.ops.aten.threshold_backward.grad_input(by_h, after, 0, grad_input=by_h)
-            few = after is None and _products_pay(h)
-            by_h, by_scaled, by_offset = (_back_of_few if few else _back)(by_h, h, scaled)
-            by_scaled, by_offset = by_scaled.to(weight.dtype), by_offset.to(bias.dtype)
+        passes, layers, learned = kept
+        grads = grad.to(layers[0][0].dtype, memory_format=torch.channels_last)
+        by_h, totals = [], None
+        for inputs, part in zip(passes, grads.split(len(passes[0][0])), strict=True):
+            by_part, sums = _back_through(part, inputs, layers)
+            by_h.append(by_part)
+            if totals is None:
+                totals = [total.to(grad.dtype) for total in sums]
+            else:
+                torch._foreach_add_(totals, [total.to(grad.dtype) for total in sums])
+        assert totals is not None
+        for i, (weight, log_scale, bias) in enumerate(learned):
+            factor, by_scaled, by_offset = layers[i][2], totals[2 * i], totals[2 * i + 1]
             by_factor = torch.linalg.vecdot(by_scaled.flatten(1), weight.flatten(1))
             by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
             found.add(weight, by_scaled * factor[:, None, None, None])
             found.add(log_scale, by_log_scale)
             found.add(bias, by_offset * factor)
-            after = h
-        by_h = _as_stream(by_h, grad)
-        width = by_h.shape[1] - (0 if context is None else context.shape[1])
+        by_input = _as_stream(_together(by_h), grad)
+        width = by_input.shape[1] - (0 if context is None else context.shape[1])
         if context is not None:
-            found.add(context, by_h[:, width:].sum((2, 3)))
-        return by_h[:, : width - 1]
+            found.add(context, by_input[:, width:].sum((2, 3)))
+        return by_input[:, : width - 1]
 
 
 def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
@@ -186,25 +195,41 @@ def _as_stream(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype, memory_format=torch.contiguous_format)
 
 
-def _factor(log_scale: Tensor) -> Tensor:
-    return (ActNorm.SPEED * log_scale).exp_()
+def _together(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _scaled(
-    x: Tensor,
-    weight: Tensor,
-    log_scale: Tensor,
-    bias: Tensor,
-    dtype: torch.dtype,
-    relu: bool = False,
-) -> Tensor:
-    """A convolution and an actnorm in one, `exp(3 s) * (conv(x) + b)`, then ReLU.
+def _scaled(weight: Tensor, log_scale: Tensor, bias: Tensor, dtype: torch.dtype) -> Scaled:
+    """A convolution and an actnorm in one, `exp(3 s) * (conv(x) + b)`: weight, bias and exp(3 s).
 
     To scale the weights costs less than to scale what they make.
     """
-    factor = _factor(log_scale)
-    weight = (weight * factor[:, None, None, None]).to(dtype)
-    return _convolve(x.to(dtype), weight, (factor * bias).to(dtype), relu)
+    factor = (ActNorm.SPEED * log_scale).exp()
+    return (weight * factor[:, None, None, None]).to(dtype), (factor * bias).to(dtype), factor
+
+
+def _through(h: Tensor, layers: list[Scaled]) -> list[Tensor]:
+    """What goes into each layer, and what comes out of the last."""
+    passed = [h]
+    for i, (weight, bias, _) in enumerate(layers):
+        passed.append(_convolve(passed[-1], weight, bias, relu=i < len(layers) - 1))
+    return passed
+
+
+def _back_through(
+    grad: Tensor, inputs: list[Tensor], layers: list[Scaled]
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradients of what went in, and of each layer's weight and bias in turn."""
+    sums: list[Tensor] = []
+    for i in reversed(range(len(layers))):
+        last = i == len(layers) - 1
+        back = _back_of_few if last and _products_pay(inputs[i]) else _back
+        grad, *by_layer = back(grad, inputs[i], layers[i][0])
+        sums = [*by_layer, *sums]
+        if i > 0:
+            # ReLU's; in place, since nothing else holds it.
+            torch.ops.aten.threshold_backward.grad_input(grad, inputs[i], 0, grad_input=grad)
+    return grad, sums
 
 
 def _back(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
