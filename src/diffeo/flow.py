@@ -219,7 +219,7 @@ class Flow(nn.Module):
             door = self.dequantizer
             x, _ = door(x) if generator is None else door.noisy(x, generator)
         with self._naming():
-            return self.bijection(x, context)[0]
+            return self.bijection(x, context)[0].contiguous()
 
     def decode(
         self, z: Float[Tensor, "batch dims"], context: Condition | None = None
@@ -235,7 +235,7 @@ class Flow(nn.Module):
         context = self._check_context(len(z), context)
         with self._naming():
             x, _ = self.bijection.inverse(z, context)
-        return x if self.dequantizer is None else self.dequantizer.inverse(x)
+        return (x if self.dequantizer is None else self.dequantizer.inverse(x)).contiguous()
 
     def split_latents(self, z: Float[Tensor, "batch dims"]) -> list[Float[Tensor, "batch ..."]]:
         """The levels of z `(batch, dims)`, each `(batch, *shape)` with a shape of latent_shapes."""

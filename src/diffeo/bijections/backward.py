@@ -34,11 +34,12 @@ class Gradients(dict[Tensor, Tensor]):
 
 def wanted() -> bool:
     """Whether gradients are asked for, and none of `torch.func` and `torch.compile` looks on."""
-    return (
-        torch.is_grad_enabled()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.compiler.is_compiling()
-    )
+    return torch.is_grad_enabled() and ordinary()
+
+
+def ordinary() -> bool:
+    """Whether operations are computed as they are called, not transformed or recorded."""
+    return not torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()
 
 
 def hooked(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.backward import Gradients, by_autograd
+from diffeo.bijections.cuts import beside
 
 
 class Bend(nn.Module, ABC):
@@ -158,7 +159,7 @@ class Affine(Bend):
         # s has a part in y and in the log-determinant, and ds/da = 1 - tanh^2 = 4 p (1 - p).
         by_log_scale = torch.addcmul(grad_log_det.view(-1, *[1] * (x.ndim - 1)), by_x, x)
         by_raw = torch.ops.aten.sigmoid_backward.default(by_log_scale, gate).mul_(4)
-        return by_x, torch.cat((by_raw, grad), dim=1)
+        return by_x, beside((by_raw, grad))
 
     def extra_repr(self) -> str:
         return f"bound={self.bound}"

@@ -33,6 +33,7 @@ class Coupling(Bijection):
         bend: how the second part is mapped, given its parameters.
         conditioner: network `(kept, context) -> parameters`, with `bend.parameters_each` of them
             for each bent element, stacked along axis 1. One whose gradient is written by hand has
+            `by_hand(dtype of kept, dtype to compute in)`, which says whether it is of use,
             `run(kept, context, dtype) -> (parameters, what back needs)` and
             `back(what it needs, context, grad, found) -> gradient of kept`.
 
@@ -99,8 +100,9 @@ class Coupling(Bijection):
         steering, bending = kept
         by_kept, by_bent = self.cut.split(grad)
         by_bent, by_parameters = self.bend.back(bending, by_bent, grad_log_det)
-        if self._by_hand():
-            steered = self.conditioner.back(steering, context, by_parameters, found)
+        by_hand, *steering = steering
+        if by_hand:
+            steered = self.conditioner.back(*steering, context, by_parameters, found)
         else:
             leaf, parameters, weights = steering
             outputs = (parameters,), (by_parameters,)
@@ -109,17 +111,16 @@ class Coupling(Bijection):
 
     def _steer(self, kept: Tensor, context: Context | None) -> tuple[Tensor, Any]:
         """What the conditioner says, and what its gradient needs."""
-        if self._by_hand():
-            dtype = self.precision or precision_of(kept)
-            return self.conditioner.run(kept, context, dtype)
+        dtype = self.precision or precision_of(kept)
+        by_hand = getattr(self.conditioner, "by_hand", None)
+        if by_hand is not None and by_hand(kept.dtype, dtype) and not hooked(self.conditioner):
+            parameters, needs = self.conditioner.run(kept, context, dtype)
+            return parameters, (True, needs)
         with torch.enable_grad():
             leaf = kept.detach().requires_grad_()
             parameters = self._parameters_for(leaf, context)
-        return parameters.detach(), (leaf, parameters, list(weights_of(self.conditioner)))
-
-    def _by_hand(self) -> bool:
-        """Whether the conditioner has a gradient written by hand."""
-        return hasattr(self.conditioner, "back") and not hooked(self.conditioner)
+        weights = list(weights_of(self.conditioner))
+        return parameters.detach(), (False, leaf, parameters, weights)
 
     # --------------------------------------------------------------------------------------------
 

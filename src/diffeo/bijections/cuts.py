@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -63,10 +64,20 @@ class FeatureCut:
         self, kept: Float[Tensor, "batch kept *rest"], bent: Float[Tensor, "batch bent *rest"]
     ) -> Float[Tensor, "batch features *rest"]:
         """Undo `split`: x `(batch, D, *rest)`."""
-        return torch.cat((kept, bent) if self.keep == "first" else (bent, kept), dim=1)
+        return beside((kept, bent) if self.keep == "first" else (bent, kept))
 
     # It moves elements and changes none.
     gather = merge
 
     def __repr__(self) -> str:
         return f"FeatureCut(features={self.kept + self.bent}, keep={self.keep!r})"
+
+
+def beside(parts: Sequence[Tensor]) -> Tensor:
+    """Parts side by side along axis 1; of a table each feature is laid in one piece.
+
+    So the parts that a cut takes of it are pieces too, and elementwise operations run through.
+    """
+    if parts[0].ndim == 2:
+        return torch.cat([part.t() for part in parts]).t()
+    return torch.cat(list(parts), dim=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeo.bijections.backward import Gradients
 from diffeo.bijections.base import Bijection, Context
 
 
@@ -55,9 +57,36 @@ class Permutation(Bijection):
     def forward(
         self, x: Float[Tensor, "batch features *rest"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
-        return x.index_select(1, self.order), x.new_zeros(x.shape[0])
+        return _reordered(x, self.order), x.new_zeros(x.shape[0])
 
     def inverse(
         self, y: Float[Tensor, "batch features *rest"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
-        return y.index_select(1, self.undo), y.new_zeros(y.shape[0])
+        return _reordered(y, self.undo), y.new_zeros(y.shape[0])
+
+    # Backward -----------------------------------------------------------------------------------
+
+    def run(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Any]:
+        """See `Bijection.run`."""
+        return *self(x), None
+
+    def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
+        """See `Bijection.rebuild`."""
+        return _reordered(y, self.undo), None
+
+    def back(
+        self,
+        kept: Any,
+        context: Context | None,
+        grad: Tensor,
+        grad_log_det: Tensor,
+        found: Gradients,
+    ) -> Tensor:
+        """See `Bijection.back`."""
+        return _reordered(grad, self.undo)
+
+
+def _reordered(x: Tensor, order: Tensor) -> Tensor:
+    if x.ndim == 2:  # where each feature is in one piece (see `beside`)
+        return x.t().index_select(0, order).t()
+    return x.index_select(1, order)

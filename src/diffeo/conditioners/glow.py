@@ -129,6 +129,10 @@ class GlowNet(nn.Module):
 
     # Backward -----------------------------------------------------------------------------------
 
+    def by_hand(self, given: torch.dtype, dtype: torch.dtype) -> bool:
+        """Whether `run` and `back` are of use; they always are."""
+        return True
+
     def run(self, x: Tensor, context: Context | None, dtype: torch.dtype) -> tuple[Tensor, Kept]:
         """What `forward` returns, without a graph, and what `back` needs (see `Coupling`)."""
         h = self._enter(x, context).to(dtype, memory_format=torch.channels_last)
