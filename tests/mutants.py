@@ -86,6 +86,12 @@ def moved(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"latent/{file}", old, new, ("tests/test_latent.py", "-k", keyword), *rest)
 
 
+def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of what goes back by hand."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_backward.py",), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -98,6 +104,99 @@ DENSITY = "jacobians or scipys or product or integrates"
 FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
+    # Gradients by hand, and those of what is rebuilt.
+    *by_hand(
+        "bijections/backward.py",
+        ("self[tensor] + gradient if tensor in self else gradient", "gradient", 0, True),
+        ("and tensor.requires_grad:", "and True:"),
+        ("module._forward_hooks or", ""),
+        ("kept = link.note()", "kept = None"),
+        ("if again and not _are_those_of(ctx.links, weights):", "if False:"),
+        ("again = ctx.constant or torch.is_grad_enabled()", "again = torch.is_grad_enabled()"),
+        ("        if torch.is_grad_enabled():\n", "        if False:\n"),
+        ("retain_graph=True, allow_unused=True", "allow_unused=True"),
+        ("_state.rebuilding = True", "_state.rebuilding = False", 0, True),
+        ("leaf = context.detach().requires_grad_()", "leaf = context.detach()"),
+    ),
+    *by_hand(
+        BASE,
+        ("link.alone or hooked(link)", "link.alone"),
+        ("memory=self.memory)", "memory='stored')"),
+        ("range(0, len(links), size)", "range(0, size, size)"),
+    ),
+    *by_hand(
+        COUPLING,
+        ("merge(kept, bent), log_det", "merge(kept, bent), -log_det", 2),
+        ("by_kept + steered", "by_kept", 0, True),
+        ("by_kept + steered", "steered"),
+        ("and not hooked(conditioner)", ""),
+    ),
+    *by_hand(
+        BENDS,
+        ("(y - shift).div_(scale)", "(y + shift).div_(scale)"),
+        (".mul_(4)", ".mul_(2)", 0, True),
+        ("grad_log_det.view(-1, *[1] * (x.ndim - 1))", "0 * grad"),
+        ("beside((by_raw, grad))", "beside((grad, by_raw))"),
+        ("return y - parameters, None", "return y + parameters, None"),
+    ),
+    *by_hand(
+        MIXING,
+        ("return _reordered(grad, self.undo)", "return _reordered(grad, self.order)"),
+        ("return _reordered(y, self.undo), None", "return _reordered(y, self.order), None"),
+    ),
+    *by_hand(
+        "bijections/checkerboard.py",
+        ("torch.where(self.mask(kept).bool(), kept, bent)", "kept + bent"),
+    ),
+    *by_hand(
+        "bijections/normalization.py",
+        ("        if rebuilding():\n            return\n", ""),
+        ("self.last_mean.copy_(note[0])", "pass"),
+    ),
+    *by_hand(
+        "bijections/convolution.py",
+        ("torch.addr(by_weight, by_bias, shift)", "by_weight"),
+        ("(by_weight * weight).sum(0) + by_log_det", "(by_weight * weight).sum(0)", 0, True),
+        ("by_log_factor * ActNorm.SPEED", "by_log_factor"),
+        ("by_weight * factor)", "by_weight)"),
+        (".tril_(-1)", ".tril_()"),
+        (".triu_(1)", ".triu_()"),
+        ("torch.addcmul(by_log_det, by_upper.diagonal()", "torch.mul(by_upper.diagonal()"),
+        ("return _mix(grad, weight.T)", "return _mix(grad, weight)"),
+        ("-(inverse @ bias.double())", "(inverse @ bias.double())"),
+        ("grad_log_det.sum() * pixels.shape[2]", "grad_log_det.sum()"),
+        ("by_bias @ weight", "by_bias"),
+    ),
+    *by_hand(
+        "conditioners/glow.py",
+        ("if i > 0:\n            # ReLU", "if False:\n            # ReLU", 0, True),
+        ("torch.addcmul(by_factor, by_offset, bias)", "by_factor"),
+        ("mul_(factor * ActNorm.SPEED)", "mul_(factor)"),
+        ("found.add(bias, by_offset * factor)", "found.add(bias, by_offset)"),
+        ("by_input[:, width:].sum((2, 3))", "by_input[:, width:].mean((2, 3))"),
+        ("torch._foreach_add_(totals, ", "("),
+        (".flip(0, 1)", ""),
+        ("weight.flip(1, 2)", "weight"),
+        ("grad.sum((0, 2, 3))", "grad.mean((0, 2, 3))"),
+        ("x.dtype == torch.bfloat16 and x.numel()", "x.numel()"),
+    ),
+    *by_hand(
+        "conditioners/mlp.py",
+        ("h.relu_() if inputs else h", "h"),
+        ("by_h.sum(1)", "by_h.mean(1)"),
+        ("            if after is not None:\n", "            if False:\n"),
+        ("torch.is_grad_enabled() or not ordinary()", "torch.is_grad_enabled()"),
+        ("found.add(context, by_h[width:].t())", "pass"),
+    ),
+    *by_hand(
+        "conditioners/products.py",
+        (".add_(bias[:, None])", ""),
+        ('bias, "relu"', 'bias, "none"'),
+        ("rows, weight.t()).relu_()", "rows, weight.t())"),
+        ("weight.t().contiguous(), grad.t()", "weight.t().contiguous(), -grad.t()"),
+        ("_linear_pointwise(grad, h,", "_linear_pointwise(grad, -h,"),
+        ("and big.dtype == other.dtype == torch.float32", ""),
+    ),
     # Every log-determinant.
     *wrong_log_dets(
         ELEMENTWISE,
@@ -129,12 +228,15 @@ MUTANTS = [
     *on(
         BASE,
         "Chain or chain or nested",
-        ("log_det = log_det + step", "log_det = step", 0, True),
-        ("log_det = log_det + step", "log_det = step", 1),
+        ("log_det = log_det + step", "log_det = step", 0),
+        ("log_det = log_det + step", "log_det = step", 1, True),
+        ("log_det = log_det + step", "log_det = step", 2),
         ("log_det = log_det + step", "log_det = log_det - step", 0),
-        ("log_det = log_det + step", "log_det = log_det - step", 1, True),
+        ("log_det = log_det + step", "log_det = log_det - step", 1),
+        ("log_det = log_det + step", "log_det = log_det - step", 2, True),
         ("log_det = log_det + step", "log_det = log_det + 2 * step", 0),
         ("log_det = log_det + step", "log_det = log_det + 2 * step", 1),
+        ("log_det = log_det + step", "log_det = log_det + 2 * step", 2),
         ("x.new_zeros(x.shape[0])", "x.new_ones(x.shape[0])"),
         ("y.new_zeros(y.shape[0])", "y.new_ones(y.shape[0])"),
     ),
@@ -169,7 +271,7 @@ MUTANTS = [
     *on(
         BASE,
         "Chain or chain or nested or shapes or latents",
-        ("for link in self.links:", "for link in reversed(self.links):"),
+        ("for link in links:", "for link in reversed(links):"),
         ("for link in reversed(self.links):", "for link in self.links:", 0, True),
         ("link(x, context)", "link(x)"),
         ("link.inverse(y, context)", "link.inverse(y)"),
@@ -178,8 +280,9 @@ MUTANTS = [
     *on(
         MIXING,
         "shuffle or permuted",
-        ("index_select(1, self.order)", "index_select(1, self.undo)", 0, True),
-        ("index_select(1, self.undo)", "index_select(1, self.order)"),
+        ("_reordered(x, self.order)", "_reordered(x, self.undo)", 0, True),
+        ("_reordered(y, self.undo), y", "_reordered(y, self.order), y"),
+        ("x.index_select(1, order)", "x"),
         ("self.undo = self.order.argsort()", "pass"),
         ("index.argsort()", "index"),
         ('self.register_buffer("order", index)', "self.order = index"),
@@ -207,12 +310,12 @@ MUTANTS = [
         "affine or additive or bend or known",
         ("x + parameters", "x"),
         ("y - parameters", "y + parameters"),
-        ("x * log_scale.exp() + shift", "x * log_scale.exp() - shift"),
-        ("x * log_scale.exp() + shift", "x * (1 + log_scale) + shift"),
+        ("torch.addcmul(shift, x, log_scale.exp())", "x * log_scale.exp() - shift"),
+        ("torch.addcmul(shift, x, log_scale.exp())", "x * (1 + log_scale) + shift"),
         ("(y - shift) * (-log_scale).exp()", "y * (-log_scale).exp() - shift"),
         ("(y - shift) * (-log_scale).exp()", "(y - shift) * log_scale.exp()"),
-        ("self.bound * torch.tanh(raw / self.bound)", "raw", 0, True),
-        ("self.bound * torch.tanh(raw / self.bound)", "torch.tanh(raw)"),
+        ("gate * (2 * self.bound) - self.bound", "gate", 0, True),
+        ("raw * (2 / self.bound)", "raw"),
         ("x + parameters", "x.add_(parameters)"),
     ),
     # Standardization.
@@ -486,8 +589,8 @@ MUTANTS = [
         "bijections/normalization.py",
         "actnorm or first_batch or two_processes",
         ("SPEED = 3.0", "SPEED = 1.0"),
-        ("if not self.training or self.initialized", "if not self.training", 0, True),
-        ("if not self.training or self.initialized", "if self.initialized"),
+        ("return self.training and not self._started", "return self.training", 0, True),
+        ("return self.training and not self._started", "return not self._started"),
         ("_batch_statistics(x.double())", "_batch_statistics(x[:2].double())"),
         ("torch.where(var > 0, var.sqrt(), self.scale)", "var.sqrt()"),
         ("torch.where(var > 0, var.sqrt(), self.scale)", "var"),
@@ -501,7 +604,7 @@ MUTANTS = [
         "bijections/convolution.py",
         "Invertible and jacobians",
         ("return _mix(x, weight), _per_row(log_det, x)", "_per_row(log_det, x)"),
-        ("-_per_row(ready.log_det, y)", "-_per_row(ready.log_det, y)"),
+        ("-_per_row(log_det, y)", "-_per_row(log_det, y)"),
         ("return self.log_s.sum()", "self.log_s.sum()"),
     ),
     *glowing(
@@ -518,7 +621,7 @@ MUTANTS = [
          "self.upper = nn.Parameter(lower.triu(1).to(dtype))"),
         ("upper.diagonal().abs().log()", "upper.diagonal().abs()"),
         ("None if seed is None else torch.Generator().manual_seed(seed)", "None"),
-        ("self._triangles(torch.float64)", "self._triangles()"),
+        ("self.triangles(torch.float64)", "self.triangles()"),
         ("torch.linalg.inv(self.weight.double())", "torch.linalg.inv(self.weight)"),
         ("slogdet(self.weight.double())[1]", "slogdet(self.weight.double())[0]"),
         ("and self._ready.is_of(self)", "", 0, True),
@@ -545,16 +648,15 @@ MUTANTS = [
     *glowing(
         "conditioners/glow.py",
         "network or Glow or prior",
-        ("(3 * self.log_scale).exp()", "self.log_scale.exp()"),
-        ("factor * self.bias", "self.bias"),
-        ("factor * norm.shift", "norm.shift"),
-        ("conv.weight * factor[:, None, None, None]", "conv.weight"),
-        ("norm.start_from(conv(x))", "norm.start_from(x)"),
-        ("norm.training and not norm.initialized", "False"),
-        ("nn.init.zeros_(self.conv.weight)", "pass"),
+        ("(ActNorm.SPEED * log_scale).exp()", "log_scale.exp()"),
+        ("(factor * bias).to(dtype)", "bias.to(dtype)"),
+        ("(weight * factor[:, None, None, None]).to(dtype)", "weight.to(dtype)"),
+        ("norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))", "norm.start_from(h)"),
+        ("if self.first_norm.awaits_data() or self.second_norm.awaits_data():", "if False:"),
+        ("3, std=0.0)", "3, std=0.1)"),
+        ("relu=i < len(layers) - 1", "relu=i < len(layers) - 2"),
+        ("result.relu_() if relu else result", "result"),
         ("(x, inside, *laid_over(context, x))", "(x, 0 * inside, *laid_over(context, x))"),
-        ("self.second_norm, h).relu_()", "self.second_norm, h)"),
-        ("self.first_norm, h).relu_()", "self.first_norm, h)"),
     ),
     *glowing(
         "models/glow.py",

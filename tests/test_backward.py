@@ -17,13 +17,13 @@ from diffeo.bijections import (
     FeatureCut,
     InvertibleConv1x1,
     NormalizedConv1x1,
+    backward,
 )
-from diffeo.bijections import backward
 from diffeo.bijections.backward import Gradients, weights_of
 from diffeo.bijections.bends import Additive, Affine, Bend
 from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.conditioners import glow
+from diffeo.conditioners import MLP, glow, products
 from diffeo.conditioners.glow import GlowNet
 
 every = pytest.mark.parametrize("entry", BIJECTIONS.values(), ids=BIJECTIONS.keys())
@@ -139,8 +139,8 @@ def test_products_take_the_place_of_a_convolution_back(context_features, monkeyp
     context = torch.randn(3, context_features, dtype=torch.float64, requires_grad=True)
     context = context if context_features else None
     results = []
-    for products in (True, False):
-        monkeypatch.setattr(glow, "_products_pay", lambda x, by=products: by)
+    for pays in (True, False):
+        monkeypatch.setattr(glow, "_products_pay", lambda x, by=pays: by)
         found = Gradients()
         with torch.no_grad():
             out, kept = net.run(x, context, torch.float64)
@@ -301,7 +301,9 @@ def test_a_chain_may_be_made_with_constant_memory():
 @pytest.fixture
 def chain() -> tuple[Chain, Tensor]:
     entry = BIJECTIONS["Glow's coupling"]
-    module = Chain(NormalizedConv1x1(ActNorm(3), InvertibleConv1x1(3, seed=0)), entry.make(), ActNorm(3))
+    module = Chain(
+        NormalizedConv1x1(ActNorm(3), InvertibleConv1x1(3, seed=0)), entry.make(), ActNorm(3)
+    )
     x = torch.randn(4, 3, 2, 2)
     module.train()(x, torch.randn(4, 2))
     return perturb(module, 0.1).double(), x.double()
@@ -427,3 +429,66 @@ def test_a_rebuilt_link_leaves_no_trace():
         assert torch.equal(norm.last_mean, before[1])
     norm(torch.randn(5, 3) + 7)
     assert not torch.equal(norm.running_mean, before[0])
+
+
+# Products of tables
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("by", ["oneDNN", "MKL", "switched off"])
+def test_products_by_either_library_are_the_same(dtype: torch.dtype, by: str, monkeypatch):
+    """Wide enough for oneDNN, which takes float32 alone; other dtypes and builds go without."""
+    if by == "MKL":
+        monkeypatch.setattr(products, "_linear_pointwise", None)
+    source = torch.Generator().manual_seed(3)
+    shapes = (48, 64), (48,), (64, 256), (48, 256)
+    weight, bias, h, grad = (
+        torch.randn(shape, generator=source, dtype=torch.float64) for shape in shapes
+    )
+    tolerance = {torch.bfloat16: 2e-2, torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
+    close = {"rtol": tolerance, "atol": 15 * tolerance}
+    w, b, x, g = (part.to(dtype) for part in (weight, bias, h, grad))
+    out = weight @ h + bias[:, None]
+    with torch.backends.mkldnn.flags(enabled=by != "switched off"):
+        for found, truth in (
+            (products.linear(w, b, x), out),
+            (products.linear(w, b, x.t().contiguous().t()), out),
+            (products.relu_of_linear(x.t(), w, b), out.t().relu()),
+            (products.relu_of_linear(x.t().contiguous(), w, b), out.t().relu()),
+            (products.by_input(w, g), weight.t() @ grad),
+            (products.by_weight(g, x), grad @ h.t()),
+        ):
+            assert found.dtype == dtype
+            torch.testing.assert_close(found.double(), truth, **close)
+
+
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_a_perceptron_by_hand_is_the_plain_one(context_features):
+    net = perturb(MLP(3, 4, (40, 30), context_features)).eval()
+    x, context = torch.randn(700, 3), torch.randn(700, context_features)
+    rows = torch.cat((x, context), dim=1)
+    given = (x, context if context_features else None)
+    truth = net.layers(rows).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(net(*given), truth, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(net.run(*given, x.dtype)[0], truth, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(*given).dtype == torch.bfloat16
+
+    def of_row(row: Tensor) -> Tensor:
+        return net(row[None, :3], row[None, 3:] if context_features else None)[0]
+
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(of_row)(rows), truth, rtol=1e-4, atol=1e-4)
+
+
+def test_each_feature_of_a_table_stays_in_one_piece():
+    """Through a whole flow; what comes out of it is laid as people expect."""
+    flow = RealNVP(5, 4, (8,)).initialize(torch.randn(20, 5)).eval()
+    with torch.no_grad():
+        x = torch.randn(20, 5)
+        y, _ = flow.bijection(x)
+        assert y.t().is_contiguous()
+        assert flow.encode(x).is_contiguous()
+        assert flow.decode(flow.encode(x)).is_contiguous()
+        assert flow.sample(3).is_contiguous()

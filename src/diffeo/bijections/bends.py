@@ -129,7 +129,7 @@ class Affine(Bend):
         return (y - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 
     def _gate(self, raw: Tensor) -> Tensor:
-        """p = sigmoid(2 a / bound): tanh(a / bound) is 2 p - 1, and a sigmoid far cheaper."""
+        """P = sigmoid(2 a / bound): tanh(a / bound) is 2 p - 1, and a sigmoid far cheaper."""
         return torch.sigmoid(raw * (2 / self.bound))
 
     def _log_scale(self, gate: Tensor) -> Tensor:

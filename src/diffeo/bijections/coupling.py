@@ -101,8 +101,9 @@ class Coupling(Bijection):
         by_kept, by_bent = self.cut.split(grad)
         by_bent, by_parameters = self.bend.back(bending, by_bent, grad_log_det)
         by_hand, *steering = steering
+        conditioner: Any = self.conditioner
         if by_hand:
-            steered = self.conditioner.back(*steering, context, by_parameters, found)
+            steered = conditioner.back(*steering, context, by_parameters, found)
         else:
             leaf, parameters, weights = steering
             outputs = (parameters,), (by_parameters,)
@@ -112,9 +113,10 @@ class Coupling(Bijection):
     def _steer(self, kept: Tensor, context: Context | None) -> tuple[Tensor, Any]:
         """What the conditioner says, and what its gradient needs."""
         dtype = self.precision or precision_of(kept)
-        by_hand = getattr(self.conditioner, "by_hand", None)
-        if by_hand is not None and by_hand(kept.dtype, dtype) and not hooked(self.conditioner):
-            parameters, needs = self.conditioner.run(kept, context, dtype)
+        conditioner: Any = self.conditioner
+        by_hand = getattr(conditioner, "by_hand", None)
+        if by_hand is not None and by_hand(kept.dtype, dtype) and not hooked(conditioner):
+            parameters, needs = conditioner.run(kept, context, dtype)
             return parameters, (True, needs)
         with torch.enable_grad():
             leaf = kept.detach().requires_grad_()

@@ -57,7 +57,7 @@ class FeatureCut:
         self, x: Float[Tensor, "batch features *rest"]
     ) -> tuple[Float[Tensor, "batch kept *rest"], Float[Tensor, "batch bent *rest"]]:
         """Take x `(batch, D, *rest)` apart: `(kept, bent)`, both views of it."""
-        first, second = x.split((self.first, x.shape[1] - self.first), dim=1)
+        first, second = x.split_with_sizes([self.first, x.shape[1] - self.first], dim=1)
         return (first, second) if self.keep == "first" else (second, first)
 
     def merge(

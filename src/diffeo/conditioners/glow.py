@@ -142,9 +142,7 @@ class GlowNet(nn.Module):
         out = _as_stream(_together([each.pop() for each in passes]), x)
         return out, (passes, layers, learned)
 
-    def back(
-        self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients
-    ) -> Tensor:
+    def back(self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients) -> Tensor:
         """The gradient of x; those of the weights and of the context go into `found`."""
         passes, layers, learned = kept
         grads = grad.to(layers[0][0].dtype, memory_format=torch.channels_last)

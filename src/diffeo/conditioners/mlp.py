@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,7 +66,8 @@ class MLP(nn.Module):
 
     def _linears(self) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each layer."""
-        return [(linear.weight, linear.bias) for linear in self.layers[::2]]
+        layers: Any = list(self.layers)
+        return [(linear.weight, linear.bias) for linear in layers[::2]]
 
     # Backward, with batches laid feature by feature ---------------------------------------------
 
@@ -76,19 +78,18 @@ class MLP(nn.Module):
     def run(self, x: Tensor, context: Context | None, dtype: torch.dtype) -> tuple[Tensor, Kept]:
         """What `forward` returns, without a graph, and what `back` needs (see `Coupling`)."""
         h = (x if context is None else torch.cat((x, context), dim=1)).t().contiguous()
-        inputs, layers = [], self._linears()
+        layers = self._linears()
+        inputs: list[Tensor] = []
         for weight, bias in layers:
             inputs.append(h.relu_() if inputs else h)
             h = products.linear(weight, bias, h)
         return h.t(), (inputs, layers)
 
-    def back(
-        self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients
-    ) -> Tensor:
+    def back(self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients) -> Tensor:
         """The gradient of x; those of the weights and of the context go into `found`."""
         by_h = grad.t().contiguous()
         after: Tensor | None = None
-        for h, (weight, bias) in zip(*map(reversed, kept), strict=True):
+        for h, (weight, bias) in reversed(list(zip(*kept, strict=True))):
             if after is not None:
                 # ReLU's; in place, since nothing else holds it.
                 torch.ops.aten.threshold_backward.grad_input(by_h, after, 0, grad_input=by_h)

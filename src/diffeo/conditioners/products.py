@@ -19,14 +19,15 @@ WORTH, WIDE = 2**19, 4
 
 def linear(weight: Tensor, bias: Tensor, h: Tensor) -> Tensor:
     """`W h + b`; no gradient is recorded."""
-    if _suits(h if h.is_contiguous() else h.t(), weight, len(weight)):
-        return _linear_pointwise(weight, h.t(), None, "none", [], "").add_(bias[:, None])
+    rows = h.t()
+    if _suits(rows if rows.is_contiguous() else h, weight, weight.shape[0]):
+        return _linear_pointwise(weight, rows, None, "none", [], "").add_(bias[:, None])
     return torch.addmm(bias[:, None], weight, h)
 
 
 def relu_of_linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`relu(x W^T + b)` of rows x `(batch, features)`; no gradient is recorded."""
-    if _suits(rows, weight, len(weight), least=1):
+    if _suits(rows, weight, weight.shape[0], least=1):
         return _linear_pointwise(rows, weight, bias, "relu", [], "")
     return torch.addmm(bias, rows, weight.t()).relu_()
 
@@ -40,26 +41,28 @@ def by_input(weight: Tensor, grad: Tensor) -> Tensor:
 
 def by_weight(grad: Tensor, h: Tensor) -> Tensor:
     """`g h^T`, the gradient of W in `W h`."""
-    if _suits(grad, h, len(h)):
+    if _suits(grad, h, h.shape[0]):
         return _linear_pointwise(grad, h, None, "none", [], "")
     return grad.mm(h.t())
 
 
 def _suits(big: Tensor, other: Tensor, times: int, least: int = WIDE) -> bool:
+    """Whether oneDNN can compute a product of so many by so many multiplications, and is faster."""
+    a, b = big.shape
     return bool(
-        big.numel() * times >= WORTH
-        and min(times, *big.shape) >= least
+        a * b * times >= WORTH
+        and min(a, b, times) >= least
+        and big.dtype == other.dtype == torch.float32
+        and big.is_cpu
+        and big.is_contiguous()
+        and other.is_contiguous()
         and _linear_pointwise is not None
         and torch.backends.mkldnn.enabled
-        and all(
-            t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
-            for t in (big, other)
-        )
     )
 
 
 def _found() -> Any:
-    """OneDNN's linear layer; None where PyTorch is built without it."""
+    """The linear layer of oneDNN; None where PyTorch is built without it."""
     try:
         return torch.ops.mkldnn._linear_pointwise.default
     except (AttributeError, RuntimeError):

@@ -155,6 +155,7 @@ class _Levels:
 
     def _step(self, channels: int, step: int) -> list[Bijection]:
         norm = ActNorm(channels, self.actnorm_scale)
+        mixed: list[Bijection]
         if self.permutation == "invertible_conv":
             mixed = [NormalizedConv1x1(norm, InvertibleConv1x1(channels, self.lu))]
         elif self.permutation == "shuffle":
