@@ -53,7 +53,7 @@ def settle_memory(
         flow.set_memory(memory)
         return
     free = free_memory(device) / processes
-    stored = activations(flow, rows, batch_size, device)
+    stored = activations(flow, rows, batch_size, device, enough=SHARE * free)
     if stored <= SHARE * free:
         return
     if activations(flow, rows, batch_size, device, memory="constant") < stored:
@@ -74,6 +74,7 @@ def activations(
     device: torch.device | str = "cpu",
     *,
     memory: Memory | None = None,
+    enough: float = 0.0,
 ) -> float:
     """The bytes that one training step of a flow keeps for its backward pass; an estimate.
 
@@ -89,6 +90,8 @@ def activations(
         batch_size: rows of a step.
         device: where it will be trained.
         memory: of its chains (see `Flow.set_memory`); None leaves it as it is.
+        enough: where kept(2) * batch_size / 2, which is more, is below that, it is returned, and
+            the second trial is spared.
     """
     device = torch.device(device)
     trial = copy.deepcopy(flow).to(device).train()
@@ -97,7 +100,11 @@ def activations(
     cuda = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(cuda):
-            few, more = (_kept(trial, rows, count, device) for count in (FEW, FEW + 1))
+            few = _kept(trial, rows, FEW, device)
+            bound = few * max(1.0, batch_size / FEW)
+            if bound <= enough:
+                return bound
+            more = _kept(trial, rows, FEW + 1, device)
     # A model of somebody's own may refuse in any way; training will say why, if it does too.
     except Exception:
         return 0.0
