@@ -158,6 +158,7 @@ def fit(
         )
         device = trainer.strategy.root_device
         if device.type == "cpu":
+            # Not before the flow saw many rows at once, to start from: their memory may go.
             keep_freed_memory()
         flow.set_precision(training_dtype(precision, flow, device))
         # A GPU is one process's own; the processes of a machine share what else it has.
