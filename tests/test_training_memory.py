@@ -213,6 +213,23 @@ def test_the_option_is_kept_in_the_config_and_refuses_other_words(capsys):
         TrainerOptions(memory="half")
 
 
+@pytest.mark.parametrize(("asked", "taken"), [("auto", "constant"), ("stored", "stored")])
+def test_training_settles_its_memory_and_keeps_what_it_frees(tmp_path, monkeypatch, asked, taken):
+    monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 1.0)
+    kept, flows, said = [], [], io.StringIO()
+    monkeypatch.setattr("diffeo.training.fit.keep_freed_memory", lambda: kept.append(True))
+    train(
+        lambda features: flows.append(RealNVP(features, layers=2, hidden=(8,))) or flows[0],
+        DataOptions("moons", rows=300),
+        tmp_path / "run",
+        trainer=TrainerOptions(max_epochs=1, figure_every=9, accelerator="cpu", memory=asked),
+        console=Console(file=said, width=400),
+    )
+    assert memories(flows[0]) == {taken}
+    assert ("--trainer.memory stored keeps them" in said.getvalue()) == (taken == "constant")
+    assert kept == [True]
+
+
 def learned(folder, make, data, kind, **changes):
     options = {"max_epochs": 3, "batch_size": 50, "figure_every": 100, "accelerator": "cpu"}
     train(
