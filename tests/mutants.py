@@ -433,6 +433,22 @@ MUTANTS = [
         'if precision != "float32" else',
         ("tests/test_precision.py", "-k", "unless"),
     ),
+    *(
+        Mutant(file, old, new, ("tests/test_training_memory.py", "-k", keyword))
+        for file, old, new, keyword in (
+            ("training/memory.py", "(batch_size - FEW) *", "batch_size *", "grows"),
+            ("training/memory.py", "few + (batch_size", "(batch_size", "near or grows"),
+            ("training/memory.py", "SHARE = 0.5", "SHARE = 0.6", "more_than_half"),
+            ("training/memory.py", "free_memory(device) / processes", "free_memory(device)",
+             "more_than_half"),
+            ("training/memory.py", "if not storage.expired()", "", "near"),
+            ("training/memory.py", 'memory="constant") < stored', 'memory="constant") < 2 * stored',
+             "nothing_would_be_spared"),
+            ("memory.py", "- torch.cuda.memory_allocated(device)", "", "gpu"),
+            ("memory.py", '["MemAvailable"] * 1024', '["MemAvailable"]', "least"),
+            ("memory.py", "- _table(CGROUPS / stat).get(cache, 0)", "", "least"),
+        )
+    ),
     Mutant(
         "training/module.py",
         "before = self.global_rank * rows * self.flow.dims",

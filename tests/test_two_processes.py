@@ -22,7 +22,7 @@ from diffeo.run import train
 from diffeo.training.fit import TrainerOptions
 from diffeo.training.module import OptimizerOptions
 
-devices, (folder, precision, model) = int(sys.argv[1]), sys.argv[2:]
+devices, (folder, precision, model, memory) = int(sys.argv[1]), sys.argv[2:]
 
 
 def make(shape):
@@ -46,18 +46,19 @@ train(
         accelerator="cpu",
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
+        memory=memory,
     ),
     console=Console(quiet=True),
 )
 """
 
 
-def curve(tmp_path, devices, precision, model):
+def curve(tmp_path, devices, precision, model, memory="auto"):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    folder = tmp_path / f"{devices}-{precision}-{model}"
+    folder = tmp_path / f"{devices}-{precision}-{model}-{memory}"
     done = subprocess.run(
-        [sys.executable, script, str(devices), folder, precision, model],
+        [sys.executable, script, str(devices), folder, precision, model, memory],
         env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
@@ -84,3 +85,9 @@ def test_two_processes_learn_as_one(tmp_path, model, precision, close):
     assert len(one) == 6
     assert two == pytest.approx(one, rel=close)
     assert one[-2] < 0.97 * one[0], "nothing was learned, so nothing was compared"
+
+
+def test_two_processes_with_constant_memory_learn_as_one_without(tmp_path):
+    one = curve(tmp_path, 1, "float64", "Glow", "stored")
+    two = curve(tmp_path, 2, "float64", "Glow", "constant")
+    assert two == pytest.approx(one, rel=1e-6)

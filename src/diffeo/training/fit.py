@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -23,8 +23,10 @@ from rich.console import Console
 
 from diffeo.data.batches import Augment, Batches, Rows
 from diffeo.flow import Flow
+from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
+from diffeo.training.memory import TrainingMemory, settle_memory
 from diffeo.training.module import FlowModule, OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
@@ -50,6 +52,9 @@ class TrainerOptions:
         devices: How many devices.
         num_nodes: How many machines.
         strategy: Lightning's way to spread the work: "auto", "ddp" and others.
+        memory: "stored" keeps all activations of a step, "constant" rebuilds them, for about a
+            quarter more time and memory that does not grow with depth; "auto" takes it where they
+            would need more than half of the memory that is free.
     """
 
     max_epochs: int | None = None
@@ -61,6 +66,12 @@ class TrainerOptions:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    memory: TrainingMemory = "auto"
+
+    def __post_init__(self) -> None:
+        if self.memory not in get_args(TrainingMemory):
+            choices = ", ".join(get_args(TrainingMemory))
+            raise ValueError(f"there is no memory {self.memory!r}: choose one of {choices}.")
 
 
 def fit(
@@ -145,7 +156,14 @@ def fit(
             log_every_n_steps=steps,
             profiler=Untimed(),
         )
-        flow.set_precision(training_dtype(precision, flow, trainer.strategy.root_device))
+        device = trainer.strategy.root_device
+        if device.type == "cpu":
+            # Not before the flow saw many rows at once, to start from: their memory may go.
+            keep_freed_memory()
+        flow.set_precision(training_dtype(precision, flow, device))
+        # A GPU is one process's own; the processes of a machine share what else it has.
+        sharing = 1 if device.type == "cuda" else trainer.num_devices
+        settle_memory(options.memory, flow, train, batch_size, device, console, processes=sharing)
         rank, world = trainer.global_rank, trainer.world_size
         shard: dict[str, Any] = {"rank": rank, "world": world}
         # As many as fill a batch of every process alike, since statistics are taken over all.
