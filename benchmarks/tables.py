@@ -18,6 +18,7 @@ from benchmarks.report import Report, over, rates
 FEATURES, BATCHES = (2, 10, 43), (512, 8192)
 TASKS = {"step": "train", "log_prob": "log_prob", "sample": "sample"}
 FASTER = 2.0
+RIVALS = {"zuko", "nflows", "normflows"}
 
 
 def measure(settings: Settings) -> Report:
@@ -37,8 +38,14 @@ def measure(settings: Settings) -> Report:
                 group = f"{features} features, batch {batch}, {TASKS[task]}"
                 ours, theirs = times["ours"], {name: times[name] for name in there}
                 report.measured += [rates(group, s, t, batch, "rows/s") for s, t in times.items()]
-                fastest = min(theirs, key=lambda name: median(theirs[name]))
-                label = f"{group}: speed over {fastest}"
-                report.ratios.append(over(label, theirs[fastest], ours, FASTER))
-    report.notes.append("The fastest peer of each is named.")
+                for names, bar in ((RIVALS, FASTER), (set(there) - RIVALS, None)):
+                    known = {name: theirs[name] for name in theirs if name in names}
+                    if known:
+                        fastest = min(known, key=lambda name: median(known[name]))
+                        label = f"{group}: speed over {fastest}"
+                        report.ratios.append(over(label, known[fastest], ours, bar))
+    report.notes.append(
+        "The bar is held against the fastest of zuko, nflows and normflows, which is named; FrEIA's "
+        "flow is put together by hand, with a base density of ours."
+    )
     return report

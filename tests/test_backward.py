@@ -154,6 +154,26 @@ def test_products_take_the_place_of_a_convolution_back(context_features, monkeyp
     assert not glow._products_pay(torch.empty(1, 128, 16, 16, dtype=torch.bfloat16))
 
 
+def test_a_batch_in_parts_is_the_batch(monkeypatch):
+    net = perturb(GlowNet(2, 4, 5)).double()
+    for norm in (net.first_norm, net.second_norm):
+        norm.initialized.fill_(True)
+    x = torch.randn(5, 2, 4, 6, dtype=torch.float64)
+    results = []
+    for activations in (1, 2 * 5 * 24, 2**40):  # one picture, two, all
+        monkeypatch.setattr(glow, "IN_CACHE", activations)
+        found = Gradients()
+        with torch.no_grad():
+            out, kept = net.run(x, None, torch.float64)
+            assert [len(inputs[0]) for inputs in kept[0]] == [len(part) for part in net._parts(x)]
+            by_x = net.back(kept, None, *weighted(out), found)
+            results.append([net(x), out, by_x, *(found[w] for w in net.parameters())])
+    assert len(net._parts(x)) == 1
+    for other in results[:2]:
+        for one, whole in zip(other, results[2], strict=True):
+            close(one, whole)
+
+
 def test_convolution_and_relu_in_one_pass_are_the_two():
     net = perturb(GlowNet(2, 4, 8)).eval()
     x = torch.randn(3, 2, 6, 6)
@@ -348,6 +368,21 @@ def test_back_twice(chain, memory):
     other = torch.autograd.grad(loss, [x, *module.parameters()])
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_was_kept_is_freed_by_going_back(chain):
+    module, x = chain
+    loss = loss_of(module, x)
+    node = loss.grad_fn
+    while type(node).__name__ != "_RunBackward":
+        node = next(n for n, _ in node.next_functions if n is not None)
+    assert len(node.kept) == 3
+    loss.backward(retain_graph=True)
+    assert len(node.kept) == 3
+    loss.backward()
+    assert not node.kept
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def test_weights_lent_for_a_call_get_the_gradients(chain):

@@ -117,12 +117,21 @@ class _Run(torch.autograd.Function):
         found = Gradients()
         kind, dtype, enabled = ctx.autocast
         with _again(), torch.autocast(kind, dtype, enabled=enabled):
-            for link, kept in zip(reversed(ctx.links), reversed(ctx.kept), strict=True):
+            # Freed one by one, unless somebody wants to go back twice.
+            all_kept = list(ctx.kept) if _graph_stays() else ctx.kept
+            for link in reversed(ctx.links):
+                kept = all_kept.pop()
                 if ctx.constant:
                     stream, kept = link.rebuild(stream, ctx.context, kept)
                 grad = link.back(kept, ctx.context, grad, grad_log_det, found)
         by_context = None if ctx.context is None else found.get(ctx.context)
         return None, None, grad, by_context, *[found.get(weight) for weight in weights]
+
+
+def _graph_stays() -> bool:
+    """Whether `retain_graph=True` holds in this backward pass."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or asked()
 
 
 def _are_those_of(links: Sequence[Bijection], weights: Sequence[Tensor]) -> bool:
