@@ -56,6 +56,7 @@ def measure(name: str, options: argparse.Namespace, console: Console) -> None:
         seconds=0.0 if options.small else options.seconds,
         threads=options.threads or default_threads(),
         device=device,
+        keep=options.keep,
         small=options.small,
     )
     start = time.perf_counter()
@@ -85,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.5, help="of a turn, at least; 0.5")
     parser.add_argument("--threads", type=positive, help="by default one for each core")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="cpu; of gpu cuda")
+    parser.add_argument("--keep", action="store_true", help="all sides keep what they free")
     parser.add_argument("--small", action="store_true", help="sizes that take seconds, no more")
     parser.add_argument("--out", type=Path, help="where JSON and PNG go; benchmarks/results")
     return parser

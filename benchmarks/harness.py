@@ -3,8 +3,8 @@
 These machines are shared and stall, so that a time alone means little. What counts are ratios of
 times taken one right after the other. A side is built in a process of its own, which then waits at
 a pipe; only one works at a time, each after a warm-up. In a turn it repeats its unit of work for
-about half a second, and answers with the seconds of one unit. All sides keep the memory that they
-free (`diffeo.memory.keep_freed_memory`), which is no small part of the time where it is dear.
+about half a second, and answers with the seconds of one unit. With `--keep` all sides keep what
+they free (`diffeo.memory.keep_freed_memory`), as `diffeo train` does.
 
 Memory is the operating system's count: how far the largest resident set rises over three training
 steps of a fresh process. Parameters are there before the first of them; gradients, which are kept
@@ -47,6 +47,7 @@ class Settings:
         seconds: how long a turn lasts, at least.
         threads: that torch may use.
         device: "cpu" or "cuda".
+        keep: whether all sides keep the memory that they free.
         small: sizes that take seconds and mean nothing, to see that everything runs.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     seconds: float = 0.5
     threads: int = 1
     device: str = "cpu"
+    keep: bool = False
     small: bool = False
 
 
@@ -70,8 +72,8 @@ class Side:
     def __init__(self, make: Make, settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
         torch.manual_seed(0)
-        # For ours and for the others: as `diffeo train` does, and as anybody may.
-        keep_freed_memory()
+        if settings.keep:
+            keep_freed_memory()
         self.settings = settings
         self.subject = make()
         self.count = 1

@@ -45,7 +45,7 @@ def measure(settings: Settings) -> Report:
                         label = f"{group}: speed over {fastest}"
                         report.ratios.append(over(label, known[fastest], ours, bar))
     report.notes.append(
-        "The bar is held against the fastest of zuko, nflows and normflows, which is named; FrEIA's "
-        "flow is put together by hand, with a base density of ours."
+        "The bar is held against the fastest of zuko, nflows and normflows, which is named; "
+        "FrEIA's flow is put together by hand, with a base density of ours."
     )
     return report

@@ -177,8 +177,8 @@ MUTANTS = [
         ("torch._foreach_add_(totals, ", "("),
         (".flip(0, 1)", ""),
         ("weight.flip(1, 2)", "weight"),
-        ("grad.sum((0, 2, 3))", "grad.mean((0, 2, 3))"),
-        ("x.dtype == torch.bfloat16 and x.numel()", "x.numel()"),
+        ("by_bias.view(9, o)[4]", "by_bias.view(9, o)[3]"),
+        ("x.shape[1] >= 256", "x.shape[1] >= 1024"),
     ),
     *by_hand(
         "conditioners/mlp.py",
