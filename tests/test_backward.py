@@ -224,7 +224,8 @@ def gradients(flow: Flow, x: Tensor, context: Tensor | None) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("name", list(flows()))
-def test_constant_memory_changes_no_gradient(name: str, dtype: torch.dtype):
+def test_constant_memory_changes_no_gradient(name: str, dtype: torch.dtype, monkeypatch):
+    monkeypatch.setattr("diffeo.bijections.base.LAST", 0)  # all are rebuilt
     flow, x, context = flows()[name]
     flow = trained(flow, x, context, by=0.02).to(dtype)
     x = x if x.dtype == torch.uint8 else x.to(dtype)
@@ -274,7 +275,7 @@ def test_constant_memory_with_networks_in_bfloat16():
 def test_constant_memory_does_not_grow_with_depth():
     def held(memory: str, steps: int) -> int:
         torch.manual_seed(0)
-        flow = Glow((3, 8, 8), 1, steps, 32).set_memory(memory)
+        flow = Glow((3, 8, 8), 1, steps, 64).set_memory(memory)
         x = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
         trained(flow, x, None, by=0.01)
         gc.collect()
@@ -284,9 +285,13 @@ def test_constant_memory_does_not_grow_with_depth():
         del loss
         return sum({t.data_ptr(): t.untyped_storage().nbytes() for t in alive}.values())
 
-    assert held("stored", 12) > 2.5 * held("stored", 4)
-    assert held("constant", 12) < 1.1 * held("constant", 4)
-    assert held("constant", 12) < 0.1 * held("stored", 12)
+    few, many = 8, 32
+    stream = 16 * 3 * 64 * 4  # bytes
+    assert held("stored", many) > 3 * held("stored", few)
+    # At most what comes out of each node, of 16 links or 8 steps.
+    grown = held("constant", many) - held("constant", few)
+    assert grown <= (many - few) / 8 * stream * 1.1
+    assert held("constant", many) < 0.15 * held("stored", many)
 
 
 def test_a_chain_may_be_made_with_constant_memory():
@@ -355,6 +360,7 @@ def test_gradients_of_gradients(chain, monkeypatch):
         close(one, other, 1e-9)
     monkeypatch.undo()
     module.memory = "constant"
+    monkeypatch.setattr("diffeo.bijections.base.LAST", 1)
     with pytest.raises(RuntimeError, match="memory='stored'"):
         torch.autograd.grad(loss_of(module, x), x, create_graph=True)
 
@@ -399,6 +405,7 @@ def test_weights_lent_for_a_call_get_the_gradients(chain):
         close(one, true)
     module.memory = "constant"
     y, log_det = torch.func.functional_call(module, lent, (x, context))
+    assert y.grad_fn is not None
     with pytest.raises(RuntimeError, match="has other weights"):
         torch.autograd.grad(y.sum(), list(lent.values()))
 

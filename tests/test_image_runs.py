@@ -462,5 +462,7 @@ def test_a_weight_that_cannot_be_inverted_is_named_on_the_command_line(tmp_path,
     flow = diffeo.Glow((1, 8, 8), 1, 1, 4)
     flow.bijection[1][1].conv.log_s.data[0] = -60.0
     flow.save_pretrained("m")
-    refused(["sample", "m", "--out=s.png"], capsys, "layer bijection.links.1.links.1.conv ", "learning")
+    refused(
+        ["sample", "m", "--out=s.png"], capsys, "layer bijection.links.1.links.1.conv ", "learning"
+    )
     assert not (tmp_path / "s.png").exists()

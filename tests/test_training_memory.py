@@ -219,7 +219,7 @@ def test_training_settles_its_memory_and_keeps_what_it_frees(tmp_path, monkeypat
     kept, flows, said = [], [], io.StringIO()
     monkeypatch.setattr("diffeo.training.fit.keep_freed_memory", lambda: kept.append(True))
     train(
-        lambda features: flows.append(RealNVP(features, layers=2, hidden=(8,))) or flows[0],
+        lambda features: flows.append(RealNVP(features, layers=4, hidden=(8,))) or flows[0],
         DataOptions("moons", rows=300),
         tmp_path / "run",
         trainer=TrainerOptions(max_epochs=1, figure_every=9, accelerator="cpu", memory=asked),

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from diffeo.bijections.base import Bijection
 
 Memory = Literal["stored", "constant"]
-# So many links are a node: more would make distributed training wait longer for gradients to share.
+# So many links are a node. With more, distributed training would wait longer for gradients to
+# share, and rounding errors would add up for longer where inputs are rebuilt.
 LINKS = 16
+# So many links at the end of a run keep their activations even in constant memory: theirs would be
+# rebuilt before any other is needed, so nothing is saved by it.
+LAST = 2
 
 
 class Gradients(dict[Tensor, Tensor]):
@@ -58,7 +62,11 @@ def weights_of(module: nn.Module) -> Iterator[Tensor]:
 
 
 def through(
-    links: Sequence[Bijection], x: Tensor, context: Tensor | None, memory: Memory
+    links: Sequence[Bijection],
+    x: Tensor,
+    context: Tensor | None,
+    memory: Memory,
+    keeps: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """One link after another: `(y, log_det)`.
 
@@ -66,10 +74,11 @@ def through(
     the backward pass goes from it backwards, and each link rebuilds its input from its output. That
     costs another evaluation of each link, as checkpoints would, and gradients are those of "stored"
     to about the precision of the dtype, as the inverses' rounding errors allow; gradients of
-    gradients it has none. (Gomez et al. 2017)
+    gradients it has none. The last links, `keeps` of them, are spared it. (Gomez et al. 2017)
     """
     weights = tuple(dict.fromkeys(weight for link in links for weight in weights_of(link)))
-    y, log_det = _Run.apply(links, memory, x, context, *weights)
+    rebuilt = max(0, len(links) - keeps) if memory == "constant" else 0
+    y, log_det = _Run.apply(links, rebuilt, x, context, *weights)
     return y, log_det
 
 
@@ -78,12 +87,12 @@ class _Run(torch.autograd.Function):
     def forward(
         ctx: Any,
         links: Sequence[Bijection],
-        memory: Memory,
+        rebuilt: int,
         x: Tensor,
         context: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.links, ctx.constant = links, memory == "constant"
+        ctx.links, ctx.rebuilt = links, rebuilt
         ctx.autocast = _autocast(x)
         ctx.kept = []
         leaf = context
@@ -91,22 +100,23 @@ class _Run(torch.autograd.Function):
             leaf = context.detach().requires_grad_()
         ctx.context = leaf
         start, log_det = x, x.new_zeros(x.shape[0])
-        for link in links:
-            if ctx.constant:
+        for i, link in enumerate(links):
+            if i < rebuilt:
                 x, step = link(x, leaf)
                 kept = link.note()
+                start = x
             else:
                 x, step, kept = link.run(x, leaf)
             log_det = log_det + step
             ctx.kept.append(kept)
         # With the weights, of which autograd then notices any change before the backward pass.
-        ctx.save_for_backward(x if ctx.constant else start, context, *weights)
+        ctx.save_for_backward(start, context, *weights)
         return x, log_det
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> Any:
         stream, context, *weights = ctx.saved_tensors
-        again = ctx.constant or torch.is_grad_enabled()
+        again = ctx.rebuilt or torch.is_grad_enabled()
         if again and not _are_those_of(ctx.links, weights):
             raise RuntimeError(
                 "a chain that is evaluated again in the backward pass has other weights there: "
@@ -119,9 +129,9 @@ class _Run(torch.autograd.Function):
         with _again(), torch.autocast(kind, dtype, enabled=enabled):
             # Freed one by one, unless somebody wants to go back twice.
             all_kept = list(ctx.kept) if _graph_stays() else ctx.kept
-            for link in reversed(ctx.links):
+            for i, link in reversed(list(enumerate(ctx.links))):
                 kept = all_kept.pop()
-                if ctx.constant:
+                if i < ctx.rebuilt:
                     stream, kept = link.rebuild(stream, ctx.context, kept)
                 grad = link.back(kept, ctx.context, grad, grad_log_det, found)
         by_context = None if ctx.context is None else found.get(ctx.context)
@@ -149,7 +159,7 @@ def _with_graph(
     grad_log_det: Tensor,
 ) -> list[Tensor | None]:
     """The gradients, with a graph for gradients of their own: by autograd, link after link."""
-    if ctx.constant:
+    if ctx.rebuilt:
         raise RuntimeError(
             "a chain with constant memory has no gradients of gradients: take memory='stored'."
         )
