@@ -52,7 +52,7 @@ def hooked(module: nn.Module) -> bool:
 
 
 def weights_of(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters that learn; as `parameters()`, which takes five times as long."""
+    """Its parameters that learn, as `parameters()` finds them by a longer way."""
     for parameter in module._parameters.values():
         if parameter is not None and parameter.requires_grad:
             yield parameter
