@@ -534,3 +534,14 @@ def test_each_feature_of_a_table_stays_in_one_piece():
         assert flow.encode(x).is_contiguous()
         assert flow.decode(flow.encode(x)).is_contiguous()
         assert flow.sample(3).is_contiguous()
+
+
+def test_only_what_learns_is_noted():
+    frozen, learns = torch.zeros(2), torch.zeros(2, requires_grad=True)
+    found = Gradients()
+    found.add(frozen, torch.ones(2))
+    found.add(learns, None)
+    assert not found
+    found.add(learns, torch.ones(2))
+    found.add(learns, torch.ones(2))
+    assert torch.equal(found[learns], torch.full((2,), 2.0))
