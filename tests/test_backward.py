@@ -421,6 +421,22 @@ def test_weights_that_changed_in_between_are_noticed(chain, memory):
         loss.backward()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_may_change_before_going_back(chain, training):
+    module, x = chain
+    weights = list(module.parameters())
+    truth = torch.autograd.grad(loss_of(module.train(training), x), weights)
+    loss = loss_of(module, x)
+    module.train(not training)
+    for one, other in zip(torch.autograd.grad(loss, weights), truth, strict=True):
+        close(one, other)
+    module.memory = "constant"
+    loss = loss_of(module, x)
+    module.train(training)
+    with pytest.raises(RuntimeError, match="another mode"):
+        loss.backward()
+
+
 def test_a_hook_on_a_link_or_a_network_is_called(chain):
     module, x = chain
     truth = torch.autograd.grad(loss_of(module, x), list(module.parameters()))

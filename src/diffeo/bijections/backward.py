@@ -93,6 +93,7 @@ class _Run(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.links, ctx.rebuilt = links, rebuilt
+        ctx.modes = [link.training for link in links]
         ctx.autocast = _autocast(x)
         ctx.kept = []
         leaf = context
@@ -117,6 +118,11 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> Any:
         stream, context, *weights = ctx.saved_tensors
         again = ctx.rebuilt or torch.is_grad_enabled()
+        if again and ctx.modes != [link.training for link in ctx.links]:
+            raise RuntimeError(
+                "a chain that is evaluated again in the backward pass was in another mode before: "
+                "call backward before train() or eval()."
+            )
         if again and not _are_those_of(ctx.links, weights):
             raise RuntimeError(
                 "a chain that is evaluated again in the backward pass has other weights there: "

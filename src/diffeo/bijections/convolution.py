@@ -194,7 +194,7 @@ class NormalizedConv1x1(Bijection):
             return super().run(x, context)
         self.norm.start_from(x)
         weight, bias, log_det, parts = self._assemble()
-        return _mix(x, weight, bias), _per_row(log_det, x), (x, weight, *parts)
+        return _mix(x, weight, bias), _per_row(log_det, x), _Kept(x, weight, *parts)
 
     def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
         """See `Bijection.rebuild`."""
@@ -204,7 +204,7 @@ class NormalizedConv1x1(Bijection):
         # The inverse of the very weights that were used, in float64.
         inverse = torch.linalg.inv(weight.double())
         x = _mix(y, inverse.to(y.dtype), -(inverse @ bias.double()).to(y.dtype))
-        return x, (x, weight, *parts)
+        return x, _Kept(x, weight, *parts)
 
     def back(
         self,
@@ -215,18 +215,18 @@ class NormalizedConv1x1(Bijection):
         found: Gradients,
     ) -> Tensor:
         """See `Bijection.back`."""
-        if not self._by_hand():
+        if not isinstance(kept, _Kept):
             return super().back(kept, context, grad, grad_log_det, found)
-        x, weight, lower, upper, factor, learned = kept
-        shift, log_scale, lower_learned, upper_learned, log_s = learned
+        weight, lower, upper = kept.weight, kept.lower, kept.upper
+        shift, log_scale, lower_learned, upper_learned, log_s = kept.learned
         pixels = grad.flatten(2)
         by_bias = pixels.sum((0, 2))
         by_log_det = grad_log_det.sum() * pixels.shape[2]
-        by_weight = torch.bmm(pixels, x.flatten(2).mT).sum(0)
+        by_weight = torch.bmm(pixels, kept.x.flatten(2).mT).sum(0)
         by_weight = torch.addr(by_weight, by_bias, shift)
         by_log_factor = (by_weight * weight).sum(0) + by_log_det
         by_product = torch.empty_like(weight)
-        by_product.index_copy_(0, self.conv.permutation, by_weight * factor)
+        by_product.index_copy_(0, self.conv.permutation, by_weight * kept.factor)
         by_upper = lower.T @ by_product
         found.add(shift, by_bias @ weight)
         found.add(log_scale, by_log_factor * ActNorm.SPEED)
@@ -249,6 +249,18 @@ class NormalizedConv1x1(Bijection):
 
     def _by_hand(self) -> bool:
         return self.training and self.conv.lu
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the gradient of a `NormalizedConv1x1` needs, in training and of the parts of W."""
+
+    x: Tensor
+    weight: Tensor
+    lower: Tensor
+    upper: Tensor
+    factor: Tensor
+    learned: tuple[Tensor, ...]
 
 
 class SingularError(ValueError):
@@ -290,7 +302,7 @@ def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The matrix times the channels of each pixel, plus the bias.
 
-    As one product for each picture, which takes half the time of a convolution of so few channels.
+    As one product for each picture: a convolution of so few channels takes longer.
     """
     pixels, weights = x.flatten(2), weight.expand(len(x), -1, -1)
     if bias is None:
