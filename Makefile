@@ -5,7 +5,7 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test slow lint format mutants bench clean
+.PHONY: demo test slow lint format mutants bench docs clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -32,8 +32,12 @@ bench: .venv/dev  ## time and memory against peers and the bare networks, into b
 	$(PIP) -e ".[bench]"
 	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks all
 
+docs: .venv/dev  ## the site of the documentation, into site/; a warning is an error
+	$(PIP) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,26 @@
+"""The reference of the commands: on its page each `<!-- help: NAME -->` becomes that help."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+HELP = re.compile(r"^<!-- help: (\w+) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put in what `diffeo NAME --help` prints."""
+    return HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", markdown)
+
+
+def _help(command: str) -> str:
+    from diffeo.cli.options import PARSERS, make_parser
+
+    os.environ["COLUMNS"] = "96"
+    commands = next(action for action in make_parser()._actions if action.dest == "command")
+    assert command in PARSERS
+    return commands.choices[command].format_help().strip()

@@ -1,0 +1,102 @@
+"""The documentation builds as a site without a warning, holds all that is public, and is alone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from snippets import PAGES, ROOT
+
+API = ROOT / "docs" / "api"
+
+
+def test_the_api_names_each_public_module():
+    """Each name of `__all__` is rendered by the directive of its module."""
+    directives = {}
+    for page in sorted(API.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for module, options in re.findall(r"^::: (\S+)\n((?:    .*\n)*)", text, re.MULTILINE):
+            members = re.search(r"members: \[(.*)\]", options)
+            names = members[1].split(", ") if members else importlib.import_module(module).__all__
+            directives.setdefault(module, set()).update(names)
+    for module, names in directives.items():
+        for name in names:
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    shown = set().union(*directives.values())
+    public = ["diffeo", *(f"diffeo.{room}" for room in _rooms())]
+    for module in public:
+        for name in importlib.import_module(module).__all__:
+            assert name in shown or name == "__version__", f"{module}.{name} is on no page"
+
+
+def _rooms() -> list[str]:
+    """The packages and modules that say what is public."""
+    source = ROOT / "src" / "diffeo"
+    paths = [*source.glob("*/__init__.py"), *source.glob("*.py")]
+    return sorted(
+        path.parent.name if path.name == "__init__.py" else path.stem
+        for path in paths
+        if path.parent != source or path.name != "__init__.py"
+        if "__all__ = " in path.read_text(encoding="utf-8")
+    )
+
+
+def test_each_command_is_on_its_page():
+    from diffeo.cli.options import PARSERS
+
+    text = (API / "commands.md").read_text(encoding="utf-8")
+    for command in PARSERS:
+        assert f"| `diffeo {command}` |" in text
+        assert f"\n## {command}\n\n<!-- help: {command} -->\n" in text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("material", reason="needs the extra docs: pip install diffeo[docs]")
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs: pip install diffeo[docs]")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_asks_nothing_of_other_hosts(site):
+    """Whatever a page loads by itself lies beside it; only links lead away."""
+    loads = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]+)"|<link\b([^>]+)>')
+    for page in site.rglob("*.html"):
+        for source, link in loads.findall(page.read_text(encoding="utf-8")):
+            address = source
+            if link and not re.search(r'rel="(canonical|prev|next)"', link):
+                address = re.search(r'href="([^"]+)"', link)[1]
+            assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text("utf-8"))
+
+
+def test_no_formula_is_left_as_it_was_written(site):
+    text = (site / "mathematics.html").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
+    displayed = written.count("\n$$\n") // 2
+    assert displayed > 10
+    assert len(re.findall(r'<math [^>]*display="block"', text)) == displayed
+    assert "arithmatex" not in text
+    assert not re.search(r"\\[a-z]+\{", text)
+
+
+def test_each_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES:
+        if page.is_relative_to(ROOT / "docs"):
+            assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in text
