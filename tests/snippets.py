@@ -7,6 +7,7 @@ A block that is not to be run says why, in a comment right above its fence:
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -101,3 +102,17 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
     slugs = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {slug.strip().replace(" ", "-") for slug in slugs}
+
+
+def resolve(name: str) -> object:
+    """The object of a dotted name."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"there is no {name}")

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 from jsonargparse import ArgumentParser
 from PIL import Image
-from snippets import PAGES, ROOT, Block, anchors, blocks, inline_code, links, name_of
+from snippets import PAGES, ROOT, Block, anchors, blocks, inline_code, links, name_of, resolve
 
 from diffeo.cli import main
 from diffeo.cli.options import PARSERS, make_parser
@@ -165,18 +165,4 @@ def test_names_in_prose_exist(page):
     for code in inline_code(page):
         name = re.match(r"diffeo(\.[A-Za-z_]\w*)+", code)
         if name is not None:
-            _resolve(name[0])
-
-
-def _resolve(name: str) -> object:
-    """The object of a dotted name."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            found: object = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[count:]:
-            found = getattr(found, part)
-        return found
-    raise AssertionError(f"there is no {name}")
+            resolve(name[0])
