@@ -92,6 +92,12 @@ def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_backward.py",), *rest)
 
 
+def shown(keyword: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
+    """Changes `(file, old, new)` of what README and docs/ show, seen by the tests of snippets."""
+    for file, old, new in changes:
+        yield Mutant(file, old, new, ("tests/test_snippets.py", "-k", keyword))
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -104,6 +110,24 @@ DENSITY = "jacobians or scipys or product or integrates"
 FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
+    # What people read.
+    *shown(
+        "options",
+        ("cli/options.py", '"--temperatures"', '"--heats"'),
+        ("cli/latent_options.py", '"--strengths"', '"--amounts"'),
+        ("data/image_options.py", "    flip: bool = False", "    mirror: bool = False"),
+    ),
+    *shown(
+        "images.md and short",
+        ("flow.py", "def split_latents", "def split_levels"),
+        ("cli/options.py", '"-n", "--num", type=int, default=64', '"-n", "--num", type=int'),
+    ),
+    *shown(
+        "conditional.md and short",
+        ("cli/options.py", '"--label"', '"--class"'),
+        ("cli/contexts.py", 'f"label={options.label}"', "options.label"),
+    ),
+    *shown("names", ("memory.py", "def keep_freed_memory", "def keep_memory")),
     # Gradients by hand, and those of what is rebuilt.
     *by_hand(
         "bijections/backward.py",

@@ -2,8 +2,8 @@
 
 The blocks of a page run in order, Python in one namespace, commands in one folder, which holds
 what a reader is supposed to bring: `my.csv`, `new.csv`, `photos/`. Trainings are cut to an epoch of
-few rows; `-m slow` lets them run to their end. A block that says `not run` is skipped, with its
-reason, but its `diffeo` commands have to be understood.
+few rows, and Glow to few steps; `-m slow` lets them run to their end. A block that says `not run`
+is skipped, with its reason, but its `diffeo` commands have to be understood.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from diffeo.cli.options import PARSERS, make_parser
 from diffeo.cli.shorthand import spell_out
 
 SHORT = ["--trainer.max_epochs", "1", "--data.rows", "600"]
+SHALLOW = ["--model.steps", "2"]  # a Glow
 RUN = [page for page in PAGES if any(b.language in ("python", "console") for b in blocks(page))]
 LEFT_OUT = [block for page in PAGES for block in blocks(page) if block.reason]
 # Options of other programs, and what the list of changes says is gone.
@@ -91,7 +92,7 @@ def _run_command(block: Block, words: list[str], *, short: bool) -> None:
         subprocess.run([sys.executable, *arguments], check=True, env=environment)
         return
     if short and arguments[0] == "train":
-        arguments = [*arguments, *SHORT]
+        arguments += SHORT + (SHALLOW if "Glow" in arguments else [])
     assert main(arguments) == 0, f"{block}: {' '.join(words)}"
 
 
