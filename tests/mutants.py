@@ -111,11 +111,11 @@ FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
     # What people read.
+    *shown("options", ("data/image_options.py", "    flip: bool = False", "    mirror: bool = False")),
     *shown(
-        "options",
+        "glow.md and short",
         ("cli/options.py", '"--temperatures"', '"--heats"'),
         ("cli/latent_options.py", '"--strengths"', '"--amounts"'),
-        ("data/image_options.py", "    flip: bool = False", "    mirror: bool = False"),
     ),
     *shown(
         "images.md and short",
