@@ -8,7 +8,7 @@ gradient needs, or, with constant memory, rebuilds that from its output.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,18 @@ class Gradients(dict[Tensor, Tensor]):
             self[tensor] = self.places[tensor].copy_(gradient)
         else:
             self[tensor] = gradient
+
+    def add_each(self, tensors: Iterable[Tensor], gradients: Tensor) -> None:
+        """Note one gradient for each tensor; they are stacked along the first axis."""
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            self.add(tensor, gradient)
+
+    def add_product(self, tensor: Tensor, a: Tensor, b: Tensor) -> None:
+        """Note a b as a part of the gradient, computed where it is to lie."""
+        if tensor in self or tensor not in self.places:
+            self.add(tensor, a * b)
+        else:
+            self[tensor] = torch.mul(a, b, out=self.places[tensor])
 
     def later(self, module: Alike, raw: Any) -> None:
         """Leave what a module's gradients are made of, until those like it have left theirs."""

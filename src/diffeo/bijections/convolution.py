@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from diffeo.bijections.backward import Gradients
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.normalization import ActNorm
-from diffeo.bijections.together import Alike, prepare, stacked
+from diffeo.bijections.together import Alike, known, prepare, stacked
 
 
 class InvertibleConv1x1(Bijection):
@@ -184,8 +185,8 @@ class NormalizedConv1x1(Bijection):
 
     def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, c and log|det A| of `y = A x + c`."""
-        if self._by_hand() and not torch.is_grad_enabled():
-            ready = prepare(self, self.norm.shift.dtype)
+        ready = known(self, self.norm.shift.dtype)
+        if ready is not None:
             return ready.weight, ready.bias, ready.log_det
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
@@ -206,9 +207,8 @@ class NormalizedConv1x1(Bijection):
         if not self._by_hand():
             return super().rebuild(y, context, note)
         ready = prepare(self, y.dtype)
-        # The inverse of the very weights that were used, in float64.
-        inverse = torch.linalg.inv(ready.weight.double())
-        x = _mix(y, inverse.to(y.dtype), -(inverse @ ready.bias.double()).to(y.dtype))
+        inverse, offset = (part[ready.place] for part in ready.alike.inverse)
+        x = _mix(y, inverse, offset)
         return x, (x, ready)
 
     def back(
@@ -258,8 +258,9 @@ class NormalizedConv1x1(Bijection):
         weight = torch.bmm(lower, upper).gather(1, rows[:, :, None].expand_as(lower))
         weight = weight * factor[:, None]
         bias = torch.bmm(weight, shift[:, :, None])[:, :, 0]
+        alike = _Alike(weight, bias)
         parts = zip(weight, bias, log_det, lower, upper, factor, rows, learned, strict=True)
-        return [_Affine(*part) for part in parts]
+        return [_Affine(alike, place, *part) for place, part in enumerate(parts)]
 
     @classmethod
     def settle(cls, raws: Sequence[Any], found: Gradients) -> None:
@@ -282,9 +283,9 @@ class NormalizedConv1x1(Bijection):
             by_upper.triu(1),
             torch.addcmul(by_log_det, by_diagonal, diagonal),
         )
-        for each, *values in zip(affine, *gradients, strict=True):
-            for tensor, gradient in zip(each.learned, values, strict=True):
-                found.add(tensor, gradient)
+        learned = zip(*(each.learned for each in affine), strict=True)
+        for tensors, gradient in zip(learned, gradients, strict=True):
+            found.add_each(tensors, gradient)
 
 
 def _learned(module: NormalizedConv1x1) -> tuple[Tensor, ...]:
@@ -292,10 +293,26 @@ def _learned(module: NormalizedConv1x1) -> tuple[Tensor, ...]:
     return norm.shift, norm.log_scale, conv.lower, conv.upper, conv.log_s
 
 
+class _Alike:
+    """The maps `y = A x + c` of several that are alike, `(n, C, C)` and `(n, C)`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+    @cached_property
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """A^-1 and -A^-1 c of the very weights that were used, by way of float64."""
+        inverse = torch.linalg.inv(self.weight.double())
+        offset = torch.bmm(inverse, -self.bias.double()[:, :, None])[:, :, 0]
+        return inverse.to(self.weight.dtype), offset.to(self.weight.dtype)
+
+
 @dataclass(frozen=True)
 class _Affine:
     """The map `y = A x + c` of a `NormalizedConv1x1` in training, and the parts of A."""
 
+    alike: _Alike
+    place: int
     weight: Tensor
     bias: Tensor
     log_det: Tensor

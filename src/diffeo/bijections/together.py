@@ -45,13 +45,13 @@ _state = _State()
 @contextmanager
 def prepared(modules: Iterable[tuple[Alike, torch.dtype]]) -> Iterator[None]:
     """Prepare modules for a dtype; inside, `prepare` answers what they made. No graph is made."""
-    groups: dict[Hashable, list[Alike]] = {}
+    groups: dict[tuple[type[Alike], torch.dtype, Hashable], list[Alike]] = {}
     for module, dtype in modules:
         likeness = module.likeness()
         if likeness is not None:
             groups.setdefault((type(module), dtype, likeness), []).append(module)
     before, made = _state.prepared, {}
-    for (kind, dtype, _), members in groups.items():  # type: ignore[misc]
+    for (kind, dtype, _), members in groups.items():
         for module, value in zip(members, kind.prepare(members, dtype), strict=True):
             made[module, dtype] = value
     _state.prepared = made
@@ -61,11 +61,15 @@ def prepared(modules: Iterable[tuple[Alike, torch.dtype]]) -> Iterator[None]:
         _state.prepared = before
 
 
+def known(module: Alike, dtype: torch.dtype) -> Any:
+    """What a module has prepared for a dtype; None if it has not."""
+    return None if torch.is_grad_enabled() else _state.prepared.get((module, dtype))
+
+
 def prepare(module: Alike, dtype: torch.dtype) -> Any:
     """What a module makes of its weights for a dtype: now, if it is not prepared."""
-    if not torch.is_grad_enabled() and (module, dtype) in _state.prepared:
-        return _state.prepared[module, dtype]
-    return type(module).prepare([module], dtype)[0]
+    ready = known(module, dtype)
+    return type(module).prepare([module], dtype)[0] if ready is None else ready
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:

@@ -149,15 +149,14 @@ class GlowNet(nn.Module):
         """The gradient of x; those of the weights and of the context go into `found`."""
         passes, layers, learned = kept
         grads = grad.to(layers[0][0].dtype, memory_format=torch.channels_last)
-        by_h, totals = [], None
+        by_h: list[Tensor] = []
+        totals: list[Tensor] = []
         for inputs, part in zip(passes, grads.split(len(passes[0][0])), strict=True):
             by_part, sums = _back_through(part, inputs, layers)
             by_h.append(by_part)
-            if totals is None:
-                totals = sums
-            else:
-                totals = torch._foreach_add([total.to(grad.dtype) for total in totals], sums)
-        assert totals is not None
+            if totals:
+                sums = [a.to(grad.dtype) + b for a, b in zip(totals, sums, strict=True)]
+            totals = sums
         found.later(self, (learned, layers, totals))
         by_input = _as_stream(_together(by_h), grad)
         width = by_input.shape[1] - (0 if context is None else context.shape[1])
@@ -192,10 +191,13 @@ class GlowNet(nn.Module):
             by_scaled, by_offset = (stacked(part).to(weight.dtype) for part in sums)
             by_factor = torch.linalg.vecdot(by_scaled.flatten(2), weight.flatten(2))
             by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
-            gradients = by_scaled * factor[..., None, None, None], by_log_scale, by_offset * factor
-            for layer, *values in zip(layers, *gradients, strict=True):
-                for tensor, gradient in zip(layer, values, strict=True):
-                    found.add(tensor, gradient)
+            factor_of_weight = factor[..., None, None, None]
+            if len(raws) == 1:  # large ones
+                found.add_product(layers[0][0], by_scaled[0], factor_of_weight[0])
+            else:
+                found.add_each((weight for weight, *_ in layers), by_scaled * factor_of_weight)
+            found.add_each((log_scale for _, log_scale, _ in layers), by_log_scale)
+            found.add_each((bias for *_, bias in layers), by_offset * factor)
 
 
 def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
