@@ -128,7 +128,7 @@ MUTANTS = [
     *by_hand(
         "bijections/together.py",
         ("None if torch.is_grad_enabled() else ", ""),
-        ("groups.setdefault((type(module), dtype, likeness)", "groups.setdefault((type(module), dtype, 0)"),
+        ("(type(module), dtype, likeness)", "(type(module), dtype, 0)"),
         ("_state.prepared = before", "pass"),
     ),
     *by_hand(
