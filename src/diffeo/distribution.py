@@ -76,7 +76,9 @@ class FlowDistribution(Distribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         """All of real space; of pictures the whole numbers from 0 to 255."""
-        values = constraints.integer_interval(0, 255) if self.flow.takes_pixels else constraints.real
+        values = (
+            constraints.integer_interval(0, 255) if self.flow.takes_pixels else constraints.real
+        )
         return constraints.independent(values, len(self.event_shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
@@ -127,7 +129,8 @@ class FlowDistribution(Distribution):
         """A row of context for each event of a batch of any shape."""
         if self.context is None:
             return None
-        return self.context.expand(*batch, -1).reshape(batch.numel(), -1)
+        width = self.context.shape[-1]
+        return self.context.expand(*batch, width).reshape(batch.numel(), width)
 
 
 def distribution_of(
