@@ -145,7 +145,7 @@ def distribution_of(
 def _pyro_kind() -> type[FlowDistribution]:
     from pyro.distributions.torch_distribution import TorchDistributionMixin
 
-    class PyroFlowDistribution(FlowDistribution, TorchDistributionMixin):
+    class PyroFlowDistribution(FlowDistribution, TorchDistributionMixin):  # type: ignore[misc, override]
         """A `FlowDistribution` that `pyro.sample` takes, as guide and as likelihood.
 
         Importing it from here imports Pyro. (Bingham et al. 2019)
@@ -219,8 +219,10 @@ def monte_carlo_kl(p: Distribution, q: Distribution, samples: int = KL_SAMPLES) 
     return terms.mean(0)
 
 
-@register_kl(FlowDistribution, FlowDistribution)
-@register_kl(FlowDistribution, Distribution)
-@register_kl(Distribution, FlowDistribution)
 def _kl(p: Distribution, q: Distribution) -> Tensor:
     return monte_carlo_kl(p, q)
+
+
+register_kl(FlowDistribution, FlowDistribution)(_kl)
+register_kl(FlowDistribution, Distribution)(_kl)
+register_kl(Distribution, FlowDistribution)(_kl)

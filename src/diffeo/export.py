@@ -44,12 +44,14 @@ class Exported:
         gives: its output, likewise.
         error: how far it was from the flow: the largest difference of a log-probability in nats,
             of a feature in standard deviations, or the share of pixels off by a grey level.
+        unit: in words, which of these.
     """
 
     path: Path
     takes: str
     gives: str
     error: float
+    unit: str
 
 
 def export(
@@ -110,9 +112,9 @@ def export(
             program = _traced(task, name)
             call = _write_onnx(program, partial) if to == "onnx" else _write_torch(program, partial)
             error = max(_checked(task, call, size, name) for size in CHECKED)
-            takes = ", ".join(_said(*each) for each in task.inputs(1).items())
-            gives = _said("log_prob" if name == "score" else "x", task.truth(1)[1])
-            done.append(Exported(path, takes, gives, error))
+            inputs, output = task.truth(1)
+            takes = ", ".join(_said(*each) for each in inputs.items())
+            done.append(Exported(path, takes, _said(task.gives, output), error, task.unit))
     return done
 
 
@@ -124,12 +126,16 @@ class _Task(nn.Module):
         super().__init__()
         self.flow = flow
 
+    gives: str
+
+    @property
+    def unit(self) -> str:
+        """Of its errors."""
+        raise NotImplementedError
+
     def truth(self, n: int) -> tuple[Inputs, Tensor]:
         """Inputs for n events, and what the flow itself says of them."""
         raise NotImplementedError
-
-    def inputs(self, n: int) -> Inputs:
-        return self.truth(n)[0]
 
     def _rows(self, context: Tensor | None) -> Tensor | None:
         """The context as the links expect it, as `Flow` brings it to them."""
@@ -143,6 +149,18 @@ class _Task(nn.Module):
 
 class _Score(_Task):
     """`x, [noise], [context] -> log p(x | context)`."""
+
+    gives = "log_prob"
+    unit = "nats"
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow)
+        door = flow.dequantizer
+        if not isinstance(door, PixelDequantize | UniformDequantize | None):
+            raise ValueError(
+                f"{type(door).__name__} cannot be exported, only dequantizers of diffeo's own: "
+                "export the sampling alone, or a flow without it."
+            )
 
     def forward(
         self, x: Tensor, noise: Tensor | None = None, context: Tensor | None = None
@@ -168,6 +186,12 @@ class _Score(_Task):
 class _Sample(_Task):
     """`z, [context] -> x`."""
 
+    gives = "x"
+
+    @property
+    def unit(self) -> str:
+        return "of the pixels" if self.flow.takes_pixels else "standard deviations"
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         x, _ = self.flow.bijection.inverse(z, self._rows(context))
         return x if self.flow.dequantizer is None else self.flow.dequantizer.inverse(x)
@@ -180,15 +204,11 @@ class _Sample(_Task):
 
 def _within(door: Dequantizer, x: Tensor, u: Tensor) -> Tensor:
     """What `noisy` returns where it draws u."""
-    middle, _ = door(x)
     if isinstance(door, PixelDequantize):
-        return middle + (u - 0.5)
-    if isinstance(door, UniformDequantize):
-        return middle + torch.tensor(door.steps, dtype=middle.dtype) * (u - 0.5)
-    raise ValueError(
-        f"{type(door).__name__} cannot be exported, only dequantizers of diffeo's own: export "
-        "what=sample, or a flow without it."
-    )
+        # Not by shifting bits, which ONNX's translation takes for signed.
+        return (x.to(u.dtype) * 2.0 ** (door.bits - 8)).floor() + u
+    assert isinstance(door, UniformDequantize)
+    return x + torch.tensor(door.steps, dtype=x.dtype) * (u - 0.5)
 
 
 def _contexts(flow: Flow, n: int) -> Inputs:
@@ -267,7 +287,7 @@ def _nothing(x: Tensor) -> None: ...
 
 def _traced(task: _Task, name: str) -> ExportedProgram:
     with still(task.flow):
-        inputs = task.inputs(TRACED)
+        inputs, _ = task.truth(TRACED)
     batch = torch.export.Dim("batch")
     # With gradients, as in training, networks take the batch whole, and no kernels of their own.
     with torch.enable_grad():
@@ -275,8 +295,6 @@ def _traced(task: _Task, name: str) -> ExportedProgram:
             program = torch.export.export(
                 task, (), inputs, dynamic_shapes={key: {0: batch} for key in inputs}
             )
-        except ValueError:
-            raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(
