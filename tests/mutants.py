@@ -832,7 +832,7 @@ MUTANTS = [
         "distribution",
         ("self.context.shape[:-1]", "self.context.shape[:1]", "shapes"),
         ("return self.flow.dequantizer is None", "return True", "pictures"),
-        ("constraints.integer_interval(0, 255)", "constraints.integer_interval(0, 256)", "pictures"),
+        ("integer_interval(0, 255)", "integer_interval(0, 256)", "pictures"),
         ("value.ndim - len(self.event_shape)", "value.ndim - 1", "classes"),
         ("with torch.no_grad():", "if True:", "gradients_of_draws"),
         ("Size((*sample_shape, *self.batch_shape))", "Size((*self.batch_shape, *sample_shape))",
