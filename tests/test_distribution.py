@@ -100,6 +100,7 @@ def test_expand_repeats_and_copies_nothing(flow, plain):
     wide = narrow.expand((6, 4))
     assert wide.batch_shape == (6, 4)
     assert wide.event_shape == (2,)
+    assert wide._validate_args
     assert wide.context.data_ptr() == narrow.context.data_ptr()
     x = torch.randn(6, 4, 2, dtype=torch.float64)
     torch.testing.assert_close(wide.log_prob(x), narrow.log_prob(x))

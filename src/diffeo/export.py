@@ -122,16 +122,12 @@ def export(
 
 
 class _Task(nn.Module):
+    gives: str
+    unit: str  # of its errors
+
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
-
-    gives: str
-
-    @property
-    def unit(self) -> str:
-        """Of its errors."""
-        raise NotImplementedError
 
     def truth(self, n: int) -> tuple[Inputs, Tensor]:
         """Inputs for n events, and what the flow itself says of them."""
@@ -188,9 +184,9 @@ class _Sample(_Task):
 
     gives = "x"
 
-    @property
-    def unit(self) -> str:
-        return "of the pixels" if self.flow.takes_pixels else "standard deviations"
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow)
+        self.unit = "of the pixels" if flow.takes_pixels else "standard deviations"
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         x, _ = self.flow.bijection.inverse(z, self._rows(context))
