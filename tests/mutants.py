@@ -92,6 +92,12 @@ def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_backward.py",), *rest)
 
 
+def handed_on(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, nth[, small]])` of what hands a flow on to other libraries."""
+    for old, new, keyword, *rest in changes:
+        yield Mutant(file, old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -831,6 +837,44 @@ MUTANTS = [
     ),
     Mutant(
         "flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")
+    ),
+    # As a distribution of PyTorch and Pyro, and as a file.
+    *handed_on(
+        "distribution.py",
+        "distribution",
+        ("self.context.shape[:-1]", "self.context.shape[:1]", "shapes"),
+        ("return self.flow.dequantizer is None", "return True", "pictures"),
+        ("integer_interval(0, 255)", "integer_interval(0, 256)", "pictures"),
+        ("value.ndim - len(self.event_shape)", "value.ndim - 1", "classes"),
+        ("with torch.no_grad():", "if True:", "gradients_of_draws"),
+        ("Size((*sample_shape, *self.batch_shape))", "Size((*self.batch_shape, *sample_shape))",
+         "shapes"),
+        ("new._validate_args = self._validate_args", "pass", "expand"),
+        (".expand(self.batch_shape).expand(tuple", ".expand(tuple", "expand"),
+        ("((context >= 0) & (context < classes)).all()", "(context >= 0).all()", "classes"),
+        ("[1] * more, *p.batch_shape", "p.batch_shape, *[1] * more", "batch_shape"),
+        ("log_p - q.log_prob(x)", "q.log_prob(x) - log_p", "known", 0, True),
+        ("if not p.has_rsample:", "if False:", "Scored"),
+        ("return terms.mean(0)", "return terms.sum(0)", "known"),
+        ("if isinstance(side, FlowDistribution) and not", "if False and not", "pictures"),
+    ),
+    *handed_on(
+        "export.py",
+        "export",
+        ("2.0 ** (door.bits - 8)).floor()", "2.0 ** (door.bits - 8))",
+         "files_say and dense and torch"),
+        ("(u - 0.5)", "u", "files_say and grid and torch"),
+        ("_base_log_prob(z) + log_det", "_base_log_prob(z) - log_det", "float64", 0, True),
+        ("flow.context_encoder(context)[0]", "context", "command"),
+        ("max(_checked(task, call, size, name) for size in CHECKED)", "0.0", "differs"),
+        ("got.dtype != wanted.dtype", "False", "differs"),
+        ("error <= PIXELS and", "", "pixels"),
+        ("and float(far.max()) <= 2 ** (8 - door.bits)", "", "pixels"),
+        ("module.__class__ = type(module).__bases__[0]",
+         "delattr(type(module), 'weight')", "files_say and ImageRealNVP and torch"),
+        ('node.meta.pop("stack_trace", None)', "pass", "paths"),
+        ("setattr(module, name, _Mixing(child))", "pass", "paths"),
+        ("copy.deepcopy(flow)", "flow", "float64"),
     ),
     # Storage.
     *on(

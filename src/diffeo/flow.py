@@ -21,6 +21,7 @@ from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.distribution import FlowDistribution, distribution_of
 
 Base = Literal["normal", "logistic"]
 Condition = Context | Int[Tensor, " batch"]
@@ -195,6 +196,12 @@ class Flow(nn.Module):
             z.uniform_(generator=generator)
             z = z.clamp_(min=torch.finfo(z.dtype).tiny, max=1 - torch.finfo(z.dtype).eps).logit()
         return z.to(like.device)
+
+    def distribution(
+        self, context: Tensor | None = None, *, validate_args: bool | None = None
+    ) -> FlowDistribution:
+        """The density as one of `torch.distributions`, and of Pyro (see `FlowDistribution`)."""
+        return distribution_of(self, context, validate_args)
 
     # Latents ------------------------------------------------------------------------------------
 

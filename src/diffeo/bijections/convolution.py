@@ -364,11 +364,11 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     As one product for each picture: a convolution of so few channels takes longer.
     """
-    pixels, weights = x.flatten(2), weight.expand(len(x), -1, -1)
+    pixels, weights = x.flatten(2), weight.expand(x.shape[0], -1, -1)
     if bias is None:
         return torch.bmm(weights, pixels).view_as(x)
     return torch.baddbmm(bias[:, None], weights, pixels).view_as(x)
 
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:
-    return (log_det * x.shape[2] * x.shape[3]).expand(len(x))
+    return (log_det * x.shape[2] * x.shape[3]).expand(x.shape[0])

@@ -98,8 +98,8 @@ class BatchNorm(Bijection):
         return x, -self._log_det(y, var)
 
     def _log_det(self, x: Tensor, var: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if len(x) else 0
-        return (-0.5 * pixels * var.log().sum()).expand(len(x))
+        pixels = x[0, 0].numel() if x.shape[0] else 0
+        return (-0.5 * pixels * var.log().sum()).expand(x.shape[0])
 
     def note(self) -> tuple[Tensor, Tensor]:
         """The statistics of the last batch."""
@@ -200,8 +200,8 @@ class ActNorm(Bijection):
         return y * _column(factor, y) - _column(self.shift, y), -self._log_det(y)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if len(x) else 0
-        return (self.SPEED * pixels * self.log_scale.sum()).expand(len(x))
+        pixels = x[0, 0].numel() if x.shape[0] else 0
+        return (self.SPEED * pixels * self.log_scale.sum()).expand(x.shape[0])
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, scale={self.scale}"

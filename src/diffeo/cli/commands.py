@@ -18,6 +18,7 @@ from diffeo.cli.common import (
     open_pictures,
     open_run,
 )
+from diffeo.cli.export import export
 from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run, draw, train
@@ -110,6 +111,7 @@ COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
     "score": _score,
     "plot": _plot,
     "reconstruct": _reconstruct,
+    "export": export,
     "interpolate": latents.interpolate,
     "edit": latents.edit,
     "directions": latents.directions,

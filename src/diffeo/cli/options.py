@@ -11,6 +11,7 @@ from diffeo import presets
 from diffeo.cli import latent_options
 from diffeo.cli.common import precision_option, run_options
 from diffeo.data import DataOptions
+from diffeo.export import Format, What
 from diffeo.flow import Flow
 from diffeo.run import FigureKind
 from diffeo.training.fit import TrainerOptions
@@ -177,6 +178,26 @@ def _reconstruct_options(parser: ArgumentParser) -> None:
     )
 
 
+def _export_options(parser: ArgumentParser) -> None:
+    """Write a model as files that score and sample without diffeo.
+
+    score takes x (uint8 for pictures), noise (where the model dequantizes: uniform in 0 to 1, or
+    1/2 everywhere) and context (where it takes one), and gives the log-likelihood in nats; sample
+    takes standard normal noise z and context, and gives x. See `diffeo.export.export`.
+    """
+    run_options(parser)
+    parser.add_argument(
+        "--to",
+        type=Format,
+        required=True,
+        help='onnx, which needs pip install "diffeo[onnx]"; torch: a program of torch.export.',
+    )
+    parser.add_argument("--what", type=What, default="both", help="What the files compute.")
+    parser.add_argument(
+        "--out", type=str, default="export", help="The folder of score.onnx, sample.pt2 and so on."
+    )
+
+
 PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "train": _train_options,
     "eval": _eval_options,
@@ -184,6 +205,7 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "score": _score_options,
     "plot": _plot_options,
     "reconstruct": _reconstruct_options,
+    "export": _export_options,
     "interpolate": latent_options.interpolate_options,
     "edit": latent_options.edit_options,
     "directions": latent_options.directions_options,

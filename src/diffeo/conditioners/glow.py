@@ -100,7 +100,7 @@ class GlowNet(nn.Module):
 
     def _enter(self, x: Tensor, context: Context | None) -> Tensor:
         """[x, 1, context]."""
-        inside = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
+        inside = x.new_ones(()).expand(x.shape[0], 1, *x.shape[2:])
         h = torch.cat((x, inside, *laid_over(context, x)), dim=1)
         if self.first_norm.awaits_data() or self.second_norm.awaits_data():
             self._start(h)
