@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from huggingface_hub import ModelCardData
 
+from diffeo.storage import public_name
+
 if TYPE_CHECKING:
     from diffeo.flow import Flow
 
@@ -99,16 +101,30 @@ class Card:
         return f"Model: {_code(type(flow).__name__)}, {count}. Its arguments are in `config.json`."
 
     def _usage(self, flow: Flow) -> list[str]:
-        name = shlex.quote(self.name)
+        ours = public_name(type(flow)).startswith("diffeo.")
+        name = shlex.quote(self.name) + ("" if ours else " --trust")
         context = f" --context {shlex.quote(_example(flow))}" if flow.context_features else ""
         out = "grid.png" if flow.takes_pixels else "samples.csv"
         commands = [
             f"diffeo sample {name}{context} --out {out}",
             f"diffeo score {name} --data {'FOLDER' if flow.takes_pixels else 'ROWS.csv'}",
         ]
-        lines = ["import diffeo", "", f"flow = diffeo.load({json.dumps(self.name)})"]
-        if not flow.context_features:
-            lines += ["x = flow.sample(16)", "z = flow.encode(x)", "log_prob = flow.log_prob(x)"]
+        trust = "" if ours else ", trust=True"
+        lines = ["import torch", "import diffeo", ""]
+        lines += [f"flow = diffeo.load({json.dumps(self.name)}{trust})", "with torch.no_grad():"]
+        given = ""
+        if flow.context_features:
+            lines.append(f"    context = torch.zeros(16, {flow.context_features})")
+            columns = flow.metadata.get("context_columns") or []
+            # Of a class the first, of a number 0.
+            first = [i for i, column in enumerate(columns) if column in _example(flow).split(",")]
+            lines += [f"    context[:, {i}] = 1  # {_one_line(columns[i])}" for i in first]
+            given = ", context"
+        lines += [
+            f"    x = flow.sample(16{given})",
+            f"    z = flow.encode(x{given})",
+            f"    log_prob = flow.log_prob(x{given})  # nats",
+        ]
         return [_fenced("console", "\n".join(commands)), _fenced("python", "\n".join(lines))]
 
 

@@ -49,6 +49,8 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
     with beside(folder / CONFIG) as partial_config, beside(folder / WEIGHTS) as partial_weights:
         save_file(tensors, partial_weights)
         partial_config.write_text(text + "\n", encoding="utf-8")
+        # safetensors lets nobody else read its file, which is no way to share one.
+        partial_weights.chmod(partial_config.stat().st_mode)
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
