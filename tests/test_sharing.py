@@ -488,7 +488,7 @@ def test_a_preset_is_named_where_it_says_it_all(run):
     preset = yaml.safe_load(Path(diffeo.presets.find("mnist-labels")).read_text())
     for section in ("data", "optimizer", "trainer"):
         settings[section] |= preset[section]
-    settings["data"] |= {"source": f"{run}/MNIST/", "rows": None}
+    settings["data"] |= {"source": f"{run}/MNIST/", "rows": None, "cache": f"{run}"}
     settings["model"]["init_args"] |= preset["model"]["init_args"]
     command = ["diffeo", "train", "--preset", "mnist-labels", "--data", "MNIST"]
     assert shlex.split(diffeo.run.command.command_of(settings, diffeo.Glow)) == command

@@ -44,7 +44,8 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
             "use numbers, strings and lists of them."
         ) from error
     # Contiguous copies: safetensors refuses views and tensors that share memory.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    whole = torch.contiguous_format
+    tensors = {name: t.detach().cpu().clone(memory_format=whole) for name, t in state.items()}
     # Both are whole before either takes its place.
     with beside(folder / CONFIG) as partial_config, beside(folder / WEIGHTS) as partial_weights:
         save_file(tensors, partial_weights)
