@@ -27,8 +27,8 @@ def share_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         type=str | None,
-        help="bfloat16 keeps the kernels of the networks in 16 bits: half the size, and for Glow a "
-        "change of 0.00002 bits/dim. The test split is scored again, where the data are there.",
+        help="bfloat16 keeps the kernels of the networks in 16 bits, for nearly half the size; the "
+        "card then says what the test split scores with them, where the data are at hand.",
     )
     parser.add_argument(
         "--license", type=str | None, help="As the hub calls it, such as apache-2.0."

@@ -96,7 +96,8 @@ def _card(
     if settings is not None:
         card["command"] = command_of(settings, type(flow))
         source = str(settings["data"]["source"])
-        card["dataset"] = source.removeprefix("hf://") if source.startswith("hf://") else None
+        if source.startswith("hf://"):
+            card["dataset"] = "/".join(source.removeprefix("hf://").split("/")[:2])
     scores, notes = _scores(run, flow, dtype, console)
     unit = "pictures" if flow.takes_pixels else "rows"
     card["results"] = {split: f"{score}, {score.rows:,} {unit}" for split, score in scores.items()}
