@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
-from diffeo.data.batches import Augment, Batches, Rows
+from diffeo.data.batches import Augment, Batches, Groups, Rows
 from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
@@ -35,6 +35,9 @@ TABLE_BATCH, PICTURES_BATCH = 1024, 64
 # Statistics of more rows than this differ from those of all only far behind the comma.
 INITIAL_ROWS, INITIAL_PICTURES = 1_000_000, 512
 CALIBRATION_ROWS = 2_048
+# Steps of fewer weights times rows are handed to Lightning several at a time: they may take two
+# milliseconds, and what it does around each of them a half.
+SMALL_STEP, AT_A_TIME = 2**27, 16
 
 
 def fit(
@@ -83,8 +86,9 @@ def fit(
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
     epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / steps)
-    module = FlowModule(flow, optimizer, seed)
+    module = FlowModule(flow, optimizer, max(1, epochs * steps), seed)
     metric = f"val_{module.metric}"
+    at_a_time = _at_a_time(flow, batch_size, world)
     hooks: list[pl.Callback] = [
         EarlyStopping(metric, patience=options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
@@ -116,7 +120,7 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             # What is logged, is at the end of an epoch; else the logger is flushed each 50 steps.
-            log_every_n_steps=steps,
+            log_every_n_steps=math.ceil(steps / at_a_time),
             profiler=Untimed(),
         )
         device = trainer.strategy.root_device
@@ -141,7 +145,7 @@ def fit(
         try:
             trainer.fit(
                 module,
-                Batches(train, batch_size, seed=seed, augment=augment, **shard),
+                Groups(Batches(train, batch_size, seed=seed, augment=augment, **shard), at_a_time),
                 Batches(val, flow.chunk, **shard),
                 ckpt_path=last if resume and last.is_file() else None,
                 weights_only=True,
@@ -154,6 +158,13 @@ def fit(
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
     return time.perf_counter() - start
+
+
+def _at_a_time(flow: Flow, batch_size: int, world: int) -> int:
+    """How many steps Lightning is to see as one."""
+    work = batch_size * sum(weight.numel() for weight in flow.parameters())
+    # Processes share gradients once each time that Lightning calls.
+    return AT_A_TIME if world == 1 and work <= SMALL_STEP else 1
 
 
 class Untimed(PassThroughProfiler):

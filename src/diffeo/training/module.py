@@ -32,6 +32,7 @@ class FlowModule(pl.LightningModule):
     Args:
         flow: what is trained, initialised from data.
         options: how.
+        steps: how many there will be; the schedule of the learning rate ends with the last.
         seed: all random numbers of an epoch follow from it and from the epoch's number.
         calibration: training batches for batch normalization to take its averages from, each time
             before the averaged flow is used (see `Flow.recalibrate`).
@@ -49,6 +50,7 @@ class FlowModule(pl.LightningModule):
         self,
         flow: Flow,
         options: OptimizerOptions,
+        steps: int,
         seed: int = 0,
         calibration: Iterable[Batch] = (),
     ) -> None:
@@ -57,6 +59,7 @@ class FlowModule(pl.LightningModule):
         self.automatic_optimization = False
         self.flow = flow
         self.options = options
+        self.steps = steps
         self.seed = seed
         self.calibration = calibration
         self.metric, self.unit = loss_of(flow)
@@ -87,15 +90,18 @@ class FlowModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(mix(self.seed, self.current_epoch, self.global_rank))
         self.train_sum = torch.zeros((), device=self.device)
+        self.batches_seen = 0
 
-    def training_step(self, dataloader_iter: Iterator[tuple[Batch, int, int]]) -> Tensor:
-        # By this name Lightning hands over the iterator, and spares a search through the batch.
-        batch, index, _ = next(dataloader_iter)
-        batch = self.transfer_batch_to_device(batch, self.device, 0)
-        self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
-        loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
-        self.train_sum.add_(loss.detach())
-        self._learn(loss)
+    def training_step(self, dataloader_iter: Iterator[tuple[list[Batch], int, int]]) -> Tensor:
+        # By this name Lightning hands over the iterator, and spares a search through the batches.
+        group, *_ = next(dataloader_iter)
+        for batch in group:
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            self._seek(mix(self.seed, self.current_epoch, self.batches_seen), len(batch[0]))
+            loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
+            self.train_sum.add_(loss.detach())
+            self.batches_seen += 1
+            self._learn(loss)
         return loss
 
     def _learn(self, loss: Tensor) -> None:
@@ -143,7 +149,7 @@ class FlowModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # Here, and not at the end of the epoch, so that callbacks find both losses there.
-        train_loss = self.train_sum / self.trainer.num_training_batches
+        train_loss = self.train_sum / self.batches_seen
         self.log(f"train_{self.metric}", train_loss, sync_dist=True)
         for average, value in zip(self.averaged_flow.buffers(), self.flow.buffers(), strict=True):
             average.copy_(value)
@@ -185,7 +191,6 @@ class FlowModule(pl.LightningModule):
             for kind in (True, False)
         ]
         self.lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
-        self.steps = max(1, self.trainer.estimated_stepping_batches)
         return Adam(groups, lr=self.lr, fused=True)
 
     def _lr_factor(self, done: float) -> float:
