@@ -86,6 +86,12 @@ def moved(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"latent/{file}", old, new, ("tests/test_latent.py", "-k", keyword), *rest)
 
 
+def shared(file: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, small])` of what is shared, and of how."""
+    for old, new, keyword, *small in changes:
+        yield Mutant(file, old, new, ("tests/test_sharing.py", "-k", keyword), 0, *small)
+
+
 def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of what goes back by hand."""
     for old, new, *rest in changes:
@@ -878,7 +884,7 @@ MUTANTS = [
     ),
     # Storage.
     *on(
-        "flow.py",
+        "sharing.py",
         "pretrained or damaged or foreign or class or rebuilt or pickle or save",
         ('"metadata": self.metadata,', "", 0, True),
         ('flow.metadata = config.get("metadata", {})', "pass"),
@@ -887,7 +893,7 @@ MUTANTS = [
         ("load_state_dict(state, assign=True)", "load_state_dict(state)"),
         ("flow.load_state_dict(state, assign=True)", "pass"),
         ("if not issubclass(model, cls)", "if False"),
-        ("if type(self) is Flow", "if False"),
+        ("if Shareable in type(self).__bases__", "if False"),
     ),
     *on(
         "storage.py",
@@ -896,6 +902,54 @@ MUTANTS = [
         ("save_file(tensors, partial_weights)", "save_file(tensors, folder / WEIGHTS)", 0, True),
         ("except SafetensorError", "except KeyError"),
         ("(ValueError, KeyError, TypeError)", "(KeyError, TypeError)"),
+    ),
+    # Sharing.
+    *shared(
+        "storage.py",
+        ("if stored is not None:\n        st", "if False:\n        st", "computes_as", True),
+        ("clone(memory_format=whole)", "clone()", "matrices"),
+        ("partial_weights.chmod(partial_config.stat().st_mode)", "pass", "whoever"),
+        ("if shipped and not (folder / CONFIG).is_file()", "if False", "folder_wins"),
+        ("if folder.is_dir():\n", "if folder.is_dir() and not shipped:\n", "folder_wins"),
+        ("WEIGHTS], **download", "WEIGHTS]", "download"),
+        ("return inner if inner.is_dir() and", "return inner if False and", "load_takes"),
+    ),
+    *shared(
+        "sharing.py",
+        ("if weight.ndim > 1 and weight[0].numel() > 1", "if weight.ndim > 1", "kernels"),
+        ("if weight.ndim > 1 and weight[0].numel() > 1", "if True", "kernels", True),
+        ('"dtype": _name(self._reference().dtype)', '"dtype": "float32"', "float64"),
+        ("dtype = dtype or card.dtype", "pass", "push_carries"),
+        ('| {"dtype": dtype}\n        options', '\n        options', "push_carries"),
+        ("| options\n        return super()", "\n        return super()", "push_carries"),
+    ),
+    *shared(
+        "card.py",
+        ('"`" * (_longest_run(text) + 1)', '"`"', "ends_its_place"),
+        ("max(3, _longest_run(text) + 1)", "3", "ends_its_place"),
+        ('return re.sub(r"([', 'return text\n    return re.sub(r"([', "ends_its_place", True),
+        ('c if c.isprintable() else " "', "c", "ends_its_place"),
+        ('ours = public_name(type(flow)).startswith("diffeo.")', "ours = True", "trust"),
+        ("if column in _example(flow)", "if column", "python_of"),
+    ),
+    *shared(
+        "run/command.py",
+        ('return re.split(r"[\\\\/]", source.rstrip("\\\\/"))[-1] or "DATA"', "return source",
+         "no_path"),
+        ("if name not in usual or", "if False and", "command_of"),
+        ("min(commands, key=len)", "commands[0]", "preset"),
+        ('data.pop("cache", None)', "pass", "preset"),
+    ),
+    *shared(
+        "run/sharing.py",
+        ('evaluate(flow, run.data(), "test")', 'evaluate(run.flow, run.data(), "test")', "scored"),
+        ("if out is not None and _in_use(Path(out))", "if False", "cannot_be_shared"),
+        ("except HUB_ERRORS", "except OSError", "cannot_be_shared"),
+        ("torch.eye(classes).repeat(8, 1) if classes else", "", "bare_model"),
+    ),
+    *shared(
+        "cli/commands.py",
+        ("from diffeo.run import Run\n", "from diffeo.run import Run, train\n", "imports_only"),
     ),
 ]  # fmt: skip
 

@@ -14,6 +14,9 @@ from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
 from diffeo.version import __version__
 
+# The one word for most: a folder, a model that ships ("mnist"), or one on the hub.
+load = Flow.from_pretrained
+
 __all__ = [
     "NICE",
     "Bijection",
@@ -24,4 +27,5 @@ __all__ = [
     "Inverse",
     "RealNVP",
     "__version__",
+    "load",
 ]

@@ -8,6 +8,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from diffeo import zoo
 from diffeo.data import Images, ImageSplit
 from diffeo.precision import Precision, networks_dtype
 from diffeo.run import Run
@@ -15,7 +16,12 @@ from diffeo.run import Run
 
 def run_options(parser: ArgumentParser) -> None:
     """The run, first of all, and whether its class is trusted."""
-    parser.add_argument("run", type=str, help="A run folder, a model folder, or owner/name.")
+    parser.add_argument(
+        "run",
+        type=str,
+        help="A run folder or a model folder; where there is none of that name, a model that ships "
+        f"with diffeo ({', '.join(zoo.names())}), or owner/name on the Hugging Face hub.",
+    )
     parser.add_argument(
         "--trust",
         action="store_true",

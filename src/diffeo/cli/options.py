@@ -8,14 +8,12 @@ from collections.abc import Callable
 from jsonargparse import ArgumentParser
 
 from diffeo import presets
-from diffeo.cli import latent_options
+from diffeo.cli import latent_options, shares
 from diffeo.cli.common import precision_option, run_options
 from diffeo.data import DataOptions
 from diffeo.export import Format, What
 from diffeo.flow import Flow
-from diffeo.run import FigureKind
-from diffeo.training.fit import TrainerOptions
-from diffeo.training.module import OptimizerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.version import __version__
 
 DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
@@ -27,13 +25,15 @@ Begin with `diffeo train`, which learns two moons, with `diffeo train --data my.
 AUTO_SCORES = "float32: bf16 was measured to change the bits/dim of trained models by up to 0.03"
 
 
-def make_parser() -> ArgumentParser:
-    """The parser of all commands."""
+def make_parser(command: str | None = None) -> ArgumentParser:
+    """The parser of all commands, or of one: what the others take is then not looked up."""
     parser = ArgumentParser(
         prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
     )
     commands = parser.add_subcommands(dest="command", required=True)
-    for name, add in PARSERS.items():
+    chosen = [command] if command in PARSERS else list(PARSERS)
+    for name in chosen:
+        add = PARSERS[name]
         sub = ArgumentParser(
             description=add.__doc__, usage=f"diffeo {name} [options]", exit_on_error=False
         )
@@ -157,6 +157,8 @@ def _score_options(parser: ArgumentParser) -> None:
 
 def _plot_options(parser: ArgumentParser) -> None:
     """Draw a model and its data."""
+    from diffeo.run import FigureKind  # it draws with matplotlib, which others do not need
+
     run_options(parser)
     parser.add_argument(
         "--kind",
@@ -210,4 +212,5 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "edit": latent_options.edit_options,
     "directions": latent_options.directions_options,
     "levels": latent_options.levels_options,
+    "share": shares.share_options,
 }

@@ -9,13 +9,12 @@ from jsonargparse import Namespace
 from rich.console import Console
 from torch import Generator
 
-from diffeo import figures, latent
 from diffeo.cli.common import figure_file
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
 from diffeo.evaluation import Score, evaluate_batches, log_probs
-from diffeo.figures.style import tick
 from diffeo.run import Run
+from diffeo.sheets import save_pictures, write_pictures
 
 PICTURES, ROWS = 64, 8
 
@@ -50,16 +49,19 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
         check_writable(out)
     parts = run.stream_samples(count, context, options.temperature, options.seed)
     if not out.suffix:
-        figures.write_pictures(parts, out)
+        write_pictures(parts, out)
     elif out.suffix.lower() in {".npy", ".npz"}:
         write_columns(out, {"images": torch.cat(list(parts)).numpy()})
     else:
-        figures.save_pictures(torch.cat(list(parts)), out)
+        save_pictures(torch.cat(list(parts)), out)
     console.print(f"{count:,} pictures written to {out}.", highlight=False, soft_wrap=True)
 
 
 def _sample_at_temperatures(options: Namespace, run: Run, console: Console) -> None:
     """Draw a row for each noise and a column for each temperature."""
+    from diffeo import figures, latent
+    from diffeo.figures.style import tick
+
     out = figure_file(options.out or "samples.png")
     if options.temperature != 1.0:
         raise ValueError("--temperature and --temperatures are both given: leave one out.")

@@ -11,7 +11,6 @@ from jsonargparse import Namespace
 from rich.console import Console
 from torch import Tensor
 
-from diffeo import figures
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Table, check_writable, stream, write_table
 from diffeo.evaluation import Batch, Score, evaluate_batches, log_probs
@@ -49,6 +48,8 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
         raise ValueError("--temperatures draws pictures: give a table one --temperature.")
     context = sample_context(options, run, count)
     if out.suffix == ".png":
+        from diffeo import figures
+
         rows = _table(run).train.x
         samples = run.sample(
             count, context=context, temperature=options.temperature, seed=options.seed

@@ -27,8 +27,8 @@ from diffeo.precision import Precision, networks_dtype
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.storage import public_name
-from diffeo.training.fit import TrainerOptions, fit, limit_threads
-from diffeo.training.module import OptimizerOptions
+from diffeo.training.fit import fit
+from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
 
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits whatever it is told.

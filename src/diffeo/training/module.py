@@ -6,8 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -17,38 +15,11 @@ from torch.optim import Adam
 
 from diffeo.data.batches import mix
 from diffeo.flow import Flow
+from diffeo.training.options import OptimizerOptions, loss_of
 
 Batch = tuple[Tensor, Tensor | None]
 
 TABLE_LR, PICTURES_LR = 8e-3, 4e-3
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """How the weights are learned.
-
-    Args:
-        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for pictures.
-        l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
-            weight-normalised ones, on the magnitudes.
-        schedule: "cosine" falls to 0 at the end; "constant" stays.
-        warmup: Share of all steps over which the learning rate rises from 0.
-        clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
-        ema: Decay of the running average of the weights, which is what is validated and saved; 0
-            for the weights themselves.
-    """
-
-    lr: float | None = None
-    l2: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    clip: float = 5.0
-    ema: float = 0.995
-
-
-def loss_of(flow: Flow) -> tuple[str, str]:
-    """How the loss of a flow is called in metrics, "nll" or "bpd", and what it is in."""
-    return ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
 
 
 # v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
