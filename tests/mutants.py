@@ -426,7 +426,7 @@ MUTANTS = [
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
         ("training/module.py", "flow.nats_per_bit if", "flow.dims if", "loss_in"),
-        ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
+        ("training/steps.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
         "precision.py",

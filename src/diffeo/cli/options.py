@@ -14,7 +14,7 @@ from diffeo.data import DataOptions
 from diffeo.flow import Flow
 from diffeo.run import FigureKind
 from diffeo.training.fit import TrainerOptions
-from diffeo.training.module import OptimizerOptions
+from diffeo.training.steps import OptimizerOptions
 from diffeo.version import __version__
 
 DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,

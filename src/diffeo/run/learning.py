@@ -28,7 +28,7 @@ from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.storage import public_name
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
-from diffeo.training.module import OptimizerOptions
+from diffeo.training.steps import OptimizerOptions
 
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits whatever it is told.

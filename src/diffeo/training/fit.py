@@ -27,7 +27,8 @@ from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.memory import TrainingMemory, settle_memory
-from diffeo.training.module import FlowModule, OptimizerOptions
+from diffeo.training.module import FlowModule
+from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200

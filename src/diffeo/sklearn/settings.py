@@ -1,0 +1,91 @@
+"""How long and how strongly a flow of a table is trained, by its numbers of rows and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Self
+
+from diffeo.training.steps import OptimizerOptions
+
+
+FEW = 2_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `FlowDensity` is told, with each "auto" resolved.
+
+    Args:
+        layers: number of couplings.
+        hidden: width of both hidden layers of each network.
+        noise: standard deviation of the noise on whitened training rows.
+        steps: most steps.
+        batch_size: rows of a step.
+        patience: stop after so many steps without a higher held-out likelihood.
+        held_out: how many rows are held out.
+        verbose: how much is printed.
+        optimizer: how the weights are learned.
+
+    Raises:
+        ValueError: at a value that cannot be.
+    """
+
+    layers: int
+    hidden: int
+    noise: float
+    steps: int
+    batch_size: int
+    patience: int
+    held_out: int
+    verbose: int
+    optimizer: OptimizerOptions
+
+    @classmethod
+    def of(cls, told: Any, rows: int) -> Self:
+        """What an estimator was told, for so many rows."""
+        few = rows < FEW
+        steps = _count(told, "max_iter", round(4 * rows**0.7))
+        fraction = _number(told, "validation_fraction", 0.1)
+        if fraction >= 1:
+            raise ValueError(f"validation_fraction is {fraction}: choose less than 1.")
+        return cls(
+            layers=_count(told, "layers", 4 if few else 8),
+            hidden=_count(told, "hidden", 64),
+            noise=_number(told, "noise", min(0.5, 250 / rows), least=True),
+            steps=steps,
+            batch_size=_count(told, "batch_size", 512),
+            patience=_count(told, "n_iter_no_change", max(1, steps // 3)),
+            held_out=max(1, round(fraction * rows)),
+            verbose=int(told.verbose),
+            optimizer=OptimizerOptions(lr=_number(told, "learning_rate", 5e-3), ema=0.99),
+        )
+
+    @property
+    def lr(self) -> float:
+        """Largest learning rate."""
+        return self.optimizer.lr or 0.0
+
+    @property
+    def every(self) -> int:
+        """Steps between two looks at the held-out rows."""
+        return max(1, min(50, self.steps // 20))
+
+
+def _count(told: Any, name: str, auto: int) -> int:
+    value = getattr(told, name)
+    if isinstance(value, str) and value == "auto":
+        return auto
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}: choose a whole number from 1 on.")
+    return int(value)
+
+
+def _number(told: Any, name: str, auto: float, least: bool = False) -> float:
+    value = getattr(told, name)
+    if isinstance(value, str) and value == "auto":
+        return auto
+    right = isinstance(value, Real) and not isinstance(value, bool)
+    if not right or not (0 < value < float("inf") or (least and value == 0)):
+        raise ValueError(f"{name} is {value!r}: choose a finite number above 0.")
+    return float(value)
