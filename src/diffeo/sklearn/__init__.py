@@ -11,5 +11,6 @@
 """
 
 from diffeo.sklearn.density import FlowDensity
+from diffeo.sklearn.detector import FlowOutlierDetector
 
-__all__ = ["FlowDensity"]
+__all__ = ["FlowDensity", "FlowOutlierDetector"]

@@ -16,7 +16,7 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
-from torch import Generator, Tensor
+from torch import Generator
 
 from diffeo.sklearn.learning import build, learn, one_thread
 from diffeo.sklearn.settings import Settings
@@ -43,9 +43,9 @@ class FlowDensity(
     ----------
     context : None, "target", "classes" or list of columns, default=None
         What the density is conditional on. None: nothing, and `y` is ignored, as scikit-learn's
-        densities do. "target": p(X | y) with numbers `y`, one column or several. "classes": p(X | y)
-        with labels `y`, of any kind. A list: these columns of X, by name or, of an array, by
-        position; p(other columns | these). Of them text, categories and truth values are classes.
+        densities do. "target": p(X | y) with numbers `y`, one column or several. "classes":
+        p(X | y) with labels `y`, of any kind. A list: p(other columns | these columns of X), by
+        name or, of an array, by position; text, categories and truth values are classes.
     layers : int or "auto", default="auto"
         Number of couplings.
     hidden : int or "auto", default="auto"
@@ -206,7 +206,7 @@ class FlowDensity(
     # Noise --------------------------------------------------------------------------------------
 
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:  # noqa: N803
-        """The noise of each row, `(n, columns that are no context)`; standard normal if f is right."""
+        """The noise of each row, `(n, columns that are no context)`: standard if f is right."""
         check_is_fitted(self)
         return self._chunks(self.flow_.encode, *self._read(X, y))
 

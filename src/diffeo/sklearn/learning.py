@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 def build(x: Array, context: Array | None, settings: Settings, seed: int) -> TableFlow:
-    """A flow in float64 for rows `(n, d)` and their context `(n, k)`, at its start (see `start`)."""
+    """A flow in float64 for rows `(n, d)` and their context `(n, k)`, at its `start`."""
     # torch draws first weights from its global state alone: borrowed, and by one thread at a time.
     with LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
 from diffeo.training.steps import OptimizerOptions
-
 
 FEW = 2_000
 
@@ -46,17 +46,15 @@ class Settings:
         """What an estimator was told, for so many rows."""
         few = rows < FEW
         steps = _count(told, "max_iter", round(4 * rows**0.7))
-        fraction = _number(told, "validation_fraction", 0.1)
-        if fraction >= 1:
-            raise ValueError(f"validation_fraction is {fraction}: choose less than 1.")
+        fraction = _number(told, "validation_fraction", 0.1, below=1.0)
         return cls(
             layers=_count(told, "layers", 4 if few else 8),
             hidden=_count(told, "hidden", 64),
-            noise=_number(told, "noise", min(0.5, 250 / rows), least=True),
+            noise=_number(told, "noise", min(0.5, 10 / rows**0.5), below=1.0, zero=True),
             steps=steps,
             batch_size=_count(told, "batch_size", 512),
             patience=_count(told, "n_iter_no_change", max(1, steps // 3)),
-            held_out=max(1, round(fraction * rows)),
+            held_out=min(rows - 1, max(1, round(fraction * rows))),
             verbose=int(told.verbose),
             optimizer=OptimizerOptions(lr=_number(told, "learning_rate", 5e-3), ema=0.99),
         )
@@ -81,11 +79,16 @@ def _count(told: Any, name: str, auto: int) -> int:
     return int(value)
 
 
-def _number(told: Any, name: str, auto: float, least: bool = False) -> float:
+def _number(
+    told: Any, name: str, auto: float, below: float = math.inf, zero: bool = False
+) -> float:
+    """A number above 0, or from 0 on, and below another."""
     value = getattr(told, name)
     if isinstance(value, str) and value == "auto":
         return auto
     right = isinstance(value, Real) and not isinstance(value, bool)
-    if not right or not (0 < value < float("inf") or (least and value == 0)):
-        raise ValueError(f"{name} is {value!r}: choose a finite number above 0.")
+    if not right or not (0 < value < below or (zero and value == 0)):
+        least = "from 0 on" if zero else "above 0"
+        most = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{name} is {value!r}: choose a finite number {least}{most}.")
     return float(value)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from diffeo.bijections.elementwise import Standardize
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
-from diffeo.bijections.whitening import Whiten
 from diffeo.models.table_flow import TableFlow
 
 # Statistics of more rows than these differ from those of all only far behind the comma.

@@ -56,7 +56,9 @@ class TableReader:
             frame = table[list(self.context)]
         check_consistent_length(x, frame)
         if fit:
-            self.encoder_ = Encoder(frame, classes=isinstance(self.context, str) and self.context == CLASSES)
+            self.encoder_ = Encoder(
+                frame, classes=isinstance(self.context, str) and self.context == CLASSES
+            )
         return x, self.encoder_(frame)
 
     def _names(self) -> list[Any]:
