@@ -43,12 +43,12 @@ MANY = 3_000
 COLOURS = {"FlowDensity": MODEL, "KernelDensity": DATA, "GaussianMixture": GREY}
 
 
-def load(name: str) -> np.ndarray:
+def load(name: str, folder: Path = UCI) -> np.ndarray:
     """The rows of a table, each once, in random order, rounded columns spread over their steps."""
     if name in TABLES[:4]:
         x = getattr(datasets, f"load_{name}")().data
     else:
-        x = pd.read_csv(UCI / f"{name}.csv").to_numpy()
+        x = pd.read_csv(folder / f"{name}.csv").to_numpy()
     random = np.random.default_rng(0)
     x = random.permutation(np.unique(x.astype(np.float64), axis=0))
     steps = np.array([step_size(column) for column in x.T])
@@ -96,9 +96,11 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, str
 }
 
 
-def compare(name: str, split: int, methods: Sequence[str]) -> list[dict[str, object]]:
+def compare(
+    name: str, split: int, methods: Sequence[str], folder: Path = UCI
+) -> list[dict[str, object]]:
     """A line for each method: the mean over a fifth of the rows, and its standard error."""
-    x = load(name)
+    x = load(name, folder)
     order = np.random.default_rng(split).permutation(len(x))
     test, train = np.split(x[order], [len(x) // 5])
     scaler = StandardScaler().fit(train)
@@ -146,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="*", default=TABLES, choices=TABLES)
     parser.add_argument("--methods", nargs="*", default=tuple(METHODS), choices=tuple(METHODS))
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=UCI, help="where UCI's files are")
     parser.add_argument("--out", type=Path, default=RESULTS, help="a folder; benchmarks/results")
     options = parser.parse_args(arguments)
     file = options.out / "densities.csv"
@@ -153,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     for name in options.tables:
         for split in range(options.splits):
-            new = compare(name, split, options.methods)
+            new = compare(name, split, options.methods, options.data)
             keys = {(line["table"], line["split"], line["method"]) for line in new}
             known = [k for k in known if (k["table"], k["split"], k["method"]) not in keys] + new
             write(file, known)

@@ -67,6 +67,12 @@ def learned(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_image_runs.py", "-k", keyword))
 
 
+def estimated(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
+    """Changes `(file, old, new, keyword)` of the estimators, seen by their tests."""
+    for file, old, new, keyword in changes:
+        yield Mutant(f"sklearn/{file}", old, new, ("tests/test_sklearn.py", "-k", keyword))
+
+
 def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new, keyword[, nth])` of a file of data/, seen by the tests of a file."""
     for old, new, keyword, *rest in changes:
@@ -104,6 +110,37 @@ DENSITY = "jacobians or scipys or product or integrates"
 FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
+    # Estimators of tables, and the links that only they use so far.
+    *estimated(
+        ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
+        ("density.py", "temperature=temperature", "temperature=1.0", "temperature"),
+        ("learning.py", "math.sqrt(1 - noise**2) * x", "x", "noise_leaves"),
+        ("learning.py", "torch.set_num_threads(before)", "pass", "global"),
+        ("learning.py", "averaged.load_state_dict(kept)", "pass", "keeps_the_best"),
+        ("learning.py", "torch.manual_seed(seed)", "pass", "global"),
+        ("learning.py", "torch.random.fork_rng(devices=[])", "torch.enable_grad()", "global"),
+        ("learning.py", "step - best_step < settings.patience", "True", "stops"),
+        ("learning.py", "[loss - entry for", "[loss + entry for", "keeps_the_best"),
+        ("start.py", "bend_marginals(bend, x)", "pass", "skewed"),
+        ("start.py", "whiten.fit(mean, covariance)", "pass", "before_the_first"),
+        ("tables.py", "table[self._others(names)]", "table[names]", "by_name"),
+        ("tables.py", "columns=self._others(names)), frame], axis=1)[names]",
+         "columns=self._others(names)), frame], axis=1)", "by_name"),
+        ("detector.py", "100 * share", "50 * share", "contamination"),
+        ("detector.py", "(held_out, ~held_out)", "(~held_out, held_out)", "typicality"),
+    ),
+    *wrong_log_dets(
+        "bijections/sinh_arcsinh.py",
+        "SinhArcsinh and jacobians",
+        ("return y, steps.sum(1)", "steps.sum(1)"),
+        ("return x, steps.sum(1)", "steps.sum(1)"),
+    ),
+    *wrong_log_dets(
+        "bijections/whitening.py",
+        "Whiten and jacobians",
+        ("return y, -self._log_det(x)", "-self._log_det(x)"),
+        ("self.root.T + self.mean, self._log_det(y)", "self._log_det(y)"),
+    ),
     # Gradients by hand, and those of what is rebuilt.
     *by_hand(
         "bijections/backward.py",

@@ -35,8 +35,8 @@ class FlowDensity(
 
     with f a `diffeo.TableFlow`: it starts as a Gaussian whose columns were bent, and couplings
     learn the rest by maximum likelihood. Some rows are held out; training stops when their
-    likelihood rises no more, and the best weights are kept, so that the flow is no worse to them
-    than its start. "auto" follows from the numbers of rows and columns alone
+    likelihood rises no more, and the best weights are kept, or the start where the gain may be
+    chance. "auto" follows from the numbers of rows and columns alone
     (`diffeo.sklearn.settings`).
 
     Parameters
@@ -51,15 +51,16 @@ class FlowDensity(
     hidden : int or "auto", default="auto"
         Width of both hidden layers of each coupling's network.
     noise : float or "auto", default="auto"
-        Standard deviation of the noise that is added to each training row, in units of the
-        whitened columns. Few rows need much: without it, couplings put spikes on them.
+        Noise is mixed into the training rows, below 1 in units of the whitened columns. It starts
+        at 0.5, where only what is coarse can be learned, and falls to this at max_iter; training
+        stops where the finer detail is only that of the training rows.
     max_iter : int or "auto", default="auto"
         Most steps of Adam.
     batch_size : int, default=512
         Rows of a step.
     learning_rate : float or "auto", default="auto"
         Largest rate of Adam; it rises over the first tenth of the steps and falls as a cosine.
-    validation_fraction : float, default=0.1
+    validation_fraction : float or "auto", default="auto"
         Share of the rows that is held out to choose the best weights by.
     n_iter_no_change : int or "auto", default="auto"
         Stop after so many steps in which the held-out likelihood has not risen.
@@ -121,7 +122,7 @@ class FlowDensity(
         max_iter: int | Auto = "auto",
         batch_size: int = 512,
         learning_rate: float | Auto = "auto",
-        validation_fraction: float = 0.1,
+        validation_fraction: float | Auto = "auto",
         n_iter_no_change: int | Auto = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from diffeo.scores import Kind, Reference, check_kind, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
+from diffeo.sklearn.tables import TableReader
 
 Array = NDArray[Any]
 
 
-class FlowOutlierDetector(OutlierMixin, BaseEstimator):
+class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
     """Outliers by the density that a flow learns.
 
         decision_function(x) = score_samples(x) - offset_,   an outlier where it is below 0
@@ -70,6 +71,10 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     array([ 1, -1])
     """
 
+    density_: FlowDensity
+    reference_: Reference | None
+    offset_: float
+
     def __init__(
         self,
         density: FlowDensity | None = None,
@@ -98,8 +103,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         if self.random_state is not None:
             density.set_params(random_state=self.random_state)
         self.density_ = density.fit(X)
-        validate_data(self, X, reset=True, skip_check_array=True)
-        x, context = density._read(X, None)
+        x, context = self._read(X, None, fit=True)
         self.reference_ = self._reference(x, context)
         self.offset_ = float(np.percentile(self._scores(x, context), 100 * share))
         return self
@@ -107,8 +111,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row, `(n,)`, in nats: higher is more like the training rows."""
         check_is_fitted(self)
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return self._scores(*self.density_._read(X, None))
+        return self._scores(*self._read(X, None))
 
     def decision_function(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row over the offset, `(n,)`: negative for outliers."""
@@ -117,6 +120,11 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> Array:  # noqa: N803
         """1 for each inlier and -1 for each outlier, `(n,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    @property
+    def context(self) -> Any:  # type: ignore[override]
+        """Which columns of X a row is seen in the light of: those of the density."""
+        return None if self.density is None else self.density.context
 
     def _reference(self, x: Array, context: Array | None) -> Reference | None:
         flow = self.density_.flow_

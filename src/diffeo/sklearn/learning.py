@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 import time
@@ -83,8 +84,11 @@ def learn(
         loss = -mean log p(sqrt(1 - noise^2) w + noise * e),   e ~ N(0, I)
 
     where w are the whitened rows, whose mean and covariance such noise leaves as they are
-    (Silverman & Young 1987). The couplings learn in float32; what comes before them stays. The
-    start counts as well, so that what comes back is no worse than it to the rows held out.
+    (Silverman & Young 1987). It falls from step to step: the flow learns what is coarse first, and
+    training stops at the detail that these rows do not share with those held out. The couplings
+    learn in float32; what comes before them stays. The start counts as well, and is kept where the
+    rows held out gain no more by the best weights than the standard error of their gain: so few
+    rows cannot tell them apart.
 
     Args:
         flow: from `build`; changed by it.
@@ -98,10 +102,12 @@ def learn(
     """
     generator = Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
+    links: Any = flow.bijection
+    encoder: Any = flow.context_encoder
     with torch.no_grad():
-        w, log_det = flow.bijection[:START](torch.tensor(x))
-        c = None if context is None else flow.context_encoder(torch.tensor(context))[0].float()
-    body = Flow(flow.bijection[START:], x.shape[1], context_features=flow.context_features).float()
+        w, log_det = links[:START](torch.tensor(x))
+        c = None if context is None else encoder(torch.tensor(context))[0].float()
+    body = Flow(links[START:], x.shape[1], context_features=flow.context_features).float()
     held_out, rest = order[: settings.held_out], order[settings.held_out :]
     val, train = (_take((w.float(), c), rows) for rows in (held_out, rest))
     entry = float(log_det[held_out].mean())
@@ -127,8 +133,9 @@ def _optimize(
     weights, averages = list(flow.parameters()), list(averaged.parameters())
     optimizer = torch.optim.Adam(options.groups(flow), lr=settings.lr, fused=True)
     batches = _batches(train, settings, generator)
-    best, best_step, kept = _loss(averaged, val), 0, copy.deepcopy(averaged.state_dict())
-    losses, lost, step = [best], 0, 0
+    first = best = _losses(averaged, val)
+    start = kept = copy.deepcopy(averaged.state_dict())
+    losses, best_step, lost, step = [float(first.mean())], 0, 0, 0
     while step < settings.steps and step - best_step < settings.patience:
         loss = -flow.log_prob(*next(batches)).mean()
         optimizer.zero_grad()
@@ -147,24 +154,28 @@ def _optimize(
         step += 1
         if step % settings.every and step < settings.steps:
             continue
-        losses.append(_loss(averaged, val))
+        now = _losses(averaged, val)
+        losses.append(float(now.mean()))
         progress(step, float(loss.detach()), losses[-1])
-        if losses[-1] < best - TOLERANCE:
-            best, best_step = losses[-1], step
+        if losses[-1] < float(best.mean()) - TOLERANCE:
+            best, best_step = now, step
             kept = copy.deepcopy(averaged.state_dict())
+    if _gain_is_chance(first - best):
+        best_step, kept = 0, start
     averaged.load_state_dict(kept)
     return averaged, step, best_step, losses
 
 
 def _batches(rows: Rows, settings: Settings, generator: Generator) -> Iterator[Rows]:
     """Noisy batches, in an order that is new in each pass, without end."""
-    count, noise = len(rows[0]), settings.noise
+    count = len(rows[0])
     size = min(settings.batch_size, count)
-    while True:
+    for epoch in itertools.count():
         order = torch.randperm(count, generator=generator)
-        for indices in order.split(size)[: count // size]:
+        for i, indices in enumerate(order.split(size)[: count // size]):
             x, context = _take(rows, indices)
-            e = torch.randn(x.shape, generator=generator)
+            noise = settings.noise_at(epoch * (count // size) + i)
+            e = torch.randn(x.shape, generator=generator, dtype=x.dtype)
             yield math.sqrt(1 - noise**2) * x + noise * e, context
 
 
@@ -202,7 +213,12 @@ def _take(rows: Rows, indices: Tensor) -> Rows:
 
 
 @torch.no_grad()
-def _loss(flow: Flow, rows: Rows) -> float:
-    """Mean negative log-likelihood; infinite where there is none."""
-    loss = -float(flow.log_prob(*rows).double().mean())
-    return loss if math.isfinite(loss) else math.inf
+def _losses(flow: Flow, rows: Rows) -> Tensor:
+    """Negative log-likelihood of each row; infinite where there is none."""
+    losses = -flow.log_prob(*rows).double()
+    return torch.where(losses.isfinite(), losses, math.inf)
+
+
+def _gain_is_chance(gains: Tensor) -> bool:
+    """Whether the mean of what rows gained is within its standard error (Breiman et al. 1984)."""
+    return len(gains) > 1 and float(gains.mean()) < float(gains.std()) / len(gains) ** 0.5

@@ -9,7 +9,10 @@ from typing import Any, Self
 
 from diffeo.training.steps import OptimizerOptions
 
+# Fewer rows are given a smaller flow.
 FEW = 2_000
+# In the first step.
+MOST_NOISE = 0.5
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Settings:
     Args:
         layers: number of couplings.
         hidden: width of both hidden layers of each network.
-        noise: standard deviation of the noise on whitened training rows.
+        noise: standard deviation of the noise on whitened training rows, at the end.
         steps: most steps.
         batch_size: rows of a step.
         patience: stop after so many steps without a higher held-out likelihood.
@@ -45,12 +48,12 @@ class Settings:
     def of(cls, told: Any, rows: int) -> Self:
         """What an estimator was told, for so many rows."""
         few = rows < FEW
-        steps = _count(told, "max_iter", round(4 * rows**0.7))
-        fraction = _number(told, "validation_fraction", 0.1, below=1.0)
+        steps = _count(told, "max_iter", round(10 * rows**0.6))
+        fraction = _number(told, "validation_fraction", 0.2 if few else 0.1, below=1.0)
         return cls(
             layers=_count(told, "layers", 4 if few else 8),
             hidden=_count(told, "hidden", 64),
-            noise=_number(told, "noise", min(0.5, 10 / rows**0.5), below=1.0, zero=True),
+            noise=_number(told, "noise", _last_noise(rows), below=1.0, zero=True),
             steps=steps,
             batch_size=_count(told, "batch_size", 512),
             patience=_count(told, "n_iter_no_change", max(1, steps // 3)),
@@ -58,6 +61,10 @@ class Settings:
             verbose=int(told.verbose),
             optimizer=OptimizerOptions(lr=_number(told, "learning_rate", 5e-3), ema=0.99),
         )
+
+    def noise_at(self, step: int) -> float:
+        """That of a step: it falls to the last one by a line."""
+        return self.noise + max(0.0, MOST_NOISE - self.noise) * max(0.0, 1 - step / self.steps)
 
     @property
     def lr(self) -> float:
@@ -68,6 +75,11 @@ class Settings:
     def every(self) -> int:
         """Steps between two looks at the held-out rows."""
         return max(1, min(50, self.steps // 20))
+
+
+def _last_noise(rows: int) -> float:
+    """As much as at first up to 400 rows, where detail is chance; for 10,000 next to none."""
+    return MOST_NOISE * min(1.0, (400 / rows) ** 1.5)
 
 
 def _count(told: Any, name: str, auto: int) -> int:

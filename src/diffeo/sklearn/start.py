@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from diffeo.bijections.elementwise import Standardize
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
 from diffeo.models.table_flow import TableFlow
 
@@ -38,10 +38,10 @@ def start(flow: TableFlow, x: Tensor, context: Tensor | None) -> None:
         x: rows `(n, features)`, float64.
         context: `(n, context_features)` or None.
     """
-    standardize, bend, whiten = list(flow.bijection)[:START]  # type: ignore[call-overload]
-    assert isinstance(bend, SinhArcsinh)
+    links: Any = flow.bijection
+    standardize, bend, whiten = links[:START]
     _standardize(standardize, x)
-    if flow.context_encoder is not None:
+    if context is not None:
         _standardize(flow.context_encoder, context)
     with torch.no_grad():
         x = standardize(x[:ROWS])[0]
@@ -52,7 +52,8 @@ def start(flow: TableFlow, x: Tensor, context: Tensor | None) -> None:
     whiten.fit(mean, covariance)
 
 
-def _standardize(link: Standardize, x: Tensor) -> None:
+def _standardize(link: Any, x: Tensor) -> None:
+    """Set a `Standardize`, with scale 1 where x does not vary."""
     scaler = StandardScaler().fit(x.numpy())
     link.mean.copy_(torch.from_numpy(scaler.mean_))
     link.std.copy_(torch.from_numpy(scaler.scale_))

@@ -62,4 +62,4 @@ class OptimizerOptions:
         """Move the running averages after the weights of a step; steps count from 0."""
         # The first weights are soon forgotten, whatever the decay.
         decay = min(self.ema, (step + 1) / (step + 11))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
