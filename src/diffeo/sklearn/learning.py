@@ -61,11 +61,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Borrow torch's global state, of which it draws first weights: one thread at a time."""
+    with LOCK, torch.random.fork_rng(devices=[]):
+        dtype = torch.get_default_dtype()
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
 def build(x: Array, context: Array | None, settings: Settings, seed: int) -> TableFlow:
     """A flow in float64 for rows `(n, d)` and their context `(n, k)`, at its `start`."""
-    # torch draws first weights from its global state alone: borrowed, and by one thread at a time.
-    with LOCK, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         flow = TableFlow(
             x.shape[1],
             layers=settings.layers,
