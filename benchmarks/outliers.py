@@ -114,7 +114,7 @@ def of_detectors(train: Rows, val: Rows, prepare: Callable[[Tensor], Rows]) -> S
 
 def auroc(inside: Rows, outside: Rows) -> tuple[float, float]:
     """The chance that an event scores above an outlier, and its bootstrapped standard error."""
-    # What is infinitely unlikely, or cannot be computed, is an outlier; roc_auc_score wants numbers.
+    # What is infinitely unlikely, or cannot be computed, counts as an outlier.
     inside, outside = (np.nan_to_num(x, nan=-1e300, neginf=-1e300) for x in (inside, outside))
     random = np.random.default_rng(0)
 
