@@ -120,7 +120,8 @@ MUTANTS = [
     *estimated(
         ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
         ("density.py", "temperature=temperature", "temperature=1.0", "temperature"),
-        ("learning.py", "math.sqrt(1 - noise**2) * x", "x", "noise_leaves"),
+        ("learning.py", "math.sqrt(1 - noise**2) * (", "(", "noise_leaves"),
+        ("learning.py", "noise * spread * e", "noise * e", "noise_spares"),
         ("learning.py", "torch.set_num_threads(before)", "pass", "global"),
         ("learning.py", "averaged.load_state_dict(kept)", "pass", "keeps_the_best"),
         ("learning.py", "torch.manual_seed(seed)", "pass", "global"),

@@ -126,6 +126,17 @@ def test_noise_leaves_mean_and_covariance_as_they_are():
     assert (w.T[:, :] @ batch / 20_000).diagonal().mean() < 0.9
 
 
+def test_noise_spares_what_a_context_says():
+    from diffeo.sklearn.learning import _batches
+
+    c = torch.randn(20_000, 1)
+    w = c + 0.01 * torch.randn(20_000, 1)
+    settings = Settings(1, 8, 0.6, 1, 20_000, 1, 1, 0, OptimizerOptions())
+    batch, given = next(_batches((w, c), settings, torch.Generator().manual_seed(0)))
+    assert float((batch - given).std()) == pytest.approx(0.01, rel=0.05)
+    assert not torch.allclose(batch.sort(0).values, w.sort(0).values, atol=1e-4)
+
+
 @pytest.mark.parametrize("x", [np.ones((30, 2)), np.c_[np.arange(30.0), np.arange(30.0)]])
 def test_constant_and_doubled_columns_are_passed(x):
     density = FlowDensity(**QUICK).fit(x)

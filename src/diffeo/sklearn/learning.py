@@ -179,15 +179,31 @@ def _optimize(
 
 def _batches(rows: Rows, settings: Settings, generator: Generator) -> Iterator[Rows]:
     """Noisy batches, in an order that is new in each pass, without end."""
-    count = len(rows[0])
-    size = min(settings.batch_size, count)
+    x, context = rows
+    told, spread = _explained(x, context)
+    size = min(settings.batch_size, len(x))
+    whole = len(x) // size
     for epoch in itertools.count():
-        order = torch.randperm(count, generator=generator)
-        for i, indices in enumerate(order.split(size)[: count // size]):
-            x, context = _take(rows, indices)
-            noise = settings.noise_at(epoch * (count // size) + i)
-            e = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            yield math.sqrt(1 - noise**2) * x + noise * e, context
+        order = torch.randperm(len(x), generator=generator)
+        for i, indices in enumerate(order.split(size)[:whole]):
+            noise = settings.noise_at(epoch * whole + i)
+            middle = told[indices]
+            e = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
+            noisy = middle + math.sqrt(1 - noise**2) * (x[indices] - middle) + noise * spread * e
+            yield noisy, None if context is None else context[indices]
+
+
+def _explained(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a context says of x by a linear map, and the spread of the rest.
+
+    Noise is mixed into the rest alone: else it would drown what a context all but fixes.
+    """
+    if context is None:
+        return torch.zeros_like(x), torch.ones_like(x[0])
+    design = torch.cat((torch.ones_like(context[:, :1]), context), dim=1)
+    # This driver takes classes, whose columns add up to the constant one.
+    told = design @ torch.linalg.lstsq(design, x, driver="gelsd").solution
+    return told, (x - told).std(0, correction=0)
 
 
 class Progress:
