@@ -127,6 +127,7 @@ def plot(results: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.5, height + 1.0))
     axes = panel(figure, 2.0, 0.55, 4.2, height)
     axes.axvline(0, color=COLOURS["FlowDensity"], lw=1.4)
+    wide = wide.reindex(columns=list(METHODS))
     for offset, method in ((-0.12, "KernelDensity"), (0.12, "GaussianMixture")):
         gap = (wide[method] - wide["FlowDensity"]).groupby("table")
         mean, error = gap.mean()[tables], gap.sem().fillna(0.0)[tables]
