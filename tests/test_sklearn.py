@@ -1,6 +1,7 @@
 """FlowDensity and FlowOutlierDetector keep scikit-learn's contract, and know the truth."""
 
 import copy
+import doctest
 import pickle
 import subprocess
 import sys
@@ -400,3 +401,12 @@ def test_the_density_of_a_detector_is_a_copy():
     assert not hasattr(density, "flow_")
     assert detector.density_.random_state == 3
     assert detector.get_params()["density__layers"] == 2
+
+
+# Examples
+
+
+@pytest.mark.parametrize("part", ["", ".density", ".detector"])
+def test_examples_say_what_happens(part):
+    found = doctest.testmod(sys.modules[f"diffeo.sklearn{part}"])
+    assert found.attempted > 3 and not found.failed
