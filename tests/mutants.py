@@ -67,6 +67,12 @@ def learned(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_image_runs.py", "-k", keyword))
 
 
+def estimated(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
+    """Changes `(file, old, new, keyword)` of the estimators, seen by their tests."""
+    for file, old, new, keyword in changes:
+        yield Mutant(f"sklearn/{file}", old, new, ("tests/test_sklearn.py", "-k", keyword))
+
+
 def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new, keyword[, nth])` of a file of data/, seen by the tests of a file."""
     for old, new, keyword, *rest in changes:
@@ -104,6 +110,12 @@ def handed_on(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
 
 
+def scored(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of scores and of what they are made of."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_scores.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -116,6 +128,38 @@ DENSITY = "jacobians or scipys or product or integrates"
 FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
+    # Estimators of tables, and the links that only they use so far.
+    *estimated(
+        ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
+        ("density.py", "temperature=temperature", "temperature=1.0", "temperature"),
+        ("learning.py", "math.sqrt(1 - noise**2) * (", "(", "noise_leaves"),
+        ("learning.py", "noise * spread * e", "noise * e", "noise_spares"),
+        ("learning.py", "torch.set_num_threads(before)", "pass", "global"),
+        ("learning.py", "averaged.load_state_dict(kept)", "pass", "keeps_the_best"),
+        ("learning.py", "torch.manual_seed(seed)", "pass", "global"),
+        ("learning.py", "torch.random.fork_rng(devices=[])", "torch.enable_grad()", "global"),
+        ("learning.py", "step - best_step < settings.patience", "True", "stops"),
+        ("learning.py", "[loss - entry for", "[loss + entry for", "keeps_the_best"),
+        ("start.py", "bend_marginals(bend, x)", "pass", "skewed"),
+        ("start.py", "whiten.fit(mean, covariance)", "pass", "before_the_first"),
+        ("tables.py", "table[self._others(names)]", "table[names]", "by_name"),
+        ("tables.py", "columns=self._others(names)), frame], axis=1)[names]",
+         "columns=self._others(names)), frame], axis=1)", "by_name"),
+        ("detector.py", "100 * share", "50 * share", "contamination"),
+        ("detector.py", "(held_out, ~held_out)", "(~held_out, held_out)", "typicality"),
+    ),
+    *wrong_log_dets(
+        "bijections/sinh_arcsinh.py",
+        "SinhArcsinh and jacobians",
+        ("return y, steps.sum(1)", "steps.sum(1)"),
+        ("return x, steps.sum(1)", "steps.sum(1)"),
+    ),
+    *wrong_log_dets(
+        "bijections/whitening.py",
+        "Whiten and jacobians",
+        ("return y, -self._log_det(x)", "-self._log_det(x)"),
+        ("self.root.T + self.mean, self._log_det(y)", "self._log_det(y)"),
+    ),
     # Gradients by hand, and those of what is rebuilt.
     *by_hand(
         "bijections/backward.py",
@@ -450,7 +494,7 @@ MUTANTS = [
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
         ("training/module.py", "flow.nats_per_bit if", "flow.dims if", "loss_in"),
-        ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
+        ("training/steps.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
         "precision.py",
@@ -881,6 +925,66 @@ MUTANTS = [
         ('node.meta.pop("stack_trace", None)', "pass", "paths"),
         ("setattr(module, name, _Mixing(child))", "pass", "paths"),
         ("copy.deepcopy(flow)", "flow", "float64"),
+    ),
+    # Scores.
+    *scored(
+        "codes.py",
+        "code or column or noise or simpler or shortest or repeat or bins",
+        ("min(lengths)", "max(lengths)"),
+        ("return 8 * max(0", "return max(0"),
+        ("len(code(pixels)) - extra", "len(code(pixels))"),
+        ("lossless=True", "lossless=False"),
+        ("irreversible=False", "irreversible=True"),
+        ("if channels != 3:", "if False:"),
+        ("levels[1:] + levels[:-1]) / 2", "levels[1:])"),
+        ("counts / np.diff(edges)", "counts", 0, True),
+        ("math.log(total + 1)", "math.log(total)"),
+        ("math.pi * half", "half"),
+        ("np.log1p(far * far)", "np.log1p(far)"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ("np.searchsorted(below, wanted)", "np.searchsorted(candidates, wanted)"),
+    ),
+    *scored(
+        "codes.py",
+        "mutual or far_outside",
+        ("-np.sum(columns, axis=0)", "np.sum(columns, axis=0)"),
+        ("-np.sum(columns, axis=0)", "-columns[0]"),
+    ),
+    *scored(
+        "scores.py",
+        "not command and not pictures_without and not leaves and not other_data and not rows_with",
+        ("return -(log_prob - reference.mean).abs()", "return log_prob - reference.mean", 0, True),
+        ("picture_bits(seen) * math.log(2)", "picture_bits(seen)"),
+        ("picture_bits(seen)", "picture_bits(x)"),
+        ("log_prob.double().cpu() + nats", "log_prob.double().cpu() - nats"),
+        ("usual = reference.unlabelled", "usual = reference"),
+        ("if context is not None and class_count(flow):", "if False:"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ('{**inner, "codes": codes}', "inner"),
+        ("rows = [x for x, _ in training]", "pass"),
+    ),
+    *scored("scores.py", "leaves", ("Batches(data.train, 65_536)", "Batches(data.val, 65_536)")),
+    *scored(
+        "evaluation.py",
+        "mixture or one_noisy or classes_are",
+        ("generator.set_state(state)", "pass", 0, True),
+        (".logsumexp(0) - math.log(classes)", ".logsumexp(0)"),
+        ("len(names) == 1 and", ""),
+        (" and None not in names", ""),
+        ("if context is None and class_count(flow):", "if False:"),
+    ),
+    *scored(
+        "run/learning.py",
+        "leaves",
+        ("Reference.learn(flow, data).keep(flow)", "pass"),
+        ('flow.cpu().save_pretrained(folder / "model")', "pass"),
+    ),
+    *scored("run/folder.py", "pictures_without", ("unlabelled and class_count", "class_count")),
+    *scored(
+        "cli/tables.py",
+        "rows_without",
+        ("told = len(found.columns) != len(run.columns)", "told = True"),
+        ("say_unlabelled(source, run, console)", "pass"),
     ),
     # Storage.
     *on(

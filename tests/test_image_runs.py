@@ -102,7 +102,8 @@ def test_a_model_without_batch_norm_passes_recalibration_unchanged(run):
 
 
 def test_l2_presses_on_magnitudes_and_not_on_directions():
-    from diffeo.training.module import FlowModule, OptimizerOptions
+    from diffeo.training.module import FlowModule
+    from diffeo.training.steps import OptimizerOptions
 
     flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
     module = FlowModule(flow, OptimizerOptions(l2=0.1), steps=10)

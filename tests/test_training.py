@@ -17,7 +17,8 @@ from diffeo.data import DataOptions, Split
 from diffeo.data.batches import Batches, Groups
 from diffeo.run import Run, draw, train
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
-from diffeo.training.module import FlowModule, OptimizerOptions
+from diffeo.training.module import FlowModule
+from diffeo.training.steps import OptimizerOptions
 
 QUIET = Console(quiet=True)
 
@@ -103,13 +104,13 @@ def module(flow=None, **options):
 
 
 def test_the_learning_rate_rises_then_falls_as_a_cosine():
-    factor = module(warmup=0.2)._lr_factor
+    factor = OptimizerOptions(warmup=0.2).lr_factor
     assert 0 < factor(0.0) < 0.01
     assert factor(0.1) == pytest.approx(0.5)
     assert factor(0.2) == pytest.approx(1.0)
     assert factor(0.6) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
     assert factor(1.0) == pytest.approx(0.0)
-    assert module(warmup=0.0, schedule="constant")._lr_factor(0.7) == 1.0
+    assert OptimizerOptions(warmup=0.0, schedule="constant").lr_factor(0.7) == 1.0
 
 
 def test_l2_shrinks_weights_and_nothing_else(tmp_path):

@@ -156,7 +156,8 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
         self._started = False
-        self.register_load_state_dict_post_hook(lambda norm, _: setattr(norm, "_started", False))
+        # No lambda, which could not be pickled.
+        self.register_load_state_dict_post_hook(_ask_again)
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -205,6 +206,11 @@ class ActNorm(Bijection):
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, scale={self.scale}"
+
+
+def _ask_again(norm: ActNorm, _: Any) -> None:
+    """Let a norm that was loaded look whether it has been initialised."""
+    norm._started = False
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from diffeo.cli.common import precision_option, run_options
 from diffeo.data import DataOptions
 from diffeo.export import Format, What
 from diffeo.flow import Flow
-from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.scores import Kind
+from diffeo.training.options import TrainerOptions
+from diffeo.training.steps import OptimizerOptions
 from diffeo.version import __version__
 
 DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
@@ -147,9 +149,25 @@ def _sample_options(parser: ArgumentParser) -> None:
 
 
 def _score_options(parser: ArgumentParser) -> None:
-    """Write the log-likelihood of each row of a table, or of each picture, in nats."""
+    """Write the log-likelihood of each row of a table, or of each picture, in nats.
+
+    Beside it a score of another kind; the lowest scores are the outliers.
+    """
     run_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
+    parser.add_argument(
+        "--kind",
+        type=Kind,
+        default="log_prob",
+        help="typicality: how far the log-likelihood lies from that of held-out data, negative. "
+        "complexity: the log-likelihood plus the length of a plain code, a lossless file of the "
+        "picture or independent columns, so that what is simple gains nothing by it.",
+    )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        help="Data like those of training, for a model that does not know what these score.",
+    )
     precision_option(parser, AUTO_SCORES)
     _delimiter_option(parser)
     parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")

@@ -19,7 +19,8 @@ from diffeo.data.sources import BUNDLED
 from diffeo.data.synthetic import GENERATORS
 from diffeo.flow import Flow
 from diffeo.storage import public_name
-from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.training.options import TrainerOptions
+from diffeo.training.steps import OptimizerOptions
 
 Settings = Mapping[str, Any]
 

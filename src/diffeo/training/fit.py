@@ -27,7 +27,8 @@ from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
-from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.training.options import TrainerOptions
+from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 
@@ -15,15 +14,12 @@ from torch.optim import Adam
 
 from diffeo.data.batches import mix
 from diffeo.flow import Flow
-from diffeo.training.options import OptimizerOptions, loss_of
+from diffeo.training.options import loss_of
+from diffeo.training.steps import OptimizerOptions
 
 Batch = tuple[Tensor, Tensor | None]
 
 TABLE_LR, PICTURES_LR = 8e-3, 4e-3
-
-
-# v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
-DIRECTION = ".original1"
 
 
 class FlowModule(pl.LightningModule):
@@ -111,14 +107,11 @@ class FlowModule(pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._clip()
-        lr = self.lr * self._lr_factor(step / self.steps)
+        lr = self.lr * self.options.lr_factor(step / self.steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(self.options.ema, (step + 1) / (step + 11))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        self.options.average(self.averages, self.weights, step)
 
     def _clip(self) -> None:
         """Shorten a gradient that is too long; drop one that is not finite."""
@@ -181,24 +174,5 @@ class FlowModule(pl.LightningModule):
     # Optimizer ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Adam:
-        named = list(self.flow.named_parameters())
-        decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
-        groups = [
-            {
-                "params": [p for (_, p), decay in zip(named, decays, strict=True) if decay == kind],
-                "weight_decay": self.options.l2 if kind else 0.0,
-            }
-            for kind in (True, False)
-        ]
         self.lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
-        return Adam(groups, lr=self.lr, fused=True)
-
-    def _lr_factor(self, done: float) -> float:
-        """Share of the largest learning rate after the share `done` of the steps."""
-        warmup = self.options.warmup
-        if done < warmup:
-            # Not from 0 itself, which would waste the first step.
-            return max(done / warmup, 1e-3)
-        if self.options.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
+        return Adam(self.options.groups(self.flow), lr=self.lr, fused=True)

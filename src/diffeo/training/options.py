@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from diffeo.flow import Flow
 from diffeo.training.memory import TrainingMemory
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """How the weights are learned.
-
-    Args:
-        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for pictures.
-        l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
-            weight-normalised ones, on the magnitudes.
-        schedule: "cosine" falls to 0 at the end; "constant" stays.
-        warmup: Share of all steps over which the learning rate rises from 0.
-        clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
-        ema: Decay of the running average of the weights, which is what is validated and saved; 0
-            for the weights themselves.
-    """
-
-    lr: float | None = None
-    l2: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    clip: float = 5.0
-    ema: float = 0.995
 
 
 @dataclass(frozen=True)
