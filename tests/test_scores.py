@@ -243,6 +243,8 @@ def test_an_unknown_kind_and_a_missing_reference_are_refused():
         Reference.measure(flow, [(x * math.nan, None)])
     with pytest.raises(ValueError, match="held-out"):
         Reference.measure(flow, [])
+    x[0] = math.inf
+    assert Reference.measure(flow, [(x, None)]).mean == pytest.approx(-math.log(2 * math.pi))
 
 
 def test_ranks_of_held_out_events_are_spread_evenly():
