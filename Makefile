@@ -5,7 +5,7 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test slow lint format mutants bench docs clean
+.PHONY: demo test slow lint format mutants bench docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -35,6 +35,17 @@ bench: .venv/dev  ## time and memory against peers and the bare networks, into b
 docs: .venv/dev  ## the site of the documentation, into site/; a warning is an error
 	$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+zoo: .venv/installed  ## train the model that ships, an hour on one core: make zoo DATA=FOLDER of MNIST
+	@test -n "$(DATA)" || { echo "make zoo DATA=FOLDER: name the folder of MNIST."; exit 2; }
+	$(BIN)/diffeo train --preset mnist-labels --data "$(DATA)" --out runs/zoo-mnist
+	$(MAKE) zoo-files RUN=runs/zoo-mnist
+
+zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-files RUN=FOLDER
+	rm -rf build/zoo
+	$(BIN)/diffeo share "$(RUN)" mnist --dtype bfloat16 --license apache-2.0 --out build/zoo/mnist
+	rm -rf src/diffeo/zoo/mnist
+	mv build/zoo/mnist src/diffeo/zoo/mnist
 
 clean:
 	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

@@ -47,5 +47,5 @@ def measure(settings: Settings) -> Report:
         report.ratios.append(over(f"{what}, float32: masked / compact", masked, compact))
     say("checkerboards: memory")
     for side, mib in growths(sides, settings).items():
-        report.measured.append(Measured("memory", side, [mib], "MiB"))
+        report.measured.append(Measured("memory", side, mib, "MiB"))
     return report

@@ -131,7 +131,7 @@ def _compare(
         "matrix product, bfloat16": partial(Product, size, torch.bfloat16, settings.device),
     }
     for side, mib in growths(models, settings).items():
-        report.measured.append(Measured(f"{group}: memory", side, [mib], "MiB"))
+        report.measured.append(Measured(f"{group}: memory", side, mib, "MiB"))
     with harness.Worker(partial(without_tf32, ours), settings) as worker:
         flops = worker.call("flops")
     times = take_turns(models | products, settings)["step"]

@@ -33,7 +33,7 @@ from rich.console import Console
 from diffeo.memory import keep_freed_memory
 
 MIB, PAGE = 2**20, 2**12  # in less than a page nothing is counted
-MEMORY_STEPS = 3
+MEMORY_STEPS, PROCESSES = 3, 3
 Make = Callable[[], Any]  # builds a subject, in the process where it will work
 Rounds = list[float]  # seconds of one unit of work, in each round
 
@@ -223,12 +223,16 @@ def take_turns(
     return times
 
 
-def growths(sides: Mapping[str, Make], settings: Settings) -> dict[str, float]:
-    """How far the memory of each side grows, in MiB, each in a fresh process."""
-    grown = {}
-    for name, make in sides.items():
-        with Worker(make, settings) as worker:
-            grown[name] = worker.growth()
+def growths(sides: Mapping[str, Make], settings: Settings) -> dict[str, Rounds]:
+    """How far the memory of each side grows, in MiB, each time in a fresh process.
+
+    Several times, since it depends by some megabytes on where the heap happens to lie.
+    """
+    grown: dict[str, Rounds] = {name: [] for name in sides}
+    for _ in range(min(settings.rounds, PROCESSES)):
+        for name, make in sides.items():
+            with Worker(make, settings) as worker:
+                grown[name].append(worker.growth())
     return grown
 
 

@@ -82,7 +82,7 @@ class Subject:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         states = [v for s in self.adam.state.values() for v in s.values()]
         tensors = [*gradients, *(v for v in states if isinstance(v, Tensor))]
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def pixels(batch: int, shape: tuple[int, int, int], device: str) -> Tensor:

@@ -15,13 +15,15 @@ from diffeo.bijections.bends import Additive, Affine
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
+from diffeo.bijections.cuts import FeatureCut, NoCut
 from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
 from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Center, Logit
 from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.whitening import Whiten
 from diffeo.conditioners.glow import GlowNet
 from diffeo.conditioners.mlp import MLP
 from diffeo.conditioners.resnet import ConvNet, ResNet
@@ -30,6 +32,7 @@ from diffeo.models.glow import Glow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
+from diffeo.models.table_flow import TableFlow
 
 
 def pixels(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
@@ -156,6 +159,11 @@ def nested(context_features: int = 0) -> Chain:
 BIJECTIONS: dict[str, Entry] = {
     "Standardize": Entry(lambda: Standardize(3), (3,), "constant"),
     "Scale": Entry(lambda: Scale(3), (3,), "constant"),
+    "SinhArcsinh": Entry(lambda: SinhArcsinh(3), (3,)),
+    "Whiten": Entry(lambda: Whiten(3), (3,), "constant"),
+    "NoCut, context": Entry(
+        lambda: Coupling(NoCut(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
+    ),
     "reverse": Entry(
         lambda: Permutation.reverse(4), (4,), "zero", other=lambda: Permutation(range(4))
     ),
@@ -276,6 +284,17 @@ MODELS: dict[str, Entry] = {
     )
     for base in bases
     for features in (2, 3, 5)
+    for context in (0, 2)
+} | {
+    f"TableFlow {features}{', context' if context else ''}": Entry(
+        lambda features=features, context=context: TableFlow(
+            features, layers=3, hidden=(8,), context_features=context
+        ),
+        (features,),
+        context_features=context,
+        by=0.1,
+    )
+    for features in (1, 2, 5)
     for context in (0, 2)
 }
 

@@ -67,6 +67,12 @@ def learned(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_image_runs.py", "-k", keyword))
 
 
+def estimated(*changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
+    """Changes `(file, old, new, keyword)` of the estimators, seen by their tests."""
+    for file, old, new, keyword in changes:
+        yield Mutant(f"sklearn/{file}", old, new, ("tests/test_sklearn.py", "-k", keyword))
+
+
 def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new, keyword[, nth])` of a file of data/, seen by the tests of a file."""
     for old, new, keyword, *rest in changes:
@@ -86,6 +92,12 @@ def moved(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"latent/{file}", old, new, ("tests/test_latent.py", "-k", keyword), *rest)
 
 
+def shared(file: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, small])` of what is shared, and of how."""
+    for old, new, keyword, *small in changes:
+        yield Mutant(file, old, new, ("tests/test_sharing.py", "-k", keyword), 0, *small)
+
+
 def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of what goes back by hand."""
     for old, new, *rest in changes:
@@ -96,6 +108,18 @@ def shown(keyword: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
     """Changes `(file, old, new)` of what README and docs/ show, seen by the tests of snippets."""
     for file, old, new in changes:
         yield Mutant(file, old, new, ("tests/test_snippets.py", "-k", keyword))
+
+
+def handed_on(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, nth[, small]])` of what hands a flow on to other libraries."""
+    for old, new, keyword, *rest in changes:
+        yield Mutant(file, old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
+
+
+def scored(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of scores and of what they are made of."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_scores.py", "-k", keyword), *rest)
 
 
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
@@ -111,7 +135,7 @@ FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
     # What people read.
-    *shown("options", ("data/image_options.py", "    flip: bool = False", "    mirror: bool = False")),
+    *shown("options", ("data/image_options.py", "flip: bool = False", "mirror: bool = False")),
     *shown(
         "glow.md and short",
         ("cli/options.py", '"--temperatures"', '"--heats"'),
@@ -128,11 +152,43 @@ MUTANTS = [
         ("cli/contexts.py", 'f"label={options.label}"', "options.label"),
     ),
     *shown("names", ("memory.py", "def keep_freed_memory", "def keep_memory")),
+    # Estimators of tables, and the links that only they use so far.
+    *estimated(
+        ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
+        ("density.py", "temperature=temperature", "temperature=1.0", "temperature"),
+        ("learning.py", "math.sqrt(1 - noise**2) * (", "(", "noise_leaves"),
+        ("learning.py", "noise * spread * e", "noise * e", "noise_spares"),
+        ("learning.py", "torch.set_num_threads(before)", "pass", "global"),
+        ("learning.py", "averaged.load_state_dict(kept)", "pass", "keeps_the_best"),
+        ("learning.py", "torch.manual_seed(seed)", "pass", "global"),
+        ("learning.py", "torch.random.fork_rng(devices=[])", "torch.enable_grad()", "global"),
+        ("learning.py", "step - best_step < settings.patience", "True", "stops"),
+        ("learning.py", "[loss - entry for", "[loss + entry for", "keeps_the_best"),
+        ("start.py", "bend_marginals(bend, x)", "pass", "skewed"),
+        ("start.py", "whiten.fit(mean, covariance)", "pass", "before_the_first"),
+        ("tables.py", "table[self._others(names)]", "table[names]", "by_name"),
+        ("tables.py", "columns=self._others(names)), frame], axis=1)[names]",
+         "columns=self._others(names)), frame], axis=1)", "by_name"),
+        ("detector.py", "100 * share", "50 * share", "contamination"),
+        ("detector.py", "(held_out, ~held_out)", "(~held_out, held_out)", "typicality"),
+    ),
+    *wrong_log_dets(
+        "bijections/sinh_arcsinh.py",
+        "SinhArcsinh and jacobians",
+        ("return y, steps.sum(1)", "steps.sum(1)"),
+        ("return x, steps.sum(1)", "steps.sum(1)"),
+    ),
+    *wrong_log_dets(
+        "bijections/whitening.py",
+        "Whiten and jacobians",
+        ("return y, -self._log_det(x)", "-self._log_det(x)"),
+        ("self.root.T + self.mean, self._log_det(y)", "self._log_det(y)"),
+    ),
     # Gradients by hand, and those of what is rebuilt.
     *by_hand(
         "bijections/backward.py",
-        ("self[tensor] + gradient if tensor in self else gradient", "gradient", 0, True),
-        ("and tensor.requires_grad:", "and True:"),
+        ("self[tensor] = self[tensor] + gradient", "self[tensor] = gradient", 0, True),
+        ("gradient is None or not tensor.requires_grad", "gradient is None"),
         ("module._forward_hooks or", ""),
         ("kept = link.note()", "kept = None"),
         ("if again and not _are_those_of(ctx.links, weights):", "if False:"),
@@ -143,6 +199,17 @@ MUTANTS = [
         ("retain_graph=True, allow_unused=True", "allow_unused=True"),
         ("_state.rebuilding = True", "_state.rebuilding = False", 0, True),
         ("leaf = context.detach().requires_grad_()", "leaf = context.detach()"),
+    ),
+    *by_hand(
+        "bijections/backward.py",
+        ("torch.mul(a, b, out=self.places[tensor])", "self.places[tensor].copy_(a)"),
+        ("self.places[tensor].copy_(gradient)", "gradient"),
+    ),
+    *by_hand(
+        "bijections/together.py",
+        ("None if torch.is_grad_enabled() else ", ""),
+        ("(type(module), dtype, likeness)", "(type(module), dtype, 0)"),
+        ("_state.prepared = before", "pass"),
     ),
     *by_hand(
         BASE,
@@ -182,27 +249,28 @@ MUTANTS = [
     ),
     *by_hand(
         "bijections/convolution.py",
-        ("torch.addr(by_weight, by_bias, shift)", "by_weight"),
-        ("(by_weight * weight).sum(0) + by_log_det", "(by_weight * weight).sum(0)", 0, True),
+        ("torch.addcmul(by_weight, by_bias[:, :, None], shift[:, None])", "by_weight"),
+        ("(by_weight * weight).sum(1) + by_log_det", "(by_weight * weight).sum(1)", 0, True),
         ("by_log_factor * ActNorm.SPEED", "by_log_factor"),
-        ("by_weight * kept.factor)", "by_weight)"),
-        ("not isinstance(kept, _Kept)", "not self._by_hand()"),
+        ("by_weight * factor[:, None])", "by_weight)"),
+        ("not isinstance(kept[1], _Affine)", "not self._by_hand()"),
         (".tril_(-1)", ".tril_()"),
-        (".triu_(1)", ".triu_()"),
-        ("torch.addcmul(by_log_det, by_upper.diagonal()", "torch.mul(by_upper.diagonal()"),
-        ("return _mix(grad, weight.T)", "return _mix(grad, weight)"),
-        ("-(inverse @ bias.double())", "(inverse @ bias.double())"),
+        ("by_upper.triu(1)", "by_upper.triu()"),
+        ("torch.addcmul(by_log_det, by_diagonal", "torch.mul(by_diagonal"),
+        ("return _mix(grad, ready.weight.T)", "return _mix(grad, ready.weight)"),
+        ("-self.bias.double()", "self.bias.double()"),
         ("grad_log_det.sum() * pixels.shape[2]", "grad_log_det.sum()"),
-        ("by_bias @ weight", "by_bias"),
+        ("torch.bmm(by_bias[:, None], weight)[:, 0]", "by_bias"),
     ),
     *by_hand(
         "conditioners/glow.py",
         ("if i > 0:\n            # ReLU", "if False:\n            # ReLU", 0, True),
         ("torch.addcmul(by_factor, by_offset, bias)", "by_factor"),
         ("mul_(factor * ActNorm.SPEED)", "mul_(factor)"),
-        ("found.add(bias, by_offset * factor)", "found.add(bias, by_offset)"),
+        ("for *_, bias in layers), by_offset * factor", "for *_, bias in layers), by_offset"),
         ("by_input[:, width:].sum((2, 3))", "by_input[:, width:].mean((2, 3))"),
-        ("torch._foreach_add_(totals, ", "("),
+        ("a.to(grad.dtype) + b for", "b for"),
+        ("        if len(raws) == 1:  # large ones", "        if True:"),
         (".flip(0, 1)", ""),
         ("weight.flip(1, 2)", "weight"),
         ("by_bias.view(9, o)[4]", "by_bias.view(9, o)[3]"),
@@ -450,7 +518,7 @@ MUTANTS = [
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
         ("training/module.py", "flow.nats_per_bit if", "flow.dims if", "loss_in"),
-        ("training/module.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
+        ("training/steps.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
         "precision.py",
@@ -697,7 +765,7 @@ MUTANTS = [
         "network or Glow or prior",
         ("(ActNorm.SPEED * log_scale).exp()", "log_scale.exp()"),
         ("(factor * bias).to(dtype)", "bias.to(dtype)"),
-        ("(weight * factor[:, None, None, None]).to(dtype)", "weight.to(dtype)"),
+        ("(weight * factor[..., None, None, None]).to(dtype)", "weight.to(dtype)"),
         ("norm.start_from(_convolve(h.to(dtype), weight.to(dtype)))", "norm.start_from(h)"),
         ("if self.first_norm.awaits_data() or self.second_norm.awaits_data():", "if False:"),
         ("3, std=0.0)", "3, std=0.1)"),
@@ -844,9 +912,107 @@ MUTANTS = [
     Mutant(
         "flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")
     ),
+    # As a distribution of PyTorch and Pyro, and as a file.
+    *handed_on(
+        "distribution.py",
+        "distribution",
+        ("self.context.shape[:-1]", "self.context.shape[:1]", "shapes"),
+        ("return self.flow.dequantizer is None", "return True", "pictures"),
+        ("integer_interval(0, 255)", "integer_interval(0, 256)", "pictures"),
+        ("value.ndim - len(self.event_shape)", "value.ndim - 1", "classes"),
+        ("with torch.no_grad():", "if True:", "gradients_of_draws"),
+        ("Size((*sample_shape, *self.batch_shape))", "Size((*self.batch_shape, *sample_shape))",
+         "shapes"),
+        ("new._validate_args = self._validate_args", "pass", "expand"),
+        (".expand(self.batch_shape).expand(tuple", ".expand(tuple", "expand"),
+        ("((context >= 0) & (context < classes)).all()", "(context >= 0).all()", "classes"),
+        ("[1] * more, *p.batch_shape", "p.batch_shape, *[1] * more", "batch_shape"),
+        ("log_p - q.log_prob(x)", "q.log_prob(x) - log_p", "known", 0, True),
+        ("if not p.has_rsample:", "if False:", "Scored"),
+        ("return terms.mean(0)", "return terms.sum(0)", "known"),
+        ("if isinstance(side, FlowDistribution) and not", "if False and not", "pictures"),
+    ),
+    *handed_on(
+        "export.py",
+        "export",
+        ("2.0 ** (door.bits - 8)).floor()", "2.0 ** (door.bits - 8))",
+         "files_say and dense and torch"),
+        ("(u - 0.5)", "u", "files_say and grid and torch"),
+        ("_base_log_prob(z) + log_det", "_base_log_prob(z) - log_det", "float64", 0, True),
+        ("flow.context_encoder(context)[0]", "context", "command"),
+        ("max(_checked(task, call, size, name) for size in CHECKED)", "0.0", "differs"),
+        ("got.dtype != wanted.dtype", "False", "differs"),
+        ("error <= PIXELS and", "", "pixels"),
+        ("and float(far.max()) <= 2 ** (8 - door.bits)", "", "pixels"),
+        ("module.__class__ = type(module).__bases__[0]",
+         "delattr(type(module), 'weight')", "files_say and ImageRealNVP and torch"),
+        ('node.meta.pop("stack_trace", None)', "pass", "paths"),
+        ("setattr(module, name, _Mixing(child))", "pass", "paths"),
+        ("copy.deepcopy(flow)", "flow", "float64"),
+    ),
+    # Scores.
+    *scored(
+        "codes.py",
+        "code or column or noise or simpler or shortest or repeat or bins",
+        ("min(lengths)", "max(lengths)"),
+        ("return 8 * max(0", "return max(0"),
+        ("len(code(pixels)) - extra", "len(code(pixels))"),
+        ("lossless=True", "lossless=False"),
+        ("irreversible=False", "irreversible=True"),
+        ("if channels != 3:", "if False:"),
+        ("levels[1:] + levels[:-1]) / 2", "levels[1:])"),
+        ("counts / np.diff(edges)", "counts", 0, True),
+        ("math.log(total + 1)", "math.log(total)"),
+        ("math.pi * half", "half"),
+        ("np.log1p(far * far)", "np.log1p(far)"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ("np.searchsorted(below, wanted)", "np.searchsorted(candidates, wanted)"),
+    ),
+    *scored(
+        "codes.py",
+        "mutual or far_outside",
+        ("-np.sum(columns, axis=0)", "np.sum(columns, axis=0)"),
+        ("-np.sum(columns, axis=0)", "-columns[0]"),
+    ),
+    *scored(
+        "scores.py",
+        "not command and not pictures_without and not leaves and not other_data and not rows_with",
+        ("return -(log_prob - reference.mean).abs()", "return log_prob - reference.mean", 0, True),
+        ("picture_bits(seen) * math.log(2)", "picture_bits(seen)"),
+        ("picture_bits(seen)", "picture_bits(x)"),
+        ("log_prob.double().cpu() + nats", "log_prob.double().cpu() - nats"),
+        ("usual = reference.unlabelled", "usual = reference"),
+        ("if context is not None and class_count(flow):", "if False:"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ('{**inner, "codes": codes}', "inner"),
+        ("rows = [x for x, _ in training]", "pass"),
+    ),
+    *scored("scores.py", "leaves", ("Batches(data.train, 65_536)", "Batches(data.val, 65_536)")),
+    *scored(
+        "evaluation.py",
+        "mixture or one_noisy or classes_are",
+        ("generator.set_state(state)", "pass", 0, True),
+        (".logsumexp(0) - math.log(classes)", ".logsumexp(0)"),
+        ("len(names) == 1 and", ""),
+        (" and None not in names", ""),
+        ("if context is None and class_count(flow):", "if False:"),
+    ),
+    *scored(
+        "run/learning.py",
+        "leaves",
+        ("Reference.learn(flow, data).keep(flow)", "pass"),
+        ('flow.cpu().save_pretrained(folder / "model")', "pass"),
+    ),
+    *scored("run/folder.py", "pictures_without", ("unlabelled and class_count", "class_count")),
+    *scored(
+        "cli/tables.py",
+        "rows_without",
+        ("told = len(found.columns) != len(run.columns)", "told = True"),
+        ("say_unlabelled(source, run, console)", "pass"),
+    ),
     # Storage.
     *on(
-        "flow.py",
+        "sharing.py",
         "pretrained or damaged or foreign or class or rebuilt or pickle or save",
         ('"metadata": self.metadata,', "", 0, True),
         ('flow.metadata = config.get("metadata", {})', "pass"),
@@ -855,7 +1021,7 @@ MUTANTS = [
         ("load_state_dict(state, assign=True)", "load_state_dict(state)"),
         ("flow.load_state_dict(state, assign=True)", "pass"),
         ("if not issubclass(model, cls)", "if False"),
-        ("if type(self) is Flow", "if False"),
+        ("if Shareable in type(self).__bases__", "if False"),
     ),
     *on(
         "storage.py",
@@ -864,6 +1030,54 @@ MUTANTS = [
         ("save_file(tensors, partial_weights)", "save_file(tensors, folder / WEIGHTS)", 0, True),
         ("except SafetensorError", "except KeyError"),
         ("(ValueError, KeyError, TypeError)", "(KeyError, TypeError)"),
+    ),
+    # Sharing.
+    *shared(
+        "storage.py",
+        ("if stored is not None:\n        st", "if False:\n        st", "computes_as", True),
+        ("clone(memory_format=whole)", "clone()", "matrices"),
+        ("partial_weights.chmod(partial_config.stat().st_mode)", "pass", "whoever"),
+        ("if shipped and not (folder / CONFIG).is_file()", "if False", "folder_wins"),
+        ("if folder.is_dir():\n", "if folder.is_dir() and not shipped:\n", "folder_wins"),
+        ("WEIGHTS], **download", "WEIGHTS]", "download"),
+        ("return inner if inner.is_dir() and", "return inner if False and", "load_takes"),
+    ),
+    *shared(
+        "sharing.py",
+        ("if weight.ndim > 1 and weight[0].numel() > 1", "if weight.ndim > 1", "kernels"),
+        ("if weight.ndim > 1 and weight[0].numel() > 1", "if True", "kernels", True),
+        ('"dtype": _name(self._reference().dtype)', '"dtype": "float32"', "float64"),
+        ("dtype = dtype or card.dtype", "pass", "push_carries"),
+        ('| {"dtype": dtype}\n        options', '\n        options', "push_carries"),
+        ("| options\n        return super()", "\n        return super()", "push_carries"),
+    ),
+    *shared(
+        "card.py",
+        ('"`" * (_longest_run(text) + 1)', '"`"', "ends_its_place"),
+        ("max(3, _longest_run(text) + 1)", "3", "ends_its_place"),
+        ('return re.sub(r"([', 'return text\n    return re.sub(r"([', "ends_its_place", True),
+        ('c if c.isprintable() else " "', "c", "ends_its_place"),
+        ('ours = public_name(type(flow)).startswith("diffeo.")', "ours = True", "trust"),
+        ("if column in _example(flow)", "if column", "python_of"),
+    ),
+    *shared(
+        "run/command.py",
+        ('return re.split(r"[\\\\/]", source.rstrip("\\\\/"))[-1] or "DATA"', "return source",
+         "no_path"),
+        ("if name not in usual or", "if False and", "command_of"),
+        ("min(commands, key=len)", "commands[0]", "preset"),
+        ('data.pop("cache", None)', "pass", "preset"),
+    ),
+    *shared(
+        "run/sharing.py",
+        ('evaluate(flow, run.data(), "test")', 'evaluate(run.flow, run.data(), "test")', "scored"),
+        ("if out is not None and _in_use(Path(out))", "if False", "cannot_be_shared"),
+        ("except HUB_ERRORS", "except OSError", "cannot_be_shared"),
+        ("torch.eye(classes).repeat(8, 1) if classes else", "", "bare_model"),
+    ),
+    *shared(
+        "cli/commands.py",
+        ("from diffeo.run import Run\n", "from diffeo.run import Run, train\n", "imports_only"),
     ),
 ]  # fmt: skip
 

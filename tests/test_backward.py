@@ -18,6 +18,7 @@ from diffeo.bijections import (
     InvertibleConv1x1,
     NormalizedConv1x1,
     backward,
+    together,
 )
 from diffeo.bijections.backward import Gradients, weights_of
 from diffeo.bijections.bends import Additive, Affine, Bend
@@ -65,6 +66,7 @@ def test_run_and_back_are_autograds(entry: Entry, training: bool):
     found = Gradients()
     with torch.no_grad():
         by_x = module.back(kept, context, *grads, found)
+        found.settle()
     for one, other in zip(result, outputs, strict=True):
         close(one, other.detach())
         assert not one.requires_grad
@@ -92,6 +94,8 @@ def test_what_is_rebuilt_is_what_was(entry: Entry, training: bool):
             module.back(kept, context, *grads, found),
             1e-9,
         )
+        found.settle()
+        found_again.settle()
     assert found.keys() == found_again.keys()
     for tensor, gradient in found.items():
         close(found_again[tensor], gradient, 1e-9)
@@ -145,6 +149,7 @@ def test_single_pixels_take_the_place_of_a_convolution_back(context_features, mo
         with torch.no_grad():
             out, kept = net.run(x, context, torch.float64)
             by_x = net.back(kept, context, *weighted(out), found)
+            found.settle()
         results.append([by_x, *(found[w] for w in net.parameters())])
     for one, other in zip(*results, strict=True):
         close(one, other)
@@ -167,6 +172,7 @@ def test_a_batch_in_parts_is_the_batch(monkeypatch):
             out, kept = net.run(x, None, torch.float64)
             assert [len(inputs[0]) for inputs in kept[0]] == [len(part) for part in net._parts(x)]
             by_x = net.back(kept, None, *weighted(out), found)
+            found.settle()
             results.append([net(x), out, by_x, *(found[w] for w in net.parameters())])
     assert len(net._parts(x)) == 1
     for other in results[:2]:
@@ -561,3 +567,44 @@ def test_only_what_learns_is_noted():
     found.add(learns, torch.ones(2))
     found.add(learns, torch.ones(2))
     assert torch.equal(found[learns], torch.full((2,), 2.0))
+
+
+def test_gradients_lie_side_by_side_where_that_is_asked():
+    a, b, other = (torch.randn(2, 3, requires_grad=True) for _ in range(3))
+    found = Gradients([a, b])
+    values = torch.randn(3, 2, 3)
+    found.add(a, values[0])
+    found.add_product(b, values[1], torch.full((2, 1), 3.0))
+    found.add_product(other, values[2], torch.tensor(2.0))
+    assert found[a].untyped_storage().data_ptr() == found[b].untyped_storage().data_ptr()
+    assert torch.equal(found[a], values[0])
+    assert torch.equal(found[b], 3 * values[1])
+    assert torch.equal(found[other], 2 * values[2])
+    found.add_product(b, values[0], torch.ones(()))
+    found.add(a, values[1])
+    assert torch.equal(found[b], 3 * values[1] + values[0])
+    assert torch.equal(found[a], values[0] + values[1])
+
+
+def test_what_is_prepared_together_is_what_each_prepares_alone():
+    links = [
+        perturb(NormalizedConv1x1(ActNorm(c), InvertibleConv1x1(c, seed=seed))).double()
+        for seed, c in enumerate((4, 4, 6, 4))
+    ]
+    for link in links:
+        link.norm.initialized.fill_(True)
+    dtype = torch.float64
+    with torch.no_grad():
+        alone = [link.prepare([link], dtype)[0] for link in links]
+        with together.prepared((link, dtype) for link in links):
+            for link, single in zip(links, alone, strict=True):
+                ready = together.known(link, dtype)
+                for name in ("weight", "bias", "log_det"):
+                    close(getattr(ready, name), getattr(single, name))
+                inverse, offset = (part[ready.place] for part in ready.alike.inverse)
+                close(inverse @ ready.weight, torch.eye(len(inverse), dtype=dtype))
+                close(inverse @ ready.bias, -offset)
+            assert together.known(links[0], torch.float32) is None
+            with torch.enable_grad():
+                assert together.known(links[0], dtype) is None
+        assert together.known(links[0], dtype) is None

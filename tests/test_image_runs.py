@@ -102,11 +102,11 @@ def test_a_model_without_batch_norm_passes_recalibration_unchanged(run):
 
 
 def test_l2_presses_on_magnitudes_and_not_on_directions():
-    from diffeo.training.module import FlowModule, OptimizerOptions
+    from diffeo.training.module import FlowModule
+    from diffeo.training.steps import OptimizerOptions
 
     flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
-    module = FlowModule(flow, OptimizerOptions(l2=0.1))
-    module.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})
+    module = FlowModule(flow, OptimizerOptions(l2=0.1), steps=10)
     held, free = module.configure_optimizers().param_groups
     assert (held["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     held = {id(p) for p in held["params"]}

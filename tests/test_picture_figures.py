@@ -18,9 +18,9 @@ from torch import Tensor
 
 from diffeo import figures
 from diffeo.bijections.pixels import PixelDequantize
-from diffeo.figures.pictures import PAPER
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
+from diffeo.sheets import PAPER
 
 SHAPE = (1, 8, 8)
 

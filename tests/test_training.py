@@ -14,10 +14,11 @@ from rich.console import Console
 
 from diffeo import NICE, RealNVP
 from diffeo.data import DataOptions, Split
-from diffeo.data.batches import Batches
+from diffeo.data.batches import Batches, Groups
 from diffeo.run import Run, draw, train
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
-from diffeo.training.module import FlowModule, OptimizerOptions
+from diffeo.training.module import FlowModule
+from diffeo.training.steps import OptimizerOptions
 
 QUIET = Console(quiet=True)
 
@@ -62,6 +63,34 @@ def test_without_a_seed_all_rows_come_in_order_and_context_stays_beside_them():
     assert len(batches) == 3
 
 
+def test_groups_hold_the_same_batches_in_the_same_order():
+    batches = Batches(Split(torch.arange(25.0)[:, None]), 4, seed=3)
+    groups = Groups(batches, 4)
+    groups.sampler.set_epoch(2)
+    taken = list(groups)
+    assert [len(group) for group in taken] == [4, 2]
+    assert len(groups) == 2
+    pairs = zip((batch for group in taken for batch in group), batches, strict=True)
+    assert all(torch.equal(x, y) for (x, _), (y, _) in pairs)
+
+
+@pytest.mark.parametrize("rows", [1_000, 1_600])  # 13 steps an epoch, 20
+def test_steps_at_a_time_learn_what_single_steps_do(tmp_path, monkeypatch, rows):
+    metrics = []
+    for at_a_time in (1, 16):
+        monkeypatch.setattr("diffeo.training.fit.AT_A_TIME", at_a_time)
+        folder = train(
+            functools.partial(RealNVP, layers=2, hidden=(8,)),
+            DataOptions("moons", rows=rows, dequantize=True),
+            tmp_path / str(at_a_time),
+            trainer=TrainerOptions(max_epochs=4, batch_size=60),
+            console=QUIET,
+        )
+        metrics.append((folder / "metrics.csv").read_text())
+    assert metrics[0] == metrics[1]
+    assert f"\n4,{4 * (rows * 8 // 10 // 60)}," in metrics[0]
+
+
 def test_a_batch_larger_than_the_data_is_cut_to_it():
     assert len(list(Batches(Split(torch.zeros(7, 1)), 100, seed=0))) == 1
 
@@ -70,17 +99,18 @@ def test_a_batch_larger_than_the_data_is_cut_to_it():
 
 
 def module(flow=None, **options):
-    return FlowModule(flow or RealNVP(2, layers=2, hidden=(8,)), OptimizerOptions(**options))
+    flow = flow or RealNVP(2, layers=2, hidden=(8,))
+    return FlowModule(flow, OptimizerOptions(**options), steps=100)
 
 
 def test_the_learning_rate_rises_then_falls_as_a_cosine():
-    factor = module(warmup=0.2)._lr_factor
+    factor = OptimizerOptions(warmup=0.2).lr_factor
     assert 0 < factor(0.0) < 0.01
     assert factor(0.1) == pytest.approx(0.5)
     assert factor(0.2) == pytest.approx(1.0)
     assert factor(0.6) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
     assert factor(1.0) == pytest.approx(0.0)
-    assert module(warmup=0.0, schedule="constant")._lr_factor(0.7) == 1.0
+    assert OptimizerOptions(warmup=0.0, schedule="constant").lr_factor(0.7) == 1.0
 
 
 def test_l2_shrinks_weights_and_nothing_else(tmp_path):

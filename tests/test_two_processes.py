@@ -20,7 +20,7 @@ from diffeo import Glow, ImageRealNVP
 from diffeo.data import DataOptions
 from diffeo.run import train
 from diffeo.training.fit import TrainerOptions
-from diffeo.training.module import OptimizerOptions
+from diffeo.training.steps import OptimizerOptions
 
 devices, (folder, precision, model, memory) = int(sys.argv[1]), sys.argv[2:]
 

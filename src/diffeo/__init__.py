@@ -12,7 +12,11 @@ from diffeo.models.glow import Glow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
+from diffeo.models.table_flow import TableFlow
 from diffeo.version import __version__
+
+# The one word for most: a folder, a model that ships ("mnist"), or one on the hub.
+load = Flow.from_pretrained
 
 __all__ = [
     "NICE",
@@ -23,5 +27,7 @@ __all__ = [
     "ImageRealNVP",
     "Inverse",
     "RealNVP",
+    "TableFlow",
     "__version__",
+    "load",
 ]

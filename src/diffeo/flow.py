@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from diffeo import storage
 from diffeo.bijections.backward import Memory
 from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.distribution import FlowDistribution, distribution_of
+from diffeo.sharing import Shareable
 
 Base = Literal["normal", "logistic"]
 Condition = Context | Int[Tensor, " batch"]
 
 
-class Flow(nn.Module):
+class Flow(Shareable):
     """A density made of a bijection f onto standard noise.
 
         log p(x) = log p_Z(f(x)) + log|det df/dx|,   x = f^-1(z) with z ~ p_Z
@@ -49,17 +47,6 @@ class Flow(nn.Module):
 
     (Rezende & Mohamed 2015; Papamakarios et al. 2021)
     """
-
-    arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        # A model's configuration is what its constructor was called with. Read here, it needs no
-        # bookkeeping in any model.
-        flow = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(flow, *args, **kwargs)
-        bound.apply_defaults()
-        object.__setattr__(flow, "arguments", dict(list(bound.arguments.items())[1:]))
-        return flow
 
     def __init__(
         self,
@@ -196,6 +183,12 @@ class Flow(nn.Module):
             z = z.clamp_(min=torch.finfo(z.dtype).tiny, max=1 - torch.finfo(z.dtype).eps).logit()
         return z.to(like.device)
 
+    def distribution(
+        self, context: Tensor | None = None, *, validate_args: bool | None = None
+    ) -> FlowDistribution:
+        """The density as one of `torch.distributions`, and of Pyro (see `FlowDistribution`)."""
+        return distribution_of(self, context, validate_args)
+
     # Latents ------------------------------------------------------------------------------------
 
     def encode(
@@ -306,52 +299,6 @@ class Flow(nn.Module):
                 module.memory = memory
         return self
 
-    # Storage ------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` into the folder, making it if need be.
-
-        Raises:
-            ValueError: if the flow is not of a subclass with plain arguments.
-        """
-        if type(self) is Flow:
-            raise ValueError("a bare Flow cannot be rebuilt: make a subclass with plain arguments.")
-        config = {
-            "class": storage.public_name(type(self)),
-            "arguments": self.arguments,
-            "metadata": self.metadata,
-        }
-        storage.write_model(Path(folder), config, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *, trust: bool = False) -> Self:
-        """The flow that `save_pretrained` wrote, in eval mode.
-
-        Args:
-            name: a folder, or a name on the Hugging Face hub (`owner/name`).
-            trust: whether a class that is none of diffeo's, and that you have not imported, may be
-                imported because `config.json` names it; importing runs its code.
-
-        Raises:
-            ValueError: if the model is missing or damaged, or of another class.
-        """
-        folder = storage.find_model(name)
-        config, state = storage.read_model(folder)
-        where = folder / storage.CONFIG
-        model = storage.find_class(Flow, config["class"], trust, where)
-        if not issubclass(model, cls):
-            raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
-        try:
-            flow = model(**config["arguments"])
-            # assign, so that a model saved in float64 comes back in float64.
-            flow.load_state_dict(state, assign=True)
-        except (TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
-        flow.metadata = config.get("metadata", {})
-        # What is not saved, such as a dequantizer's dtype, follows what is.
-        return flow.to(flow._reference().dtype).eval()
-
     # Inside -------------------------------------------------------------------------------------
 
     def _base_log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
@@ -367,10 +314,6 @@ class Flow(nn.Module):
         except SingularError as error:
             layers = {module: name for name, module in self.named_modules()}
             raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
-
-    def _reference(self) -> Tensor:
-        """Any floating tensor of the model, for its dtype and device."""
-        return next(t for t in _tensors(self) if t.is_floating_point())
 
     def _check(self, x: Tensor, context: Condition | None) -> Context | None:
         """Refuse what does not fit, and bring the context to the form that the links expect."""
@@ -431,8 +374,3 @@ def still(flow: Flow) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()

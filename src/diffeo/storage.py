@@ -1,4 +1,8 @@
-"""A model on disk: a folder with `config.json` and `model.safetensors`, and no pickle in it."""
+"""A model on disk: a folder with `config.json` and `model.safetensors`, and no pickle in it.
+
+Both are written whole or not at all. Where some weights are kept in fewer bits, `config.json` says
+so: `stored_as` is their type in the file, and `dtype` the one in which the model computes.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffeo import zoo
 from diffeo.beside import beside
 
 T = TypeVar("T")
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What weights may be kept as, and what a model may compute in, by their names in config.json.
+STORED = {"bfloat16": torch.bfloat16}
+COMPUTED = {"float32": torch.float32, "float64": torch.float64}
 
 
 def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -35,15 +44,18 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
             "use numbers, strings and lists of them."
         ) from error
     # Contiguous copies: safetensors refuses views and tensors that share memory.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    whole = torch.contiguous_format
+    tensors = {name: t.detach().cpu().clone(memory_format=whole) for name, t in state.items()}
     # Both are whole before either takes its place.
     with beside(folder / CONFIG) as partial_config, beside(folder / WEIGHTS) as partial_weights:
         save_file(tensors, partial_weights)
         partial_config.write_text(text + "\n", encoding="utf-8")
+        # safetensors lets nobody else read its file, which is no way to share one.
+        partial_weights.chmod(partial_config.stat().st_mode)
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read `(config, state)`.
+    """Read `(config, state)`, weights that were kept in fewer bits being of the model's type again.
 
     Raises:
         ValueError: if a file is missing, damaged or not of this kind.
@@ -54,6 +66,8 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         well_formed = isinstance(config["class"], str) and isinstance(config["arguments"], dict)
+        stored = STORED[config["stored_as"]] if "stored_as" in config else None
+        computed = COMPUTED[config["dtype"]] if stored is not None else None
     except (ValueError, KeyError, TypeError):
         well_formed = False
     if not well_formed:
@@ -64,26 +78,48 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"{folder / WEIGHTS} is damaged or cut short ({error}): copy the model again."
         ) from error
+    if stored is not None:
+        state = {
+            name: tensor.to(computed) if tensor.dtype == stored else tensor
+            for name, tensor in state.items()
+        }
     return config, state
 
 
-def find_model(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model: a path on disk, or a name on the Hugging Face hub (`owner/name`).
+def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
+    """The folder of a model.
+
+    Args:
+        name: a folder with a model, or of a run; or a model that ships with diffeo; or one on the
+            Hugging Face hub (`owner/name`): in this order.
+        download: what `huggingface_hub.snapshot_download` is told, such as the revision.
 
     Raises:
-        ValueError: if there is neither.
+        ValueError: if there is none of these.
     """
     folder = Path(name)
+    shipped = str(name) in zoo.names()
     if folder.is_dir():
-        return folder
+        if shipped and not (folder / CONFIG).is_file():
+            raise ValueError(
+                f"{name} is a folder here without a model in it, and hides the model {name} that "
+                "ships with diffeo: work in another folder, or rename this one."
+            )
+        inner = folder / "model"  # of a run
+        return inner if inner.is_dir() and not (folder / CONFIG).is_file() else folder
+    if shipped:
+        return zoo.find(str(name))
     parts = str(name).split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in {".", ".."}:
-        raise ValueError(f"{name} is neither a folder nor a hub name like owner/name.")
+        raise ValueError(
+            f"{name} is neither a folder nor a hub name like owner/name, nor a model that ships "
+            f"with diffeo: {', '.join(zoo.names())}."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS], **download))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -5,7 +5,7 @@ from diffeo.bijections.bends import Additive, Affine, Bend
 from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import Cut, FeatureCut
+from diffeo.bijections.cuts import Cut, FeatureCut, NoCut
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
 from diffeo.bijections.mixing import Permutation
@@ -13,6 +13,8 @@ from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.whitening import Whiten
 
 __all__ = [
     "ActNorm",
@@ -36,11 +38,14 @@ __all__ = [
     "Logit",
     "Masked",
     "MaskedCheckerboard",
+    "NoCut",
     "NormalizedConv1x1",
     "Permutation",
     "PixelDequantize",
     "Scale",
+    "SinhArcsinh",
     "Squeeze",
     "Standardize",
     "UniformDequantize",
+    "Whiten",
 ]

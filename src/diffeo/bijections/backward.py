@@ -8,12 +8,14 @@ gradient needs, or, with constant memory, rebuilds that from its output.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from diffeo.bijections.together import Alike, prepared
 
 if TYPE_CHECKING:
     from diffeo.bijections.base import Bijection
@@ -28,12 +30,58 @@ LAST = 2
 
 
 class Gradients(dict[Tensor, Tensor]):
-    """The gradient of each tensor that needs one, as far as it has been found."""
+    """The gradient of each tensor that needs one, as far as it has been found.
+
+    Args:
+        together: tensors whose gradients are to lie side by side in one block of memory. Each in a
+            block of its own, among those of activations that come and go, they would leave holes
+            into which nothing large fits: memory that grows with depth.
+    """
+
+    def __init__(self, together: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.raws: dict[Hashable, list[tuple[Alike, Any]]] = {}
+        self.places: dict[Tensor, Tensor] = {}
+        if together:
+            block = together[0].new_empty(sum(tensor.numel() for tensor in together))
+            parts = block.split([tensor.numel() for tensor in together])
+            places = (part.view(t.shape) for part, t in zip(parts, together, strict=True))
+            self.places = dict(zip(together, places, strict=True))
 
     def add(self, tensor: Tensor, gradient: Tensor | None) -> None:
         """Note a part of the gradient of a tensor."""
-        if gradient is not None and tensor.requires_grad:
-            self[tensor] = self[tensor] + gradient if tensor in self else gradient
+        if gradient is None or not tensor.requires_grad:
+            return
+        if tensor in self:
+            self[tensor] = self[tensor] + gradient
+        elif tensor in self.places:
+            self[tensor] = self.places[tensor].copy_(gradient)
+        else:
+            self[tensor] = gradient
+
+    def add_each(self, tensors: Iterable[Tensor], gradients: Tensor) -> None:
+        """Note one gradient for each tensor; they are stacked along the first axis."""
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            self.add(tensor, gradient)
+
+    def add_product(self, tensor: Tensor, a: Tensor, b: Tensor) -> None:
+        """Note a b as a part of the gradient, computed where it is to lie."""
+        if tensor in self or tensor not in self.places:
+            self.add(tensor, a * b)
+        else:
+            self[tensor] = torch.mul(a, b, out=self.places[tensor])
+
+    def later(self, module: Alike, raw: Any) -> None:
+        """Leave what a module's gradients are made of, until those like it have left theirs."""
+        likeness = module.likeness()
+        alone = id(module) if likeness is None else None
+        self.raws.setdefault((type(module), likeness, alone), []).append((module, raw))
+
+    def settle(self) -> None:
+        """Find the gradients of what was left for later."""
+        for left in self.raws.values():
+            type(left[0][0]).settle([raw for _, raw in left], self)
+        self.raws.clear()
 
 
 def wanted() -> bool:
@@ -101,15 +149,16 @@ class _Run(torch.autograd.Function):
             leaf = context.detach().requires_grad_()
         ctx.context = leaf
         start, log_det = x, x.new_zeros(x.shape[0])
-        for i, link in enumerate(links):
-            if i < rebuilt:
-                x, step = link(x, leaf)
-                kept = link.note()
-                start = x
-            else:
-                x, step, kept = link.run(x, leaf)
-            log_det = log_det + step
-            ctx.kept.append(kept)
+        with prepared(part for link in links for part in link.prepares(x)):
+            for i, link in enumerate(links):
+                if i < rebuilt:
+                    x, step = link(x, leaf)
+                    kept = link.note()
+                    start = x
+                else:
+                    x, step, kept = link.run(x, leaf)
+                log_det = log_det + step
+                ctx.kept.append(kept)
         # With the weights, of which autograd then notices any change before the backward pass.
         ctx.save_for_backward(start, context, *weights)
         return x, log_det
@@ -130,9 +179,13 @@ class _Run(torch.autograd.Function):
             )
         if torch.is_grad_enabled():
             return None, None, *_with_graph(ctx, stream, context, weights, grad, grad_log_det)
-        found = Gradients()
+        found = Gradients([w for w in weights if w.dtype == stream.dtype] if ctx.rebuilt else ())
         kind, dtype, enabled = ctx.autocast
-        with _again(), torch.autocast(kind, dtype, enabled=enabled):
+        with (
+            _again(),
+            torch.autocast(kind, dtype, enabled=enabled),
+            prepared(part for link in ctx.links[: ctx.rebuilt] for part in link.prepares(stream)),
+        ):
             # Freed one by one, unless somebody wants to go back twice.
             all_kept = list(ctx.kept) if _graph_stays() else ctx.kept
             for i, link in reversed(list(enumerate(ctx.links))):
@@ -140,6 +193,7 @@ class _Run(torch.autograd.Function):
                 if i < ctx.rebuilt:
                     stream, kept = link.rebuild(stream, ctx.context, kept)
                 grad = link.back(kept, ctx.context, grad, grad_log_det, found)
+            found.settle()
         by_context = None if ctx.context is None else found.get(ctx.context)
         return None, None, grad, by_context, *[found.get(weight) for weight in weights]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +22,7 @@ from diffeo.bijections.backward import (
     wanted,
     weights_of,
 )
+from diffeo.bijections.together import Alike
 
 Context = Float[Tensor, "batch context_features"]
 
@@ -73,6 +74,10 @@ class Bijection(nn.Module, ABC):
         with torch.no_grad():
             x = self.inverse(y, context)[0]
         return x, self.run(x, context)[2]
+
+    def prepares(self, x: Tensor) -> Iterable[tuple[Alike, torch.dtype]]:
+        """The parts that prepare their weights with those of other links (see `together`)."""
+        return ()
 
     def note(self) -> Any:
         """What `rebuild` has to know of the last `forward` beside y; most need nothing."""

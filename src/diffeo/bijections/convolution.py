@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from diffeo.bijections.backward import Gradients
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.together import Alike, known, prepare, stacked
 
 
 class InvertibleConv1x1(Bijection):
@@ -182,6 +185,9 @@ class NormalizedConv1x1(Bijection):
 
     def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, c and log|det A| of `y = A x + c`."""
+        ready = known(self, self.norm.shift.dtype)
+        if ready is not None:
+            return ready.weight, ready.bias, ready.log_det
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
         return weight, weight @ self.norm.shift, log_det + self.norm.log_factor().sum()
@@ -193,18 +199,17 @@ class NormalizedConv1x1(Bijection):
         if not self._by_hand():
             return super().run(x, context)
         self.norm.start_from(x)
-        weight, bias, log_det, parts = self._assemble()
-        return _mix(x, weight, bias), _per_row(log_det, x), _Kept(x, weight, *parts)
+        ready = prepare(self, x.dtype)
+        return _mix(x, ready.weight, ready.bias), _per_row(ready.log_det, x), (x, ready)
 
     def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
         """See `Bijection.rebuild`."""
         if not self._by_hand():
             return super().rebuild(y, context, note)
-        weight, bias, _, parts = self._assemble()
-        # The inverse of the very weights that were used, in float64.
-        inverse = torch.linalg.inv(weight.double())
-        x = _mix(y, inverse.to(y.dtype), -(inverse @ bias.double()).to(y.dtype))
-        return x, _Kept(x, weight, *parts)
+        ready = prepare(self, y.dtype)
+        inverse, offset = (part[ready.place] for part in ready.alike.inverse)
+        x = _mix(y, inverse, offset)
+        return x, (x, ready)
 
     def back(
         self,
@@ -215,51 +220,106 @@ class NormalizedConv1x1(Bijection):
         found: Gradients,
     ) -> Tensor:
         """See `Bijection.back`."""
-        if not isinstance(kept, _Kept):
+        if not isinstance(kept[1], _Affine):
             return super().back(kept, context, grad, grad_log_det, found)
-        weight, lower, upper = kept.weight, kept.lower, kept.upper
-        shift, log_scale, lower_learned, upper_learned, log_s = kept.learned
+        x, ready = kept
         pixels = grad.flatten(2)
-        by_bias = pixels.sum((0, 2))
+        by_weight = torch.bmm(pixels, x.flatten(2).mT).sum(0)
         by_log_det = grad_log_det.sum() * pixels.shape[2]
-        by_weight = torch.bmm(pixels, kept.x.flatten(2).mT).sum(0)
-        by_weight = torch.addr(by_weight, by_bias, shift)
-        by_log_factor = (by_weight * weight).sum(0) + by_log_det
-        by_product = torch.empty_like(weight)
-        by_product.index_copy_(0, self.conv.permutation, by_weight * kept.factor)
-        by_upper = lower.T @ by_product
-        found.add(shift, by_bias @ weight)
-        found.add(log_scale, by_log_factor * ActNorm.SPEED)
-        found.add(lower_learned, (by_product @ upper.T).tril_(-1))
-        # The diagonal of U is sign * exp(log_s), its own derivative.
-        found.add(log_s, torch.addcmul(by_log_det, by_upper.diagonal(), upper.diagonal()))
-        found.add(upper_learned, by_upper.triu_(1))
-        return _mix(grad, weight.T)
-
-    def _assemble(self) -> tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]:
-        """A, c and log|det A| of `y = A x + c`, and what they are made of."""
-        conv, norm = self.conv, self.norm
-        lower, upper = conv.triangles()
-        log_factor = norm.log_factor()
-        log_det = conv.log_s.sum() + log_factor.sum()
-        factor = log_factor.exp()
-        weight = (lower @ upper)[conv.permutation] * factor
-        learned = norm.shift, norm.log_scale, conv.lower, conv.upper, conv.log_s
-        return weight, weight @ norm.shift, log_det, (lower, upper, factor, learned)
+        found.later(self, (ready, by_weight, pixels.sum((0, 2)), by_log_det))
+        return _mix(grad, ready.weight.T)
 
     def _by_hand(self) -> bool:
         return self.training and self.conv.lu
 
+    # Together with others (see `together.Alike`) --------------------------------------------------
+
+    def prepares(self, x: Tensor) -> Iterable[tuple[Alike, torch.dtype]]:
+        """See `Bijection.prepares`."""
+        return ((self, x.dtype),)
+
+    def likeness(self) -> Hashable:
+        """Its channels; None where its gradient is not found by hand, or not yet."""
+        ready = self._by_hand() and not self.norm.awaits_data()
+        return len(self.norm.shift) if ready else None
+
+    @classmethod
+    def prepare(cls, modules: Sequence[Self], dtype: torch.dtype) -> list[_Affine]:
+        """A, c and log|det A| of `y = A x + c`, and what they are made of."""
+        learned = [_learned(module) for module in modules]
+        shift, log_scale, lower, upper, log_s = map(stacked, zip(*learned, strict=True))
+        lower, upper = lower.tril(-1), upper.triu(1)
+        lower.diagonal(0, -2, -1).fill_(1)
+        upper.diagonal(0, -2, -1).copy_(log_s.exp().mul_(stacked([m.conv.sign for m in modules])))
+        log_factor = ActNorm.SPEED * log_scale
+        log_det = log_s.sum(1) + log_factor.sum(1)
+        factor = log_factor.exp()
+        rows = stacked([m.conv.permutation for m in modules])
+        weight = torch.bmm(lower, upper).gather(1, rows[:, :, None].expand_as(lower))
+        weight = weight * factor[:, None]
+        bias = torch.bmm(weight, shift[:, :, None])[:, :, 0]
+        alike = _Alike(weight, bias)
+        parts = zip(weight, bias, log_det, lower, upper, factor, rows, learned, strict=True)
+        return [_Affine(alike, place, *part) for place, part in enumerate(parts)]
+
+    @classmethod
+    def settle(cls, raws: Sequence[Any], found: Gradients) -> None:
+        """From the gradients of A, c and log|det A|, those of what is learned."""
+        affine, *grads = zip(*raws, strict=True)
+        by_weight, by_bias, by_log_det = map(stacked, grads)
+        parts = ((a.weight, a.lower, a.upper, a.factor, a.rows, a.learned[0]) for a in affine)
+        weight, lower, upper, factor, rows, shift = map(stacked, zip(*parts, strict=True))
+        rows, by_log_det = rows[:, :, None].expand_as(lower), by_log_det[:, None]
+        by_weight = torch.addcmul(by_weight, by_bias[:, :, None], shift[:, None])
+        by_log_factor = (by_weight * weight).sum(1) + by_log_det
+        by_product = torch.empty_like(weight).scatter_(1, rows, by_weight * factor[:, None])
+        by_upper = torch.bmm(lower.mT, by_product)
+        # The diagonal of U is sign * exp(log_s), its own derivative.
+        diagonal, by_diagonal = upper.diagonal(0, 1, 2), by_upper.diagonal(0, 1, 2)
+        gradients = (
+            torch.bmm(by_bias[:, None], weight)[:, 0],
+            by_log_factor * ActNorm.SPEED,
+            torch.bmm(by_product, upper.mT).tril_(-1),
+            by_upper.triu(1),
+            torch.addcmul(by_log_det, by_diagonal, diagonal),
+        )
+        learned = zip(*(each.learned for each in affine), strict=True)
+        for tensors, gradient in zip(learned, gradients, strict=True):
+            found.add_each(tensors, gradient)
+
+
+def _learned(module: NormalizedConv1x1) -> tuple[Tensor, ...]:
+    norm, conv = module.norm, module.conv
+    return norm.shift, norm.log_scale, conv.lower, conv.upper, conv.log_s
+
+
+class _Alike:
+    """The maps `y = A x + c` of several that are alike, `(n, C, C)` and `(n, C)`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+    @cached_property
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """A^-1 and -A^-1 c of the very weights that were used, by way of float64."""
+        inverse = torch.linalg.inv(self.weight.double())
+        offset = torch.bmm(inverse, -self.bias.double()[:, :, None])[:, :, 0]
+        return inverse.to(self.weight.dtype), offset.to(self.weight.dtype)
+
 
 @dataclass(frozen=True)
-class _Kept:
-    """What the gradient of a `NormalizedConv1x1` needs, in training and of the parts of W."""
+class _Affine:
+    """The map `y = A x + c` of a `NormalizedConv1x1` in training, and the parts of A."""
 
-    x: Tensor
+    alike: _Alike
+    place: int
     weight: Tensor
+    bias: Tensor
+    log_det: Tensor
     lower: Tensor
     upper: Tensor
     factor: Tensor
+    rows: Tensor
     learned: tuple[Tensor, ...]
 
 
@@ -304,11 +364,11 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     As one product for each picture: a convolution of so few channels takes longer.
     """
-    pixels, weights = x.flatten(2), weight.expand(len(x), -1, -1)
+    pixels, weights = x.flatten(2), weight.expand(x.shape[0], -1, -1)
     if bias is None:
         return torch.bmm(weights, pixels).view_as(x)
     return torch.baddbmm(bias[:, None], weights, pixels).view_as(x)
 
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:
-    return (log_det * x.shape[2] * x.shape[3]).expand(len(x))
+    return (log_det * x.shape[2] * x.shape[3]).expand(x.shape[0])

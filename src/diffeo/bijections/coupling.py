@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from diffeo.bijections.backward import (
 from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.bends import Bend
 from diffeo.bijections.cuts import Cut
+from diffeo.bijections.together import Alike
 
 
 class Coupling(Bijection):
@@ -109,6 +111,12 @@ class Coupling(Bijection):
             outputs = (parameters,), (by_parameters,)
             steered = by_autograd(*outputs, leaf, found, *weights, context)
         return self.cut.gather(by_kept + steered, by_bent)
+
+    def prepares(self, x: Tensor) -> Iterator[tuple[Alike, torch.dtype]]:
+        """See `Bijection.prepares`."""
+        conditioner: Any = self.conditioner
+        if hasattr(conditioner, "likeness") and not hooked(conditioner):
+            yield conditioner, self.precision or precision_of(x)
 
     def _steer(self, kept: Tensor, context: Context | None) -> tuple[Tensor, Any]:
         """What the conditioner says, and what its gradient needs."""

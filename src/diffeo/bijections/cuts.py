@@ -73,6 +73,37 @@ class FeatureCut:
         return f"FeatureCut(features={self.kept + self.bent}, keep={self.keep!r})"
 
 
+class NoCut:
+    """Keep nothing and bend all of axis 1, so that the context alone steers.
+
+    Args:
+        features: D of the input `(batch, D, *rest)`.
+
+    Attributes:
+        kept, bent: the number of features on each side, 0 and D.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.kept, self.bent = 0, features
+
+    def split(
+        self, x: Float[Tensor, "batch bent *rest"]
+    ) -> tuple[Float[Tensor, "batch 0 *rest"], Float[Tensor, "batch bent *rest"]]:
+        """Nothing of x, and all of it."""
+        return x[:, :0], x
+
+    def merge(
+        self, kept: Float[Tensor, "batch 0 *rest"], bent: Float[Tensor, "batch bent *rest"]
+    ) -> Float[Tensor, "batch bent *rest"]:
+        """Undo `split`."""
+        return bent
+
+    gather = merge
+
+    def __repr__(self) -> str:
+        return f"NoCut(features={self.bent})"
+
+
 def beside(parts: Sequence[Tensor]) -> Tensor:
     """Parts side by side along axis 1; of a table each feature is laid in one piece.
 

@@ -133,4 +133,4 @@ class LearnedPrior(Bijection):
 
 def _sum(log_std: Tensor, x: Tensor) -> Tensor:
     """One sum for each row of x."""
-    return log_std.flatten(1).sum(1).expand(len(x))
+    return log_std.flatten(1).sum(1).expand(x.shape[0])

@@ -38,7 +38,8 @@ class Permutation(Bijection):
         self.register_buffer("order", index)
         # Not saved: it follows from `order`, which a loaded state replaces.
         self.register_buffer("undo", index.argsort(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda module, _: module._follow())
+        # No lambda, which could not be pickled.
+        self.register_load_state_dict_post_hook(_follow)
 
     @classmethod
     def reverse(cls, features: int) -> Permutation:
@@ -50,9 +51,6 @@ class Permutation(Bijection):
         """A fixed random order, drawn from a generator of its own."""
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randperm(features, generator=generator).tolist())
-
-    def _follow(self) -> None:
-        self.undo = self.order.argsort()
 
     def forward(
         self, x: Float[Tensor, "batch features *rest"], context: Context | None = None
@@ -84,6 +82,11 @@ class Permutation(Bijection):
     ) -> Tensor:
         """See `Bijection.back`."""
         return _reordered(grad, self.undo)
+
+
+def _follow(permutation: Permutation, _: Any) -> None:
+    """Let the inverse be that of an order that was loaded."""
+    permutation.undo = permutation.order.argsort()
 
 
 def _reordered(x: Tensor, order: Tensor) -> Tensor:

@@ -98,8 +98,8 @@ class BatchNorm(Bijection):
         return x, -self._log_det(y, var)
 
     def _log_det(self, x: Tensor, var: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if len(x) else 0
-        return (-0.5 * pixels * var.log().sum()).expand(len(x))
+        pixels = x[0, 0].numel() if x.shape[0] else 0
+        return (-0.5 * pixels * var.log().sum()).expand(x.shape[0])
 
     def note(self) -> tuple[Tensor, Tensor]:
         """The statistics of the last batch."""
@@ -156,7 +156,8 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
         self._started = False
-        self.register_load_state_dict_post_hook(lambda norm, _: setattr(norm, "_started", False))
+        # No lambda, which could not be pickled.
+        self.register_load_state_dict_post_hook(_ask_again)
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -200,11 +201,16 @@ class ActNorm(Bijection):
         return y * _column(factor, y) - _column(self.shift, y), -self._log_det(y)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if len(x) else 0
-        return (self.SPEED * pixels * self.log_scale.sum()).expand(len(x))
+        pixels = x[0, 0].numel() if x.shape[0] else 0
+        return (self.SPEED * pixels * self.log_scale.sum()).expand(x.shape[0])
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, scale={self.scale}"
+
+
+def _ask_again(norm: ActNorm, _: Any) -> None:
+    """Let a norm that was loaded look whether it has been initialised."""
+    norm._started = False
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:

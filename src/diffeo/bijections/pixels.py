@@ -59,7 +59,7 @@ class PixelDequantize(Dequantizer):
     def inverse(self, y: Float[Tensor, "batch *shape"]) -> UInt8[Tensor, "batch *shape"]:
         # A latent far out may decode to infinity or NaN of a cell: still a pixel.
         cell = y.floor().nan_to_num(0.0).clamp(0, 2**self.bits - 1)
-        return cell.to(torch.uint8) << (8 - self.bits)
+        return (cell * 2 ** (8 - self.bits)).to(torch.uint8)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

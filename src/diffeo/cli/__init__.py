@@ -11,15 +11,15 @@ from rich.console import Console
 from diffeo.cli.commands import COMMANDS
 from diffeo.cli.options import make_parser
 from diffeo.cli.shorthand import spell_out
-from diffeo.training.fit import limit_threads
+from diffeo.training.options import limit_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if all went well, 2 after an error that the user can mend."""
     console = Console()
     try:
-        parser = make_parser()
         given = list(sys.argv[1:] if arguments is None else arguments)
+        parser = make_parser(given[0] if given else None)
         config = parser.parse_args(spell_out(given))
         limit_threads()
         command = config.command

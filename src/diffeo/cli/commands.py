@@ -9,8 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from diffeo import figures
-from diffeo.cli import latents, pictures, tables
+from diffeo.cli import pictures, shares, tables
 from diffeo.cli.common import (
     chosen_pictures,
     figure_file,
@@ -20,11 +19,14 @@ from diffeo.cli.common import (
 )
 from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
-from diffeo.run import Run, draw, train
-from diffeo.run.drawing import kinds_for
+from diffeo.run import Run
+
+Command = Callable[[Namespace, Console], None]
 
 
 def _train(options: Namespace, console: Console) -> None:
+    from diffeo.run import train  # by Lightning, which others do not need
+
     train(
         options.model,
         options.data,
@@ -83,6 +85,8 @@ def _score(options: Namespace, console: Console) -> None:
 
 
 def _plot(options: Namespace, console: Console) -> None:
+    from diffeo.run.drawing import draw, kinds_for
+
     out = figure_file(options.out)
     run = open_run(options)
     data = run.data()
@@ -91,6 +95,8 @@ def _plot(options: Namespace, console: Console) -> None:
 
 
 def _reconstruct(options: Namespace, console: Console) -> None:
+    from diffeo import figures
+
     out = figure_file(options.out)
     run = open_pictures(options)
     x, context = first_pictures(chosen_pictures(options, run), options.num)
@@ -98,20 +104,39 @@ def _reconstruct(options: Namespace, console: Console) -> None:
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 
 
+def _export(options: Namespace, console: Console) -> None:
+    from diffeo.cli.export import export  # by torch.export, which takes seconds to import
+
+    export(options, console)
+
+
+def _moving(name: str) -> Command:
+    """A command of `latents`, which draws with matplotlib: imported when it is called."""
+
+    def command(options: Namespace, console: Console) -> None:
+        from diffeo.cli import latents
+
+        getattr(latents, name)(options, console)
+
+    return command
+
+
 def _kind(run: Run) -> ModuleType:
     """Where the commands are that differ between tables and pictures."""
     return pictures if run.flow.takes_pixels else tables
 
 
-COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
+COMMANDS: dict[str, Command] = {
     "train": _train,
     "eval": _eval,
     "sample": _sample,
     "score": _score,
     "plot": _plot,
     "reconstruct": _reconstruct,
-    "interpolate": latents.interpolate,
-    "edit": latents.edit,
-    "directions": latents.directions,
-    "levels": latents.levels,
+    "export": _export,
+    "interpolate": _moving("interpolate"),
+    "edit": _moving("edit"),
+    "directions": _moving("directions"),
+    "levels": _moving("levels"),
+    "share": shares.share,
 }

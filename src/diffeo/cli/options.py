@@ -8,13 +8,14 @@ from collections.abc import Callable
 from jsonargparse import ArgumentParser
 
 from diffeo import presets
-from diffeo.cli import latent_options
+from diffeo.cli import latent_options, shares
 from diffeo.cli.common import precision_option, run_options
 from diffeo.data import DataOptions
+from diffeo.export import Format, What
 from diffeo.flow import Flow
-from diffeo.run import FigureKind
-from diffeo.training.fit import TrainerOptions
-from diffeo.training.module import OptimizerOptions
+from diffeo.scores import Kind
+from diffeo.training.options import TrainerOptions
+from diffeo.training.steps import OptimizerOptions
 from diffeo.version import __version__
 
 DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
@@ -26,13 +27,15 @@ Begin with `diffeo train`, which learns two moons, with `diffeo train --data my.
 AUTO_SCORES = "float32: bf16 was measured to change the bits/dim of trained models by up to 0.03"
 
 
-def make_parser() -> ArgumentParser:
-    """The parser of all commands."""
+def make_parser(command: str | None = None) -> ArgumentParser:
+    """The parser of all commands, or of one: what the others take is then not looked up."""
     parser = ArgumentParser(
         prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
     )
     commands = parser.add_subcommands(dest="command", required=True)
-    for name, add in PARSERS.items():
+    chosen = [command] if command in PARSERS else list(PARSERS)
+    for name in chosen:
+        add = PARSERS[name]
         sub = ArgumentParser(
             description=add.__doc__, usage=f"diffeo {name} [options]", exit_on_error=False
         )
@@ -146,9 +149,25 @@ def _sample_options(parser: ArgumentParser) -> None:
 
 
 def _score_options(parser: ArgumentParser) -> None:
-    """Write the log-likelihood of each row of a table, or of each picture, in nats."""
+    """Write the log-likelihood of each row of a table, or of each picture, in nats.
+
+    Beside it a score of another kind; the lowest scores are the outliers.
+    """
     run_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
+    parser.add_argument(
+        "--kind",
+        type=Kind,
+        default="log_prob",
+        help="typicality: how far the log-likelihood lies from that of held-out data, negative. "
+        "complexity: the log-likelihood plus the length of a plain code, a lossless file of the "
+        "picture or independent columns, so that what is simple gains nothing by it.",
+    )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        help="Data like those of training, for a model that does not know what these score.",
+    )
     precision_option(parser, AUTO_SCORES)
     _delimiter_option(parser)
     parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")
@@ -156,6 +175,8 @@ def _score_options(parser: ArgumentParser) -> None:
 
 def _plot_options(parser: ArgumentParser) -> None:
     """Draw a model and its data."""
+    from diffeo.run import FigureKind  # it draws with matplotlib, which others do not need
+
     run_options(parser)
     parser.add_argument(
         "--kind",
@@ -177,6 +198,26 @@ def _reconstruct_options(parser: ArgumentParser) -> None:
     )
 
 
+def _export_options(parser: ArgumentParser) -> None:
+    """Write a model as files that score and sample without diffeo.
+
+    score takes x (uint8 for pictures), noise (where the model dequantizes: uniform in 0 to 1, or
+    1/2 everywhere) and context (where it takes one), and gives the log-likelihood in nats; sample
+    takes standard normal noise z and context, and gives x. See `diffeo.export.export`.
+    """
+    run_options(parser)
+    parser.add_argument(
+        "--to",
+        type=Format,
+        required=True,
+        help='onnx, which needs pip install "diffeo[onnx]"; torch: a program of torch.export.',
+    )
+    parser.add_argument("--what", type=What, default="both", help="What the files compute.")
+    parser.add_argument(
+        "--out", type=str, default="export", help="The folder of score.onnx, sample.pt2 and so on."
+    )
+
+
 PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "train": _train_options,
     "eval": _eval_options,
@@ -184,8 +225,10 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "score": _score_options,
     "plot": _plot_options,
     "reconstruct": _reconstruct_options,
+    "export": _export_options,
     "interpolate": latent_options.interpolate_options,
     "edit": latent_options.edit_options,
     "directions": latent_options.directions_options,
     "levels": latent_options.levels_options,
+    "share": shares.share_options,
 }

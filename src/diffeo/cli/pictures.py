@@ -9,13 +9,13 @@ from jsonargparse import Namespace
 from rich.console import Console
 from torch import Generator
 
-from diffeo import figures, latent
-from diffeo.cli.common import figure_file
+from diffeo.cli.common import figure_file, reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
-from diffeo.evaluation import Score, evaluate_batches, log_probs
-from diffeo.figures.style import tick
+from diffeo.evaluation import Score, class_count, evaluate_batches
 from diffeo.run import Run
+from diffeo.scores import scores
+from diffeo.sheets import save_pictures, write_pictures
 
 PICTURES, ROWS = 64, 8
 
@@ -26,12 +26,19 @@ def evaluate(options: Namespace, run: Run) -> Score:
 
 
 def score(options: Namespace, run: Run, console: Console) -> None:
-    """Write the name of each picture of `--data`, its log-likelihood, and its bits/dim."""
+    """Write each picture of `--data`: its name, log-likelihood, bits/dim, and score of `--kind`."""
     out = check_writable(options.out)
-    gallery = run.gallery(options.data)
-    nats = torch.cat(list(log_probs(run.flow, _batches(run, gallery))))
+    gallery = run.gallery(options.data, unlabelled=True)
+    if class_count(run.flow) and gallery.pictures.context is None:
+        say_unlabelled(options.data, run, console)
+    usual = reference(
+        options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))
+    )
+    pairs = list(scores(run.flow, _batches(run, gallery), options.kind, usual))
+    nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
     bits = -nats / run.flow.nats_per_bit
     columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
+    columns[options.kind] = values.numpy()
     write_columns(out, {"picture": gallery.names, **columns})
     for note in gallery.notes:
         console.print(note, highlight=False, soft_wrap=True)
@@ -50,16 +57,19 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
         check_writable(out)
     parts = run.stream_samples(count, context, options.temperature, options.seed)
     if not out.suffix:
-        figures.write_pictures(parts, out)
+        write_pictures(parts, out)
     elif out.suffix.lower() in {".npy", ".npz"}:
         write_columns(out, {"images": torch.cat(list(parts)).numpy()})
     else:
-        figures.save_pictures(torch.cat(list(parts)), out)
+        save_pictures(torch.cat(list(parts)), out)
     console.print(f"{count:,} pictures written to {out}.", highlight=False, soft_wrap=True)
 
 
 def _sample_at_temperatures(options: Namespace, run: Run, console: Console) -> None:
     """Draw a row for each noise and a column for each temperature."""
+    from diffeo import figures, latent
+    from diffeo.figures.style import tick
+
     out = figure_file(options.out or "samples.png")
     if options.temperature != 1.0:
         raise ValueError("--temperature and --temperatures are both given: leave one out.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from diffeo.bijections.backward import Gradients, precision_of
 from diffeo.bijections.base import Context
 from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.together import prepare, stacked
 from diffeo.conditioners.resnet import laid_over
 
 WEIGHT_STD = 0.05
 # So many hidden activations are computed at a time, in all pixels of some pictures.
 IN_CACHE = 2**21
+# Kernels of more weights are prepared one by one, since to stack them would take as long.
+SMALL = 2**16
 Layer = tuple[Tensor, Tensor, Tensor]  # weight, log-scale, bias, as they are learned
 Scaled = tuple[Tensor, Tensor, Tensor]  # weight, bias, factor
 Kept = tuple[list[list[Tensor]], list[Scaled], list[Layer]]
@@ -89,14 +93,14 @@ class GlowNet(nn.Module):
         """The parameters `(batch, outputs, H, W)` for kept channels x `(batch, inputs, H, W)`."""
         dtype = precision_of(x)
         h = self._enter(x, context)
-        layers = [_scaled(*layer, dtype) for layer in self._layers()]
+        layers = prepare(self, dtype)
         parts = [h] if torch.is_grad_enabled() else self._parts(h)
         out = _together([_through(part.to(dtype), layers)[-1] for part in parts])
         return _as_stream(out, x)
 
     def _enter(self, x: Tensor, context: Context | None) -> Tensor:
         """[x, 1, context]."""
-        inside = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
+        inside = x.new_ones(()).expand(x.shape[0], 1, *x.shape[2:])
         h = torch.cat((x, inside, *laid_over(context, x)), dim=1)
         if self.first_norm.awaits_data() or self.second_norm.awaits_data():
             self._start(h)
@@ -136,37 +140,64 @@ class GlowNet(nn.Module):
     def run(self, x: Tensor, context: Context | None, dtype: torch.dtype) -> tuple[Tensor, Kept]:
         """What `forward` returns, without a graph, and what `back` needs (see `Coupling`)."""
         h = self._enter(x, context).to(dtype, memory_format=torch.channels_last)
-        learned = self._layers()
-        layers = [_scaled(*layer, dtype) for layer in learned]
+        layers = prepare(self, dtype)
         passes = [_through(part, layers) for part in self._parts(h)]
         out = _as_stream(_together([each.pop() for each in passes]), x)
-        return out, (passes, layers, learned)
+        return out, (passes, layers, self._layers())
 
     def back(self, kept: Kept, context: Context | None, grad: Tensor, found: Gradients) -> Tensor:
         """The gradient of x; those of the weights and of the context go into `found`."""
         passes, layers, learned = kept
         grads = grad.to(layers[0][0].dtype, memory_format=torch.channels_last)
-        by_h, totals = [], None
+        by_h: list[Tensor] = []
+        totals: list[Tensor] = []
         for inputs, part in zip(passes, grads.split(len(passes[0][0])), strict=True):
             by_part, sums = _back_through(part, inputs, layers)
             by_h.append(by_part)
-            if totals is None:
-                totals = [total.to(grad.dtype) for total in sums]
-            else:
-                torch._foreach_add_(totals, [total.to(grad.dtype) for total in sums])
-        assert totals is not None
-        for i, (weight, log_scale, bias) in enumerate(learned):
-            factor, by_scaled, by_offset = layers[i][2], totals[2 * i], totals[2 * i + 1]
-            by_factor = torch.linalg.vecdot(by_scaled.flatten(1), weight.flatten(1))
-            by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
-            found.add(weight, by_scaled * factor[:, None, None, None])
-            found.add(log_scale, by_log_scale)
-            found.add(bias, by_offset * factor)
+            if totals:
+                sums = [a.to(grad.dtype) + b for a, b in zip(totals, sums, strict=True)]
+            totals = sums
+        found.later(self, (learned, layers, totals))
         by_input = _as_stream(_together(by_h), grad)
         width = by_input.shape[1] - (0 if context is None else context.shape[1])
         if context is not None:
             found.add(context, by_input[:, width:].sum((2, 3)))
         return by_input[:, : width - 1]
+
+    # Together with others (see `together.Alike`) --------------------------------------------------
+
+    def likeness(self) -> Hashable:
+        """The shapes of its kernels; None for large ones, and before it is initialised."""
+        kernels = self.first, self.second, self.last.weight
+        if self.first_norm.awaits_data() or max(k.numel() for k in kernels) > SMALL:
+            return None
+        return tuple(kernel.shape for kernel in kernels)
+
+    @classmethod
+    def prepare(cls, modules: Sequence[Self], dtype: torch.dtype) -> list[list[Scaled]]:
+        """The convolutions of each net, scaled by what follows them, in a dtype."""
+        layers = zip(*[module._layers() for module in modules], strict=True)
+        scaled = [_scaled(*_columns(layer), dtype) for layer in layers]
+        by_layer = (zip(*(part.unbind() for part in parts), strict=True) for parts in scaled)
+        return [list(layers) for layers in zip(*by_layer, strict=True)]
+
+    @classmethod
+    def settle(cls, raws: Sequence[Any], found: Gradients) -> None:
+        """From the gradients of the scaled convolutions, those of what is learned."""
+        for i, layers in enumerate(zip(*[learned for learned, *_ in raws], strict=True)):
+            weight, _, bias = _columns(layers)
+            factor = stacked([scaled[i][2] for _, scaled, _ in raws])
+            sums = zip(*[totals[2 * i : 2 * i + 2] for *_, totals in raws], strict=True)
+            by_scaled, by_offset = (stacked(part).to(weight.dtype) for part in sums)
+            by_factor = torch.linalg.vecdot(by_scaled.flatten(2), weight.flatten(2))
+            by_log_scale = torch.addcmul(by_factor, by_offset, bias).mul_(factor * ActNorm.SPEED)
+            factor_of_weight = factor[..., None, None, None]
+            if len(raws) == 1:  # large ones
+                found.add_product(layers[0][0], by_scaled[0], factor_of_weight[0])
+            else:
+                found.add_each((weight for weight, *_ in layers), by_scaled * factor_of_weight)
+            found.add_each((log_scale for _, log_scale, _ in layers), by_log_scale)
+            found.add_each((bias for *_, bias in layers), by_offset * factor)
 
 
 def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
@@ -207,7 +238,13 @@ def _scaled(weight: Tensor, log_scale: Tensor, bias: Tensor, dtype: torch.dtype)
     To scale the weights costs less than to scale what they make.
     """
     factor = (ActNorm.SPEED * log_scale).exp()
-    return (weight * factor[:, None, None, None]).to(dtype), (factor * bias).to(dtype), factor
+    return (weight * factor[..., None, None, None]).to(dtype), (factor * bias).to(dtype), factor
+
+
+def _columns(layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, log-scales and biases of several layers of one shape, along a new first axis."""
+    weight, log_scale, bias = map(stacked, zip(*layers, strict=True))
+    return weight, log_scale, bias
 
 
 def _through(h: Tensor, layers: list[Scaled]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -83,6 +84,33 @@ class Batches:
             start = (i * self.world + self.rank) * self.batch_size
             x, context = self.rows.take(order[start : start + self.batch_size])
             yield x if self.augment is None else self.augment(x, generator), context
+
+
+class Groups:
+    """Hand out batches several at a time, so that a loop's own work is done once for all of them.
+
+    Args:
+        batches: what to take them from.
+        size: how many, but for the last group of a pass.
+    """
+
+    batch_sampler = None  # see `Batches`
+
+    def __init__(self, batches: Batches, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    @property
+    def sampler(self) -> Batches:
+        """What decides the order."""
+        return self.batches
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.size)
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
+        batches = iter(self.batches)
+        while group := list(itertools.islice(batches, self.size)):
+            yield group
 
 
 def mix(*numbers: int) -> int:

@@ -15,15 +15,10 @@ from diffeo.figures.density import density_map
 from diffeo.figures.grid import latent_grid
 from diffeo.figures.latents import latent_histograms
 from diffeo.figures.panels import four_panels
-from diffeo.figures.pictures import (
-    check_picture_file,
-    reconstructions,
-    save_pictures,
-    tile,
-    write_pictures,
-)
+from diffeo.figures.pictures import reconstructions
 from diffeo.figures.sheet import labelled_sheet
 from diffeo.figures.style import DATA, DENSITY, GREY, INK, LATENT, LINE, MODEL, WHEEL, save
+from diffeo.sheets import check_picture_file, save_pictures, tile, write_pictures
 
 __all__ = [
     "DATA",

@@ -26,7 +26,7 @@ BLUES = [to_hex(oklch(0.93 - 0.12 * i, 0.03 + 0.025 * i, 250)) for i in range(le
 
 @house_style()
 def corner(
-    x: Float[Tensor, "rows features"],
+    x: Float[Tensor, "rows features"] | None,
     samples: Float[Tensor, "samples features"],
     columns: Sequence[str],
 ) -> Figure:
@@ -36,14 +36,16 @@ def corner(
     80 and 95 % of the points within them. Of more than 8 columns the first 8 are drawn.
 
     Args:
-        x: data `(rows, features)`, features at least 2.
+        x: data `(rows, features)`, features at least 2; None draws the samples alone.
         samples: drawn from the model, `(any number, features)`.
         columns: names of the features.
 
     Raises:
         ValueError: if x and samples are not tables of the same, named columns.
     """
-    check(x, columns, plane=False)
+    alone = x is None
+    x = samples[:0] if x is None else x
+    check(samples if alone else x, columns, plane=False)
     if samples.ndim != 2 or samples.shape[1] != x.shape[1]:
         wanted = f"(rows, {x.shape[1]})"
         raise ValueError(f"expected samples of shape {wanted}, got {tuple(samples.shape)}.")
@@ -51,7 +53,8 @@ def corner(
     data, drawn = numbers(x[:, :d]), numbers(samples[:, :d])
     left_out = int((~finite(drawn)).sum())
     data, drawn = data[finite(data)], drawn[finite(drawn)]
-    ends = [limits(values, tail=0.005, margin=0.06) for values in data.T]
+    seen = drawn[finite(drawn)] if alone else data
+    ends = [limits(values, tail=0.005, margin=0.06) for values in seen.T]
 
     side, gap, left, bottom = max(1.25, 4.2 / d), 0.14, 0.85, 0.6
     size = d * side + (d - 1) * gap
@@ -75,14 +78,19 @@ def corner(
                 axes.set_ylabel(plain(columns[row], 16))
     figure.align_labels()
     # The empty triangle is the place for the words.
-    title = f"first {d} of {x.shape[1]} columns" if x.shape[1] > d else "data and samples"
+    title = (
+        f"first {d} of {x.shape[1]} columns"
+        if x.shape[1] > d
+        else f"{'' if alone else 'data and '}samples"
+    )
     write(figure, left, bottom + size + 0.17, title, size=10 + d / 2, weight="bold")
     labels = [f"data, {len(data):,} rows", f"samples, {len(drawn):,} rows"]
     if left_out:
         labels[1] += f"\n({left_out:,} not finite, left out)"
+    keys = [Patch(color=DATA, alpha=0.3, lw=0), Line2D([], [], color=MODEL, lw=1.2)]
     figure.legend(
-        [Patch(color=DATA, alpha=0.3, lw=0), Line2D([], [], color=MODEL, lw=1.2)],
-        labels,
+        keys[alone:],
+        labels[alone:],
         loc="upper right",
         bbox_to_anchor=(1 - 0.2 / figure.get_figwidth(), 1 - 0.45 / figure.get_figheight()),
         borderaxespad=0,

@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffeo.figures.pictures import check_pictures, enlarged
 from diffeo.figures.style import GREY, INK, STYLE, house_style, mount, write
+from diffeo.sheets import check_pictures, enlarged
 
 # In pixels of the file: a picture, at least; all of them in a row, about; between two; the margin;
 # a letter's width; a line of labels; the caption.

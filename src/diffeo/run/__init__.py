@@ -10,8 +10,23 @@ runs/NAME/
     figures/        pictures
 """
 
-from diffeo.run.drawing import FigureKind, draw
-from diffeo.run.folder import Run
-from diffeo.run.learning import train
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FigureKind", "Run", "draw", "train"]
+from diffeo.run.folder import Run
+
+if TYPE_CHECKING:
+    from diffeo.run.drawing import FigureKind, draw
+    from diffeo.run.learning import train
+    from diffeo.run.sharing import share
+
+# Imported when asked for: to open a run and to sample needs neither Lightning nor matplotlib.
+LATER = {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"}
+
+__all__ = ["FigureKind", "Run", "draw", "share", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LATER[name]}"), name)

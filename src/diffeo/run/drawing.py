@@ -16,7 +16,7 @@ from diffeo.data import Data, Images, ImageSplit, Split, Table
 from diffeo.evaluation import true_nll
 from diffeo.flow import Flow
 from diffeo.run.folder import Run
-from diffeo.training.module import loss_of
+from diffeo.training.options import loss_of
 
 TableFigure = Literal["panels", "density", "grid", "corner", "curve"]
 PictureFigure = Literal["samples", "reconstructions", "latents", "curve"]

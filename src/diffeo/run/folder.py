@@ -11,6 +11,7 @@ import yaml
 from torch import Generator, Tensor
 
 from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
+from diffeo.evaluation import class_count
 from diffeo.flow import Flow
 
 
@@ -18,8 +19,9 @@ class Run:
     """A run folder, opened to use its model.
 
     Args:
-        name: the run folder; a bare model folder or a hub name serves too, for all that needs no
-            training data.
+        name: the run folder. For all that needs no training data a bare model folder serves too,
+            and, where there is no folder of that name, a model that ships with diffeo or one on
+            the hub.
         trust: whether a class that is none of diffeo's may be imported (see
             `Flow.from_pretrained`).
 
@@ -32,7 +34,7 @@ class Run:
         inner = self.folder / "model"
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
-        self.flow = Flow.from_pretrained(inner if inner.is_dir() else name, trust=trust)
+        self.flow = Flow.from_pretrained(name, trust=trust)
         names = [f"x{i}" for i in range(self.flow.dims)]
         self.columns: list[str] = self.flow.metadata.get("columns", names)
         self.context_columns: list[str] = self.flow.metadata.get("context_columns", [])
@@ -49,11 +51,19 @@ class Run:
             ValueError: if the folder does not say what that was, or it is gone.
         """
         if not self.config_file.is_file():
-            raise ValueError(f"{self.folder} does not say where its data are: name some by --data.")
+            raise ValueError(
+                f"{self.folder} does not say where its data are: name some by --data, or a run "
+                "folder that has a config.yaml."
+            )
         return load_data(_data_options(self.config_file))
 
-    def gallery(self, source: str) -> Gallery:
+    def gallery(self, source: str, *, unlabelled: bool = False) -> Gallery:
         """All pictures of another source, scaled and cropped as those of the training were.
+
+        Args:
+            source: where they are.
+            unlabelled: whether they may come without context where the model is conditional on
+                classes alone, and nothing is said of these.
 
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
@@ -62,9 +72,11 @@ class Run:
             source,
             size=self.flow.metadata.get("size"),
             grey=self.flow.shape[0] == 1,
-            context=self.context_columns or None,
         )
         gallery = load_gallery(options)
+        told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
+        if told or not (unlabelled and class_count(self.flow)):
+            gallery = gallery.conditional_on(source, self.context_columns)
         shape = gallery.pictures.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(

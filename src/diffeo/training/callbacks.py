@@ -21,6 +21,7 @@ from diffeo.beside import beside
 from diffeo.flow import Flow
 from diffeo.training.module import FlowModule
 
+REFRESH = 0.1  # seconds between two moves of the bar
 Draw = Callable[[Flow, str], dict[str, Path]]
 
 
@@ -174,6 +175,7 @@ class ProgressLine(pl.Callback):
         assert trainer.max_epochs is not None
         assert isinstance(pl_module, FlowModule)
         self.start, self.first = time.perf_counter(), trainer.current_epoch
+        self.shown = self.start
         self.metric, self.unit = pl_module.metric, pl_module.unit
         self.loss = self.val = float("nan")
         if not self.console.is_terminal:
@@ -197,7 +199,8 @@ class ProgressLine(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
         # An epoch of a small table is over in a blink; that of a large one moves the bar inside.
-        if self.bar is not None and i % 50 == 49:
+        if self.bar is not None and time.perf_counter() - self.shown > REFRESH:
+            self.shown = time.perf_counter()
             self.loss = float(outputs["loss"])
             done = trainer.current_epoch + (i + 1) / trainer.num_training_batches
             self.bar.update(self.task, completed=done, status=self._status(done))

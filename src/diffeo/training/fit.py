@@ -10,9 +10,8 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -21,13 +20,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
-from diffeo.data.batches import Augment, Batches, Rows
+from diffeo.data.batches import Augment, Batches, Groups, Rows
 from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
-from diffeo.training.memory import TrainingMemory, settle_memory
-from diffeo.training.module import FlowModule, OptimizerOptions
+from diffeo.training.memory import settle_memory
+from diffeo.training.module import FlowModule
+from diffeo.training.options import TrainerOptions
+from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200
@@ -35,43 +36,9 @@ TABLE_BATCH, PICTURES_BATCH = 1024, 64
 # Statistics of more rows than this differ from those of all only far behind the comma.
 INITIAL_ROWS, INITIAL_PICTURES = 1_000_000, 512
 CALIBRATION_ROWS = 2_048
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How long training takes, and on which machines.
-
-    Args:
-        max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
-        batch_size: Rows of one step, in each process; by default 1,024, or 64 pictures.
-        patience: Stop when the validation loss has not fallen for so many epochs; by default a
-            quarter of them all, and at most 100.
-        figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
-        temperature: That of the samples in the pictures.
-        accelerator: "auto", "cpu", "gpu" or another of Lightning's.
-        devices: How many devices.
-        num_nodes: How many machines.
-        strategy: Lightning's way to spread the work: "auto", "ddp" and others.
-        memory: "stored" keeps all activations of a step, "constant" rebuilds them, for about a
-            quarter more time and memory that does not grow with depth; "auto" takes it where they
-            would need more than half of the memory that is free.
-    """
-
-    max_epochs: int | None = None
-    batch_size: int | None = None
-    patience: int | None = None
-    figure_every: int | None = None
-    temperature: float = 1.0
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    memory: TrainingMemory = "auto"
-
-    def __post_init__(self) -> None:
-        if self.memory not in get_args(TrainingMemory):
-            choices = ", ".join(get_args(TrainingMemory))
-            raise ValueError(f"there is no memory {self.memory!r}: choose one of {choices}.")
+# Steps of fewer weights times rows are handed to Lightning several at a time: they may take two
+# milliseconds, and what it does around each of them a half.
+SMALL_STEP, AT_A_TIME = 2**27, 16
 
 
 def fit(
@@ -120,8 +87,9 @@ def fit(
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
     epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / steps)
-    module = FlowModule(flow, optimizer, seed)
+    module = FlowModule(flow, optimizer, max(1, epochs * steps), seed)
     metric = f"val_{module.metric}"
+    at_a_time = _at_a_time(flow, batch_size, world)
     hooks: list[pl.Callback] = [
         EarlyStopping(metric, patience=options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
@@ -153,7 +121,7 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             # What is logged, is at the end of an epoch; else the logger is flushed each 50 steps.
-            log_every_n_steps=steps,
+            log_every_n_steps=math.ceil(steps / at_a_time),
             profiler=Untimed(),
         )
         device = trainer.strategy.root_device
@@ -178,7 +146,7 @@ def fit(
         try:
             trainer.fit(
                 module,
-                Batches(train, batch_size, seed=seed, augment=augment, **shard),
+                Groups(Batches(train, batch_size, seed=seed, augment=augment, **shard), at_a_time),
                 Batches(val, flow.chunk, **shard),
                 ckpt_path=last if resume and last.is_file() else None,
                 weights_only=True,
@@ -193,18 +161,11 @@ def fit(
     return time.perf_counter() - start
 
 
-def limit_threads() -> None:
-    """Use no more threads than there are cores for this process, as containers allot them."""
-    from joblib import cpu_count
-    from threadpoolctl import ThreadpoolController
-
-    cores = cpu_count()
-    torch.set_num_threads(min(torch.get_num_threads(), cores))
-    # Only ever fewer: a user who asked for one thread, to run two trainings at once, keeps it.
-    pools = ThreadpoolController()
-    for pool in pools.lib_controllers:
-        if pool.num_threads is not None and pool.num_threads > cores:
-            pool.set_num_threads(cores)
+def _at_a_time(flow: Flow, batch_size: int, world: int) -> int:
+    """How many steps Lightning is to see as one."""
+    work = batch_size * sum(weight.numel() for weight in flow.parameters())
+    # Processes share gradients once each time that Lightning calls.
+    return AT_A_TIME if world == 1 and work <= SMALL_STEP else 1
 
 
 class Untimed(PassThroughProfiler):

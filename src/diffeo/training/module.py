@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -17,42 +14,12 @@ from torch.optim import Adam
 
 from diffeo.data.batches import mix
 from diffeo.flow import Flow
+from diffeo.training.options import loss_of
+from diffeo.training.steps import OptimizerOptions
 
 Batch = tuple[Tensor, Tensor | None]
 
 TABLE_LR, PICTURES_LR = 8e-3, 4e-3
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """How the weights are learned.
-
-    Args:
-        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for pictures.
-        l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
-            weight-normalised ones, on the magnitudes.
-        schedule: "cosine" falls to 0 at the end; "constant" stays.
-        warmup: Share of all steps over which the learning rate rises from 0.
-        clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
-        ema: Decay of the running average of the weights, which is what is validated and saved; 0
-            for the weights themselves.
-    """
-
-    lr: float | None = None
-    l2: float = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    clip: float = 5.0
-    ema: float = 0.995
-
-
-def loss_of(flow: Flow) -> tuple[str, str]:
-    """How the loss of a flow is called in metrics, "nll" or "bpd", and what it is in."""
-    return ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
-
-
-# v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
-DIRECTION = ".original1"
 
 
 class FlowModule(pl.LightningModule):
@@ -61,6 +28,7 @@ class FlowModule(pl.LightningModule):
     Args:
         flow: what is trained, initialised from data.
         options: how.
+        steps: how many there will be; the schedule of the learning rate ends with the last.
         seed: all random numbers of an epoch follow from it and from the epoch's number.
         calibration: training batches for batch normalization to take its averages from, each time
             before the averaged flow is used (see `Flow.recalibrate`).
@@ -78,6 +46,7 @@ class FlowModule(pl.LightningModule):
         self,
         flow: Flow,
         options: OptimizerOptions,
+        steps: int,
         seed: int = 0,
         calibration: Iterable[Batch] = (),
     ) -> None:
@@ -86,6 +55,7 @@ class FlowModule(pl.LightningModule):
         self.automatic_optimization = False
         self.flow = flow
         self.options = options
+        self.steps = steps
         self.seed = seed
         self.calibration = calibration
         self.metric, self.unit = loss_of(flow)
@@ -116,15 +86,18 @@ class FlowModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(mix(self.seed, self.current_epoch, self.global_rank))
         self.train_sum = torch.zeros((), device=self.device)
+        self.batches_seen = 0
 
-    def training_step(self, dataloader_iter: Iterator[tuple[Batch, int, int]]) -> Tensor:
-        # By this name Lightning hands over the iterator, and spares a search through the batch.
-        batch, index, _ = next(dataloader_iter)
-        batch = self.transfer_batch_to_device(batch, self.device, 0)
-        self._seek(mix(self.seed, self.current_epoch, index), len(batch[0]))
-        loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
-        self.train_sum.add_(loss.detach())
-        self._learn(loss)
+    def training_step(self, dataloader_iter: Iterator[tuple[list[Batch], int, int]]) -> Tensor:
+        # By this name Lightning hands over the iterator, and spares a search through the batches.
+        group, *_ = next(dataloader_iter)
+        for batch in group:
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            self._seek(mix(self.seed, self.current_epoch, self.batches_seen), len(batch[0]))
+            loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
+            self.train_sum.add_(loss.detach())
+            self.batches_seen += 1
+            self._learn(loss)
         return loss
 
     def _learn(self, loss: Tensor) -> None:
@@ -134,14 +107,11 @@ class FlowModule(pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._clip()
-        lr = self.lr * self._lr_factor(step / self.steps)
+        lr = self.lr * self.options.lr_factor(step / self.steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(self.options.ema, (step + 1) / (step + 11))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        self.options.average(self.averages, self.weights, step)
 
     def _clip(self) -> None:
         """Shorten a gradient that is too long; drop one that is not finite."""
@@ -172,7 +142,7 @@ class FlowModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # Here, and not at the end of the epoch, so that callbacks find both losses there.
-        train_loss = self.train_sum / self.trainer.num_training_batches
+        train_loss = self.train_sum / self.batches_seen
         self.log(f"train_{self.metric}", train_loss, sync_dist=True)
         for average, value in zip(self.averaged_flow.buffers(), self.flow.buffers(), strict=True):
             average.copy_(value)
@@ -204,25 +174,5 @@ class FlowModule(pl.LightningModule):
     # Optimizer ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Adam:
-        named = list(self.flow.named_parameters())
-        decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
-        groups = [
-            {
-                "params": [p for (_, p), decay in zip(named, decays, strict=True) if decay == kind],
-                "weight_decay": self.options.l2 if kind else 0.0,
-            }
-            for kind in (True, False)
-        ]
         self.lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
-        self.steps = max(1, self.trainer.estimated_stepping_batches)
-        return Adam(groups, lr=self.lr, fused=True)
-
-    def _lr_factor(self, done: float) -> float:
-        """Share of the largest learning rate after the share `done` of the steps."""
-        warmup = self.options.warmup
-        if done < warmup:
-            # Not from 0 itself, which would waste the first step.
-            return max(done / warmup, 1e-3)
-        if self.options.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
+        return Adam(self.options.groups(self.flow), lr=self.lr, fused=True)

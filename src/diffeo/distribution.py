@@ -1,0 +1,228 @@
+"""A flow as one of `torch.distributions`, and of Pyro."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffeo.flow import Flow
+
+# A standard error of a thirtieth of the spread of log p - log q.
+KL_SAMPLES = 1_000
+
+
+class FlowDistribution(Distribution):
+    """The density of a flow, given a context, as PyTorch's distributions are; see `Flow`.
+
+        x = f^-1(z; context),  z ~ p_Z;    log p(x | context) in nats
+
+    Args:
+        flow: the density. It is held, not copied, and used in the mode it is in: learn it with
+            `train()`, use it with `eval()`.
+        context: what it is conditional on, `(*batch, context_features)`, or the classes `(*batch)`
+            of a class-conditional flow, as integers. Its rows are the batch: `(context_features,)`
+            is one distribution, of batch shape (), and a flow without context has that too.
+        validate_args: whether contexts and values are checked; by default what PyTorch does.
+
+    `rsample` is reparametrized: gradients reach the flow's weights and the context. A flow with a
+    dequantizer draws from a grid, and so has `sample` alone; its `log_prob` is that of a noisy copy
+    of the value (see `Flow.log_prob`). Pictures are `uint8`, and their support is 0 to 255.
+
+    Flows know no mean, variance or entropy in closed form; as other distributions without, they
+    raise NotImplementedError. `kl_divergence` is estimated by `monte_carlo_kl`.
+
+    Where Pyro has been imported, `Flow.distribution` returns a `PyroFlowDistribution`, which
+    `pyro.sample` takes as well; register the weights by `pyro.module("flow", flow)`.
+
+    >>> import diffeo
+    >>> p = diffeo.RealNVP(features=2, context_features=3).eval().distribution(torch.zeros(5, 3))
+    >>> p.batch_shape, p.event_shape, p.rsample((7,)).shape
+    (torch.Size([5]), torch.Size([2]), torch.Size([7, 5, 2]))
+    >>> p.log_prob(torch.zeros(2)).shape
+    torch.Size([5])
+
+    Raises:
+        ValueError: if the context is missing or does not fit the flow.
+    """
+
+    def __init__(
+        self, flow: Flow, context: Tensor | None = None, validate_args: bool | None = None
+    ) -> None:
+        self.flow = flow
+        self.context = _rows_of(flow, context)
+        batch = Size() if self.context is None else self.context.shape[:-1]
+        super().__init__(batch, Size(flow.shape), validate_args)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws have gradients: not where they lie on a grid."""
+        return self.flow.dequantizer is None
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """What a context has to be: real vectors."""
+        return {} if self.context is None else {"context": constraints.real_vector}
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        """All of real space; of pictures the whole numbers from 0 to 255."""
+        values = (
+            constraints.integer_interval(0, 255) if self.flow.takes_pixels else constraints.real
+        )
+        return constraints.independent(values, len(self.event_shape))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
+        """The same distributions over a larger batch shape, without copying the context."""
+        new = self._get_checked_instance(FlowDistribution, _instance)
+        # An empty tensor tells as a context would which shapes there are to expand to.
+        batch = torch.empty(()).expand(self.batch_shape).expand(tuple(batch_shape)).shape
+        new.flow = self.flow
+        new.context = None if self.context is None else self.context.expand(*batch, -1)
+        super(FlowDistribution, new).__init__(batch, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of values that broadcast with `(*batch, *event)`, in nats.
+
+        Raises:
+            ValueError: if a value does not fit.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        values = value.shape[: value.ndim - len(self.event_shape)]
+        batch = torch.broadcast_shapes(values, self.batch_shape)
+        x = value.expand(*batch, *self.event_shape).reshape(batch.numel(), *self.event_shape)
+        return self.flow.log_prob(x, self._context_of(batch)).reshape(batch)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
+        """Draws `(*sample_shape, *batch, *event)`, without gradients."""
+        with torch.no_grad():
+            return self._draw(sample_shape)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
+        """Draws `(*sample_shape, *batch, *event)` through which gradients flow.
+
+        Raises:
+            NotImplementedError: if the flow has a dequantizer.
+        """
+        if not self.has_rsample:
+            raise NotImplementedError("draws on a grid have no gradients: use sample().")
+        return self._draw(sample_shape)
+
+    def _draw(self, sample_shape: Sequence[int]) -> Tensor:
+        batch = Size((*sample_shape, *self.batch_shape))
+        x = self.flow.decode(self.flow.noise(batch.numel()), self._context_of(batch))
+        return x.reshape(*batch, *self.event_shape)
+
+    def _context_of(self, batch: Size) -> Tensor | None:
+        """A row of context for each event of a batch of any shape."""
+        if self.context is None:
+            return None
+        width = self.context.shape[-1]
+        return self.context.expand(*batch, width).reshape(batch.numel(), width)
+
+
+def distribution_of(
+    flow: Flow, context: Tensor | None = None, validate_args: bool | None = None
+) -> FlowDistribution:
+    """A `FlowDistribution`, which is one of Pyro's too where Pyro has been imported."""
+    kind = _pyro_kind() if "pyro" in sys.modules else FlowDistribution
+    return kind(flow, context, validate_args)
+
+
+@cache
+def _pyro_kind() -> type[FlowDistribution]:
+    from pyro.distributions.torch_distribution import TorchDistributionMixin
+
+    class PyroFlowDistribution(FlowDistribution, TorchDistributionMixin):  # type: ignore[misc, override]
+        """A `FlowDistribution` that `pyro.sample` takes, as guide and as likelihood.
+
+        Importing it from here imports Pyro. (Bingham et al. 2019)
+        """
+
+    PyroFlowDistribution.__qualname__ = "PyroFlowDistribution"
+    return PyroFlowDistribution
+
+
+def __getattr__(name: str) -> Any:
+    # Made when it is asked for, so that diffeo needs no Pyro, and found by name, as pickle does.
+    if name == "PyroFlowDistribution":
+        return _pyro_kind()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _rows_of(flow: Flow, context: Tensor | None) -> Tensor | None:
+    """The context as rows `(*batch, context_features)`, classes as a row of zeros and a one."""
+    width, classes = flow.context_features, flow.num_classes
+    if context is None and width == 0:
+        return None
+    if classes and context is not None and not context.is_floating_point():
+        if not ((context >= 0) & (context < classes)).all():
+            raise ValueError(f"classes must be whole numbers from 0 to {classes - 1}.")
+        return F.one_hot(context.long(), classes).to(flow.noise(0))
+    if width == 0:
+        raise ValueError("this flow takes no context: leave it out.")
+    if context is None or context.shape[-1:] != (width,):
+        shape = None if context is None else tuple(context.shape)
+        raise ValueError(f"this flow needs a context of shape (..., {width}), got {shape}.")
+    return context
+
+
+def monte_carlo_kl(p: Distribution, q: Distribution, samples: int = KL_SAMPLES) -> Tensor:
+    """An estimate of KL(p | q) `(*batch)` in nats, of which one side or both are flows.
+
+        1/n sum_i log p(x_i) - log q(x_i),   x_i ~ p
+
+    Its standard error is the standard deviation of a term over sqrt(n). It is unbiased, and so
+    may come out below 0; and so are its gradients: through the draws where p has `rsample`, and
+    otherwise by the score, `(log p - log q) grad log p` (Williams 1992).
+
+    Args:
+        p: where the draws come from.
+        q: the other; its batch shape broadcasts with that of p.
+        samples: n, for each of the batch; `torch.distributions.kl_divergence` takes 1,000.
+
+    Raises:
+        ValueError: if n is below 1, or the events differ in shape.
+        NotImplementedError: if a flow has a dequantizer, of which only a bound is known.
+    """
+    if samples < 1:
+        raise ValueError(f"{samples} samples have no mean: ask for at least one.")
+    if p.event_shape != q.event_shape:
+        shapes = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
+        raise ValueError(f"events of shape {shapes} cannot be compared: give both the same.")
+    for side in (p, q):
+        if isinstance(side, FlowDistribution) and not side.has_rsample:
+            raise NotImplementedError(
+                "a flow that dequantizes knows only a bound of its probabilities, and of their "
+                "divergence none: take one without dequantizer."
+            )
+    draw = p.rsample if p.has_rsample else p.sample
+    # With room for the axes of q's batch that p has not.
+    more = max(0, len(q.batch_shape) - len(p.batch_shape))
+    x = draw(Size([samples])).reshape(samples, *[1] * more, *p.batch_shape, *p.event_shape)
+    log_p = p.log_prob(x)
+    terms = log_p - q.log_prob(x)
+    if not p.has_rsample:
+        terms = terms + terms.detach() * (log_p - log_p.detach())
+    return terms.mean(0)
+
+
+def _kl(p: Distribution, q: Distribution) -> Tensor:
+    return monte_carlo_kl(p, q)
+
+
+register_kl(FlowDistribution, FlowDistribution)(_kl)
+register_kl(FlowDistribution, Distribution)(_kl)
+register_kl(Distribution, FlowDistribution)(_kl)

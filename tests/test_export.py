@@ -1,0 +1,304 @@
+"""Files that score and sample without diffeo."""
+
+import copy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import refused
+from constructors import perturb
+
+import diffeo
+from diffeo import export as room
+from diffeo.cli import main
+from diffeo.export import export
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def pixels(n, *shape):
+    return torch.randint(256, (n, *shape), dtype=torch.uint8)
+
+
+def small(name):
+    """A small flow of each kind, far from its start, and its context."""
+    torch.manual_seed(0)
+    rows, few = torch.randn(64, 3) * 3 + 1, torch.randn(64, 2) * 2 - 1
+    if name == "RealNVP":
+        flow, x, context = diffeo.RealNVP(3, layers=4, hidden=(8,)), rows, None
+    elif name == "RealNVP on a grid":
+        flow, context = diffeo.RealNVP(3, layers=2, hidden=(8,), steps=[0.0, 1.0, 0.5]), None
+        x = torch.stack((rows[:, 0], rows[:, 1].round(), (2 * rows[:, 2]).round() / 2), dim=1)
+    elif name == "NICE, context":
+        flow, x, context = diffeo.NICE(3, hidden=(8,), context_features=2), rows, few
+    elif name == "NICE of pictures":
+        flow, x, context = diffeo.NICE((1, 4, 4), hidden=(8,), bits=5), pixels(64, 1, 4, 4), None
+    elif name == "ImageRealNVP":
+        flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=0)
+        x, context = pixels(64, 1, 4, 4), None
+    elif name == "ImageRealNVP, masked, context":
+        flow = diffeo.ImageRealNVP(
+            (1, 4, 4), hidden_channels=4, blocks=1, checkerboard="masked", context_features=2
+        )
+        x, context = pixels(64, 1, 4, 4), few
+    elif name == "Glow, classes":
+        flow = diffeo.Glow((1, 4, 4), levels=2, steps=1, hidden_channels=4, num_classes=3)
+        x, context = pixels(64, 1, 4, 4), torch.randint(3, (64,))
+    else:
+        flow = diffeo.Glow(
+            (3, 4, 4), levels=1, steps=1, hidden_channels=4, lu=False, context_features=2, bits=6
+        )
+        x, context = pixels(64, 3, 4, 4), few
+    flow = perturb(flow.initialize(x, context), 0.05).eval()
+    return flow, x, context
+
+
+QUICK = ["RealNVP on a grid", "ImageRealNVP", "Glow, dense, context"]
+SLOW = ["RealNVP", "NICE, context", "NICE of pictures", "ImageRealNVP, masked, context"]
+SLOW += ["Glow, classes"]
+KINDS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+
+def has_onnx():
+    return pytest.importorskip("onnxruntime", reason="needs pip install 'diffeo[onnx]'")
+
+
+def loaded(path, to):
+    """The file as a function of named tensors, by another library's means alone."""
+    if to == "torch":
+        return torch.export.load(path).module()
+    session = has_onnx().InferenceSession(path)
+
+    def call(**inputs):
+        given = {name: value.numpy() for name, value in inputs.items()}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return call
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_say_what_the_flow_says(kind, to, tmp_path):
+    """On other data than those that they were checked on, in batches of other sizes."""
+    if to == "onnx":
+        has_onnx()
+        pytest.importorskip("onnxscript", reason="needs pip install 'diffeo[onnx]'")
+    flow, x, context = small(kind)
+    files = export(flow, tmp_path / "out", to)
+    suffix = {"torch": ".pt2", "onnx": ".onnx"}[to]
+    assert [file.path.name for file in files] == [f"score{suffix}", f"sample{suffix}"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        file.path.name for file in files
+    )
+    score, sample = (loaded(file.path, to) for file in files)
+    for n in (1, 2, 17):
+        rows = {} if context is None else {"context": context[:n]}
+        drawn = {}
+        if flow.dequantizer is not None:
+            # What `log_prob` draws from this generator.
+            noise = torch.rand(x[:n].shape, generator=torch.Generator().manual_seed(9))
+            drawn = {"noise": noise}
+        with torch.no_grad():
+            wanted = flow.log_prob(
+                x[:n], *rows.values(), generator=torch.Generator().manual_seed(9)
+            )
+            z = flow.noise(n) * 0.7
+            decoded = flow.decode(z, *rows.values())
+        got = score(x=x[:n], **drawn, **rows)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+        got = sample(z=z, **rows)
+        assert got.dtype == decoded.dtype
+        if flow.takes_pixels:
+            off = (got.int() - decoded.int()).abs()
+            assert off.max() <= 2 ** (8 - flow.dequantizer.bits)
+            assert (off > 0).float().mean() <= 0.01
+        else:
+            torch.testing.assert_close(got, decoded, rtol=1e-4, atol=1e-3)
+    # The flow is as it was.
+    with torch.no_grad():
+        again = flow.log_prob(x[:n], *rows.values(), generator=torch.Generator().manual_seed(9))
+    assert torch.equal(again, wanted)
+
+
+def test_half_a_cell_of_noise_is_its_middle(tmp_path):
+    flow, x, labels = small("Glow, classes")
+    [file] = export(flow, tmp_path, "torch", "score")
+    score = loaded(file.path, "torch")
+    with torch.no_grad():
+        z = flow.encode(x, labels)
+        onehot = torch.nn.functional.one_hot(labels, 3).float()
+        _, log_det = flow.bijection(flow.dequantizer(x)[0], onehot)
+    wanted = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1) + log_det
+    got = score(x=x, noise=torch.full(x.shape, 0.5), context=labels)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_programs_hold_only_ordinary_operations_and_no_paths(tmp_path):
+    flow, _, _ = small("Glow, dense, context")
+    for file in export(flow, tmp_path, "torch"):
+        program = torch.export.load(file.path)
+        names = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+        assert len(names) > 5
+        assert all(name.startswith(("aten.", "<built-in function")) for name in names), names
+        assert not {name for name in names if "linalg" in name or "mkldnn" in name}
+        with zipfile.ZipFile(file.path) as archive:
+            text = b"".join(archive.read(name) for name in archive.namelist())
+        assert str(Path(diffeo.__file__).parent).encode() not in text
+
+
+def test_files_are_used_without_diffeo(tmp_path):
+    """As the docstring says, in a process that cannot import it."""
+    has_onnx()
+    flow, x, _ = small("RealNVP")
+    export(flow, tmp_path, "onnx", "score")
+    export(flow, tmp_path, "torch", "sample")
+    code = (
+        "import sys; sys.modules['diffeo'] = None\n"
+        "import numpy, onnxruntime, torch\n"
+        "x = numpy.load('x.npy')\n"
+        "session = onnxruntime.InferenceSession('score.onnx')\n"
+        "[log_prob] = session.run(None, {'x': x})\n"
+        "sample = torch.export.load('sample.pt2').module()\n"
+        "z = torch.from_numpy(x)\n"
+        "numpy.savez('out.npz', log_prob=log_prob, x=sample(z=z).detach().numpy())\n"
+    )
+    np.save(tmp_path / "x.npy", x.numpy())
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    out = np.load(tmp_path / "out.npz")
+    with torch.no_grad():
+        np.testing.assert_allclose(out["log_prob"], flow.log_prob(x), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(out["x"], flow.decode(x), rtol=1e-4, atol=1e-3)
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A folder with what was exported before."""
+    for name in ("score.pt2", "sample.pt2"):
+        (tmp_path / name).write_text("earlier")
+    return tmp_path
+
+
+def untouched(folder):
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return found == {"score.pt2": b"earlier", "sample.pt2": b"earlier"}
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("score", lambda y: y + 0.01),
+        ("score", lambda y: y.double()),
+        ("score", lambda y: y[:1]),
+        ("score", lambda y: y * torch.nan),
+        ("both", lambda y: y + 0.01 * (y.ndim == 2)),
+    ],
+)
+def test_a_file_that_differs_is_not_written(what, change, earlier, monkeypatch):
+    flow, _, _ = small("RealNVP")
+    write = room._write_torch
+
+    def wrong(program, path):
+        call = write(program, path)
+        return lambda inputs: change(call(inputs))
+
+    monkeypatch.setattr(room, "_write_torch", wrong)
+    monkeypatch.setattr(room, "CHECKED", (5,))
+    with pytest.raises(ValueError, match="exported"):
+        export(flow, earlier, "torch", what)
+    assert untouched(earlier)
+
+
+def test_pixels_may_be_off_by_a_level_and_few(monkeypatch):
+    flow, _, _ = small("NICE of pictures")
+    task = room._Sample(room._plain(flow))
+    _, truth = task.truth(5)
+
+    def off(index, by):
+        wrong = truth.clone()
+        wrong.view(-1)[index] = (wrong.view(-1)[index].int() + by).clamp(0, 248).to(torch.uint8)
+        sign = 1 if (wrong != truth).any() else -1
+        wrong.view(-1)[index] = (truth.view(-1)[index].int() + sign * by).to(torch.uint8)
+        return lambda inputs: wrong
+
+    monkeypatch.setattr(room, "PIXELS", 0.02)
+    assert room._checked(task, off(slice(0, 1), 8), 5, "sample") == 1 / 80
+    with pytest.raises(ValueError, match="differs"):
+        room._checked(task, off(slice(0, 1), 16), 5, "sample")
+    with pytest.raises(ValueError, match="differs"):
+        room._checked(task, off(slice(0, 4), 8), 5, "sample")
+
+
+def test_what_depends_on_values_or_on_other_doors_is_refused(earlier):
+    class Moody(diffeo.Bijection):
+        def forward(self, x, context=None):
+            return (x if x.sum() > 0 else -x), x.new_zeros(x.shape[0])
+
+        inverse = forward
+
+    flow = diffeo.Flow(Moody(), 2)
+    flow.register_buffer("like", torch.zeros(()))
+    with pytest.raises(ValueError, match="cannot be traced"):
+        export(flow, earlier, "torch")
+
+    class Door(diffeo.bijections.base.Dequantizer):
+        def forward(self, x):
+            return x, x.new_zeros(len(x))
+
+        inverse = forward
+
+        def noisy(self, x, generator=None):
+            return self(x)
+
+    flow = diffeo.Flow(diffeo.RealNVP(2, layers=1).bijection, 2, dequantizer=Door())
+    with pytest.raises(ValueError, match="Door cannot be exported"):
+        export(flow, earlier, "torch")
+    for options in (("tflite", "both"), ("torch", "all")):
+        with pytest.raises(ValueError, match="no export"):
+            export(flow, earlier, *options)
+    assert untouched(earlier)
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    flow, _, _ = small("RealNVP")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"onnxscript is missing.*pip install 'diffeo\[onnx\]'"):
+        export(flow, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flow_in_float64_or_training_is_exported_in_float32(tmp_path):
+    flow, x, _ = small("RealNVP")
+    double = copy.deepcopy(flow).double().train()
+    [file] = export(double, tmp_path, "torch", "score")
+    with torch.no_grad():
+        wanted = flow.log_prob(x)
+    got = loaded(file.path, "torch")(x=x)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+    assert double.training
+    assert double.dims == 3
+    assert next(double.parameters()).dtype == torch.float64
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path, capsys):
+    flow, x, context = small("NICE, context")
+    flow.save_pretrained("model")
+    assert main(["export", "model", "--to=torch", "--out=files"]) == 0
+    out = capsys.readouterr().out
+    assert "files/score.pt2: x (batch, 3) float32, context (batch, 2) float32 -> log_prob" in out
+    assert "files/sample.pt2: z (batch, 3) float32, context (batch, 2) float32 -> x" in out
+    got = loaded("files/score.pt2", "torch")(x=x, context=context)
+    with torch.no_grad():
+        torch.testing.assert_close(got, flow.log_prob(x, context), rtol=1e-4, atol=1e-3)
+    refused(["export", "nowhere", "--to=torch"], capsys, "nowhere")
+    refused(["export", "model", "--to=tflite"], capsys, "onnx", "torch")
+    refused(["export", "model"], capsys, "to")

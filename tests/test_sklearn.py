@@ -1,0 +1,412 @@
+"""FlowDensity and FlowOutlierDetector keep scikit-learn's contract, and know the truth."""
+
+import copy
+import doctest
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from joblib import Parallel, delayed
+from scipy import stats
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import diffeo.sklearn
+from diffeo import Flow
+from diffeo.sklearn import FlowDensity, FlowOutlierDetector
+from diffeo.sklearn.settings import Settings
+from diffeo.training.steps import OptimizerOptions
+
+IRIS = load_iris()
+QUICK = {"max_iter": 20, "layers": 2, "hidden": 8, "random_state": 0}
+
+
+def gaussian(n: int, seed: int = 0) -> tuple[np.ndarray, stats.rv_continuous]:
+    truth = stats.multivariate_normal([1e6, -3], [[4, 0.3], [0.3, 0.04]], seed=seed)
+    return truth.rvs(n), truth
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FlowDensity:
+    return FlowDensity(**QUICK).fit(IRIS.data)
+
+
+# scikit-learn's own checks
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowOutlierDetector])
+def test_scikit_learns_checks_all_pass(estimator):
+    failed = {}
+    for one, check in estimator_checks_generator(estimator(), mark=None):
+        try:
+            check(one)
+        except Exception as error:
+            failed[getattr(check, "func", check).__name__] = error
+    assert not failed
+
+
+# Density
+
+
+def test_a_gaussian_is_found_before_the_first_step_and_not_lost():
+    x, truth = gaussian(2_000)
+    density = FlowDensity(**QUICK).fit(x)
+    new = truth.rvs(2_000, random_state=1)
+    gap = truth.logpdf(new).mean() - density.score(new)
+    assert -0.005 < gap < 0.02
+    assert density.validation_scores_.max() >= density.validation_scores_[0]
+
+
+def test_the_density_integrates_to_one():
+    x = np.random.default_rng(0).gamma(2.0, 3.0, (400, 1))
+    density = FlowDensity(**QUICK).fit(x)
+    grid = np.linspace(-60, 120, 40_001)[:, None]
+    mass = np.trapezoid(np.exp(density.score_samples(grid)), grid[:, 0])
+    assert mass == pytest.approx(1, abs=1e-3)
+
+
+def test_one_skewed_column_beats_its_gaussian():
+    x = np.random.default_rng(0).gamma(1.5, 3.0, (1_500, 1))
+    density = FlowDensity(random_state=0, max_iter=100, layers=3).fit(x[:1_000])
+    normal = stats.norm(x[:1_000].mean(), x[:1_000].std())
+    truth = stats.gamma(1.5, scale=3.0)
+    ours, theirs = density.score(x[1_000:]), normal.logpdf(x[1_000:]).mean()
+    assert ours - theirs > 0.6 * (truth.logpdf(x[1_000:]).mean() - theirs)
+
+
+def test_units_are_those_of_the_columns(fitted):
+    scale = np.array([10.0, 0.1, 3.0, 1e4])
+    other = FlowDensity(**QUICK).fit(IRIS.data * scale + 7)
+    got = other.score_samples(IRIS.data * scale + 7) + np.log(scale).sum()
+    np.testing.assert_allclose(got, fitted.score_samples(IRIS.data), atol=1e-3)
+
+
+def test_the_score_is_the_mean(fitted):
+    assert fitted.score(IRIS.data) == pytest.approx(fitted.score_samples(IRIS.data).mean())
+
+
+def test_training_improves_on_the_start_and_keeps_the_best():
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 1_500)
+    ring = np.c_[np.cos(angle), np.sin(angle)] + 0.1 * rng.normal(size=(1_500, 2))
+    density = FlowDensity(random_state=0, max_iter=250).fit(ring)
+    scores = density.validation_scores_
+    assert scores.max() > scores[0] + 0.3
+    held_out = ring[density.validation_indices_]
+    assert density.score(held_out) == pytest.approx(scores.max(), abs=2e-3)
+    drawn = density.sample(2_000, random_state=0)
+    assert np.median(np.hypot(*drawn.T)) == pytest.approx(1, abs=0.1)
+
+
+def test_it_stops_when_nothing_is_gained():
+    x, _ = gaussian(300)
+    options = {**QUICK, "max_iter": 5_000, "noise": 0.0}
+    density = FlowDensity(**options, n_iter_no_change=60).fit(x)
+    assert density.n_iter_ < 2_500
+    assert density.n_iter_ - density.best_iter_ >= 60
+
+
+def test_noise_leaves_mean_and_covariance_as_they_are():
+    from diffeo.sklearn.learning import _batches
+
+    w = torch.randn(20_000, 3)
+    settings = Settings(1, 8, 0.6, 1, 20_000, 1, 1, 0, OptimizerOptions())
+    batch, _ = next(_batches((w, None), settings, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(batch.T.cov(), w.T.cov(), atol=0.05, rtol=0)
+    assert (w.T[:, :] @ batch / 20_000).diagonal().mean() < 0.9
+
+
+def test_noise_spares_what_a_context_says():
+    from diffeo.sklearn.learning import _batches
+
+    c = torch.randn(20_000, 1)
+    w = c + 0.01 * torch.randn(20_000, 1)
+    settings = Settings(1, 8, 0.6, 1, 20_000, 1, 1, 0, OptimizerOptions())
+    batch, given = next(_batches((w, c), settings, torch.Generator().manual_seed(0)))
+    assert float((batch - given).std()) == pytest.approx(0.01, rel=0.05)
+    assert not torch.allclose(batch.sort(0).values, w.sort(0).values, atol=1e-4)
+
+
+@pytest.mark.parametrize("x", [np.ones((30, 2)), np.c_[np.arange(30.0), np.arange(30.0)]])
+def test_constant_and_doubled_columns_are_passed(x):
+    density = FlowDensity(**QUICK).fit(x)
+    assert np.isfinite(density.score_samples(x)).all()
+
+
+def test_what_is_far_away_has_no_density_left(fitted):
+    far = np.full((1, 4), 1e200)
+    assert fitted.score_samples(far) == -np.inf or fitted.score_samples(far) < -1e6
+
+
+# Noise and samples
+
+
+def test_there_and_back(fitted):
+    z = fitted.transform(IRIS.data)
+    assert z.shape == IRIS.data.shape
+    np.testing.assert_allclose(fitted.inverse_transform(z), IRIS.data, atol=1e-8)
+    np.testing.assert_allclose(z, FlowDensity(**QUICK).fit_transform(IRIS.data), atol=1e-12)
+
+
+def test_samples_follow_the_seed_and_the_temperature(fitted):
+    one, same, other = (fitted.sample(50, random_state=s) for s in (1, 1, 2))
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    cold = fitted.sample(3, random_state=1, temperature=0)
+    np.testing.assert_allclose(cold, fitted.inverse_transform(np.zeros((3, 4))))
+
+
+def test_samples_have_the_moments_of_the_data():
+    x, _ = gaussian(2_000)
+    drawn = FlowDensity(**QUICK).fit(x).sample(4_000, random_state=0)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(x.T), rtol=0.15)
+
+
+# Context
+
+
+def linear(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(-2, 2, n)
+    return (3 * y + rng.normal(0, 0.5, n))[:, None], y
+
+
+def test_given_a_target():
+    x, y = linear(1_500)
+    density = FlowDensity(context="target", random_state=0, max_iter=250, layers=2).fit(x, y)
+    new, given = linear(1_000, 1)
+    truth = stats.norm(3 * given, 0.5).logpdf(new[:, 0]).mean()
+    assert density.score(new, given) > truth - 0.1
+    drawn = density.sample(2_000, [1.0], random_state=0)
+    assert drawn.mean() == pytest.approx(3, abs=0.15)
+    z = density.transform(new, given)
+    np.testing.assert_allclose(density.inverse_transform(z, given), new, atol=1e-6)
+
+
+def test_given_classes_of_any_kind():
+    names = IRIS.target_names[IRIS.target]
+    density = FlowDensity(context="classes", **QUICK).fit(IRIS.data, names)
+    numbers = FlowDensity(context="classes", **QUICK).fit(IRIS.data, IRIS.target)
+    np.testing.assert_allclose(
+        density.score_samples(IRIS.data, names), numbers.score_samples(IRIS.data, IRIS.target)
+    )
+    assert density.sample(3, ["setosa"]).shape == (3, 4)
+    with pytest.raises(ValueError, match="unknown categories"):
+        density.sample(3, ["tulip"])
+
+
+def test_given_columns_by_name_is_given_their_values():
+    frame = pd.DataFrame(IRIS.data, columns=["a", "b", "c", "d"])
+    by_name = FlowDensity(context=["b"], **QUICK).fit(frame)
+    by_place = FlowDensity(context=[1], **QUICK).fit(IRIS.data)
+    by_target = FlowDensity(context="target", **QUICK).fit(IRIS.data[:, [0, 2, 3]], IRIS.data[:, 1])
+    expected = by_target.score_samples(IRIS.data[:, [0, 2, 3]], IRIS.data[:, 1])
+    np.testing.assert_allclose(by_name.score_samples(frame), expected)
+    np.testing.assert_allclose(by_place.score_samples(IRIS.data), expected)
+    assert by_name.transform(frame).shape == (150, 3)
+    drawn = by_place.sample(5, [[3.5]], random_state=0)
+    assert drawn.shape == (5, 4) and (drawn[:, 1] == 3.5).all()
+    back = by_place.inverse_transform(by_place.transform(IRIS.data), IRIS.data[:, [1]])
+    np.testing.assert_allclose(back, IRIS.data, atol=1e-8)
+
+
+def test_text_among_the_columns_of_the_context():
+    frame = pd.DataFrame({"a": IRIS.data[:, 0], "kind": IRIS.target_names[IRIS.target]})
+    density = FlowDensity(context=["kind"], **QUICK).fit(frame)
+    drawn = density.sample(4, ["setosa"], random_state=0)
+    assert list(drawn.columns) == ["a", "kind"] and set(drawn["kind"]) == {"setosa"}
+    assert np.isfinite(density.score_samples(drawn)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "said"),
+    [
+        ({"context": "target"}, lambda d: d.fit(IRIS.data), "give what each row"),
+        ({"context": "y"}, lambda d: d.fit(IRIS.data, IRIS.target), "choose 'target'"),
+        ({"context": ["z"]}, lambda d: d.fit(IRIS.data), "the column 'z'"),
+        ({"context": [0, 1, 2, 3]}, lambda d: d.fit(IRIS.data), "leave out at least one"),
+        ({"context": [0]}, lambda d: d.fit(IRIS.data).sample(2), "give the context"),
+        ({"context": [0]}, lambda d: d.fit(IRIS.data).sample(3, [1.0, 2.0]), "give 1 or 3"),
+        ({"context": [0]}, lambda d: d.fit(IRIS.data).sample(1, [[1.0, 2.0]]), "2 columns"),
+        ({}, lambda d: d.fit(IRIS.data).sample(2, [[1.0]]), "leave context out"),
+        ({"layers": 0}, lambda d: d.fit(IRIS.data), "layers is 0"),
+        ({"noise": 1.0}, lambda d: d.fit(IRIS.data), "noise is 1.0"),
+        ({"learning_rate": 0}, lambda d: d.fit(IRIS.data), "learning_rate is 0"),
+        ({"validation_fraction": 1.0}, lambda d: d.fit(IRIS.data), "validation_fraction is 1.0"),
+    ],
+)
+def test_refusals_name_the_remedy(options, call, said):
+    with pytest.raises(ValueError, match=said):
+        call(FlowDensity(**QUICK | options))
+
+
+# As an estimator
+
+
+def test_names_of_columns_go_in_and_come_out():
+    frame = pd.DataFrame(IRIS.data, columns=["a", "b", "c", "d"], index=range(5, 155))
+    density = FlowDensity(**QUICK).fit(frame).set_output(transform="pandas")
+    assert list(density.feature_names_in_) == ["a", "b", "c", "d"]
+    z = density.transform(frame)
+    assert list(z.columns) == [f"flowdensity{i}" for i in range(4)]
+    assert list(z.index) == list(frame.index)
+    for rows in (density.sample(2, random_state=0), density.inverse_transform(z)):
+        assert isinstance(rows, pd.DataFrame) and list(rows.columns) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+def test_copies_are_the_same(fitted, again):
+    other = again(fitted)
+    assert np.array_equal(other.score_samples(IRIS.data), fitted.score_samples(IRIS.data))
+    assert np.array_equal(other.sample(3, random_state=0), fitted.sample(3, random_state=0))
+
+
+def test_the_flow_is_saved_without_pickle(fitted, tmp_path):
+    fitted.flow_.save_pretrained(tmp_path)
+    flow = Flow.from_pretrained(tmp_path)
+    log_prob = flow.log_prob(torch.from_numpy(IRIS.data)).detach().numpy()
+    np.testing.assert_allclose(log_prob, fitted.score_samples(IRIS.data), rtol=1e-9)
+
+
+def test_nothing_global_is_touched():
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(5)
+        before = torch.random.get_rng_state()
+        with torch.no_grad():
+            one = FlowDensity(**QUICK).fit(IRIS.data)
+        one.sample(3)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.get_num_threads() == 2
+        torch.manual_seed(6)
+        torch.set_default_dtype(torch.float64)
+        two = FlowDensity(**QUICK).fit(IRIS.data)
+    finally:
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(one.score_samples(IRIS.data), two.score_samples(IRIS.data))
+
+
+def test_the_seed_matters():
+    other = FlowDensity(**QUICK | {"random_state": 1}).fit(IRIS.data)
+    again = FlowDensity(**QUICK | {"random_state": np.random.RandomState(1)}).fit(IRIS.data)
+    assert np.array_equal(other.score_samples(IRIS.data), again.score_samples(IRIS.data))
+    first = FlowDensity(**QUICK).fit(IRIS.data)
+    assert not np.array_equal(other.score_samples(IRIS.data), first.score_samples(IRIS.data))
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_jobs_side_by_side_find_what_one_finds(fitted, backend):
+    if backend == "loky":
+        pytest.importorskip("joblib.externals.loky")
+    jobs = [delayed(FlowDensity(**QUICK).fit)(IRIS.data) for _ in range(3)]
+    for other in Parallel(n_jobs=2, backend=backend)(jobs):
+        np.testing.assert_allclose(
+            other.score_samples(IRIS.data), fitted.score_samples(IRIS.data), rtol=1e-9
+        )
+
+
+def test_in_a_pipeline_and_a_grid():
+    pipe = make_pipeline(StandardScaler(), FlowDensity(**QUICK))
+    grid = GridSearchCV(pipe, {"flowdensity__layers": [1, 2]}, cv=2).fit(IRIS.data)
+    assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
+    assert grid.best_estimator_.score_samples(IRIS.data).shape == (150,)
+    given = FlowDensity(context="classes", **QUICK)
+    assert np.isfinite(cross_val_score(given, IRIS.data, IRIS.target, cv=StratifiedKFold(2))).all()
+
+
+def test_verbose_says_how_far_it_is(capsys):
+    FlowDensity(**QUICK, verbose=1).fit(IRIS.data)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 20 and said[-1].startswith("step 20/20")
+    FlowDensity(**QUICK).fit(IRIS.data)
+    assert not capsys.readouterr().out
+
+
+def test_lightning_is_not_imported():
+    code = "import sys, diffeo.sklearn; sys.exit('lightning' in sys.modules)"
+    source = Path(diffeo.sklearn.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=source, check=False).returncode == 0
+
+
+# Outliers
+
+
+def test_the_share_of_outliers_is_the_contamination():
+    detector = FlowOutlierDetector(FlowDensity(**QUICK), contamination=0.2)
+    labels = detector.fit_predict(IRIS.data)
+    assert (labels == -1).sum() == 30
+    decision = detector.decision_function(IRIS.data)
+    assert np.array_equal(decision < 0, labels == -1)
+    np.testing.assert_allclose(detector.score_samples(IRIS.data) - detector.offset_, decision)
+
+
+def test_raw_scores_are_the_density(fitted):
+    detector = FlowOutlierDetector(FlowDensity(**QUICK)).fit(IRIS.data)
+    np.testing.assert_allclose(
+        detector.score_samples(IRIS.data), fitted.score_samples(IRIS.data), rtol=1e-9
+    )
+
+
+def test_typicality_is_measured_from_the_rows_held_out(fitted):
+    detector = FlowOutlierDetector(FlowDensity(**QUICK), kind="typicality").fit(IRIS.data)
+    log_prob = fitted.score_samples(IRIS.data)
+    mean = log_prob[fitted.validation_indices_].mean()
+    np.testing.assert_allclose(detector.score_samples(IRIS.data), -abs(log_prob - mean))
+
+
+def test_complexity_finds_what_does_not_fit_together():
+    rng = np.random.default_rng(0)
+    x = rng.multivariate_normal([0, 0], [[1, 0.98], [0.98, 1]], 800)
+    detector = FlowOutlierDetector(FlowDensity(**QUICK), kind="complexity").fit(x)
+    together, apart = detector.score_samples([[0.5, 0.5], [0.5, -0.5]])
+    assert together - apart > 5
+
+
+def test_a_row_is_strange_for_its_context():
+    x, y = linear(800)
+    table = np.c_[x, y]
+    density = FlowDensity(context=[1], random_state=0, max_iter=150)
+    detector = FlowOutlierDetector(density, contamination=0.01).fit(table)
+    assert list(detector.predict([[3.0, 1.0], [3.0, -1.0]])) == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "likelihood"}, "choose one of"),
+        ({"contamination": 0.0}, "contamination is 0.0"),
+        ({"contamination": 0.6}, "contamination is 0.6"),
+        ({"density": FlowDensity(context="target")}, "name columns"),
+    ],
+)
+def test_a_detector_refuses(options, said):
+    with pytest.raises(ValueError, match=said):
+        FlowOutlierDetector(**options).fit(IRIS.data)
+
+
+def test_the_density_of_a_detector_is_a_copy():
+    density = FlowDensity(**QUICK)
+    detector = clone(FlowOutlierDetector(density, random_state=3)).fit(IRIS.data)
+    assert not hasattr(density, "flow_")
+    assert detector.density_.random_state == 3
+    assert detector.get_params()["density__layers"] == 2
+
+
+# Examples
+
+
+@pytest.mark.parametrize("part", ["", ".density", ".detector"])
+def test_examples_say_what_happens(part):
+    found = doctest.testmod(sys.modules[f"diffeo.sklearn{part}"])
+    assert found.attempted > 3 and not found.failed
