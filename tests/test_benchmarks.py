@@ -16,7 +16,7 @@ from benchmarks import harness, loop, plain_loop, subjects
 from diffeo.data import DataOptions
 from diffeo.run import train
 from diffeo.training import fit, module
-from diffeo.training.fit import TrainerOptions
+from diffeo.training.options import TrainerOptions
 
 NEED_NORMFLOWS = {"glow-train", "glow-sample", "glow-memory", "image-realnvp"}
 SLOW = {"loop", "checkerboards"}

@@ -21,7 +21,7 @@ from diffeo.cli import main
 from diffeo.data import Batches, DataOptions, ImageOptions, load_data, load_gallery, load_images
 from diffeo.evaluation import evaluate, log_probs
 from diffeo.run import Run, train
-from diffeo.training.fit import TrainerOptions
+from diffeo.training.options import TrainerOptions
 
 QUICK = ["--trainer.max_epochs=2", "--trainer.figure_every=100", "--data.rows=300"]
 SMALL = ["--model.hidden_channels=8", "--model.blocks=1"]

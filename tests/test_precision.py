@@ -13,7 +13,7 @@ from diffeo.cli import main
 from diffeo.data import DataOptions
 from diffeo.precision import has_bfloat16, networks_dtype, training_dtype
 from diffeo.run import train
-from diffeo.training.fit import TrainerOptions
+from diffeo.training.options import TrainerOptions
 
 TABLE = diffeo.RealNVP(2, layers=2, hidden=(4,))
 PICTURES = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)

@@ -16,8 +16,9 @@ from diffeo import NICE, RealNVP
 from diffeo.data import DataOptions, Split
 from diffeo.data.batches import Batches, Groups
 from diffeo.run import Run, draw, train
-from diffeo.training.fit import TrainerOptions, fit, limit_threads
+from diffeo.training.fit import fit
 from diffeo.training.module import FlowModule
+from diffeo.training.options import TrainerOptions, limit_threads
 from diffeo.training.steps import OptimizerOptions
 
 QUIET = Console(quiet=True)

@@ -21,8 +21,8 @@ from diffeo import Chain, Flow, Glow, RealNVP, memory
 from diffeo.cli import main
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
-from diffeo.training.fit import TrainerOptions
 from diffeo.training.memory import activations, settle_memory
+from diffeo.training.options import TrainerOptions
 
 QUIET = Console(quiet=True)
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from rich.console import Console
 from diffeo import Glow, ImageRealNVP
 from diffeo.data import DataOptions
 from diffeo.run import train
-from diffeo.training.fit import TrainerOptions
+from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
 
 devices, (folder, precision, model, memory) = int(sys.argv[1]), sys.argv[2:]
