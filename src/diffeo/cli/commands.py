@@ -18,6 +18,7 @@ from diffeo.cli.common import (
     open_pictures,
     open_run,
 )
+from diffeo.cli.explore import explore
 from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run, draw, train
@@ -114,4 +115,5 @@ COMMANDS: dict[str, Callable[[Namespace, Console], None]] = {
     "edit": latents.edit,
     "directions": latents.directions,
     "levels": latents.levels,
+    "explore": explore,
 }

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from diffeo import presets
 from diffeo.cli import latent_options
 from diffeo.cli.common import precision_option, run_options
+from diffeo.cli.explore import explore_options
 from diffeo.data import DataOptions
 from diffeo.flow import Flow
 from diffeo.run import FigureKind
@@ -188,4 +189,5 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "edit": latent_options.edit_options,
     "directions": latent_options.directions_options,
     "levels": latent_options.levels_options,
+    "explore": explore_options,
 }
