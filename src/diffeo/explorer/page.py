@@ -39,6 +39,7 @@ def build(subject: Subject) -> gr.Blocks:
             gr.HTML(_head(subject))
             turn = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="theme")
             turn.click(None, js=TURN, **AT_ONCE)
+        opened = [gr.State(False) for _ in TABS[subject.kind]]
         with gr.Tabs():
             for i, (name, add) in enumerate(TABS[subject.kind].items()):
                 with gr.Tab(name, id=name) as tab:
@@ -50,8 +51,8 @@ def build(subject: Subject) -> gr.Blocks:
                     page.load(handler, inputs, outputs, **AT_ONCE)
                     continue
                 # Once: what a visitor has made stays when the tab is left and opened again.
-                opened = gr.State(False)
-                tab.select(*_once(handler, [opened, *inputs], [opened, *outputs]), **IN_TURN)
+                once = _once(handler, [opened[i], *inputs], [opened[i], *outputs])
+                tab.select(*once, **IN_TURN)
     return page
 
 

@@ -28,7 +28,7 @@ def add(subject: Subject) -> Any:
         another = gr.Button("Another picture", elem_id="another", min_width=130)
         own = upload("Your own picture", elem_id="own")
         reset = gr.Button("Reset", elem_id="reset", min_width=90)
-    said = gr.HTML(elem_id="edit-trouble")
+    said = gr.HTML(elem_id="edit-trouble", elem_classes="said")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
             gr.HTML(images.note(_explanation(by_condition)))

@@ -24,7 +24,7 @@ def add(subject: Subject) -> Any:
             own = upload("Drop a CSV here, or choose one", kind=kind, elem_id="inspect-own")
         some = gr.Button("Some of the data" if subject.data is not None else "Some samples",
                          elem_id="inspect-data", min_width=130)
-    said = gr.HTML(elem_id="inspect-trouble")
+    said = gr.HTML(elem_id="inspect-trouble", elem_classes="said")
     head = gr.HTML(elem_id="inspect-head")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=3, min_width=280):

@@ -19,33 +19,35 @@ TWO, FOUR = "two pictures", "four pictures"
 def add(subject: Subject) -> Any:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     slots = gr.State(None)
-    with gr.Row(elem_classes="pair wide"):
-        count = gr.Radio([TWO, FOUR], value=TWO, label="Between", elem_id="between")
-        kind = gr.Radio(list(get_args(PathKind)), value="spherical", label="Path", elem_id="path",
-                        info="Spherical keeps the length that noise has; linear is straight.")
     cards, others, owns, columns = [], [], [], []
-    with gr.Row(elem_classes="slots"):
-        for i, corner in enumerate(CORNERS):
-            with gr.Column(min_width=130, visible=i < 2, elem_classes="slot") as column:
-                cards.append(gr.HTML(elem_id=f"slot-{corner}"))
-                others.append(gr.Button(f"Another {corner}", size="sm", elem_id=f"another-{corner}"))
-                owns.append(upload(f"Your own {corner}", elem_id=f"own-{corner}"))
-            columns.append(column)
-    said = gr.HTML(elem_id="interpolate-trouble")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
+            count = gr.Radio([TWO, FOUR], value=TWO, label="Between", elem_id="between")
+            with gr.Row(elem_classes="slots"):
+                for i, corner in enumerate(CORNERS):
+                    with gr.Column(min_width=120, visible=i < 2, elem_classes="slot") as column:
+                        cards.append(gr.HTML(elem_id=f"slot-{corner}"))
+                        button = gr.Button(f"Another {corner}", elem_id=f"another-{corner}")
+                        others.append(button)
+                        owns.append(upload(f"Your own {corner}", elem_id=f"own-{corner}"))
+                    columns.append(column)
+            said = gr.HTML(elem_id="interpolate-trouble", elem_classes="said")
+            kind = gr.Radio(
+                list(get_args(PathKind)), value="spherical", label="Path", elem_id="path",
+                info="Spherical keeps the length that noise has; linear is straight.",
+            )
+        with gr.Column(scale=3, min_width=280):
+            with gr.Row(elem_classes="mixer"):
+                shown = gr.HTML(elem_id="mixed", elem_classes="stage")
+                pad = gr.HTML(asset("pad.html"), js_on_load=asset("pad.js"), elem_id="pad",
+                              visible=False)
             across = gr.Slider(0, STEPS, value=STEPS // 2, step=1, label="From A to B, %",
                                elem_id="across")
             down = gr.Slider(0, STEPS, value=STEPS // 2, step=1, label="Downwards to C and D, %",
                              elem_id="down", visible=False)
-            pad = gr.HTML(asset("pad.html"), js_on_load=asset("pad.js"), elem_id="pad",
-                          visible=False)
-        with gr.Column(scale=2, min_width=240):
-            shown = gr.HTML(elem_id="mixed", elem_classes="stage")
-    frames = gr.HTML(elem_id="strip")
-    with gr.Row(elem_classes="pair"):
-        make = gr.Button("Make a GIF", elem_id="make-gif", min_width=120)
-    gif = gr.HTML(elem_id="gif")
+            frames = gr.HTML(elem_id="strip")
+            make = gr.Button("Make a GIF", elem_id="make-gif")
+            gif = gr.HTML(elem_id="gif")
 
     def picture(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
         if count == FOUR:

@@ -28,7 +28,7 @@ def add_density(subject: Subject) -> Any:
             controls = _controls(subject.conditions)
         with gr.Column(scale=1, min_width=280):
             drawn = gr.HTML(elem_id="way")
-            said = gr.HTML(elem_id="density-trouble")
+            said = gr.HTML(elem_id="density-trouble", elem_classes="said")
     steps = gr.HTML(elem_id="steps")
 
     def show(x: float, y: float, values: list[Any]) -> list[Any]:
@@ -68,7 +68,7 @@ def add_flow(subject: Subject) -> Any:
         seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0,
                          maximum=2**31 - 1, elem_id="film-seed", min_width=120)
     controls = _controls(subject.conditions)
-    said = gr.HTML(elem_id="film-trouble")
+    said = gr.HTML(elem_id="film-trouble", elem_classes="said")
 
     @answers(2)
     def draw(seed: float, *values: Any) -> Any:

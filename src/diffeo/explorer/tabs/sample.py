@@ -44,7 +44,7 @@ def add(subject: Subject) -> Any:
             )
         with gr.Column(scale=3, min_width=280):
             shown = gr.HTML(elem_id="samples", elem_classes="stage")
-            said = gr.HTML(elem_id="sample-trouble")
+            said = gr.HTML(elem_id="sample-trouble", elem_classes="said")
     seeds = gr.State([0] * len(levels))
     inputs = [seeds, seed, side, temperature, held, as_data, *controls]
 
