@@ -146,8 +146,46 @@ def log_probs(
 def _bound(
     flow: Flow, x: Tensor, context: Tensor | None, samples: int, generator: Generator
 ) -> Tensor:
-    copies = [flow.log_prob(x, context, generator=generator) for _ in range(samples)]
-    return torch.stack(copies).logsumexp(0) - math.log(samples)
+    def one() -> Tensor:
+        if context is None and class_count(flow):
+            return mixture_log_prob(flow, x, generator=generator)
+        return flow.log_prob(x, context, generator=generator)
+
+    return torch.stack([one() for _ in range(samples)]).logsumexp(0) - math.log(samples)
+
+
+def class_count(flow: Flow) -> int:
+    """How many classes a flow is conditional on, where it is on them and nothing else; else 0.
+
+    They are those of `num_classes`, or all its context columns, called `name=class` with one name.
+    """
+    columns: list[str] = flow.metadata.get("context_columns", [])
+    names = {name if found else None for name, found, _ in (c.partition("=") for c in columns)}
+    alike = len(names) == 1 and None not in names and len(columns) == flow.context_features
+    return len(columns) if alike else flow.num_classes
+
+
+def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Log-density of x `(batch, *shape)` under all classes, equally likely: `(batch,)`, in nats.
+
+        log p(x) = log(1/C sum_c p(x | c))
+
+    One noisy copy of an event serves all classes.
+
+    Raises:
+        ValueError: if the flow is not conditional on classes alone.
+    """
+    classes = class_count(flow)
+    if not classes:
+        raise ValueError("this flow is not conditional on classes alone: pass it a context.")
+    if generator is None:
+        generator = Generator().manual_seed(int(torch.randint(2**62, ())))
+    like = flow._reference()
+    state, parts = generator.get_state(), []
+    for row in torch.eye(classes, dtype=like.dtype, device=like.device):
+        generator.set_state(state)
+        parts.append(flow.log_prob(x, row.expand(len(x), -1), generator=generator))
+    return torch.stack(parts).logsumexp(0) - math.log(classes)
 
 
 def true_nll(table: Table, split: str) -> float | None:

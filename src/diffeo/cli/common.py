@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 from torch import Tensor
 
 from diffeo.data import Images, ImageSplit
+from diffeo.evaluation import Batch, class_count
 from diffeo.precision import Precision, networks_dtype
 from diffeo.run import Run
+from diffeo.scores import Reference, needs_reference
 
 
 def run_options(parser: ArgumentParser) -> None:
@@ -91,6 +95,30 @@ def first_pictures(split: ImageSplit, count: int) -> tuple[Tensor, Tensor | None
     if count < 1:
         raise ValueError(f"-n is {count}: ask for at least one picture.")
     return split.take(torch.arange(min(count, len(split))))
+
+
+def reference(
+    options: Namespace, run: Run, batches: Callable[[str], Iterable[Batch]]
+) -> Reference | None:
+    """What the score of `--kind` is seen against: `--reference`, or what the model keeps.
+
+    Raises:
+        ValueError: if there is neither and it is needed, or if it is not needed.
+    """
+    needed = needs_reference(run.flow, options.kind)
+    if options.reference is None:
+        return Reference.of(run.flow) if needed else None
+    if not needed:
+        raise ValueError(f"{options.kind} is seen against no other data: leave --reference out.")
+    return Reference.measure(run.flow, batches(options.reference))
+
+
+def say_unlabelled(source: str, run: Run, console: Console | None) -> None:
+    """Say that events are scored under all classes."""
+    name = run.context_columns[0].partition("=")[0] if run.context_columns else "class"
+    line = f"{source} has no {name}: scored under all {class_count(run.flow)}, equally likely."
+    if console is not None:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def figure_file(name: str) -> Path:

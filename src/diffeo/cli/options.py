@@ -14,6 +14,7 @@ from diffeo.cli.explore import explore_options
 from diffeo.data import DataOptions
 from diffeo.flow import Flow
 from diffeo.run import FigureKind
+from diffeo.scores import Kind
 from diffeo.training.fit import TrainerOptions
 from diffeo.training.module import OptimizerOptions
 from diffeo.version import __version__
@@ -147,9 +148,25 @@ def _sample_options(parser: ArgumentParser) -> None:
 
 
 def _score_options(parser: ArgumentParser) -> None:
-    """Write the log-likelihood of each row of a table, or of each picture, in nats."""
+    """Write the log-likelihood of each row of a table, or of each picture, in nats.
+
+    Beside it a score of another kind; the lowest scores are the outliers.
+    """
     run_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
+    parser.add_argument(
+        "--kind",
+        type=Kind,
+        default="log_prob",
+        help="typicality: how far the log-likelihood lies from that of held-out data, negative. "
+        "complexity: the log-likelihood plus the length of a plain code, a lossless file of the "
+        "picture or independent columns, so that what is simple gains nothing by it.",
+    )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        help="Data like those of training, for a model that does not know what these score.",
+    )
     precision_option(parser, AUTO_SCORES)
     _delimiter_option(parser)
     parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")

@@ -10,12 +10,13 @@ from rich.console import Console
 from torch import Generator
 
 from diffeo import figures, latent
-from diffeo.cli.common import figure_file
+from diffeo.cli.common import figure_file, reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
-from diffeo.evaluation import Score, evaluate_batches, log_probs
+from diffeo.evaluation import Score, class_count, evaluate_batches
 from diffeo.figures.style import tick
 from diffeo.run import Run
+from diffeo.scores import scores
 
 PICTURES, ROWS = 64, 8
 
@@ -26,12 +27,19 @@ def evaluate(options: Namespace, run: Run) -> Score:
 
 
 def score(options: Namespace, run: Run, console: Console) -> None:
-    """Write the name of each picture of `--data`, its log-likelihood, and its bits/dim."""
+    """Write each picture of `--data`: its name, log-likelihood, bits/dim, and score of `--kind`."""
     out = check_writable(options.out)
-    gallery = run.gallery(options.data)
-    nats = torch.cat(list(log_probs(run.flow, _batches(run, gallery))))
+    gallery = run.gallery(options.data, unlabelled=True)
+    if class_count(run.flow) and gallery.pictures.context is None:
+        say_unlabelled(options.data, run, console)
+    usual = reference(
+        options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))
+    )
+    pairs = list(scores(run.flow, _batches(run, gallery), options.kind, usual))
+    nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
     bits = -nats / run.flow.nats_per_bit
     columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
+    columns[options.kind] = values.numpy()
     write_columns(out, {"picture": gallery.names, **columns})
     for note in gallery.notes:
         console.print(note, highlight=False, soft_wrap=True)

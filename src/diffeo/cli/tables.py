@@ -12,32 +12,38 @@ from rich.console import Console
 from torch import Tensor
 
 from diffeo import figures
+from diffeo.cli.common import reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
-from diffeo.data import Table, check_writable, stream, write_table
-from diffeo.evaluation import Batch, Score, evaluate_batches, log_probs
+from diffeo.data import Table, TableOptions, check_writable, stream, write_table
+from diffeo.data.options import open_options
+from diffeo.evaluation import Batch, Score, class_count, evaluate_batches
 from diffeo.run import Run
+from diffeo.scores import scores
 
 ROWS = 1_000
 
 
 def evaluate(options: Namespace, run: Run) -> Score:
     """The score of the rows of `--data`."""
-    return evaluate_batches(run.flow, _stream(options, run), options.samples)
+    rows = stream(options.data, run.columns, run.context_columns, delimiter=options.delimiter)
+    return evaluate_batches(run.flow, rows, options.samples)
 
 
 def score(options: Namespace, run: Run, console: Console) -> None:
-    """Write the log-likelihood of each row of `--data`."""
+    """Write the log-likelihood of each row of `--data`, and the score of `--kind`."""
     out = check_writable(options.out)
-    rows = _stream(options, run)
+    usual = reference(options, run, lambda source: _stream(options, run, source))
+    rows = _stream(options, run, options.data, console)
+    names = list(dict.fromkeys(("log_prob", options.kind)))
     count = 0
 
-    def scores() -> Iterator[Any]:
+    def columns() -> Iterator[Any]:
         nonlocal count
-        for part in log_probs(run.flow, rows):
-            count += len(part)
-            yield part[:, None].numpy()
+        for log_prob, score in scores(run.flow, rows, options.kind, usual):
+            count += len(score)
+            yield torch.stack((log_prob, score)[: len(names)], dim=1).numpy()
 
-    write_table(out, ["log_prob"], scores())
+    write_table(out, names, columns())
     console.print(f"{count:,} scores written to {out}.", highlight=False, soft_wrap=True)
 
 
@@ -61,8 +67,22 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
     console.print(f"{count:,} rows written to {out}.", highlight=False, soft_wrap=True)
 
 
-def _stream(options: Namespace, run: Run) -> Iterator[Batch]:
-    return stream(options.data, run.columns, run.context_columns, delimiter=options.delimiter)
+def _stream(
+    options: Namespace, run: Run, source: str, console: Console | None = None
+) -> Iterator[Batch]:
+    """The rows of a source; without context, and the console says so, where no class is told."""
+    context = run.context_columns
+    if class_count(run.flow):
+        found = open_options(TableOptions(source), options.delimiter)
+        # Columns without names are known by how many they are.
+        if found.named:
+            told = not {*context}.isdisjoint(found.columns)
+        else:
+            told = len(found.columns) != len(run.columns)
+        if not told:
+            context = []
+            say_unlabelled(source, run, console)
+    return stream(source, run.columns, context, delimiter=options.delimiter)
 
 
 def _table(run: Run) -> Table:

@@ -11,6 +11,7 @@ import yaml
 from torch import Generator, Tensor
 
 from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
+from diffeo.evaluation import class_count
 from diffeo.flow import Flow
 
 
@@ -52,8 +53,13 @@ class Run:
             raise ValueError(f"{self.folder} does not say where its data are: name some by --data.")
         return load_data(_data_options(self.config_file))
 
-    def gallery(self, source: str) -> Gallery:
+    def gallery(self, source: str, *, unlabelled: bool = False) -> Gallery:
         """All pictures of another source, scaled and cropped as those of the training were.
+
+        Args:
+            source: where they are.
+            unlabelled: whether they may come without context where the model is conditional on
+                classes alone, and nothing is said of these.
 
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
@@ -62,9 +68,11 @@ class Run:
             source,
             size=self.flow.metadata.get("size"),
             grey=self.flow.shape[0] == 1,
-            context=self.context_columns or None,
         )
         gallery = load_gallery(options)
+        told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
+        if told or not (unlabelled and class_count(self.flow)):
+            gallery = gallery.conditional_on(source, self.context_columns)
         shape = gallery.pictures.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(

@@ -26,6 +26,7 @@ from diffeo.models.realnvp import RealNVP
 from diffeo.precision import Precision, networks_dtype
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
+from diffeo.scores import Reference
 from diffeo.storage import public_name
 from diffeo.training.fit import TrainerOptions, fit, limit_threads
 from diffeo.training.module import OptimizerOptions
@@ -246,11 +247,12 @@ def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
 def _finish(
     folder: Path, data: Data, seconds: float, temperature: float, device: str, console: Console
 ) -> None:
-    """Evaluate the best model, draw it, and say where everything is."""
+    """Evaluate the best model, tell it what is usual, draw it, and say where everything is."""
     run = Run(folder)
     flow = run.flow.to(device)
     scores = {name: evaluate(flow, data, name) for name in SPLITS}
-    run.flow.cpu()
+    Reference.learn(flow, data).keep(flow)
+    flow.cpu().save_pretrained(folder / "model")
     results = {name: dataclasses.asdict(score) for name, score in scores.items()}
     results["training"] = {"seconds": round(seconds, 2)}
     with beside(folder / "results.json") as partial:
