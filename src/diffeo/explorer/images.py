@@ -81,6 +81,7 @@ def note(text: str) -> str:
 
 def rows(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "") -> str:
     """A table; cells that begin with `<img` are taken as they are, others as text."""
+
     def cell(text: str, tag: str) -> str:
         inner = text if text.startswith("<img ") else escape(text)
         return f"<{tag}>{inner}</{tag}>"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffeo import figures
+from diffeo import figures, scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.figures.latents import _density
@@ -18,7 +18,12 @@ from diffeo.latent.coding import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
 LISTED = 20  # rows of a table, the least likely first
-NAMED = 8  # pictures marked by name in the histogram
+NAMED = 8  # events that are marked one by one in the histogram
+WORDS = (
+    "More likely than: the share of the histogram. Typicality: how far the log-likelihood lies "
+    "from the usual one, 0 being usual. Complexity: what the likelihood is beyond a plain code, "
+    "such as a lossless file; all scores in nats, higher being more like the data."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,7 @@ class Findings:
         context: theirs, given or guessed, or None.
         nats: log-likelihoods `(n,)`.
         shares: of the reference that is less likely, for each `(n,)`, 0 to 1.
+        scores: by kind, the other scores `(n,)`, in nats.
         guessed: whether the context is the most likely one.
     """
 
@@ -39,19 +45,25 @@ class Findings:
     context: Tensor | None
     nats: Tensor
     shares: list[float]
+    scores: dict[str, Tensor]
     guessed: bool
 
 
 def find(
     subject: Subject, x: Tensor, names: Sequence[str], context: Tensor | None = None
 ) -> Findings:
-    """Score events `(n, *shape)`; without their context, as `Subject.log_prob` does."""
-    nats = subject.log_prob(x, context)
+    """Score events `(n, *shape)`; without their context, as `Subject.score` does."""
     guessed = bool(subject.conditions) and context is None
-    shares = [subject.reference.share_below(float(value)) for value in nats]
-    if guessed:
-        context = subject.guess(x)
-    return Findings(x, list(names), context, nats, shares, guessed)
+    nats, context = subject.score(x, context)
+    reference = subject.reference
+    shares = [reference.share_below(float(value)) for value in nats]
+    kinds: list[scores.Kind] = ["typicality"]
+    if subject.kind == "pictures" or reference.usual.codes:
+        kinds.append("complexity")
+    others: dict[str, Tensor] = {
+        kind: scores.score(subject.flow, x, nats, kind, reference.usual) for kind in kinds
+    }
+    return Findings(x, list(names), context, nats, shares, others, guessed)
 
 
 def numbers(subject: Subject, found: Findings) -> str:
@@ -60,25 +72,30 @@ def numbers(subject: Subject, found: Findings) -> str:
     order = list(range(len(found.x)))
     if not pictures:
         order = found.nats.argsort()[:LISTED].tolist()
-    head = ["", "picture"] if pictures else ["row"]
-    head += ["bits/dim", "nats"] if pictures else ["nats"]
-    head += ["more likely than"]
+    head = ["", "", "picture", "bits/dim", "nats"] if pictures else ["row", "nats"]
+    head += ["more likely than", *found.scores]
     if found.guessed:
         head.append("taken for")
     body = []
     for i in order:
-        nats = float(found.nats[i])
         line = [found.names[i]]
         if pictures:
-            line = [f'<img src="{images.png(found.x[i])}" alt="">', *line]
-            line.append(f"{-nats / subject.flow.nats_per_bit:.3f}")
-        line += [f"{nats:,.1f}" if pictures else f"{nats:.3f}", percent(found.shares[i])]
+            bits = f"{-float(found.nats[i]) / subject.flow.nats_per_bit:.3f}"
+            line = [str(i + 1), f'<img src="{images.png(found.x[i])}" alt="">', *line, bits]
+        digits = 1 if pictures else 3
+        line += [signed(found.nats[i], digits), percent(found.shares[i])]
+        line += [signed(values[i], digits) for values in found.scores.values()]
         if found.guessed and found.context is not None:
             line.append(subject.conditions.describe(found.context[i : i + 1]))
         body.append(line)
     count = len(found.x)
     caption = "" if count == len(order) else f"the {len(order)} least likely of {count:,} rows"
-    return images.rows(head, body, caption)
+    return images.rows(head, body, caption) + images.note(WORDS)
+
+
+def signed(value: Tensor, digits: int) -> str:
+    """A number with a minus that is one."""
+    return f"{float(value):,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float) -> str:
@@ -94,20 +111,24 @@ def place(subject: Subject, found: Findings) -> str:
     unit, factor = ("bits/dim", -1 / subject.flow.nats_per_bit)
     if subject.kind != "pictures":
         unit, factor = "log-likelihood, nats", 1.0
-    few = len(found.x) <= NAMED
-    marks = [
-        (float(value) * factor, name if few else "")
-        for value, name in zip(found.nats, found.names, strict=True)
-    ][:200]
-    shares = ", ".join(f"{name} is more likely than {percent(share)}"
-                       for name, share in list(zip(found.names, found.shares, strict=True))[:NAMED])
-    values = np.sort(reference.nats * factor)
+    drawn = np.array([float(value) for value in found.nats]) * factor
+    marks, others = [], None
+    if len(drawn) <= NAMED:
+        words = [str(i + 1) for i in range(len(drawn))] if len(drawn) > 1 else ["here"]
+        marks = list(zip(drawn.tolist(), words, strict=True))
+    else:
+        others = drawn[np.isfinite(drawn)]
+    shares = ", ".join(
+        f"{name} is more likely than {percent(share)}"
+        for name, share in list(zip(found.names, found.shares, strict=True))[:NAMED]
+    )
     return charts.histogram(
-        values,
+        np.sort(reference.nats * factor),
         unit,
         f"Histogram of {reference.source} in {unit}; {shares}.",
         title=reference.source,
         marks=marks,
+        others=others,
     )
 
 
@@ -159,8 +180,10 @@ def summary(subject: Subject, found: Findings, what: str) -> str:
         line += f"{mean:.3f} nats"
     if found.guessed:
         count = len(subject.conditions.candidates())
-        line += (f"; their context being unknown, the density is the mean of those under {count} "
-                 "contexts, and the latents are those under the most likely one")
+        line += (
+            f"; their context being unknown, the density is the mean of those under {count} "
+            "contexts, and the latents are those under the most likely one"
+        )
     return line + "."
 
 
@@ -185,14 +208,17 @@ def some_rows(subject: Subject) -> tuple[Tensor, Tensor | None, list[str]]:
     return x, context, [f"row {i + 1}" for i in range(len(x))]
 
 
-def drawn_rows(subject: Subject, x: Tensor) -> str:
-    """Rows as a corner plot, beside the data's; where these are not at hand, beside samples."""
-    table = table_of(subject)
-    if len(x) < 2 or x.shape[1] < 2:
+def corner(data: Tensor, samples: Tensor, columns: list[str], alt: str) -> str:
+    """Rows in blue against samples in orange, column by column and pair by pair."""
+    if min(len(data), len(samples)) < 2 or data.shape[1] < 2:
         return ""
-    data, said = (None, "") if table is None else (first(table.train, DRAWN)[0], "the data")
-    if data is None:
-        context = subject.conditions.draw(DRAWN, 4)
-        data, said = subject.run.sample(DRAWN, context=context, seed=4), "other samples"
-    figure = figures.corner(data, x, subject.run.columns)
-    return images.drawn(figure, f"{said} in blue, and these rows in orange, pair by pair.")
+    return images.drawn(figures.corner(data, samples, columns), alt)
+
+
+def own_corner(subject: Subject, found: Findings) -> str:
+    """Somebody's rows against as many samples of the model, under the same contexts."""
+    x = found.x[:DRAWN]
+    context = None if found.context is None else found.context[:DRAWN]
+    samples = subject.run.sample(len(x), context=context, seed=4)
+    alt = "These rows in blue, and as many samples of the model in orange, pair by pair."
+    return corner(x, samples, subject.run.columns, alt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class Slot:
 def slot(subject: Subject, x: Tensor, context: Tensor | None, caption: str) -> Slot:
     """A picture encoded; one of unknown context under the most likely one."""
     if subject.conditions and context is None:
-        context = subject.guess(x)
+        _, context = subject.score(x)
         assert context is not None
         caption += f", taken for {subject.conditions.describe(context)}"
     return Slot(x, encode(subject.flow, x, context), context, caption)
@@ -69,7 +70,7 @@ def between_four(
 
 
 def strip(subject: Subject, slots: Sequence[Slot], kind: PathKind, frames: int = FRAMES) -> Tensor:
-    """All the way from the first to the second, `(frames, C, H, W)`; the ends are these pictures."""
+    """All the way from the first to the second, `(frames, C, H, W)`, both included."""
     (z,), context = _way(slots[0], slots[1], frames, kind)
     return decode(subject.flow, z, context)
 
@@ -78,7 +79,7 @@ def film(subject: Subject, slots: Sequence[Slot], kind: PathKind) -> bytes:
     """A GIF of the way there and back, or for four around the corners: a, b, d, c, a."""
     order = [0, 1, 0] if len(slots) == 2 else [0, 1, 3, 2, 0]
     pieces = []
-    for start, end in zip(order, order[1:], strict=False):
+    for start, end in pairwise(order):
         frames = strip(subject, [slots[start], slots[end]], kind, FILM)
         pieces += [frames[:1].expand(HELD, -1, -1, -1), frames[1:-1]]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,13 +12,13 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
+from diffeo.evaluation import log_probs
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.explorer.ways import Way, back, way, words, links
+from diffeo.explorer.ways import Way, back, links, way, words
 from diffeo.figures.plane import REACH
 from diffeo.figures.points import Window, numbers, square
 from diffeo.figures.style import DENSITY, WHEEL, tick
-from diffeo.evaluation import log_probs
 
 CELLS = 200  # of the density, along a side
 SHOWN = 1_500  # points of the data
@@ -76,20 +76,22 @@ class Plane:
     def density(self, way: Way | None = None) -> str:
         """The density with the data upon it, and the point that was picked."""
         frame, columns = self.frame, self.subject.run.columns
-        parts = [f'<image class="paper" href="{self.heat}" x="{frame.x}" y="{frame.y}" '
-                 f'width="{frame.width}" height="{frame.height}" preserveAspectRatio="none"/>']
-        parts.append('<g class="dots">')
-        for x, y in self.data.tolist():
-            if frame.left < x < frame.right and frame.low < y < frame.high:
-                parts.append(f'<circle cx="{frame.across(x):.1f}" cy="{frame.down(y):.1f}" r="1"/>')
-        parts.append("</g>")
+        parts = [
+            f'<image class="paper" href="{self.heat}" x="{frame.x}" y="{frame.y}" '
+            f'width="{frame.width}" height="{frame.height}" preserveAspectRatio="none"/>'
+        ]
+        parts.append(f'<g class="dots">{_circles(frame, self.data, 1)}</g>')
         parts.append(frame.axes(columns[0], columns[1]))
         if way is not None:
             x, y = way.points[0, 0].tolist()
             parts.append(_cross(frame, x, y))
-        return charts.svg(LEFT + SIDE + 12, TOP + SIDE + 42, "".join(parts),
-                          f"The density of {columns[0]} and {columns[1]}; darker is denser.",
-                          "chart plane")
+        return charts.svg(
+            LEFT + SIDE + 12,
+            TOP + SIDE + 42,
+            "".join(parts),
+            f"The density of {columns[0]} and {columns[1]}; darker is denser.",
+            "chart plane",
+        )
 
     def pick(self, x: float, y: float) -> Way:
         """The way of one point through every layer.
@@ -101,6 +103,18 @@ class Plane:
             raise ValueError("that is no point: give two finite numbers.")
         point = torch.tensor([[x, y]]).to(self.data.dtype)
         return way(self.subject.flow, point, self.context)
+
+    def scatter(self, samples: Tensor) -> str:
+        """Samples over the data, as points."""
+        frame, columns = self.frame, self.subject.run.columns
+        data = _circles(frame, self.data, 1.2) if table_of(self.subject) is not None else ""
+        parts = [
+            f'<g class="dots">{data}</g>',
+            f'<g class="sample">{_circles(frame, samples, 2)}</g>',
+            frame.axes(columns[0], columns[1]),
+        ]
+        alt = f"{len(samples):,} samples of {columns[0]} and {columns[1]}, over the data."
+        return charts.svg(LEFT + SIDE + 12, TOP + SIDE + 42, "".join(parts), alt, "chart plane")
 
     def at(self, across: Any, down: Any) -> tuple[float, float]:
         """The point at some shares of the panel, from its upper left corner, each 0 to 1.
@@ -124,22 +138,30 @@ class Plane:
         parts = []
         if self.subject.flow.base == "normal":
             for radius in (1, 2, 3):
-                parts.append(f'<circle class="ring" cx="{frame.across(0):.1f}" '
-                             f'cy="{frame.down(0):.1f}" '
-                             f'r="{radius / (2 * reach) * SIDE:.1f}"/>')
+                parts.append(
+                    f'<circle class="ring" cx="{frame.across(0):.1f}" '
+                    f'cy="{frame.down(0):.1f}" '
+                    f'r="{radius / (2 * reach) * SIDE:.1f}"/>'
+                )
         places = [(frame.across(x), frame.down(y)) for x, y in points[1:]]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="way" points="{line}"/>')
         last = len(places) - 1
         for i, (x, y) in enumerate(places):
             look = "end" if i == last else "stop"
-            parts.append(f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
-                         f'<text class="stop" x="{x:.1f}" y="{y + 3.5:.1f}" '
-                         f'text-anchor="middle">{i + 1}</text>')
+            parts.append(
+                f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
+                f'<text class="stop" x="{x:.1f}" y="{y + 3.5:.1f}" '
+                f'text-anchor="middle">{i + 1}</text>'
+            )
         parts.append(frame.axes("first number", "second number"))
-        return charts.svg(LEFT + SIDE + 12, TOP + SIDE + 42, "".join(parts),
-                          f"The point after each of {len(places)} layers, the last one among "
-                          "the noise.", "chart plane")
+        return charts.svg(
+            LEFT + SIDE + 12,
+            TOP + SIDE + 42,
+            "".join(parts),
+            f"The point after each of {len(places)} layers, the last one among the noise.",
+            "chart plane",
+        )
 
     def steps(self, way: Way) -> str:
         """The way in numbers: the point after each layer, and what the layer adds to log p."""
@@ -204,9 +226,20 @@ def _place(point: Tensor) -> list[str]:
     return [f"{value:.4g}".replace("-", "−") for value in point.tolist()]
 
 
+def _circles(frame: charts.Frame, points: Tensor, radius: float) -> str:
+    """Those of some points that lie within the frame."""
+    return "".join(
+        f'<circle cx="{frame.across(x):.1f}" cy="{frame.down(y):.1f}" r="{radius}"/>'
+        for x, y in points.tolist()
+        if frame.left < x < frame.right and frame.low < y < frame.high
+    )
+
+
 def _cross(frame: charts.Frame, x: float, y: float) -> str:
     across, down = frame.across(x), frame.down(y)
-    return (f'<g class="cross"><line x1="{across:.1f}" x2="{across:.1f}" y1="{frame.y}" '
-            f'y2="{frame.y + frame.height}"/><line x1="{frame.x}" x2="{frame.x + frame.width}" '
-            f'y1="{down:.1f}" y2="{down:.1f}"/><circle cx="{across:.1f}" cy="{down:.1f}" r="6"/>'
-            "</g>")
+    return (
+        f'<g class="cross"><line x1="{across:.1f}" x2="{across:.1f}" y1="{frame.y}" '
+        f'y2="{frame.y + frame.height}"/><line x1="{frame.x}" x2="{frame.x + frame.width}" '
+        f'y1="{down:.1f}" y2="{down:.1f}"/><circle cx="{across:.1f}" cy="{down:.1f}" r="6"/>'
+        "</g>"
+    )

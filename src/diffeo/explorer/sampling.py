@@ -31,7 +31,7 @@ def noise(subject: Subject, n: int, seeds: Sequence[int]) -> Tensor:
 
 
 def reseed(seeds: Sequence[int], held: Sequence[int], seed: int) -> list[int]:
-    """The seed of each level once a new one is chosen: levels that are held, from 1, keep theirs."""
+    """The seed of each level under a new one; levels that are held, from 1 on, keep theirs."""
     return [old if i in held else seed for i, old in enumerate(seeds, start=1)]
 
 

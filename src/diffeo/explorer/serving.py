@@ -33,7 +33,9 @@ POLICY = (
 # What Gradio offers and this page does without: files by their name, and pages of others.
 CLOSED = ("/file", "/upload", "/proxy", "/stream", "/call", "/deep_link", "/component_server")
 
-Scope, Receive, Send = dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 
 
 class Guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from diffeo import latent
 from diffeo.data import Data, Images, ImageSplit, Split, Table, size_of
 from diffeo.evaluation import log_probs
 from diffeo.explorer.conditions import Conditions
-from diffeo.explorer.reference import Reference
+from diffeo.explorer.reference import Reference, kept
 from diffeo.latent import Directions
 from diffeo.run import Run
 
@@ -102,31 +103,24 @@ class Subject:
         row = slice(number, number + 1)
         return x[row], None if context is None else context[row], f"the model's sample {number}"
 
-    def guess(self, x: Tensor) -> Tensor | None:
-        """For each picture or row the context under which it is most likely, `(n, width)`."""
-        if not self.conditions:
-            return None
-        return self.conditions.candidates()[self._under_candidates(x).argmax(1)]
-
     # Likelihood ---------------------------------------------------------------------------------
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-likelihoods `(n,)` in nats; without its context, p(x) is the mean of p(x | c).
+    def score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Log-likelihoods `(n,)` in nats, and the contexts `(n, width)`.
 
-        See `Conditions.candidates` for what c goes over.
+            log p(x) = log(1/k sum_c p(x | c))
+
+        where no context is given, over `Conditions.candidates`; the one under which an event is
+        most likely is then taken for its context.
         """
-        if self.conditions and context is None:
-            under = self._under_candidates(x)
-            return under.logsumexp(1) - torch.tensor(float(under.shape[1])).log()
-        return torch.cat(list(log_probs(self.flow, [(x, context)])))
-
-    def _under_candidates(self, x: Tensor) -> Tensor:
-        """log p(x | c) `(n, k)` under each candidate, with the same noise for all."""
+        if not self.conditions or context is not None:
+            return torch.cat(list(log_probs(self.flow, [(x, context)]))), context
         rows = self.conditions.candidates()
-        columns = [
-            torch.cat(list(log_probs(self.flow, [(x, row.expand(len(x), -1))]))) for row in rows
-        ]
-        return torch.stack(columns, dim=1)
+        # Each pass begins with the same noise.
+        under = torch.stack(
+            [torch.cat(list(log_probs(self.flow, [(x, row.expand(len(x), -1))]))) for row in rows]
+        )
+        return under.logsumexp(0) - math.log(len(rows)), rows[under.argmax(0)]
 
     @property
     def reference(self) -> Reference:
@@ -137,18 +131,24 @@ class Subject:
     @cached_property
     def _reference(self) -> Reference:
         train = None if self.data is None else self.data.train
+        # One's own pictures come without a context, and are compared with such; rows have theirs.
+        told = self.kind != "pictures" or not self.conditions
+        usual = kept(self.flow, told)
+        if train is None and usual is not None:
+            return Reference.kept(usual)
         count = SCORED // 8 if self.kind == "pictures" else SCORED
-        if self.conditions:
-            count = max(64, count // len(self.conditions.candidates()))
+        if not told:
+            count = max(64, 2 * count // len(self.conditions.candidates()))
         if train is None:
-            known = self.flow.metadata.get("scores")
-            if isinstance(known, dict) and (found := Reference.of_metadata(known)):
-                return found
-            x = self.run.sample(count, context=self.conditions.draw(count, 1), seed=1)
-            return Reference.of(self.log_prob(x), f"{count:,} samples of the model itself")
-        x, _ = first(train, count)
-        unit = "pictures" if self.kind == "pictures" else "rows"
-        return Reference.of(self.log_prob(x), f"{len(x):,} {unit} of the training data")
+            context = self.conditions.draw(count, 1)
+            x = self.run.sample(count, context=context, seed=1)
+            source = f"{count:,} samples of the model itself"
+        else:
+            x, context = first(train, count)
+            unit = "pictures" if self.kind == "pictures" else "rows"
+            source = f"{len(x):,} {unit} of the training data"
+        nats, _ = self.score(x, context if told else None)
+        return Reference.of(self.flow, nats, source, told=told)
 
     # Attributes ---------------------------------------------------------------------------------
 

@@ -50,8 +50,10 @@ def way(flow: Flow, x: Tensor, context: Tensor | None = None) -> Way:
         for link in links(flow.bijection):
             x, step = link(x, context)
             if x.shape != points[0].shape:
-                raise ValueError(f"a {type(link).__name__} gives another shape: only a table's way "
-                                 "through its layers can be shown.")
+                raise ValueError(
+                    f"a {type(link).__name__} gives another shape: only a table's way "
+                    "through its layers can be shown."
+                )
             names.append(words(link))
             points.append(x)
             log_dets.append(step)

@@ -9,7 +9,15 @@ import gradio as gr
 from diffeo.explorer import editing, images, mixing, uploads
 from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, answers, context_controls, on_move, sent, upload
+from diffeo.explorer.tabs.parts import (
+    AT_ONCE,
+    answers,
+    context_controls,
+    on_move,
+    sent,
+    title,
+    upload,
+)
 
 NONE = (
     "This model is not conditional on anything, and its data have no labels or attributes at hand, "
@@ -36,13 +44,17 @@ def add(subject: Subject) -> Any:
                 controls = context_controls(subject.conditions, any_of=False)
             else:
                 controls = [
-                    gr.Slider(-editing.FURTHEST, editing.FURTHEST, value=0, step=0.05, label=name)
+                    gr.Slider(
+                        -editing.FURTHEST, editing.FURTHEST, value=0, step=0.05, label=title(name)
+                    )
                     for name in subject.attributes
                 ]
-        with gr.Column(scale=3, min_width=280, elem_classes="sticky"):
-            with gr.Row(elem_classes="before-after"):
-                before = gr.HTML(elem_id="before", elem_classes="stage", min_width=130)
-                after = gr.HTML(elem_id="after", elem_classes="stage", min_width=130)
+        with (
+            gr.Column(scale=3, min_width=280, elem_classes="sticky"),
+            gr.Row(elem_classes="before-after"),
+        ):
+            before = gr.HTML(elem_id="before", elem_classes="stage", min_width=130)
+            after = gr.HTML(elem_id="after", elem_classes="stage", min_width=130)
 
     def shown(slot: Slot, values: list[Any]) -> str:
         x = editing.edit(subject, slot, values)
@@ -89,7 +101,11 @@ def add(subject: Subject) -> Any:
 
 def _explanation(by_condition: bool) -> str:
     if by_condition:
-        return ("The model is conditional on these. The noise of the picture is kept, and decoded "
-                "under what you choose.")
-    return ("Each slider moves the picture along the direction of an attribute, found in the "
-            "training pictures: at 1 as far as pictures without it lie from those with it.")
+        return (
+            "The model is conditional on these. The noise of the picture is kept, and decoded "
+            "under what you choose."
+        )
+    return (
+        "Each slider moves the picture along the direction of an attribute, found in the "
+        "training pictures: at 1 as far as pictures without it lie from those with it."
+    )

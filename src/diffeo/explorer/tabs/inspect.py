@@ -22,8 +22,11 @@ def add(subject: Subject) -> Any:
         else:
             kind = ".csv,text/csv"
             own = upload("Drop a CSV here, or choose one", kind=kind, elem_id="inspect-own")
-        some = gr.Button("Some of the data" if subject.data is not None else "Some samples",
-                         elem_id="inspect-data", min_width=130)
+        some = gr.Button(
+            "Some of the data" if subject.data is not None else "Some samples",
+            elem_id="inspect-data",
+            min_width=130,
+        )
     said = gr.HTML(elem_id="inspect-trouble", elem_classes="said")
     head = gr.HTML(elem_id="inspect-head")
     with gr.Row(elem_classes="split"):
@@ -37,7 +40,7 @@ def add(subject: Subject) -> Any:
     def report(found: inspecting.Findings, what: str) -> list[Any]:
         drawn = inspecting.levels(subject, found)
         if not pictures:
-            drawn = inspecting.drawn_rows(subject, found.x) + drawn
+            drawn = inspecting.own_corner(subject, found) + drawn
         line = images.note(inspecting.summary(subject, found, what))
         return [line, inspecting.numbers(subject, found), inspecting.place(subject, found), drawn]
 

@@ -33,18 +33,30 @@ def add(subject: Subject) -> Any:
                     columns.append(column)
             said = gr.HTML(elem_id="interpolate-trouble", elem_classes="said")
             kind = gr.Radio(
-                list(get_args(PathKind)), value="spherical", label="Path", elem_id="path",
+                list(get_args(PathKind)),
+                value="spherical",
+                label="Path",
+                elem_id="path",
                 info="Spherical keeps the length that noise has; linear is straight.",
             )
         with gr.Column(scale=3, min_width=280):
             with gr.Row(elem_classes="mixer"):
                 shown = gr.HTML(elem_id="mixed", elem_classes="stage")
-                pad = gr.HTML(asset("pad.html"), js_on_load=asset("pad.js"), elem_id="pad",
-                              visible=False)
-            across = gr.Slider(0, STEPS, value=STEPS // 2, step=1, label="From A to B, %",
-                               elem_id="across")
-            down = gr.Slider(0, STEPS, value=STEPS // 2, step=1, label="Downwards to C and D, %",
-                             elem_id="down", visible=False)
+                pad = gr.HTML(
+                    asset("pad.html"), js_on_load=asset("pad.js"), elem_id="pad", visible=False
+                )
+            across = gr.Slider(
+                0, STEPS, value=STEPS // 2, step=1, label="From A to B, %", elem_id="across"
+            )
+            down = gr.Slider(
+                0,
+                STEPS,
+                value=STEPS // 2,
+                step=1,
+                label="Downwards to C and D, %",
+                elem_id="down",
+                visible=False,
+            )
             frames = gr.HTML(elem_id="strip")
             make = gr.Button("Make a GIF", elem_id="make-gif")
             gif = gr.HTML(elem_id="gif")
@@ -63,16 +75,24 @@ def add(subject: Subject) -> Any:
         sheets = []
         for a, b in pairs:
             x = mixing.strip(subject, [slots[a], slots[b]], kind)
-            names = [f"frame {i + 1} of {len(x)}, {CORNERS[a]} to {CORNERS[b]}"
-                     for i in range(len(x))]
+            names = [
+                f"frame {i + 1} of {len(x)}, {CORNERS[a]} to {CORNERS[b]}" for i in range(len(x))
+            ]
             sheets.append(images.sheet(x, names, len(x), small=True))
         return "".join(sheets)
 
     def all_of(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> list[Any]:
-        shown = [images.captioned(slot.x[0], slot.caption, name)
-                 for slot, name in zip(slots, CORNERS, strict=True)]
-        return [slots, *shown, picture(slots, count, across, down, kind),
-                strip(slots, count, kind), ""]
+        shown = [
+            images.captioned(slot.x[0], slot.caption, name)
+            for slot, name in zip(slots, CORNERS, strict=True)
+        ]
+        return [
+            slots,
+            *shown,
+            picture(slots, count, across, down, kind),
+            strip(slots, count, kind),
+            "",
+        ]
 
     position = [count, across, down, kind]
     everything = [slots, *cards, shown, frames, gif, said]
@@ -130,9 +150,7 @@ def add(subject: Subject) -> Any:
     )
 
     @answers(4)
-    def pointed(
-        event: gr.EventData, slots: list[Slot], count: str, kind: PathKind
-    ) -> list[Any]:
+    def pointed(event: gr.EventData, slots: list[Slot], count: str, kind: PathKind) -> list[Any]:
         right, below = (_step(sent(event, name)) for name in ("across", "down"))
         return [picture(slots, count, right, below, kind), right, below]
 
@@ -142,9 +160,11 @@ def add(subject: Subject) -> Any:
     def write(slots: list[Slot], count: str, kind: PathKind) -> str:
         content = mixing.film(subject, slots[: 4 if count == FOUR else 2], kind)
         source = images.address(content, "image/gif")
-        return (f'<figure class="gif"><img src="{source}" alt="The way between the pictures, as a '
-                f'film"><figcaption><a download="interpolation.gif" href="{source}">Download the '
-                f"GIF, {len(content) / 1000:.0f} kB</a></figcaption></figure>")
+        return (
+            f'<figure class="gif"><img src="{source}" alt="The way between the pictures, as a '
+            f'film"><figcaption><a download="interpolation.gif" href="{source}">Download the '
+            f"GIF, {len(content) / 1000:.0f} kB</a></figcaption></figure>"
+        )
 
     make.click(write, [slots, count, kind], [gif, said], **IN_TURN)
     return begin, position, everything

@@ -1,6 +1,4 @@
-"""What the tabs share: how a control answers, a place for one's own files, the controls of context.
-
-"""
+"""What the tabs share: how a control answers, a place for one's own files, controls of context."""
 
 from __future__ import annotations
 
@@ -95,7 +93,7 @@ def context_controls(conditions: Conditions, *, any_of: bool) -> list[Any]:
         if isinstance(part, Choice):
             values = [ANY, *part.values] if any_of else part.values
             make = gr.Radio if len(values) <= 12 else gr.Dropdown
-            controls.append(make(values, value=values[0], label=part.name))
+            controls.append(make(values, value=values[0], label=title(part.name)))
         else:
             controls.append(number_slider(part))
     return controls
@@ -105,8 +103,18 @@ def number_slider(part: Number) -> gr.Slider:
     """The slider of a number, of a hundred steps."""
     span = part.high - part.low or 1.0
     return gr.Slider(
-        part.low, part.high, value=(part.low + part.high) / 2, step=span / 100, label=part.name
+        part.low,
+        part.high,
+        value=(part.low + part.high) / 2,
+        step=span / 100,
+        label=title(part.name),
     )
+
+
+def title(name: str) -> str:
+    """A name as a label. In lower case some would be translated by Gradio, which has such keys."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def on_move(control: Any, handler: Callable[..., Any], inputs: Any, outputs: Any) -> None:

@@ -11,7 +11,7 @@ from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import AT_ONCE, answers, asset, context_controls, on_move, sent
 
-HINT = "Click into the plane, or move the cross with the arrow keys: below is that point's way."
+HINT = "Click into the plane, or move the cross with the arrow keys: beside it is that point's way."
 
 
 def add_density(subject: Subject) -> Any:
@@ -19,8 +19,9 @@ def add_density(subject: Subject) -> Any:
     columns, plain = subject.run.columns, _plane(subject, [])
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=1, min_width=280):
-            shown = gr.HTML(js_on_load=asset("plane.js"), elem_id="density",
-                            elem_classes="stage pickable")
+            shown = gr.HTML(
+                js_on_load=asset("plane.js"), elem_id="density", elem_classes="stage pickable"
+            )
             gr.HTML(f'<p class="note">{HINT}</p>')
             with gr.Row(elem_classes="pair"):
                 across = gr.Number(label=columns[0], elem_id="pick-x", min_width=100)
@@ -62,11 +63,19 @@ def add_density(subject: Subject) -> Any:
 
 def add_flow(subject: Subject) -> Any:
     """Lay out the tab of the film; what is to be done when it is opened."""
-    film = gr.HTML(html_template=asset("film.html"), js_on_load=asset("film.js"), elem_id="film",
-                   value=None)
+    film = gr.HTML(
+        html_template=asset("film.html"), js_on_load=asset("film.js"), elem_id="film", value=None
+    )
     with gr.Row(elem_classes="pair"):
-        seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0,
-                         maximum=2**31 - 1, elem_id="film-seed", min_width=120)
+        seed = gr.Number(
+            0,
+            label="Seed of the noise",
+            precision=0,
+            minimum=0,
+            maximum=2**31 - 1,
+            elem_id="film-seed",
+            min_width=120,
+        )
     controls = _controls(subject.conditions)
     said = gr.HTML(elem_id="film-trouble", elem_classes="said")
 
