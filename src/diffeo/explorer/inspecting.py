@@ -19,11 +19,11 @@ from diffeo.latent.coding import encode
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
 LISTED = 20  # rows of a table, the least likely first
 NAMED = 8  # events that are marked one by one in the histogram
-WORDS = (
-    "More likely than: the share of the histogram. Typicality: how far the log-likelihood lies "
-    "from the usual one, 0 being usual. Complexity: what the likelihood is beyond a plain code, "
-    "such as a lossless file; all scores in nats, higher being more like the data."
-)
+MEANING = {
+    "typicality": "Typicality is how far the log-likelihood lies from the usual one; 0 is usual.",
+    "complexity": "Complexity is how much likelier it is than by a plain code, that has learned "
+    "nothing: a lossless file, or columns one by one.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,13 @@ def numbers(subject: Subject, found: Findings) -> str:
         body.append(line)
     count = len(found.x)
     caption = "" if count == len(order) else f"the {len(order)} least likely of {count:,} rows"
-    return images.rows(head, body, caption) + images.note(WORDS)
+    return images.rows(head, body, caption)
+
+
+def meaning(found: Findings) -> str:
+    """What the columns of `numbers` say."""
+    line = "More likely than so much of the histogram. "
+    return line + " ".join(MEANING[kind] for kind in found.scores) + " Scores are in nats."
 
 
 def signed(value: Tensor, digits: int) -> str:
@@ -173,11 +179,12 @@ def summary(subject: Subject, found: Findings, what: str) -> str:
     """One line: how many, their mean, and how it was found where contexts are unknown."""
     count, mean = len(found.x), float(found.nats.mean())
     unit = "picture" if subject.kind == "pictures" else "row"
-    line = f"{count:,} {unit}{'s' * (count != 1)} of {what}: mean "
+    line = f"{what}, {count:,} {unit}{'s' * (count != 1)}: mean "
     if subject.kind == "pictures":
-        line += f"{-mean / subject.flow.nats_per_bit:.3f} bits/dim ({mean:,.1f} nats)"
+        bits = -mean / subject.flow.nats_per_bit
+        line += f"{bits:.3f} bits/dim ({signed(found.nats.mean(), 1)} nats)"
     else:
-        line += f"{mean:.3f} nats"
+        line += f"{signed(found.nats.mean(), 3)} nats"
     if found.guessed:
         count = len(subject.conditions.candidates())
         line += (

@@ -138,7 +138,7 @@ class Subject:
             return Reference.kept(usual)
         count = SCORED // 8 if self.kind == "pictures" else SCORED
         if not told:
-            count = max(64, 2 * count // len(self.conditions.candidates()))
+            count = min(count, max(64, SCORED // len(self.conditions.candidates())))
         if train is None:
             context = self.conditions.draw(count, 1)
             x = self.run.sample(count, context=context, seed=1)

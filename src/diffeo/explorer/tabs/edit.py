@@ -50,7 +50,7 @@ def add(subject: Subject) -> Any:
                     for name in subject.attributes
                 ]
         with (
-            gr.Column(scale=3, min_width=280, elem_classes="sticky"),
+            gr.Column(scale=3, min_width=280, elem_classes="sticky first"),
             gr.Row(elem_classes="before-after"),
         ):
             before = gr.HTML(elem_id="before", elem_classes="stage", min_width=130)
@@ -69,6 +69,8 @@ def add(subject: Subject) -> Any:
 
     @answers(len(outputs))
     def begin() -> list[Any]:
+        if not by_condition:
+            _ = subject.directions  # found now, so that no slider waits for them
         return chosen(mixing.slot(subject, *subject.picture(0)))
 
     @answers(len(outputs))

@@ -28,12 +28,12 @@ def add(subject: Subject) -> Any:
             min_width=130,
         )
     said = gr.HTML(elem_id="inspect-trouble", elem_classes="said")
-    head = gr.HTML(elem_id="inspect-head")
     with gr.Row(elem_classes="split"):
-        with gr.Column(scale=3, min_width=280):
-            numbers = gr.HTML(elem_id="inspect-numbers")
-        with gr.Column(scale=3, min_width=280):
+        with gr.Column(scale=1, min_width=280):
+            head = gr.HTML(elem_id="inspect-head")
+        with gr.Column(scale=1, min_width=280):
             place = gr.HTML(elem_id="inspect-place")
+    numbers = gr.HTML(elem_id="inspect-numbers")
     levels = gr.HTML(elem_id="inspect-levels")
     outputs = [head, numbers, place, levels, said]
 
@@ -42,6 +42,7 @@ def add(subject: Subject) -> Any:
         if not pictures:
             drawn = inspecting.own_corner(subject, found) + drawn
         line = images.note(inspecting.summary(subject, found, what))
+        line += images.note(inspecting.meaning(found))
         return [line, inspecting.numbers(subject, found), inspecting.place(subject, found), drawn]
 
     @answers(len(outputs))
@@ -51,14 +52,14 @@ def add(subject: Subject) -> Any:
             x, contexts, names = inspecting.joined(chosen)
         else:
             x, contexts, names = inspecting.some_rows(subject)
-        what = "the data" if subject.data is not None else "the model's own samples"
+        what = "Test data" if subject.data is not None else "The model's own samples"
         return report(inspecting.find(subject, x, names, contexts), what)
 
     def own_pictures(files: list[uploads.Upload]) -> list[Any]:
         x, names, sentences = uploads.pictures(subject, files)
         if not len(x):
             raise ValueError(" ".join(sentences))
-        result = report(inspecting.find(subject, x, names), "your pictures")
+        result = report(inspecting.find(subject, x, names), "Your pictures")
         result[0] = "".join(images.trouble(sentence) for sentence in sentences) + result[0]
         return result
 

@@ -113,7 +113,7 @@ def number_slider(part: Number) -> gr.Slider:
 
 def title(name: str) -> str:
     """A name as a label. In lower case some would be translated by Gradio, which has such keys."""
-    words = name.replace("_", " ")
+    words = name.replace("_", " ").replace("=", ": ")
     return words[:1].upper() + words[1:]
 
 

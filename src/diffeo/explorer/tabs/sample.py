@@ -59,7 +59,7 @@ def add(subject: Subject) -> Any:
                 visible=len(levels) > 1,
                 info="A new seed draws the others anew.",
             )
-        with gr.Column(scale=3, min_width=280):
+        with gr.Column(scale=3, min_width=280, elem_classes="first"):
             shown = gr.HTML(elem_id="samples", elem_classes="stage")
             said = gr.HTML(elem_id="sample-trouble", elem_classes="said")
     seeds = gr.State([0] * len(levels))
