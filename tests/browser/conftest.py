@@ -18,7 +18,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 DIGITS = "data:\n  source: digits\n  splits: [0.8, 0.1, 0.1]\n"
-SLOW = 30_000  # milliseconds until something that has not appeared is missed
+SLOW = 40_000  # milliseconds until something that has not appeared is missed
 
 
 def missing() -> str:
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def glow(context: int = 0, steps: int = 60) -> diffeo.Glow:
+def glow(context: int = 0, steps: int = 12) -> diffeo.Glow:
     """A small Glow of the digits, taught for some seconds."""
     torch.manual_seed(0)
     data = load_images(ImageOptions("digits", context=["label"] if context else None)).train
@@ -62,7 +62,7 @@ def real_nvp() -> diffeo.RealNVP:
     x = load_table(TableOptions("moons", rows=4_000)).train.x
     flow = diffeo.RealNVP(2, layers=4, hidden=(32,)).initialize(x)
     optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
-    for rows in torch.randint(len(x), (150, 256)):
+    for rows in torch.randint(len(x), (40, 256)):
         loss = -flow.log_prob(x[rows]).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -115,8 +115,9 @@ def served(runs: dict[str, Run]) -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=SLOW)
     with sync_playwright() as playwright:
         # Without a sandbox, which a container's root has not.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
