@@ -1,5 +1,5 @@
 // A square whose point says how far between the four pictures to go.
-let across = 50, down = 50, held = false;
+let across = props.value.across, down = props.value.down, held = false;
 const clamp = (value) => Math.max(0, Math.min(100, Math.round(value)));
 const move = (x, y) => {
   across = clamp(x);
@@ -7,7 +7,9 @@ const move = (x, y) => {
   const knob = element.querySelector(".knob");
   knob.style.left = across + "%";
   knob.style.top = down + "%";
-  trigger("input", { across, down });
+  // As its value, not with the event: of many moves the last one is read when its turn comes.
+  props.value = { across, down };
+  trigger("input");
 };
 const follow = (event) => {
   const box = element.querySelector(".pad").getBoundingClientRect();

@@ -3,7 +3,9 @@ const PANEL = { x: 52, y: 26, side: 420 };
 let last = { x: 0.5, y: 0.5 };
 const pick = (x, y) => {
   last = { x: Math.max(0, Math.min(1, x)), y: Math.max(0, Math.min(1, y)) };
-  trigger("select", last);
+  // As its value, not with the event: of many moves the last one is read when its turn comes.
+  props.value = last;
+  trigger("select");
 };
 const svg = () => element.querySelector("svg");
 const ready = () => {
@@ -19,7 +21,7 @@ const ready = () => {
     };
   }
 };
-watch("value", ready);
+watch("chart", ready);
 ready();
 element.addEventListener("click", (event) => {
   const chart = svg();

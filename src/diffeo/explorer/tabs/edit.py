@@ -11,6 +11,7 @@ from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import (
     AT_ONCE,
+    BROUGHT,
     answers,
     context_controls,
     on_move,
@@ -94,7 +95,7 @@ def add(subject: Subject) -> Any:
         return shown(slot, list(values))
 
     another.click(choose, slot, outputs, **AT_ONCE)
-    own.upload(bring, None, outputs, **AT_ONCE)
+    own.upload(bring, None, outputs, **BROUGHT)
     reset.click(undo, slot, outputs, **AT_ONCE)
     for control in controls:
         on_move(control, move, [slot, *controls], [after, said])

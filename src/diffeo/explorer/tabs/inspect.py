@@ -72,6 +72,6 @@ def add(subject: Subject) -> Any:
         names = [f"row {i + 1}" for i in range(len(x))]
         return report(inspecting.find(subject, x, names, context), files[0].name)
 
-    own.upload(bring, None, outputs, **IN_TURN)
+    own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple")
     some.click(begin, None, outputs, **IN_TURN)
     return begin, [], outputs

@@ -9,7 +9,16 @@ import gradio as gr
 from diffeo.explorer import images, mixing, uploads
 from diffeo.explorer.mixing import STEPS, Slot
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN, answers, asset, on_move, sent, upload
+from diffeo.explorer.tabs.parts import (
+    AT_ONCE,
+    BROUGHT,
+    IN_TURN,
+    answers,
+    asset,
+    on_move,
+    sent,
+    upload,
+)
 from diffeo.latent import PathKind
 
 CORNERS = ["A", "B", "C", "D"]
@@ -43,7 +52,11 @@ def add(subject: Subject) -> Any:
             with gr.Row(elem_classes="mixer"):
                 shown = gr.HTML(elem_id="mixed", elem_classes="stage")
                 pad = gr.HTML(
-                    asset("pad.html"), js_on_load=asset("pad.js"), elem_id="pad", visible=False
+                    {"across": STEPS // 2, "down": STEPS // 2},
+                    html_template=asset("pad.html"),
+                    js_on_load=asset("pad.js"),
+                    elem_id="pad",
+                    visible=False,
                 )
             across = gr.Slider(
                 0, STEPS, value=STEPS // 2, step=1, label="From A to B, %", elem_id="across"
@@ -123,7 +136,7 @@ def add(subject: Subject) -> Any:
     for i in range(len(CORNERS)):
         another, own = replaced(i)
         others[i].click(another, [slots, *position], everything, **AT_ONCE)
-        owns[i].upload(own, [slots, *position], everything, **AT_ONCE)
+        owns[i].upload(own, [slots, *position], everything, **BROUGHT)
 
     @answers(2)
     def move(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
@@ -150,11 +163,11 @@ def add(subject: Subject) -> Any:
     )
 
     @answers(4)
-    def pointed(event: gr.EventData, slots: list[Slot], count: str, kind: PathKind) -> list[Any]:
-        right, below = (_step(sent(event, name)) for name in ("across", "down"))
+    def pointed(slots: list[Slot], count: str, kind: PathKind, place: Any) -> list[Any]:
+        right, below = (_step(place, name) for name in ("across", "down"))
         return [picture(slots, count, right, below, kind), right, below]
 
-    pad.input(pointed, [slots, count, kind], [shown, across, down, said], **AT_ONCE)
+    pad.input(pointed, [slots, count, kind, pad], [shown, across, down, said], **AT_ONCE)
 
     @answers(2)
     def write(slots: list[Slot], count: str, kind: PathKind) -> str:
@@ -182,7 +195,8 @@ def _next(subject: Subject, slots: list[Slot], which: int) -> int:
     return start
 
 
-def _step(value: Any) -> int:
+def _step(place: Any, name: str) -> int:
+    value = place.get(name) if isinstance(place, dict) else None
     if not isinstance(value, int | float) or not 0 <= value <= STEPS:
         raise ValueError(f"the pad goes from 0 to {STEPS} either way: point inside of it.")
     return round(value)

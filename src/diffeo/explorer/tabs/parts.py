@@ -24,6 +24,8 @@ AT_ONCE: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+# What comes along with an event is lost if the event is put off: it is answered at any rate.
+BROUGHT: dict[str, Any] = {**AT_ONCE, "trigger_mode": "multiple"}
 # What takes its time waits in the queue, and says so.
 IN_TURN: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2}
 

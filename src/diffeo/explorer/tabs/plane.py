@@ -9,7 +9,7 @@ import gradio as gr
 from diffeo.explorer.conditions import Conditions
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, answers, asset, context_controls, on_move, sent
+from diffeo.explorer.tabs.parts import AT_ONCE, answers, asset, context_controls, on_move
 
 HINT = "Click into the plane, or move the cross with the arrow keys: beside it is that point's way."
 
@@ -20,7 +20,12 @@ def add_density(subject: Subject) -> Any:
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=1, min_width=280):
             shown = gr.HTML(
-                js_on_load=asset("plane.js"), elem_id="density", elem_classes="stage pickable"
+                {"x": 0.5, "y": 0.5},
+                html_template="${chart}",
+                chart=plain.density(),
+                js_on_load=asset("plane.js"),
+                elem_id="density",
+                elem_classes="stage pickable",
             )
             gr.HTML(f'<p class="note">{HINT}</p>')
             with gr.Row(elem_classes="pair"):
@@ -37,7 +42,7 @@ def add_density(subject: Subject) -> Any:
             raise ValueError("that is no point: give two numbers.")
         plane = _plane(subject, values) if values else plain
         way = plane.pick(x, y)
-        return [plane.density(way), plane.path(way), plane.steps(way)]
+        return [gr.HTML(chart=plane.density(way)), plane.path(way), plane.steps(way)]
 
     outputs = [shown, drawn, steps]
 
@@ -46,8 +51,9 @@ def add_density(subject: Subject) -> Any:
         return show(x, y, list(values))
 
     @answers(6)
-    def picked(event: gr.EventData, *values: Any) -> list[Any]:
-        x, y = plain.at(sent(event, "x"), sent(event, "y"))
+    def picked(place: Any, *values: Any) -> list[Any]:
+        place = place if isinstance(place, dict) else {}
+        x, y = plain.at(place.get("x"), place.get("y"))
         return [*show(x, y, list(values)), x, y]
 
     @answers(6)
@@ -55,7 +61,7 @@ def add_density(subject: Subject) -> Any:
         x, y = (round(value, 3) for value in plain.data[0].tolist())
         return [*show(x, y, list(values)), x, y]
 
-    shown.select(picked, controls, [*outputs, across, up, said], **AT_ONCE)
+    shown.select(picked, [shown, *controls], [*outputs, across, up, said], **AT_ONCE)
     for control in (across, up, *controls):
         on_move(control, moved, [across, up, *controls], [*outputs, said])
     return begin, controls, [*outputs, across, up, said]
