@@ -152,7 +152,7 @@ def test_edit_by_condition_of_ones_own_picture(visit, runs):
     flow, x = runs["labels"].flow, pixels(page.locator("#before img"))[None, None]
     guess = int(page.locator("#before figcaption").inner_text()[-1])
     other = (guess + 1) % 10
-    changes(page, "#after", lambda: page.get_by_label(str(other), exact=True).check())
+    changes(page, "#after", lambda: page.get_by_role("radio", name=str(other), exact=True).check())
     contexts = torch.eye(10)[[guess]], torch.eye(10)[[other]]
     expected = latent.recondition(flow, x, *contexts)
     assert torch.equal(pixels(page.locator("#after img")), expected[0, 0])
@@ -238,7 +238,7 @@ def test_a_dropped_file_is_taken(visit):
 
 def test_without_its_data_a_model_shows_its_own_samples(visit, runs):
     page = visit("bare", "Interpolate")
-    expect(page.locator(".head")).to_contain_text("data are not at hand")
+    expect(page.locator(".page-head")).to_contain_text("data are not at hand")
     expect(page.locator("#slot-A figcaption")).to_contain_text("the model's sample 0")
     page.get_by_role("tab", name="Inspect").click()
     expect(page.locator("#inspect-place svg")).to_contain_text("samples of the model itself")

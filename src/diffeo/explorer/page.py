@@ -35,7 +35,7 @@ TURN = "() => { document.body.classList.toggle('dark'); }"
 def build(subject: Subject) -> gr.Blocks:
     """The page of a model. What is on it belongs to each visitor alone."""
     with gr.Blocks(title=f"{subject.name} · diffeo", analytics_enabled=False) as page:
-        with gr.Row(elem_classes="head"):
+        with gr.Row(elem_classes="page-head"):
             gr.HTML(_head(subject))
             turn = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="theme")
             turn.click(None, js=TURN, **AT_ONCE)
