@@ -98,6 +98,12 @@ def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_backward.py",), *rest)
 
 
+def scored(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth[, small]])` of scores and of what they are made of."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_scores.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -825,6 +831,66 @@ MUTANTS = [
     ),
     Mutant(
         "flow.py", "module.training = training", "pass", ("tests/test_latent.py", "-k", "looking")
+    ),
+    # Scores.
+    *scored(
+        "codes.py",
+        "code or column or noise or simpler or shortest or repeat or bins",
+        ("min(lengths)", "max(lengths)"),
+        ("return 8 * max(0", "return max(0"),
+        ("len(code(pixels)) - extra", "len(code(pixels))"),
+        ("lossless=True", "lossless=False"),
+        ("irreversible=False", "irreversible=True"),
+        ("if channels != 3:", "if False:"),
+        ("levels[1:] + levels[:-1]) / 2", "levels[1:])"),
+        ("counts / np.diff(edges)", "counts", 0, True),
+        ("math.log(total + 1)", "math.log(total)"),
+        ("math.pi * half", "half"),
+        ("np.log1p(far * far)", "np.log1p(far)"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ("np.searchsorted(below, wanted)", "np.searchsorted(candidates, wanted)"),
+    ),
+    *scored(
+        "codes.py",
+        "mutual or far_outside",
+        ("-np.sum(columns, axis=0)", "np.sum(columns, axis=0)"),
+        ("-np.sum(columns, axis=0)", "-columns[0]"),
+    ),
+    *scored(
+        "scores.py",
+        "not command and not pictures_without and not leaves and not other_data and not rows_with",
+        ("return -(log_prob - reference.mean).abs()", "return log_prob - reference.mean", 0, True),
+        ("picture_bits(seen) * math.log(2)", "picture_bits(seen)"),
+        ("picture_bits(seen)", "picture_bits(x)"),
+        ("log_prob.double().cpu() + nats", "log_prob.double().cpu() - nats"),
+        ("usual = reference.unlabelled", "usual = reference"),
+        ("if context is not None and class_count(flow):", "if False:"),
+        ("values = values[np.isfinite(values)]", "pass"),
+        ('{**inner, "codes": codes}', "inner"),
+        ("rows = [x for x, _ in training]", "pass"),
+    ),
+    *scored("scores.py", "leaves", ("Batches(data.train, 65_536)", "Batches(data.val, 65_536)")),
+    *scored(
+        "evaluation.py",
+        "mixture or one_noisy or classes_are",
+        ("generator.set_state(state)", "pass", 0, True),
+        (".logsumexp(0) - math.log(classes)", ".logsumexp(0)"),
+        ("len(names) == 1 and", ""),
+        (" and None not in names", ""),
+        ("if context is None and class_count(flow):", "if False:"),
+    ),
+    *scored(
+        "run/learning.py",
+        "leaves",
+        ("Reference.learn(flow, data).keep(flow)", "pass"),
+        ('flow.cpu().save_pretrained(folder / "model")', "pass"),
+    ),
+    *scored("run/folder.py", "pictures_without", ("unlabelled and class_count", "class_count")),
+    *scored(
+        "cli/tables.py",
+        "rows_without",
+        ("told = len(found.columns) != len(run.columns)", "told = True"),
+        ("say_unlabelled(source, run, console)", "pass"),
     ),
     # Storage.
     *on(

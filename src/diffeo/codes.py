@@ -19,6 +19,8 @@ from torch import Tensor
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.float64]
 
+# Bare: no header, no alignment of bytes, and a window as large as most pictures.
+LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
 # More bins than this would make a model's config.json long, and say little more.
 MOST_BINS = 100
 
@@ -57,7 +59,7 @@ def picture_bits(x: Tensor) -> Tensor:
 
 def _shortest(pixels: Pixels) -> int:
     around = _around(pixels.shape)
-    lengths = [coder(pixels) - extra for coder, extra in zip(_CODERS, around, strict=True)]
+    lengths = [len(code(pixels)) - extra for code, extra in zip(CODERS, around, strict=True)]
     return 8 * max(0, min(lengths))
 
 
@@ -65,28 +67,27 @@ def _shortest(pixels: Pixels) -> int:
 def _around(shape: tuple[int, ...]) -> list[int]:
     """What each coder writes for a picture in which there is nothing."""
     plain = np.full(shape, 128, dtype=np.uint8)
-    return [coder(plain) for coder in _CODERS]
+    return [len(code(plain)) for code in CODERS]
 
 
-def _webp(pixels: Pixels) -> int:
-    return _file_size(pixels, "WEBP", lossless=True, quality=50, method=4)
+def _webp(pixels: Pixels) -> bytes:
+    return _file(pixels, "WEBP", lossless=True, quality=50, method=4)
 
 
-def _jpeg2000(pixels: Pixels) -> int:
+def _jpeg2000(pixels: Pixels) -> bytes:
     # Each level halves the picture, down to one pixel at least.
     levels = 1 + min(2, int(math.log2(min(pixels.shape[:2]))))
     colours = int(pixels.shape[2] == 3)
-    return _file_size(
+    return _file(
         pixels, "JPEG2000", irreversible=False, no_jp2=True, num_resolutions=levels, mct=colours
     )
 
 
-def _lzma(pixels: Pixels) -> int:
-    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
-    return len(lzma.compress(pixels.tobytes(), format=lzma.FORMAT_RAW, filters=filters))
+def _lzma(pixels: Pixels) -> bytes:
+    return lzma.compress(pixels.tobytes(), format=lzma.FORMAT_RAW, filters=LZMA)
 
 
-def _file_size(pixels: Pixels, kind: str, **settings: Any) -> int:
+def _file(pixels: Pixels, kind: str, **settings: Any) -> bytes:
     height, width, channels = pixels.shape
     if channels != 3:  # grey; other numbers of channels one below the other
         pixels = pixels.transpose(2, 0, 1).reshape(channels * height, width)
@@ -97,10 +98,11 @@ def _file_size(pixels: Pixels, kind: str, **settings: Any) -> int:
         raise ValueError(
             f"this Pillow cannot write {kind} ({error}): install the one of its own wheel."
         ) from error
-    return file.getbuffer().nbytes
+    return file.getvalue()
 
 
-_CODERS: tuple[Callable[[Pixels], int], ...] = (_webp, _jpeg2000, _lzma)
+# Each turns pixels `[H, W, C]` into bytes that hold all of them.
+CODERS: tuple[Callable[[Pixels], bytes], ...] = (_webp, _jpeg2000, _lzma)
 
 
 # Columns of a table -----------------------------------------------------------------------------
