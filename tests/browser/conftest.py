@@ -73,7 +73,7 @@ def real_nvp() -> diffeo.RealNVP:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Run folders: digits, digits by their label, moons, and a model whose data are not at hand."""
+    """Run folders: digits, digits by their label, moons, and models whose data are not at hand."""
     folder = tmp_path_factory.mktemp("runs")
     glow().save_pretrained(folder / "digits/model")
     (folder / "digits/config.yaml").write_text(DIGITS)
@@ -83,7 +83,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     moons = "data:\n  source: moons\n  rows: 4000\n  splits: [0.8, 0.1, 0.1]\n"
     (folder / "moons/config.yaml").write_text(moons)
     shutil.copytree(folder / "labels/model", folder / "bare")
-    return {name: Run(folder / name) for name in ("digits", "labels", "moons", "bare")}
+    large = diffeo.Glow((3, 32, 32), levels=3, steps=8, hidden_channels=128)
+    large.initialize(torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8))
+    large.save_pretrained(folder / "large")
+    return {name: Run(folder / name) for name in ("digits", "labels", "moons", "bare", "large")}
 
 
 class Servers:
