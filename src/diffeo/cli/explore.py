@@ -6,7 +6,6 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from diffeo.cli.common import run_options
-from diffeo.explorer import explore as open_page
 from diffeo.run import Run
 
 
@@ -33,6 +32,8 @@ def explore_options(parser: ArgumentParser) -> None:
 
 def explore(options: Namespace, console: Console) -> None:
     """Serve the page until it is stopped."""
+    from diffeo.explorer import explore as open_page  # which draws, with matplotlib
+
     run = Run(options.run, trust=options.trust)
 
     def ready(address: str) -> None:
