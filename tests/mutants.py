@@ -79,6 +79,12 @@ def gathered(file: str, test: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(f"data/{file}", old, new, (f"tests/test_{test}.py", "-k", keyword), *rest)
 
 
+def explored(file: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword)` of a file of explorer/, seen by the tests of its controls."""
+    for old, new, keyword in changes:
+        yield Mutant(f"explorer/{file}", old, new, ("tests/test_explorer.py", "-k", keyword))
+
+
 def glowing(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of what Glow is made of."""
     tests = ("tests/test_glow.py", CONFORMANCE, "tests/test_layout.py", "-k", keyword)
@@ -382,7 +388,7 @@ MUTANTS = [
         ("_reordered(x, self.order)", "_reordered(x, self.undo)", 0, True),
         ("_reordered(y, self.undo), y", "_reordered(y, self.order), y"),
         ("x.index_select(1, order)", "x"),
-        ("self.undo = self.order.argsort()", "pass"),
+        ("permutation.undo = permutation.order.argsort()", "pass"),
         ("index.argsort()", "index"),
         ('self.register_buffer("order", index)', "self.order = index"),
         ('self.register_buffer("undo", index.argsort(), persistent=False)',
@@ -1078,6 +1084,44 @@ MUTANTS = [
     *shared(
         "cli/commands.py",
         ("from diffeo.run import Run\n", "from diffeo.run import Run, train\n", "imports_only"),
+    ),
+    *explored(
+        "sampling.py",
+        ("old if i in held else seed", "seed if i in held else old", "held"),
+        ("in_levels(flow, [level])", "in_levels(flow, [1])", "held"),
+        ("* temperature, context), context", ", context), context", "command"),
+    ),
+    *explored(
+        "subject.py",
+        ("under.logsumexp(0) - math.log(len(rows))", "under.logsumexp(0)", "mixture"),
+        ("under.argmax(0)", "under.argmin(0)", "mixture"),
+    ),
+    *explored(
+        "reference.py",
+        ("float(below + upto) / 2", "float(upto)", "falls"),
+    ),
+    *explored(
+        "mixing.py",
+        ("ends[[0, 2]], ends[[1, 3]]", "ends[[0, 1]], ends[[2, 3]]", "as_the_library"),
+        ("STEPS + 1, kind)[:, down]", "STEPS + 1, kind)[:, across]", "as_the_library"),
+    ),
+    *explored(
+        "editing.py",
+        ("z = z + max", "z = z - max", "of_the_library"),
+    ),
+    *explored(
+        "ways.py",
+        ("base + steps.sum(0)", "base - steps.sum(0)", "adds_up"),
+        ("reversed(list(links(flow.bijection)))", "links(flow.bijection)", "adds_up"),
+    ),
+    *explored(
+        "uploads.py",
+        ("height if square else None", "None", "scaled"),
+        ("grey=channels == 1", "grey=False", "scaled"),
+    ),
+    *explored(
+        "plane.py",
+        ("high - down * (high - low)", "low + down * (high - low)", "click"),
     ),
 ]  # fmt: skip
 

@@ -110,6 +110,12 @@ def _export(options: Namespace, console: Console) -> None:
     export(options, console)
 
 
+def _explore(options: Namespace, console: Console) -> None:
+    from diffeo.cli.explore import explore
+
+    explore(options, console)
+
+
 def _moving(name: str) -> Command:
     """A command of `latents`, which draws with matplotlib: imported when it is called."""
 
@@ -139,4 +145,5 @@ COMMANDS: dict[str, Command] = {
     "directions": _moving("directions"),
     "levels": _moving("levels"),
     "share": shares.share,
+    "explore": _explore,
 }

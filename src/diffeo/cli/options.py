@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from diffeo import presets
 from diffeo.cli import latent_options, shares
 from diffeo.cli.common import precision_option, run_options
+from diffeo.cli.explore import explore_options
 from diffeo.data import DataOptions
 from diffeo.export import Format, What
 from diffeo.flow import Flow
@@ -231,4 +232,5 @@ PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "directions": latent_options.directions_options,
     "levels": latent_options.levels_options,
     "share": shares.share_options,
+    "explore": explore_options,
 }

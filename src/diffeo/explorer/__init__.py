@@ -1,0 +1,44 @@
+"""The explorer: a page to look at a model, on this machine.
+
+`explore` opens it. What it shows is computed by modules that know nothing of pages (`sampling`,
+`mixing`, `editing`, `inspecting`, `plane`), the tabs bring them together with controls, and
+`serving` alone speaks to the network. Gradio is needed: `pip install "diffeo[explorer]"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffeo.run import Run
+
+__all__ = ["explore"]
+
+
+def explore(
+    run: Run,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    browser: bool = True,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the page of a model until it is stopped.
+
+    Args:
+        run: the model.
+        host: where to listen: on this machine alone, unless told otherwise.
+        port: the port; by default the first free one from 7860 on.
+        browser: whether to open the page in the browser.
+        ready: told the address once the page is there.
+
+    Raises:
+        ValueError: if Gradio is missing, or the port cannot be listened on.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ValueError('the explorer needs Gradio: pip install "diffeo[explorer]".') from error
+    from diffeo.explorer.serving import serve
+    from diffeo.explorer.subject import Subject
+
+    serve(Subject(run), host, port, browser=browser, ready=ready)

@@ -1,0 +1,231 @@
+"""How likely somebody's pictures or rows are, and where that falls among the data's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffeo import figures, scores
+from diffeo.explorer import charts, images
+from diffeo.explorer.subject import Subject, first, generator, table_of
+from diffeo.figures.latents import _density
+from diffeo.latent.coding import encode
+
+DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
+LISTED = 20  # rows of a table, the least likely first
+NAMED = 8  # events that are marked one by one in the histogram
+MEANING = {
+    "typicality": "Typicality is how far the log-likelihood lies from the usual one; 0 is usual.",
+    "complexity": "Complexity is how much likelier it is than by a plain code, that has learned "
+    "nothing: a lossless file, or columns one by one.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What is known of some events.
+
+    Args:
+        x: they `(n, *shape)`.
+        names: what each is called.
+        context: theirs, given or guessed, or None.
+        nats: log-likelihoods `(n,)`.
+        shares: of the reference that is less likely, for each `(n,)`, 0 to 1.
+        scores: by kind, the other scores `(n,)`, in nats.
+        guessed: whether the context is the most likely one.
+    """
+
+    x: Tensor
+    names: list[str]
+    context: Tensor | None
+    nats: Tensor
+    shares: list[float]
+    scores: dict[str, Tensor]
+    guessed: bool
+
+
+def find(
+    subject: Subject, x: Tensor, names: Sequence[str], context: Tensor | None = None
+) -> Findings:
+    """Score events `(n, *shape)`; without their context, as `Subject.score` does."""
+    guessed = bool(subject.conditions) and context is None
+    nats, context = subject.score(x, context)
+    reference = subject.reference
+    shares = [reference.share_below(float(value)) for value in nats]
+    kinds: list[scores.Kind] = ["typicality"]
+    if subject.kind == "pictures" or reference.usual.codes:
+        kinds.append("complexity")
+    others: dict[str, Tensor] = {
+        kind: scores.score(subject.flow, x, nats, kind, reference.usual) for kind in kinds
+    }
+    return Findings(x, list(names), context, nats, shares, others, guessed)
+
+
+def numbers(subject: Subject, found: Findings) -> str:
+    """A table with a line for each event; of a long one, the least likely."""
+    pictures = subject.kind == "pictures"
+    order = list(range(len(found.x)))
+    if not pictures:
+        order = found.nats.argsort()[:LISTED].tolist()
+    head = ["", "", "picture", "bits/dim", "nats"] if pictures else ["row", "nats"]
+    head += ["more likely than", *found.scores]
+    if found.guessed:
+        head.append("taken for")
+    body = []
+    for i in order:
+        line = [found.names[i]]
+        if pictures:
+            bits = f"{-float(found.nats[i]) / subject.flow.nats_per_bit:.3f}"
+            line = [str(i + 1), f'<img src="{images.png(found.x[i])}" alt="">', *line, bits]
+        digits = 1 if pictures else 3
+        line += [signed(found.nats[i], digits), percent(found.shares[i])]
+        line += [signed(values[i], digits) for values in found.scores.values()]
+        if found.guessed and found.context is not None:
+            line.append(subject.conditions.describe(found.context[i : i + 1]))
+        body.append(line)
+    count = len(found.x)
+    caption = "" if count == len(order) else f"the {len(order)} least likely of {count:,} rows"
+    return images.rows(head, body, caption)
+
+
+def meaning(found: Findings) -> str:
+    """What the columns of `numbers` say."""
+    line = "More likely than so much of the histogram. "
+    return line + " ".join(MEANING[kind] for kind in found.scores) + " Scores are in nats."
+
+
+def signed(value: Tensor, digits: int) -> str:
+    """A number with a minus that is one."""
+    return f"{float(value):,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float) -> str:
+    """A share in few digits: "37 %"; the ends say that nothing lies beyond."""
+    if share in (0.0, 1.0):
+        return "none" if share == 0 else "all"
+    return f"{100 * share:.1f} %" if min(share, 1 - share) < 0.02 else f"{100 * share:.0f} %"
+
+
+def place(subject: Subject, found: Findings) -> str:
+    """The histogram of the reference, with what was brought marked in it."""
+    reference = subject.reference
+    unit, factor = ("bits/dim", -1 / subject.flow.nats_per_bit)
+    if subject.kind != "pictures":
+        unit, factor = "log-likelihood, nats", 1.0
+    drawn = np.array([float(value) for value in found.nats]) * factor
+    marks, others = [], None
+    if len(drawn) <= NAMED:
+        words = [str(i + 1) for i in range(len(drawn))] if len(drawn) > 1 else ["here"]
+        marks = list(zip(drawn.tolist(), words, strict=True))
+    else:
+        others = drawn[np.isfinite(drawn)]
+    shares = ", ".join(
+        f"{name} is more likely than {percent(share)}"
+        for name, share in list(zip(found.names, found.shares, strict=True))[:NAMED]
+    )
+    return charts.histogram(
+        np.sort(reference.nats * factor),
+        unit,
+        f"Histogram of {reference.source} in {unit}; {shares}.",
+        title=reference.source,
+        marks=marks,
+        others=others,
+    )
+
+
+def levels(subject: Subject, found: Findings) -> str:
+    """A histogram of each level of the latents, against the standard base density."""
+    flow = subject.flow
+    # The middles of a dequantizer's cells would lie closer together than the base's noise.
+    with torch.no_grad():
+        if flow.dequantizer is None:
+            z = encode(flow, found.x, found.context)
+        else:
+            z = flow.encode(found.x, found.context, generator=generator(0))
+    parts = []
+    for i, level in enumerate(flow.split_latents(z), start=1):
+        values = level.flatten().double().numpy()
+        values = values[np.isfinite(values)]
+        size = " x ".join(map(str, level.shape[1:]))
+        if not len(values):
+            parts.append(images.trouble(f"level {i} has no finite value."))
+            continue
+        spread = f"mean {values.mean():.2f}, standard deviation {values.std():.2f}"
+        title = f"level {i} ({size}): {spread}".replace("-", "−")
+        reach = 4.0 if flow.base == "normal" else 7.0
+        usual = float(np.quantile(np.abs(values), 0.99))
+        reach = max(reach, min(1.1 * usual, 1e6)) if math.isfinite(usual) else reach
+        parts.append(
+            charts.histogram(
+                values,
+                "z",
+                f"Histogram of level {i}, {spread}, against the standard {flow.base}.",
+                title=title,
+                curve=lambda z: _density(z, flow.base),
+                reach=(-reach, reach),
+                look="chart latent",
+            )
+        )
+    line = f"The line is the standard {flow.base}, which the latents of the data follow."
+    return images.note(line) + f'<div class="charts">{"".join(parts)}</div>'
+
+
+def summary(subject: Subject, found: Findings, what: str) -> str:
+    """One line: how many, their mean, and how it was found where contexts are unknown."""
+    count, mean = len(found.x), float(found.nats.mean())
+    unit = "picture" if subject.kind == "pictures" else "row"
+    line = f"{what}, {count:,} {unit}{'s' * (count != 1)}: mean "
+    if subject.kind == "pictures":
+        bits = -mean / subject.flow.nats_per_bit
+        line += f"{bits:.3f} bits/dim ({signed(found.nats.mean(), 1)} nats)"
+    else:
+        line += f"{signed(found.nats.mean(), 3)} nats"
+    if found.guessed:
+        count = len(subject.conditions.candidates())
+        line += (
+            f"; their context being unknown, the density is the mean of those under {count} "
+            "contexts, and the latents are those under the most likely one"
+        )
+    return line + "."
+
+
+def joined(
+    chosen: Sequence[tuple[Tensor, Tensor | None, str]],
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Pictures of `Subject.picture` as one batch, without their contexts.
+
+    One's own pictures come without a context, so these are scored as those are.
+    """
+    return torch.cat([x for x, _, _ in chosen]), None, [name for _, _, name in chosen]
+
+
+def some_rows(subject: Subject) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Test rows of a table and their context, or samples of the model."""
+    table = table_of(subject)
+    if table is not None:
+        x, context = first(table.test, SHOWN)
+    else:
+        context = subject.conditions.draw(SHOWN, 3)
+        x = subject.run.sample(SHOWN, context=context, seed=3)
+    return x, context, [f"row {i + 1}" for i in range(len(x))]
+
+
+def corner(data: Tensor, samples: Tensor, columns: list[str], alt: str) -> str:
+    """Rows in blue against samples in orange, column by column and pair by pair."""
+    if min(len(data), len(samples)) < 2 or data.shape[1] < 2:
+        return ""
+    return images.drawn(figures.corner(data, samples, columns), alt)
+
+
+def own_corner(subject: Subject, found: Findings) -> str:
+    """Somebody's rows against as many samples of the model, under the same contexts."""
+    x = found.x[:DRAWN]
+    context = None if found.context is None else found.context[:DRAWN]
+    samples = subject.run.sample(len(x), context=context, seed=4)
+    alt = "These rows in blue, and as many samples of the model in orange, pair by pair."
+    return corner(x, samples, subject.run.columns, alt)

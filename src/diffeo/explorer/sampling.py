@@ -1,0 +1,68 @@
+"""Samples whose noise is held or drawn anew, level by level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffeo.explorer.subject import Subject, generator
+from diffeo.latent.coding import decode
+from diffeo.latent.noise import in_levels
+
+SIDES = (1, 2, 3, 4, 6, 8)  # pictures along a side of the grid
+HOTTEST = 1.5
+
+
+def noise(subject: Subject, n: int, seeds: Sequence[int]) -> Tensor:
+    """Noise `(n, dims)` whose level i is that of `seeds[i]`.
+
+    With one seed for all it is the noise of `diffeo sample --seed`.
+    """
+    flow = subject.flow
+    z = flow.noise(n, generator(seeds[0]))
+    for level, seed in enumerate(seeds[1:], start=2):
+        if seed != seeds[0]:
+            z = torch.where(in_levels(flow, [level]), flow.noise(n, generator(seed)), z)
+    return z
+
+
+def reseed(seeds: Sequence[int], held: Sequence[int], seed: int) -> list[int]:
+    """The seed of each level under a new one; levels that are held, from 1 on, keep theirs."""
+    return [old if i in held else seed for i, old in enumerate(seeds, start=1)]
+
+
+def sample(
+    subject: Subject, n: int, seeds: Sequence[int], temperature: float, values: Sequence[Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Events `(n, *shape)` at a temperature, and their contexts.
+
+    Args:
+        subject: the model.
+        n: how many.
+        seeds: of each level.
+        temperature: 0 to HOTTEST.
+        values: one for each part of the model's conditions, or ANY.
+
+    Raises:
+        ValueError: if the temperature is out of range, or a value is none.
+    """
+    if not 0 <= temperature <= HOTTEST:
+        raise ValueError(f"the temperature is {temperature}: choose it from 0 to {HOTTEST}.")
+    context = subject.conditions.draw(n, seeds[0], values)
+    return decode(subject.flow, noise(subject, n, seeds) * temperature, context), context
+
+
+def level_names(subject: Subject) -> list[str]:
+    """What the levels are called, the finest first."""
+    shapes = subject.flow.latent_shapes
+    names = []
+    for i, shape in enumerate(shapes, start=1):
+        size = " x ".join(map(str, shape))
+        share = 100 * math.prod(shape) / subject.flow.dims
+        rank = "finest" if i == 1 else "coarsest" if i == len(shapes) else ""
+        names.append(f"level {i}" + (f", {rank}" if rank else "") + f" ({size}, {share:.0f} %)")
+    return names

@@ -1,0 +1,186 @@
+"""Serving the page: to this machine alone unless told otherwise, and nothing from outside."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+# Before Gradio is imported, which reads them then: no counters, and no look at what is newest.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+
+from diffeo.explorer.page import build
+from diffeo.explorer.subject import Subject
+from diffeo.explorer.tabs.parts import asset
+
+FIRST_PORT, PORTS = 7860, 100
+LARGEST = 48 * 2**20  # bytes of one message, in base64
+
+# The browser itself refuses what would come from another host.
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
+)
+# What Gradio offers and this page does without: files by their name, and pages of others.
+CLOSED = ("/file", "/upload", "/proxy", "/stream", "/call", "/deep_link", "/component_server")
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Guard:
+    """Answers 404 for what reads files, refuses huge messages, and tells the browser the policy.
+
+    Args:
+        app: what it stands before.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix("/gradio_api")
+        if any(path == name or path.startswith((f"{name}/", f"{name}=")) for name in CLOSED):
+            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > LARGEST:
+            await PlainTextResponse("That is too large.", 413)(scope, receive, send)
+            return
+        received = 0
+
+        async def bounded() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > LARGEST:
+                raise ValueError("a message is too large.")
+            return message
+
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+            await send(message)
+
+        await self.app(scope, bounded, with_policy)
+
+
+def serve(
+    subject: Subject,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    browser: bool = False,
+    wait: bool = True,
+    ready: Callable[[str], None] = lambda address: None,
+) -> gr.Blocks:
+    """Serve the page until it is stopped.
+
+    Args:
+        subject: what is shown.
+        host: where to listen; other than on loopback, others can reach it.
+        port: the port; by default the first free one from 7860 on.
+        browser: whether to open the page in the browser.
+        wait: whether to return only when it is stopped.
+        ready: told the address once the page is there.
+
+    Raises:
+        ValueError: if the host or the port cannot be listened on.
+    """
+    port = _free_port(host, port)
+    # A private folder for whatever Gradio writes, gone at the end.
+    scratch = tempfile.TemporaryDirectory(prefix="diffeo-explorer-")
+    os.environ["GRADIO_TEMP_DIR"] = scratch.name
+    middleware = [Middleware(Guard)]
+    if is_loopback(host):
+        # A name of somebody else's that leads here is not this page.
+        names = ["localhost", "127.0.0.1", "[::1]", host]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
+    page = build(subject)
+    page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=browser,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        run_history=False,
+        footer_links=[],
+        show_error=False,
+        state_session_capacity=200,
+        app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
+        theme=theme(),
+        css=asset("style.css"),
+    )
+    page.scratch = scratch
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    if wait:
+        page.block_thread()
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys and one blue, and the letters that the system has."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.blue,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        spacing_size=gr.themes.sizes.spacing_md,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        # Quiet, and still 4.5 times as light or dark as what it stands on.
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _free_port(host: str, port: int | None) -> int:
+    wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]
+    reason = ""
+    for candidate in wanted:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, candidate))
+            return candidate
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+    where = f"{host}:{port}" if port is not None else f"{host} on ports {wanted[0]} to {wanted[-1]}"
+    raise ValueError(f"{where} cannot be listened on ({reason}): choose another --host or --port.")

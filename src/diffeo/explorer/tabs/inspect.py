@@ -1,0 +1,77 @@
+"""Inspect: how likely one's own pictures or rows are, and where that falls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from diffeo.explorer import images, inspecting, uploads
+from diffeo.explorer.subject import Subject
+from diffeo.explorer.tabs.parts import IN_TURN, answers, sent, upload
+
+FEW = 8  # pictures of the data that are shown at first
+
+
+def add(subject: Subject) -> Any:
+    """Lay out the tab; what is to be done when the tab is opened: `(handler, inputs, outputs)`."""
+    pictures = subject.kind == "pictures"
+    with gr.Row(elem_classes="pair wide"):
+        if pictures:
+            own = upload("Drop pictures here, or choose some", many=True, elem_id="inspect-own")
+        else:
+            kind = ".csv,text/csv"
+            own = upload("Drop a CSV here, or choose one", kind=kind, elem_id="inspect-own")
+        some = gr.Button(
+            "Some of the data" if subject.data is not None else "Some samples",
+            elem_id="inspect-data",
+            min_width=130,
+        )
+    said = gr.HTML(elem_id="inspect-trouble", elem_classes="said")
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=1, min_width=280):
+            head = gr.HTML(elem_id="inspect-head")
+        with gr.Column(scale=1, min_width=280):
+            place = gr.HTML(elem_id="inspect-place")
+    numbers = gr.HTML(elem_id="inspect-numbers")
+    levels = gr.HTML(elem_id="inspect-levels")
+    outputs = [head, numbers, place, levels, said]
+
+    def report(found: inspecting.Findings, what: str) -> list[Any]:
+        drawn = inspecting.levels(subject, found)
+        if not pictures:
+            drawn = inspecting.own_corner(subject, found) + drawn
+        line = images.note(inspecting.summary(subject, found, what))
+        line += images.note(inspecting.meaning(found))
+        return [line, inspecting.numbers(subject, found), inspecting.place(subject, found), drawn]
+
+    @answers(len(outputs))
+    def begin() -> list[Any]:
+        if pictures:
+            chosen = [subject.picture(number) for number in range(min(FEW, subject.pictures))]
+            x, contexts, names = inspecting.joined(chosen)
+        else:
+            x, contexts, names = inspecting.some_rows(subject)
+        what = "Test data" if subject.data is not None else "The model's own samples"
+        return report(inspecting.find(subject, x, names, contexts), what)
+
+    def own_pictures(files: list[uploads.Upload]) -> list[Any]:
+        x, names, sentences = uploads.pictures(subject, files)
+        if not len(x):
+            raise ValueError(" ".join(sentences))
+        result = report(inspecting.find(subject, x, names), "Your pictures")
+        result[0] = "".join(images.trouble(sentence) for sentence in sentences) + result[0]
+        return result
+
+    @answers(len(outputs))
+    def bring(event: gr.EventData) -> list[Any]:
+        files = uploads.receive(sent(event, "files"))
+        if pictures:
+            return own_pictures(files)
+        x, context = uploads.rows(subject, files[0])
+        names = [f"row {i + 1}" for i in range(len(x))]
+        return report(inspecting.find(subject, x, names, context), files[0].name)
+
+    own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple")
+    some.click(begin, None, outputs, **IN_TURN)
+    return begin, [], outputs

@@ -1,0 +1,125 @@
+"""What the tabs share: how a control answers, a place for one's own files, controls of context."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+from diffeo.explorer import images
+from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
+
+BROKEN = "That did not work; the terminal says why."
+
+# A control that is moved answers at once: outside of the queue, so that no visitor waits for what
+# another one has ordered, and with the last of many moves always shown.
+AT_ONCE: dict[str, Any] = {
+    "queue": False,
+    "trigger_mode": "always_last",
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+# What comes along with an event is lost if the event is put off: it is answered at any rate.
+BROUGHT: dict[str, Any] = {**AT_ONCE, "trigger_mode": "multiple"}
+# What takes its time waits in the queue, and says so.
+IN_TURN: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2}
+
+
+def asset(name: str) -> str:
+    """A file of the page: its style, or what a part of it does in the browser."""
+    return files("diffeo.explorer").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def answers(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a handler say what went wrong in a sentence, as its last output, the others unchanged.
+
+    Args:
+        outputs: how many there are, the sentence included. The handler returns the others.
+    """
+
+    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(handler)
+        def answer(*inputs: Any) -> list[Any]:
+            kept = [gr.skip() for _ in range(outputs - 1)]
+            try:
+                result = handler(*inputs)
+            except ValueError as error:
+                return [*kept, images.trouble(" ".join(str(error).split()))]
+            except Exception:  # a visitor is told, and the one who runs it sees the rest
+                traceback.print_exc()
+                return [*kept, images.trouble(BROKEN)]
+            if outputs == 2:
+                result = [result]
+            return [*result, ""]
+
+        # Gradio asks a handler how many arguments it takes.
+        return answer
+
+    return decorate
+
+
+def upload(label: str, *, many: bool = False, kind: str = "image/*", elem_id: str) -> gr.HTML:
+    """A button that takes one's own files, also dropped; its event "upload" brings them along.
+
+    The browser reads them and sends them inside its message: no file is named to the server, and
+    none is kept there.
+    """
+    several = " multiple" if many else ""
+    name = escape(label, quote=True)
+    markup = (
+        f'<label class="drop"><input type="file" accept="{kind}"{several} aria-label="{name}">'
+        f"<span>{escape(label)}</span></label>"
+    )
+    return gr.HTML(markup, js_on_load=asset("upload.js"), elem_id=elem_id, elem_classes="upload")
+
+
+def sent(event: gr.EventData, name: str) -> Any:
+    """What the browser sent along with an event under a name; None for nothing."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def context_controls(conditions: Conditions, *, any_of: bool) -> list[Any]:
+    """A control for each part of a model's context.
+
+    Args:
+        conditions: the parts.
+        any_of: whether each class may be left open.
+    """
+    controls: list[Any] = []
+    for part in conditions.parts:
+        if isinstance(part, Choice):
+            values = [ANY, *part.values] if any_of else part.values
+            make = gr.Radio if len(values) <= 12 else gr.Dropdown
+            controls.append(make(values, value=values[0], label=title(part.name)))
+        else:
+            controls.append(number_slider(part))
+    return controls
+
+
+def number_slider(part: Number) -> gr.Slider:
+    """The slider of a number, of a hundred steps."""
+    span = part.high - part.low or 1.0
+    return gr.Slider(
+        part.low,
+        part.high,
+        value=(part.low + part.high) / 2,
+        step=span / 100,
+        label=title(part.name),
+    )
+
+
+def title(name: str) -> str:
+    """A name as a label. In lower case some would be translated by Gradio, which has such keys."""
+    words = name.replace("_", " ").replace("=", ": ")
+    return words[:1].upper() + words[1:]
+
+
+def on_move(control: Any, handler: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+    """Answer while a control is being moved, by mouse, finger or keyboard."""
+    event = control.input if hasattr(control, "input") else control.change
+    event(handler, inputs, outputs, **AT_ONCE)

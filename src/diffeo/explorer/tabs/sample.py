@@ -1,0 +1,137 @@
+"""Sample: temperature, seed, label, and which level's noise to hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from torch import Tensor
+
+from diffeo.explorer import charts, images, inspecting, sampling
+from diffeo.explorer.conditions import ANY
+from diffeo.explorer.plane import Plane
+from diffeo.explorer.subject import COOL, Subject, first, table_of
+from diffeo.explorer.tabs.parts import AT_ONCE, answers, context_controls, on_move
+
+AS_IN_DATA = "numbers as in the data"
+ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
+
+
+def add(subject: Subject) -> Any:
+    """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
+    pictures, conditions = subject.kind == "pictures", subject.conditions
+    levels = sampling.level_names(subject)
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=2, min_width=280, elem_classes="controls"):
+            temperature = gr.Slider(
+                0,
+                sampling.HOTTEST,
+                value=COOL if pictures else 1.0,
+                step=0.05,
+                label="Temperature",
+                elem_id="temperature",
+                info="The noise is multiplied by it: 1 is the model itself, less is calmer.",
+            )
+            with gr.Row(elem_classes="pair"):
+                seed = gr.Number(
+                    0,
+                    label="Seed",
+                    precision=0,
+                    minimum=0,
+                    maximum=2**31 - 1,
+                    min_width=90,
+                    elem_id="seed",
+                )
+                redraw = gr.Button("Redraw", elem_id="redraw", min_width=90)
+            side = gr.Radio(
+                [(f"{n} × {n}", n) for n in sampling.SIDES],
+                value=4,
+                label="Grid",
+                elem_id="grid",
+                visible=pictures,
+            )
+            controls = context_controls(conditions, any_of=True) if conditions else []
+            as_data = gr.Checkbox(True, label=AS_IN_DATA, visible=conditions.has_numbers)
+            held = gr.CheckboxGroup(
+                [(name, i) for i, name in enumerate(levels, start=1)],
+                label="Hold the noise of",
+                elem_id="held",
+                visible=len(levels) > 1,
+                info="A new seed draws the others anew.",
+            )
+        with gr.Column(scale=3, min_width=280, elem_classes="first"):
+            shown = gr.HTML(elem_id="samples", elem_classes="stage")
+            said = gr.HTML(elem_id="sample-trouble", elem_classes="said")
+    seeds = gr.State([0] * len(levels))
+    inputs = [seeds, seed, side, temperature, held, as_data, *controls]
+
+    def values(as_data: bool, given: list[Any]) -> list[Any]:
+        parts = zip(conditions.parts, given, strict=True)
+        return [
+            ANY if as_data and part.name and not hasattr(part, "values") else value
+            for part, value in parts
+        ]
+
+    @answers(3)
+    def draw(
+        seeds: list[int],
+        seed: float,
+        side: int,
+        temperature: float,
+        held: list[int],
+        as_data: bool,
+        *given: Any,
+    ) -> list[Any]:
+        if seed is None or not 0 <= seed < 2**31:
+            raise ValueError("the seed is a whole number from 0 on: write one.")
+        seeds = sampling.reseed(seeds, held, int(seed))
+        count = side**2 if pictures else ROWS
+        x, context = sampling.sample(
+            subject, count, seeds, temperature, values(as_data, list(given))
+        )
+        return [seeds, sheet(subject, x, context, side)]
+
+    outputs = [seeds, shown, said]
+    moved = [temperature, seed, side, *controls, as_data]
+    for control in moved:
+        on_move(control, draw, inputs, outputs)
+
+    # The numbers count as soon as one of them is moved.
+    for part, control in zip(conditions.parts, controls, strict=True):
+        if not hasattr(part, "values"):
+            control.input(lambda: False, None, as_data, **AT_ONCE).then(
+                draw, inputs, outputs, **AT_ONCE
+            )
+    redraw.click(lambda seed: int(seed or 0) + 1, seed, seed, **AT_ONCE).then(
+        draw, inputs, outputs, **AT_ONCE
+    )
+    return draw, inputs, outputs
+
+
+def sheet(subject: Subject, x: Tensor, context: Tensor | None, side: int) -> str:
+    """Samples as a grid of pictures, or as figures of a table."""
+    if subject.kind == "pictures":
+        words = ["a sample"] * len(x)
+        if context is not None:
+            words = [f"a sample: {subject.conditions.describe(row[None])}" for row in context]
+        return images.sheet(x, words, side)
+    head = [[f"{value:.4g}".replace("-", "−") for value in row] for row in x[:8].tolist()]
+    table = images.rows(subject.run.columns, head, f"the first 8 of {len(x):,} samples")
+    return drawn(subject, x) + table
+
+
+def drawn(subject: Subject, x: Tensor) -> str:
+    """Samples of a table: as points of a plane, or against the data, or column by column."""
+    if subject.kind == "plane":
+        return Plane(subject).scatter(x)
+    columns = subject.run.columns
+    if (table := table_of(subject)) is not None:
+        alt = "Rows of the data in blue, and samples in orange, pair by pair."
+        return inspecting.corner(first(table.train, ROWS)[0], x, columns, alt)
+    parts = [
+        charts.histogram(
+            x[:, i].double().numpy(), name, f"Histogram of samples of {name}.", title=name
+        )
+        for i, name in enumerate(columns[:COLUMNS])
+    ]
+    return f'<div class="charts">{"".join(parts)}</div>'

@@ -1,0 +1,150 @@
+"""What visitors bring: pictures and tables, as bytes.
+
+They come inside the message, never as the name of a file, so that there is no path to follow; a
+table rests in a private file of ours while it is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from diffeo.data import TableOptions, stream
+from diffeo.data.decoding import UnreadableError, decode
+from diffeo.explorer.subject import Subject
+
+LARGEST = 10 * 2**20  # bytes of a file
+MOST = 64  # files at once
+ROWS = 50_000  # of a table
+
+REMEDIES = {
+    "no pictures": "is not a picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.",
+    "broken": "is damaged or cut short: save it anew, or choose another.",
+    "too large": "is too large to be opened safely: scale it down below 10,000 pixels a side.",
+    "of 32-bit values": "has 32-bit values, whose white nobody knows: save it with 8 or 16 bits.",
+}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file: its name, for words alone, and its bytes."""
+
+    name: str
+    content: bytes
+
+
+def receive(message: Any) -> list[Upload]:
+    """The files of a message `[{"name": ..., "size": ..., "data": base64}, ...]`.
+
+    Raises:
+        ValueError: if there is none, or one is too large, or there are too many.
+    """
+    files = message if isinstance(message, list) else []
+    if not files:
+        raise ValueError("no file came with it: choose one.")
+    if len(files) > MOST:
+        raise ValueError(f"{len(files)} files are too many at once: choose up to {MOST}.")
+    return [_receive(file) for file in files]
+
+
+def _receive(file: Any) -> Upload:
+    if not isinstance(file, dict):
+        raise ValueError("a file did not arrive whole: choose it again.")
+    name = str(file.get("name", "the file"))[:80]
+    data = file.get("data")
+    if not isinstance(data, str) or len(data) > 4 * LARGEST // 3 + 4:
+        raise ValueError(f"{name} is larger than {LARGEST >> 20} MB: choose a smaller one.")
+    try:
+        return Upload(name, base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name} did not arrive whole: choose it again.") from error
+
+
+def picture(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
+    """A picture `(1, C, H, W)` scaled and cropped as in training, and what is to be said of it.
+
+    Raises:
+        ValueError: if it cannot be read; one sentence that names it and the remedy.
+    """
+    channels, height, width = subject.flow.shape
+    square = height == width
+    try:
+        pixels = decode(upload.content, height if square else None, grey=channels == 1)
+    except UnreadableError as error:
+        remedy = REMEDIES.get(error.kind, "cannot be read: choose another.")
+        raise ValueError(f"{upload.name} {remedy}") from error
+    if not square:
+        whole = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        pixels = decode(_array(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)))
+    x = torch.from_numpy(pixels.copy())
+    if len(x) == 1 and channels == 3:
+        x = x.expand(3, -1, -1).contiguous()
+    if len(x) != channels:
+        raise ValueError(
+            f"{upload.name} has {len(x)} channels and the model takes {channels}: it can only "
+            "show pictures of its own."
+        )
+    said = upload.name + (", the first frame" if _moves(upload.content) else "")
+    return x[None], said
+
+
+def pictures(subject: Subject, uploads: Iterable[Upload]) -> tuple[Tensor, list[str], list[str]]:
+    """All that can be read `(n, C, H, W)`, what they are called, and a sentence for each other."""
+    read, names, sentences = [], [], []
+    for upload in uploads:
+        try:
+            x, name = picture(subject, upload)
+        except ValueError as error:
+            sentences.append(str(error))
+        else:
+            read.append(x)
+            names.append(name)
+    shape = (0, *subject.flow.shape)
+    return torch.cat(read) if read else torch.empty(shape, dtype=torch.uint8), names, sentences
+
+
+def rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
+    """The rows of a CSV file and their context; the first ROWS of them.
+
+    Raises:
+        ValueError: if it cannot be read, or lacks a column; one sentence that names it.
+    """
+    columns, context = subject.run.columns, subject.run.context_columns
+    if b"\0" in upload.content[:4096]:
+        raise ValueError(f"{upload.name} is not a CSV file: choose one with a line for each row.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload.csv"
+        path.write_bytes(upload.content)
+        try:
+            parts = list(stream(TableOptions(str(path), rows=ROWS), columns, context))
+        except ValueError as error:
+            # Where it lies is ours to know; for the visitor it is the file that was chosen.
+            raise ValueError(str(error).replace(str(path), upload.name)) from error
+    if not parts:
+        raise ValueError(f"{upload.name} has no rows: choose one with a line for each row.")
+    given = [part[1] for part in parts if part[1] is not None]
+    return torch.cat([x for x, _ in parts]), torch.cat(given) if given else None
+
+
+def _moves(content: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            return bool(getattr(opened, "is_animated", False))
+    except Exception:  # it was decoded: what else there is to know of it need not be readable
+        return False
+
+
+def _array(image: Image.Image) -> Any:
+    import numpy as np
+
+    return np.asarray(image)

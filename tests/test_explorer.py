@@ -1,0 +1,491 @@
+"""What is behind each control of the explorer: noise, paths, edits, scores, uploads, ways."""
+
+import base64
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from commands import refused
+from PIL import Image
+
+import diffeo
+from diffeo import latent
+from diffeo.evaluation import mixture_log_prob
+from diffeo.explorer import editing, inspecting, mixing, sampling, uploads, ways
+from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
+from diffeo.explorer.plane import Plane
+from diffeo.explorer.reference import Reference
+from diffeo.explorer.subject import Subject
+from diffeo.run import Run
+from diffeo.scores import Reference as Usual
+
+DIGITS = "data:\n  source: digits\n  rows: 120\n  splits: [0.6, 0.2, 0.2]\n"
+LABELS = [f"label={i}" for i in range(10)]
+
+
+def perturbed(flow: diffeo.Flow) -> diffeo.Flow:
+    """Away from its start, where every coupling leaves everything as it is."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return flow.eval()
+
+
+def glow(features: int = 0, **options) -> diffeo.Flow:
+    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context_features=features, **options)
+    x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
+    context = torch.eye(10)[torch.arange(64) % 10][:, :features] if features else None
+    return perturbed(flow.initialize(x, context))
+
+
+@pytest.fixture
+def digits(tmp_path):
+    glow().save_pretrained(tmp_path / "digits/model")
+    (tmp_path / "digits/config.yaml").write_text(DIGITS)
+    return Subject(Run(tmp_path / "digits"))
+
+
+@pytest.fixture
+def labels(tmp_path):
+    flow = glow(10)
+    flow.metadata["context_columns"] = LABELS
+    flow.save_pretrained(tmp_path / "labels/model")
+    (tmp_path / "labels/config.yaml").write_text(DIGITS + "  context: [label]\n")
+    return Subject(Run(tmp_path / "labels"))
+
+
+@pytest.fixture
+def moons(tmp_path):
+    flow = perturbed(diffeo.RealNVP(2, layers=3, hidden=(8,)).initialize(torch.randn(64, 2) * 3))
+    flow.metadata["columns"] = ["x", "y"]
+    flow.save_pretrained(tmp_path / "moons/model")
+    (tmp_path / "moons/config.yaml").write_text(
+        "data:\n  source: moons\n  rows: 500\n  splits: [0.8, 0.1, 0.1]\n"
+    )
+    return Subject(Run(tmp_path / "moons"))
+
+
+def drawn(width=20, height=20, kind="PNG", mode="L", **options) -> bytes:
+    ramp = np.tile(np.linspace(0, 255, width, dtype=np.uint8), (height, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# Sample
+
+
+def test_one_seed_for_all_levels_is_the_command(digits):
+    x, _ = sampling.sample(digits, 5, [3, 3], 0.7, [])
+    assert torch.equal(x, digits.run.sample(5, temperature=0.7, seed=3))
+
+
+def test_a_held_level_keeps_its_noise(digits):
+    assert sampling.reseed([1, 2], [2], 5) == [5, 2]
+    assert sampling.reseed([1, 2], [], 5) == [5, 5]
+    flow = digits.flow
+    z = sampling.noise(digits, 4, [5, 2])
+    new, old = (flow.noise(4, torch.Generator().manual_seed(seed)) for seed in (5, 2))
+    size = math.prod(flow.latent_shapes[0])
+    assert torch.equal(z[:, :size], new[:, :size])
+    assert torch.equal(z[:, size:], old[:, size:])
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 2.0, math.nan])
+def test_a_temperature_out_of_range_is_refused(digits, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        sampling.sample(digits, 1, [0, 0], temperature, [])
+
+
+# Conditions
+
+
+def test_conditions_from_names_and_data(labels):
+    (part,) = labels.conditions.parts
+    assert part == Choice("label", list(range(10)), [str(i) for i in range(10)])
+    assert torch.equal(labels.conditions.row(["3"]), torch.eye(10)[3:4])
+    assert labels.conditions.values(torch.eye(10)[7:8]) == ["7"]
+    assert labels.conditions.describe(torch.eye(10)[7:8]) == "label 7"
+    drawn = labels.conditions.draw(50, 0)
+    assert (drawn.sum(1) == 1).all()
+    assert len(drawn.unique(dim=0)) > 5
+    assert (labels.conditions.draw(4, 0, ["2"]) == torch.eye(10)[2]).all()
+    with pytest.raises(ValueError, match="no label 11"):
+        labels.conditions.row(["11"])
+
+
+def test_numbers_stay_in_their_range():
+    known = torch.tensor([[1.0, 0, 0.2], [0, 1, 0.8]])
+    parts = [Choice("kind", [0, 1], ["a", "b"]), Number("size", 2, 0.2, 0.8)]
+    conditions = Conditions(parts, 3, known)
+    assert conditions.row(["b", 9.0]).tolist() == [[0.0, 1.0, pytest.approx(0.8)]]
+    assert conditions.row(["b", -9.0]).tolist() == [[0.0, 1.0, pytest.approx(0.2)]]
+    assert conditions.middle() == ["a", 0.5]
+    assert conditions.has_numbers
+    rows = conditions.draw(40, 1, [ANY, ANY])  # whole rows of the data, whose parts go together
+    assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in known.tolist()}
+    rows = conditions.draw(40, 1, ["a", ANY])
+    assert (rows[:, 0] == 1).all()
+    assert len(rows[:, 2].unique()) == 2
+
+
+def test_without_data_numbers_are_drawn_within_their_range():
+    conditions = Conditions([Number("size", 0, -1.0, 3.0)], 1)
+    rows = conditions.draw(500, 0)
+    assert -1 <= rows.min() < -0.9
+    assert 2.9 < rows.max() <= 3
+
+
+def test_candidates_are_all_combinations_of_classes():
+    parts = [Choice("a", [0, 1], ["x", "y"]), Choice("b", [2, 3, 4], ["p", "q", "r"])]
+    rows = Conditions(parts, 5).candidates()
+    assert len(rows.unique(dim=0)) == 6
+    assert (rows[:, :2].sum(1) == 1).all()
+    assert (rows[:, 2:].sum(1) == 1).all()
+
+
+# Likelihood
+
+
+def test_unlabelled_pictures_score_as_a_mixture(labels):
+    x = labels.data.test.all(3)
+    nats, guessed = labels.score(x)
+    expected = mixture_log_prob(labels.flow, x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(nats, expected)
+    under = torch.stack(
+        [
+            labels.flow.log_prob(x, row.expand(3, -1), generator=torch.Generator().manual_seed(0))
+            for row in torch.eye(10)
+        ]
+    )
+    assert torch.equal(guessed.argmax(1), under.argmax(0))
+
+
+def test_where_a_likelihood_falls():
+    usual = Usual(4, 2.5, tuple(np.linspace(1, 4, 101)))
+    reference = Reference(np.array([1.0, 2.0, 3.0, 4.0]), "four", usual)
+    assert [reference.share_below(v) for v in (0.0, 2.5, 9.0)] == [0.0, 0.5, 1.0]
+    assert reference.share_below(2.0) == 0.375  # one below, and half of the one that is equal
+    assert math.isclose(reference.share_below(3.0), 0.625)
+
+
+def test_a_model_without_its_data_remembers_what_is_usual(tmp_path):
+    flow = glow()
+    Usual(9, -5.0, tuple(float(v) for v in range(-110, -9))).keep(flow)
+    flow.save_pretrained(tmp_path / "bare")
+    subject = Subject(Run(tmp_path / "bare"))
+    assert "9 held-out events" in subject.reference.source
+    assert subject.reference.share_below(-60.0) == pytest.approx(0.5, abs=0.01)
+    _, _, caption = subject.picture(3)
+    assert caption == "the model's sample 3"
+    assert subject.missing
+
+
+def test_what_is_found_of_pictures(digits):
+    x = digits.data.test.all(2)
+    found = inspecting.find(digits, x, ["one", "<two>"])
+    expected = digits.flow.log_prob(x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.nats, expected)
+    reference = digits.reference
+    train = digits.data.train.all()
+    of_train = digits.flow.log_prob(train, generator=torch.Generator().manual_seed(0))
+    share = (of_train < found.nats[0]).double().mean()
+    assert found.shares[0] == pytest.approx(float(share), abs=0.01)
+    mean = of_train.double().mean()
+    torch.testing.assert_close(
+        found.scores["typicality"].double(), -(found.nats.double() - mean).abs(), atol=0.01, rtol=0
+    )
+    assert "training data" in reference.source
+    table = inspecting.numbers(digits, found)
+    assert "&lt;two&gt;" in table
+    assert "<two>" not in table
+    bits = -float(found.nats[0]) / digits.flow.dims / math.log(2)
+    assert f"{bits:.3f}" in table
+    assert inspecting.levels(digits, found).count("<svg") == 2
+    assert "&lt;two&gt;" in inspecting.place(digits, found)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.0, "none"), (1.0, "all"), (0.37, "37 %"), (0.005, "0.5 %")]
+)
+def test_shares_in_words(share, words):
+    assert inspecting.percent(share) == words
+
+
+# Interpolate
+
+
+def slots_of(subject, count=4):
+    return [mixing.slot(subject, *subject.picture(i)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["linear", "spherical"])
+def test_between_pictures_as_the_library_has_it(digits, kind):
+    slots = slots_of(digits)
+    x = torch.cat([slot.x for slot in slots])
+    for step in (0, 25, 100):
+        frames = latent.interpolate(digits.flow, x[:1], x[1:2], 101, kind)
+        assert torch.equal(mixing.between_two(digits, slots, step, kind), frames[:, step])
+    surface = latent.between_four(digits.flow, x, 5, 5, kind)
+    for across, down in ((0, 0), (100, 0), (0, 100), (25, 75)):
+        found = mixing.between_four(digits, slots, across, down, kind)
+        assert torch.equal(found[0], surface[down // 25, across // 25])
+
+
+def test_the_context_goes_along(labels):
+    slots = slots_of(labels)
+    x, contexts = (torch.cat([getattr(s, name) for s in slots]) for name in ("x", "context"))
+    surface = latent.between_four(labels.flow, x, 3, 3, "spherical", contexts)
+    found = mixing.between_four(labels, slots, 50, 50, "spherical")
+    assert torch.equal(found[0], surface[1, 1])
+    ends = contexts[:1], contexts[1:2]
+    path = latent.interpolate(labels.flow, x[:1], x[1:2], 9, "linear", ends)
+    assert torch.equal(mixing.strip(labels, slots, "linear"), path[0])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_film_goes_round(digits, count):
+    content = mixing.film(digits, slots_of(digits, count), "spherical")
+    with Image.open(io.BytesIO(content)) as film:
+        assert film.format == "GIF"
+        assert film.n_frames > count  # equal frames one after the other are one
+        shown = sum(frame.info["duration"] for frame in frames_of(film))
+    assert shown == count * (mixing.HELD + mixing.FILM - 2) * 70
+
+
+def frames_of(film):
+    for i in range(film.n_frames):
+        film.seek(i)
+        yield film
+
+
+# Edit
+
+
+def test_an_edit_that_changes_nothing_is_bit_for_bit(digits, labels):
+    for subject in (digits, labels):
+        slot = slots_of(subject, 1)[0]
+        x = editing.edit(subject, slot, editing.rest(subject, slot))
+        assert torch.equal(x, slot.x)
+        assert editing.changed(slot.x, x) == "bit for bit the same"
+
+
+def test_edits_are_those_of_the_library(digits, labels):
+    slot = slots_of(labels, 1)[0]
+    expected = latent.recondition(labels.flow, slot.x, slot.context, torch.eye(10)[4:5])
+    assert torch.equal(editing.edit(labels, slot, ["4"]), expected)
+    slot = slots_of(digits, 1)[0]
+    values = [0.0] * len(digits.attributes)
+    values[2] = 1.5
+    name = digits.attributes[2]
+    expected = latent.edit(digits.flow, slot.x, digits.directions, {name: 1.5})
+    assert torch.equal(editing.edit(digits, slot, values), expected)
+    assert "grey levels apart" in editing.changed(slot.x, 255 - slot.x)
+
+
+def test_no_attribute_is_a_sentence(tmp_path):
+    glow().save_pretrained(tmp_path / "bare")
+    subject = Subject(Run(tmp_path / "bare"))
+    assert subject.attributes == []
+    with pytest.raises(ValueError, match="no attributes"):
+        _ = subject.directions
+
+
+# Uploads
+
+
+def message(*files) -> list[dict]:
+    return [{"name": n, "data": base64.b64encode(c).decode()} for n, c in files]
+
+
+def test_what_arrives_is_what_was_sent():
+    assert uploads.receive(message(("a.png", b"\0\1"))) == [uploads.Upload("a.png", b"\0\1")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (None, "no file"),
+        ([], "no file"),
+        ([{"name": "a.png", "data": None}], "a.png is larger than 10 MB"),
+        ([{"name": "a.png", "data": "A" * (14 * 2**20)}], "a.png is larger than 10 MB"),
+        ([{"name": "a.png", "data": "**"}], "a.png did not arrive whole"),
+        ([{"name": "a.png", "path": "/etc/passwd"}], "a.png is larger"),
+        (["/etc/passwd"], "did not arrive whole"),
+        (message(*[("a.png", b"")] * 65), "65 files are too many"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(sent, words):
+    with pytest.raises(ValueError, match=words):
+        uploads.receive(sent)
+
+
+def bomb() -> bytes:
+    """A PNG that says it is 60,000 pixels wide and high."""
+    content = bytearray(drawn())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"plain text", "is not a picture"),
+        (b"", "is not a picture"),
+        (drawn(400, 400)[:600], "is damaged or cut short"),
+        (bomb(), "is too large to be opened safely"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture"),
+    ],
+)
+def test_an_unreadable_picture_is_a_sentence(digits, content, words):
+    with pytest.raises(ValueError, match=f"^it.png {words}.*[.]$"):
+        uploads.picture(digits, uploads.Upload("it.png", content))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
+def test_a_picture_is_scaled_and_cropped_as_in_training(digits, mode):
+    x, name = uploads.picture(digits, uploads.Upload("it.png", drawn(60, 30, mode=mode)))
+    assert x.shape == (1, 1, 8, 8)
+    assert x.dtype == torch.uint8
+    assert name == "it.png"
+    # The middle square of the ramp, from a quarter to three quarters of its range.
+    if mode != "1":
+        assert x[0, 0, 0, 0] == pytest.approx(255 / 4 + 8, abs=8)
+        assert x[0, 0, 0, -1] == pytest.approx(255 * 3 / 4 - 8, abs=8)
+
+
+def test_of_an_animation_the_first_frame_is_taken(digits):
+    frames = [Image.new("L", (9, 9), shade) for shade in (10, 120)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    x, name = uploads.picture(digits, uploads.Upload("it.gif", buffer.getvalue()))
+    assert name == "it.gif, the first frame"
+    assert (x == 10).all()
+
+
+def test_grey_pictures_for_a_model_of_colours(tmp_path):
+    flow = diffeo.Glow((3, 4, 8), 1, 1, 4)
+    flow.initialize(torch.randint(256, (8, 3, 4, 8), dtype=torch.uint8)).eval()
+    flow.save_pretrained(tmp_path / "wide")
+    subject = Subject(Run(tmp_path / "wide"))
+    x, _ = uploads.picture(subject, uploads.Upload("it.png", drawn(64, 64)))
+    assert x.shape == (1, 3, 4, 8)
+    assert (x[0, 0] == x[0, 1]).all()
+    assert x[0, 0, 0, 0] < 32  # the whole width is kept, and the height is cropped
+    assert x[0, 0, 0, -1] > 223
+
+
+def test_rows_of_a_csv(moons):
+    x, context = uploads.rows(moons, uploads.Upload("a.csv", b"y,other,x\n1,a,2\n3,b,4\n"))
+    assert x.tolist() == [[2, 1], [4, 3]]
+    assert context is None
+    for content, words in (
+        (b"a,b\n1,2\n", "a.csv lacks the column 'x'"),
+        (b"x,y\n1,two\n", "a.csv: column 'y' is not numeric"),
+        (b"x,y\n", "a.csv"),
+        (b"\x89PNG\0", "a.csv is not a CSV file"),
+        (b"", "a.csv"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            uploads.rows(moons, uploads.Upload("a.csv", content))
+        assert "/tmp" not in str(caught.value)
+
+
+# The plane
+
+
+def test_a_way_adds_up(moons):
+    x = torch.randn(6, 2)
+    way = ways.way(moons.flow, x)
+    assert way.names == ["standardize"] + 3 * ["affine coupling"]
+    torch.testing.assert_close(way.log_prob, moons.flow.log_prob(x))
+    torch.testing.assert_close(way.points[-1], moons.flow.encode(x))
+    assert torch.equal(way.points[0], x)
+    stations = ways.back(moons.flow, way.points[-1])
+    torch.testing.assert_close(stations.flip(0), way.points, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["normal", "logistic"])
+def test_a_way_under_a_context_and_on_a_grid(base):
+    flow = diffeo.RealNVP(2, layers=2, hidden=(8,), base=base, context_features=1, steps=[0.5, 0.0])
+    x, context = torch.randn(20, 2).mul(4).round() / 2, torch.randn(20, 1)
+    perturbed(flow.initialize(x, context))
+    way = ways.way(flow, x, context)
+    torch.testing.assert_close(way.points[-1], flow.encode(x, context))
+    assert way.names[0] == "middle of the cell"
+    middle, entry = flow.dequantizer(x)
+    z, log_det = flow.bijection(middle, flow.context_encoder(context)[0])
+    torch.testing.assert_close(way.log_prob, flow._base_log_prob(z) + log_det + entry)
+    torch.testing.assert_close(
+        ways.back(flow, z, context)[-1], flow.decode(z, context), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_pictures_have_no_such_way(digits):
+    with pytest.raises(ValueError, match="another shape"):
+        ways.way(digits.flow, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_a_click_is_a_point(moons):
+    plane = Plane(moons)
+    (left, right), (low, high) = plane.window
+    assert plane.at(0, 0) == pytest.approx((left, high), abs=1e-2)
+    assert plane.at(1, 1) == pytest.approx((right, low), abs=1e-2)
+    for outside in ((-0.1, 0.5), (0.5, 1.1), ("a", 0.5), (None, None), (math.nan, 0.5)):
+        with pytest.raises(ValueError, match="outside"):
+            plane.at(*outside)
+    with pytest.raises(ValueError, match="no point"):
+        plane.pick(math.inf, 0.0)
+    way = plane.pick(0.5, 0.25)
+    total = float(moons.flow.log_prob(torch.tensor([[0.5, 0.25]])))
+    assert f"{total:+.3f}".replace("-", "−") in plane.steps(way)
+    assert plane.path(way).count("<circle") == 3 + 4
+    assert plane.density(way).count('class="cross"') == 1
+
+
+def test_the_film_ends_in_the_data(moons):
+    plane = Plane(moons)
+    film = plane.film(3)
+    assert len(film["stations"]) == len(film["names"]) == len(film["labels"]) == 5
+    z = moons.flow.noise(len(film["colours"]), torch.Generator().manual_seed(3))
+    x = moons.flow.decode(z).detach()
+    (left, right), (low, high) = plane.window
+    last = torch.tensor(film["stations"][-1]).unflatten(0, (-1, 2))
+    inside = (last.abs() < 8).all(1)
+    torch.testing.assert_close(
+        left + last[inside, 0] * (right - left), x[inside, 0], atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        high - last[inside, 1] * (high - low), x[inside, 1], atol=0.02, rtol=0
+    )
+    first = torch.tensor(film["stations"][0]).unflatten(0, (-1, 2))
+    torch.testing.assert_close(first[:, 0] * 7 - 3.5, z[:, 0], atol=0.01, rtol=0)
+
+
+# The command
+
+
+def test_a_run_that_is_none_is_refused(capsys, tmp_path):
+    refused(["explore", str(tmp_path / "nothing"), "--no-browser"], capsys, "nothing")
+
+
+def test_without_gradio_it_says_what_to_install(digits, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    command = ["explore", str(digits.run.folder), "--no-browser"]
+    refused(command, capsys, 'pip install "diffeo[explorer]"')
+
+
+def test_hosts():
+    pytest.importorskip("gradio", reason="needs gradio")
+    from diffeo.explorer import serving
+
+    assert all(map(serving.is_loopback, ("127.0.0.1", "localhost", "::1", "127.1.2.3")))
+    assert not any(map(serving.is_loopback, ("0.0.0.0", "192.168.0.2", "example.org", "")))
+    with pytest.raises(ValueError, match="cannot be listened on"):
+        serving._free_port("127.0.0.1", 99_999)
