@@ -157,7 +157,7 @@ MUTANTS = [
         ("cli/options.py", '"--label"', '"--class"'),
         ("cli/contexts.py", 'f"label={options.label}"', "options.label"),
     ),
-    *shown("names", ("memory.py", "def keep_freed_memory", "def keep_memory")),
+    *shown("names_in_prose", ("memory.py", "def keep_freed_memory", "def keep_memory")),
     # Estimators of tables, and the links that only they use so far.
     *estimated(
         ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
