@@ -252,12 +252,13 @@ class NormalizedConv1x1(Bijection):
         lower.diagonal(0, -2, -1).fill_(1)
         upper.diagonal(0, -2, -1).copy_(log_s.exp().mul_(stacked([m.conv.sign for m in modules])))
         log_factor = ActNorm.SPEED * log_scale
-        log_det = log_s.sum(1) + log_factor.sum(1)
+        log_det = torch.stack([a.sum() + b.sum() for a, b in zip(log_s, log_factor, strict=True)])
         factor = log_factor.exp()
         rows = stacked([m.conv.permutation for m in modules])
-        weight = torch.bmm(lower, upper).gather(1, rows[:, :, None].expand_as(lower))
+        # One by one, and so to the last digit what `_affine` has.
+        weight = torch.stack([(a @ b)[row] for a, b, row in zip(lower, upper, rows, strict=True)])
         weight = weight * factor[:, None]
-        bias = torch.bmm(weight, shift[:, :, None])[:, :, 0]
+        bias = torch.stack([w @ b for w, b in zip(weight, shift, strict=True)])
         alike = _Alike(weight, bias)
         parts = zip(weight, bias, log_det, lower, upper, factor, rows, learned, strict=True)
         return [_Affine(alike, place, *part) for place, part in enumerate(parts)]
