@@ -1043,10 +1043,10 @@ MUTANTS = [
         ("if stored is not None:\n        st", "if False:\n        st", "computes_as", True),
         ("clone(memory_format=whole)", "clone()", "matrices"),
         ("partial_weights.chmod(partial_config.stat().st_mode)", "pass", "whoever"),
-        ("if shipped and not (folder / CONFIG).is_file()", "if False", "folder_wins"),
-        ("if folder.is_dir():\n", "if folder.is_dir() and not shipped:\n", "folder_wins"),
+        ("(not shipped or (folder / CONFIG).is_file())", "True", "in_a_folder_wins"),
+        ("(not shipped or (folder / CONFIG).is_file())", "not shipped", "in_a_folder_wins"),
         ("WEIGHTS], **download", "WEIGHTS]", "download"),
-        ("return inner if inner.is_dir() and", "return inner if False and", "load_takes"),
+        ("if inner.is_dir() and not (folder", "if False and not (folder", "load_takes"),
     ),
     *shared(
         "sharing.py",

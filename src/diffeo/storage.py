@@ -99,14 +99,12 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
     """
     folder = Path(name)
     shipped = str(name) in zoo.names()
-    if folder.is_dir():
-        if shipped and not (folder / CONFIG).is_file():
-            raise ValueError(
-                f"{name} is a folder here without a model in it, and hides the model {name} that "
-                "ships with diffeo: work in another folder, or rename this one."
-            )
-        inner = folder / "model"  # of a run
-        return inner if inner.is_dir() and not (folder / CONFIG).is_file() else folder
+    inner = folder / "model"  # of a run
+    if inner.is_dir() and not (folder / CONFIG).is_file():
+        return inner
+    # A folder without a model, such as one of data, hides none that ships.
+    if folder.is_dir() and (not shipped or (folder / CONFIG).is_file()):
+        return folder
     if shipped:
         return zoo.find(str(name))
     parts = str(name).split("/")

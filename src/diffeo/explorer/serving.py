@@ -135,7 +135,7 @@ def serve(
         theme=theme(),
         css=asset("style.css"),
     )
-    page.scratch = scratch
+    page.scratch = scratch  # type: ignore[attr-defined]
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if wait:
         page.block_thread()
