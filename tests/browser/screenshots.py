@@ -28,7 +28,7 @@ def prepare(page: Page, tab: str) -> None:
             for _ in range(3):
                 page.keyboard.press("PageUp")
         else:
-            page.locator(".tabitem input[type=radio]:visible").nth(5).check()
+            page.locator(".tabitem input[type=radio]:visible").nth(3).check()
     elif tab == "Interpolate":
         page.get_by_label("four pictures").check()
     elif tab == "Flow":
