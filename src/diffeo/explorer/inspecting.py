@@ -13,7 +13,7 @@ from torch import Tensor
 from diffeo import figures, scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.figures.latents import _density
+from diffeo.figures.latents import base_density
 from diffeo.latent.coding import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
@@ -166,7 +166,7 @@ def levels(subject: Subject, found: Findings) -> str:
                 "z",
                 f"Histogram of level {i}, {spread}, against the standard {flow.base}.",
                 title=title,
-                curve=lambda z: _density(z, flow.base),
+                curve=lambda z: base_density(z, flow.base),
                 reach=(-reach, reach),
                 look="chart latent",
             )

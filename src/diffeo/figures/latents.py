@@ -90,7 +90,7 @@ def _histogram(axes: Axes, values: Array, base: str, left_out: int) -> None:
     axes.stairs(heights, edges, fill=True, color=LATENT, alpha=0.35, lw=0)
     # Where the limits are wide, even steps would jump over the bump in the middle.
     z = np.sort(np.concatenate([np.linspace(-end, end, 301) for end in (usual, reach)]))
-    curve = _density(z, base)
+    curve = base_density(z, base)
     axes.plot(z, curve, color=INK, lw=1.1)
     missing = {"beyond": len(values) - int(counts.sum()), "not finite": left_out}
     notes = "\n".join(f"{count:,} {why}" for why, count in missing.items() if count)
@@ -103,7 +103,7 @@ def _histogram(axes: Axes, values: Array, base: str, left_out: int) -> None:
     axes.set(xlim=(-reach, reach), ylim=(0, 1.08 * max(high, min(top, 3 * high or top))))
 
 
-def _density(z: Array, base: str) -> Array:
+def base_density(z: Array, base: str) -> Array:
     """The base density in one dimension."""
     if base == "normal":
         return np.exp(-0.5 * np.square(z)) / math.sqrt(2 * math.pi)

@@ -46,19 +46,27 @@ class RealNVP(Flow):
         context_features: int = 0,
         steps: Sequence[float] | None = None,
     ) -> None:
-        links: list[Bijection] = [Standardize(features)]
-        for i in range(layers):
-            if i % 2 == 0 and i > 0 and features > 2:
-                links.append(Permutation.shuffle(features, seed=i))
-            cut = FeatureCut(features, keep="first" if i % 2 == 0 else "second")
-            bend = Affine(bound)
-            outputs = bend.parameters_each * cut.bent
-            links.append(Coupling(cut, bend, MLP(cut.kept, outputs, hidden, context_features)))
+        couplings = affine_couplings(features, layers, hidden, bound, context_features)
         super().__init__(
-            Chain(*links),
+            Chain(Standardize(features), *couplings),
             features,
             base=base,
             context_features=context_features,
             context_encoder=Standardize(context_features) if context_features else None,
             dequantizer=UniformDequantize(steps) if steps else None,
         )
+
+
+def affine_couplings(
+    features: int, layers: int, hidden: Sequence[int], bound: float, context_features: int
+) -> list[Bijection]:
+    """Affine couplings of events `(batch, features)`, shuffled as `RealNVP` says; see there."""
+    links: list[Bijection] = []
+    for i in range(layers):
+        if i % 2 == 0 and i > 0 and features > 2:
+            links.append(Permutation.shuffle(features, seed=i))
+        cut = FeatureCut(features, keep="first" if i % 2 == 0 else "second")
+        bend = Affine(bound)
+        outputs = bend.parameters_each * cut.bent
+        links.append(Coupling(cut, bend, MLP(cut.kept, outputs, hidden, context_features)))
+    return links

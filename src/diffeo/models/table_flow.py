@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from diffeo.bijections.base import Bijection, Chain
 from diffeo.bijections.bends import Affine
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut, NoCut
+from diffeo.bijections.cuts import NoCut
 from diffeo.bijections.elementwise import LearnedPrior, Standardize
-from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
 from diffeo.bijections.whitening import Whiten
 from diffeo.conditioners.mlp import MLP
 from diffeo.flow import Flow
+from diffeo.models.realnvp import affine_couplings
 
 
 class TableFlow(Flow):
@@ -49,15 +49,11 @@ class TableFlow(Flow):
         if context_features:
             mlp = MLP(0, 2 * features, hidden, context_features)
             links.append(Coupling(NoCut(features), Affine(bound), mlp))
-        for i in range(layers):
-            if features == 1:
+        if features == 1:
+            for _ in range(layers):
                 links += [SinhArcsinh(1), LearnedPrior(1, context_features=context_features)]
-                continue
-            if i % 2 == 0 and i > 0 and features > 2:
-                links.append(Permutation.shuffle(features, seed=i))
-            cut = FeatureCut(features, keep="first" if i % 2 == 0 else "second")
-            mlp = MLP(cut.kept, 2 * cut.bent, hidden, context_features)
-            links.append(Coupling(cut, Affine(bound), mlp))
+        else:
+            links += affine_couplings(features, layers, hidden, bound, context_features)
         super().__init__(
             Chain(*links),
             features,

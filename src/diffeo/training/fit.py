@@ -36,8 +36,8 @@ TABLE_BATCH, PICTURES_BATCH = 1024, 64
 # Statistics of more rows than this differ from those of all only far behind the comma.
 INITIAL_ROWS, INITIAL_PICTURES = 1_000_000, 512
 CALIBRATION_ROWS = 2_048
-# Steps of fewer weights times rows are handed to Lightning several at a time: they may take two
-# milliseconds, and what it does around each of them a half.
+# Steps of fewer weights times rows are handed to Lightning several at a time: they take
+# milliseconds, of which what it does around each is a part.
 SMALL_STEP, AT_A_TIME = 2**27, 16
 
 
