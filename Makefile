@@ -5,7 +5,7 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test browser slow lint format mutants bench docs zoo zoo-files clean
+.PHONY: demo test faults browser slow lint format mutants bench docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -16,6 +16,10 @@ test: .venv/dev  ## the quick tests, one process a core
 browser: .venv/dev  ## the explorer in Chromium, which the system has to have
 	$(PIP) -e ".[browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/test_explorer.py
+
+faults: .venv/dev  ## try to break it, 20 minutes; two with FAULTS=--sample
+	$(PIP) -e ".[ray,explorer]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
 
 slow: .venv/dev  ## the tests that train for long
 	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m pytest -m slow
