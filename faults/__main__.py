@@ -1,4 +1,4 @@
-"""The command `python -m faults [NAME ...] [--sample]`: try to break diffeo, and count what is lost.
+"""The command `python -m faults [NAME ...] [--sample]`: try to break it, count what is lost.
 
 Each fault runs in a process of its own, in a folder of its own, and prints its outcomes. The exit
 status is 1 where anything was lost.
