@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import diffeo
 from diffeo.cli import main
+from diffeo.cli.overview import SUMMARIES
 from diffeo.data import TableOptions, load_table
 
 QUICK = [
@@ -153,6 +155,38 @@ def test_help_and_version_explain(capsys):
             main(arguments)
         assert stop.value.code == 0
     assert "--data SOURCE" in capsys.readouterr().out
+
+
+def test_the_overview_says_of_each_command_what_its_help_begins_with(capsys):
+    from diffeo.cli.commands import COMMANDS
+    from diffeo.cli.options import PARSERS
+
+    assert list(SUMMARIES) == list(PARSERS) == list(COMMANDS)
+    for name, add in PARSERS.items():
+        assert SUMMARIES[name] == add.__doc__.splitlines()[0]
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(summary in said for summary in SUMMARIES.values())
+
+
+def test_what_is_heavy_is_imported_where_it_is_used():
+    code = (
+        "import sys, diffeo, diffeo.cli\n"
+        "try: diffeo.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {*shown.stdout.splitlines()[-1].split()}
+    assert loaded.isdisjoint({"torch", "numpy", "lightning", "pandas", "pyarrow", "matplotlib"})
+    code = "import sys, diffeo\ndiffeo.Flow\nprint(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {*shown.stdout.split()}
+    optional = {"datasets", "pyro", "onnx", "onnxruntime", "onnxscript", "gradio", "ray"}
+    seldom = {"lightning", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
+    assert "torch" in loaded
+    assert loaded.isdisjoint(optional | seldom)
 
 
 # What they say when they cannot -------------------------------------------------------------------

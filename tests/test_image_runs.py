@@ -167,7 +167,7 @@ def test_presets_are_settings_that_the_parser_takes(name):
     from diffeo.cli.shorthand import spell_out
 
     given = spell_out(["train", "--preset", name, "--data", "digits", "--trainer.max_epochs=7"])
-    config = make_parser().parse_args(given).train
+    config = make_parser("train").parse_args(given).train
     model = {"diffeo.ImageRealNVP": ImageRealNVP, "diffeo.Glow": Glow}[config.model.class_path]
     side = next((size for size in (64, 24) if f"{size}" in name), 32)
     with torch.device("meta"):

@@ -467,7 +467,7 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
     assert words[:2] == ["diffeo", "train"]
     if name == "table":
         words[words.index("my rows.parquet")] = f"{run.parent}/never/my rows.parquet"
-    parser = make_parser()
+    parser = make_parser("train")
     said = parser.parse_args(spell_out(words[1:])).train
     settings = yaml.safe_load(Path(name, "config.yaml").read_text())
     for section in ("optimizer", "trainer"):

@@ -100,7 +100,7 @@ def _understand(block: Block, words: list[str]) -> None:
     """Commands that are not run have to name what there is."""
     program, *arguments = words
     if program == "diffeo":
-        make_parser().parse_args(spell_out(arguments))
+        make_parser(arguments[0]).parse_args(spell_out(arguments))
     if program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = [word for word in arguments if "=" not in word]

@@ -6,17 +6,15 @@
 torch.Size([3])
 """
 
-from diffeo.bijections.base import Bijection, Chain, Inverse
-from diffeo.flow import Flow
-from diffeo.models.glow import Glow
-from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.nice import NICE
-from diffeo.models.realnvp import RealNVP
-from diffeo.models.table_flow import TableFlow
+from typing import TYPE_CHECKING
+
+from diffeo.later import later
 from diffeo.version import __version__
 
-# The one word for most: a folder, a model that ships ("mnist"), or one on the hub.
-load = Flow.from_pretrained
+if TYPE_CHECKING:
+    from diffeo.bijections.base import Bijection, Chain, Inverse
+    from diffeo.flow import Flow, load
+    from diffeo.models import NICE, Glow, ImageRealNVP, RealNVP, TableFlow
 
 __all__ = [
     "NICE",
@@ -31,3 +29,11 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+# So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.
+__getattr__ = later(
+    __name__,
+    dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections.base")
+    | dict.fromkeys(("Flow", "load"), "flow")
+    | dict.fromkeys(("NICE", "Glow", "ImageRealNVP", "RealNVP", "TableFlow"), "models"),
+)

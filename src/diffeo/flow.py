@@ -374,3 +374,7 @@ def still(flow: Flow) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+# The one word for most: a folder, a model that ships ("mnist"), or one on the hub.
+load = Flow.from_pretrained

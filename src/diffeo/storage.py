@@ -138,6 +138,7 @@ def find_class(base: type[T], name: str, trust: bool, where: Path) -> type[T]:
     Raises:
         ValueError: if there is none, or it cannot be imported.
     """
+    importlib.import_module("diffeo.models")  # ours, which are above this room
     known = {public_name(model): model for model in _subclasses(base)}
     if name not in known and trust:
         try:

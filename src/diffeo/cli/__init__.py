@@ -6,24 +6,21 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from diffeo.cli.commands import COMMANDS
-from diffeo.cli.options import make_parser
-from diffeo.cli.shorthand import spell_out
-from diffeo.training.options import limit_threads
+from diffeo.cli.overview import SUMMARIES, outline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if all went well, 2 after an error that the user can mend."""
-    console = Console()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        parser = make_parser(given[0] if given else None)
-        config = parser.parse_args(spell_out(given))
-        limit_threads()
-        command = config.command
-        COMMANDS[command](parser.instantiate(config)[command], console)
+        if not given or given[0] not in SUMMARIES:
+            outline().parse_args(given)
+        else:
+            from diffeo.cli.commands import (
+                run_command,  # by PyTorch, which an overview does not need
+            )
+
+            run_command(given)
     except (ArgumentError, ValueError, OSError, FloatingPointError) as error:
         print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
         return 2

@@ -17,9 +17,12 @@ from diffeo.cli.common import (
     open_pictures,
     open_run,
 )
+from diffeo.cli.options import make_parser
+from diffeo.cli.shorthand import spell_out
 from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run
+from diffeo.training.options import limit_threads
 
 Command = Callable[[Namespace, Console], None]
 
@@ -147,3 +150,12 @@ COMMANDS: dict[str, Command] = {
     "share": shares.share,
     "explore": _explore,
 }
+
+
+def run_command(given: list[str]) -> None:
+    """Carry out one command line: the name of a command, and what it takes."""
+    name, *_ = given
+    parser = make_parser(name)
+    options = parser.parse_args(spell_out(given))
+    limit_threads()
+    COMMANDS[name](parser.instantiate(options)[name], Console())

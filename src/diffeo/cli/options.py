@@ -11,44 +11,31 @@ from diffeo import presets
 from diffeo.cli import latent_options, shares
 from diffeo.cli.common import precision_option, run_options
 from diffeo.cli.explore import explore_options
+from diffeo.cli.overview import outline
 from diffeo.data import DataOptions
 from diffeo.export import Format, What
 from diffeo.flow import Flow
 from diffeo.scores import Kind
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
-from diffeo.version import __version__
-
-DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
-sample and draw it.
-
-Begin with `diffeo train`, which learns two moons, with `diffeo train --data my.csv`, or with
-`diffeo train --data digits`."""
 
 AUTO_SCORES = "float32: bf16 was measured to change the bits/dim of trained models by up to 0.03"
 
 
-def make_parser(command: str | None = None) -> ArgumentParser:
-    """The parser of all commands, or of one: what the others take is then not looked up."""
-    parser = ArgumentParser(
-        prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
+def make_parser(command: str) -> ArgumentParser:
+    """The parser of one command: what the others take is not looked up."""
+    add = PARSERS[command]
+    sub = ArgumentParser(
+        description=add.__doc__, usage=f"diffeo {command} [options]", exit_on_error=False
     )
-    commands = parser.add_subcommands(dest="command", required=True)
-    chosen = [command] if command in PARSERS else list(PARSERS)
-    for name in chosen:
-        add = PARSERS[name]
-        sub = ArgumentParser(
-            description=add.__doc__, usage=f"diffeo {name} [options]", exit_on_error=False
-        )
-        add(sub)
-        for action in sub._actions:
-            # Long options of a group are what people type; its file is for --config.
-            if action.option_strings in (["--optimizer"], ["--trainer"]):
-                action.help = SUPPRESS
-            if action.option_strings == ["--data"] and name == "train":
-                action.metavar, action.help = "SOURCE", "The same as --data.source."
-        commands.add_subcommand(name, sub, help=(add.__doc__ or "").splitlines()[0])
-    return parser
+    add(sub)
+    for action in sub._actions:
+        # Long options of a group are what people type; its file is for --config.
+        if action.option_strings in (["--optimizer"], ["--trainer"]):
+            action.help = SUPPRESS
+        if action.option_strings == ["--data"] and command == "train":
+            action.metavar, action.help = "SOURCE", "The same as --data.source."
+    return outline({command: sub})
 
 
 def _train_options(parser: ArgumentParser) -> None:
@@ -219,6 +206,7 @@ def _export_options(parser: ArgumentParser) -> None:
     )
 
 
+# The first line of each is that of `overview.SUMMARIES`.
 PARSERS: dict[str, Callable[[ArgumentParser], None]] = {
     "train": _train_options,
     "eval": _eval_options,

@@ -10,9 +10,9 @@ runs/NAME/
     figures/        pictures
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diffeo.later import later
 from diffeo.run.folder import Run
 
 if TYPE_CHECKING:
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from diffeo.run.learning import train
     from diffeo.run.sharing import share
 
-# Imported when asked for: to open a run and to sample needs neither Lightning nor matplotlib.
-LATER = {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"}
-
 __all__ = ["FigureKind", "Run", "draw", "share", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{LATER[name]}"), name)
+# To open a run and to sample needs neither Lightning nor matplotlib.
+__getattr__ = later(
+    __name__,
+    {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"},
+)
