@@ -24,7 +24,7 @@ from diffeo.run.folder import Run
 PICTURES, ROWS = 64, 2_000
 MOST_CLASSES = 20  # that have a column each on a sheet of samples
 # Of the server, and of the way to it; which package carries them depends on the hub's release.
-HUB_ERRORS: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # type: ignore[assignment]
+HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
 
 
 def share(
