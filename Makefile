@@ -5,7 +5,10 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test faults browser slow lint format mutants bench docs zoo zoo-files clean
+# Those whose doors are the other packages.
+LOWEST := cli data distribution export flow image_runs sharing training
+
+.PHONY: demo test faults lowest audit browser slow lint format mutants bench docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -20,6 +23,19 @@ browser: .venv/dev  ## the explorer in Chromium, which the system has to have
 faults: .venv/dev  ## try to break it, 20 minutes; two with FAULTS=--sample
 	$(PIP) -e ".[ray,explorer]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
+
+lowest: .venv/bin/python  ## the tests that touch other packages, with the oldest releases allowed
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
+		-c .venv-lowest/constraints.txt -e ".[hub,pyro,onnx,ray]" \
+		beartype hypothesis pytest pytest-xdist
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(CORES) $(addprefix tests/test_,\
+		$(addsuffix .py,$(LOWEST)))
+
+audit: .venv/bin/python  ## ask PyPI's database of what is known to be unsafe
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 slow: .venv/dev  ## the tests that train for long
 	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m pytest -m slow
@@ -56,7 +72,7 @@ zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-file
 	mv build/zoo/mnist src/diffeo/zoo/mnist
 
 clean:
-	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf .venv .venv-lowest site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,86 @@
+"""Each dependency has a reason that is written down, a bound, and a place where it is imported."""
+
+import ast
+import re
+import sys
+import tomllib
+
+import pytest
+from lowest import ROOT, bounds, releases
+from packaging.version import Version
+
+SOURCE = ROOT / "src" / "diffeo"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Where what is imported is called otherwise than what is installed.
+INSTALLED = {
+    "PIL": "pillow",
+    "pyro": "pyro-ppl",
+    "sklearn": "scikit-learn",
+    "starlette": "gradio",  # which is made of it
+    "yaml": "pyyaml",
+}
+# Rooms in which an extra may be imported as the module is: they are themselves imported late.
+OF_EXTRAS = {"gradio": "explorer", "starlette": "explorer"}
+
+
+def name_of(requirement):
+    return re.match(r"[\w.-]+", requirement)[0]
+
+
+ALWAYS = {name_of(line) for line in PROJECT["dependencies"]}
+EXTRAS = {
+    name_of(line)
+    for extra in ("hub", "pyro", "onnx", "explorer", "ray")
+    for line in PROJECT["optional-dependencies"][extra]
+}
+
+
+def imports(path):
+    """The packages that a file imports, and whether at its top."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            yield name.partition(".")[0], node in tree.body
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    used = {name for path in SOURCE.rglob("*.py") for name, _ in imports(path)}
+    used -= {*sys.stdlib_module_names, "diffeo"}
+    assert {INSTALLED.get(name, name) for name in used} == ALWAYS | EXTRAS
+
+
+def test_extras_are_imported_where_they_are_used():
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0]
+        for name, at_top in imports(path):
+            if INSTALLED.get(name, name) in EXTRAS and OF_EXTRAS.get(name) != room:
+                assert not at_top, f"{path} imports {name} for everybody"
+
+
+def test_each_has_its_reason():
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    reasons = {
+        name for row in re.findall(r"^\|.*", text, re.M) for name in re.findall("`(.+?)`", row)
+    }
+    assert reasons >= ALWAYS | EXTRAS
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    for name in ALWAYS:
+        assert any(re.match(rf' +"{re.escape(name)}[\[>].*# ', line) for line in lines), name
+
+
+def test_no_bound_is_above_what_is_releases():
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in releases().items()}
+    assert len(bounds()) == len(ALWAYS) + len(EXTRAS) - 1  # all but gradio
+    for name, version in bounds().items():
+        assert Version(version) <= Version(known[re.sub(r"[-_.]+", "-", name).lower()]), name
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"])
+def test_no_bound_is_an_upper_one(line):
+    assert not set(line) & {"<", "=="}
