@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -48,3 +50,11 @@ def table(results: Mapping[str, Iterable[Outcome]]) -> str:
         for o in rows
     ]
     return "\n".join(lines)
+
+
+def put_table(page: Path, results: Mapping[str, Iterable[Outcome]]) -> None:
+    """Put the table where a page has one between its marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}"
+    page.write_text(text, encoding="utf-8")
