@@ -11,26 +11,30 @@ from rich.console import Console
 from diffeo.cli.commands import COMMANDS
 from diffeo.cli.options import make_parser
 from diffeo.cli.shorthand import spell_out
+from diffeo.cli.stopping import Stop
 from diffeo.training.options import limit_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if all went well, 2 after an error that the user can mend."""
-    console = Console()
-    try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        parser = make_parser(given[0] if given else None)
-        config = parser.parse_args(spell_out(given))
-        limit_threads()
-        command = config.command
-        COMMANDS[command](parser.instantiate(config)[command], console)
-    except (ArgumentError, ValueError, OSError, FloatingPointError) as error:
-        print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("diffeo: stopped; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
-        return 130
+    with Stop() as stop:
+        try:
+            _run(list(sys.argv[1:] if arguments is None else arguments))
+        except (ArgumentError, ValueError, OSError, FloatingPointError) as error:
+            print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
+            return 2
+        except KeyboardInterrupt as error:
+            print(f"diffeo: {error or 'stopped.'}", file=sys.stderr)  # noqa: T201
+            return stop.status
     return 0
+
+
+def _run(given: list[str]) -> None:
+    parser = make_parser(given[0] if given else None)
+    config = parser.parse_args(spell_out(given))
+    limit_threads()
+    command = config.command
+    COMMANDS[command](parser.instantiate(config)[command], Console())
 
 
 def _sentence(error: Exception) -> str:

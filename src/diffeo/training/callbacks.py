@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
@@ -23,16 +24,6 @@ from diffeo.training.module import FlowModule
 
 REFRESH = 0.1  # seconds between two moves of the bar
 Draw = Callable[[Flow, str], dict[str, Path]]
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Write each checkpoint beside its place and rename it, so that a kill leaves the last one."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        with beside(Path(path)) as partial:
-            torch.save(checkpoint, partial)
 
 
 class MetricsFile(pl.Callback):
@@ -48,6 +39,11 @@ class MetricsFile(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The checkpoint's lines, whatever became of the file.
+        if self.rows:
+            self._write()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
@@ -108,6 +104,26 @@ class BestModel(pl.Callback):
         self.best = state_dict["best"]
 
 
+class Patience(EarlyStopping):
+    """Stop when the validation loss has not fallen for so many epochs.
+
+    A run that has stopped so and is resumed trains no further, unless it is to be more patient now.
+
+    Args:
+        metric: the validation loss.
+        patience: how many epochs.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        super().__init__(metric, patience=patience)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+
 class Pictures(pl.Callback):
     """Draw the averaged flow every few epochs, into the run folder and into TensorBoard.
 
@@ -138,8 +154,45 @@ class Pictures(pl.Callback):
             # Where the data are that are drawn with it.
             flow = copy.deepcopy(flow).cpu()
         paths = self.draw(flow, f"epoch-{epoch:05d}")
-        if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
-            _show(paths, trainer.logger.experiment, trainer.global_step)
+        if isinstance(trainer.logger, Board):
+            trainer.logger.show(paths, trainer.global_step)
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard's file, by whose name a full disk is reported.
+
+    Args:
+        folder: the run folder; the file is in its `tensorboard/`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="tensorboard", version="")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self._named():
+            super().log_metrics(metrics, step)
+
+    def show(self, paths: dict[str, Path], step: int) -> None:
+        """Hand pictures on by their kind."""
+        with self._named():
+            _show(paths, self.experiment, step)
+
+    def finalize(self, status: str) -> None:
+        # After a failure it is that which is told.
+        silence = contextlib.suppress(*() if status == "success" else (OSError,))
+        with silence, self._named():
+            super().finalize(status)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # Lightning takes whatever happens for a value that cannot be logged.
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            raise OSError(reason.errno, reason.strerror, self.log_dir.rstrip("/")) from error
 
 
 def _show(paths: dict[str, Path], board: Any, step: int) -> None:
