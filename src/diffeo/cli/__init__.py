@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
             return 2
         except KeyboardInterrupt as error:
-            print(f"diffeo: {error or 'stopped.'}", file=sys.stderr)  # noqa: T201
+            print(f"diffeo: {str(error) or 'stopped.'}", file=sys.stderr)  # noqa: T201
             return stop.status
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,6 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from diffeo.beside import beside
 from diffeo.flow import Flow
+from diffeo.storage import read_model
+from diffeo.training.checkpoints import epochs_in
 from diffeo.training.module import FlowModule
 
 REFRESH = 0.1  # seconds between two moves of the bar
@@ -75,13 +78,31 @@ class MetricsFile(pl.Callback):
 class BestModel(pl.Callback):
     """Keep the averaged flow of the epoch with the lowest validation loss in `model/`.
 
+    A run that is resumed takes it from the checkpoint of that epoch where its files are damaged.
+
     Args:
         folder: where.
+        checkpoint: the one of the best epoch.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
         self.best = float("inf")
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, FlowModule)
+        if self.best == float("inf") or _is_model(self.folder) or not epochs_in(self.checkpoint):
+            return
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if saved["callbacks"][self.state_key]["best"] != self.best:
+            return
+        name, values = "averaged_flow.", saved["state_dict"]
+        flow = copy.deepcopy(pl_module.averaged_flow).cpu()
+        flow.load_state_dict(
+            {k.removeprefix(name): values[k] for k in values if k.startswith(name)}
+        )
+        flow.save_pretrained(self.folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -102,6 +123,14 @@ class BestModel(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        read_model(folder)
+    except ValueError:
+        return False
+    return True
 
 
 class Patience(EarlyStopping):
@@ -167,6 +196,12 @@ class Board(TensorBoardLogger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="tensorboard", version="")
+
+    @property
+    def experiment(self) -> Any:
+        # Made when it is first asked for, which is when its file is opened.
+        with self._named():
+            return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with self._named():

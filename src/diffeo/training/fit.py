@@ -23,7 +23,7 @@ from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
-from diffeo.training.checkpoints import LAST, CheckpointFiles, Checkpoints, newest
+from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, newest
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
@@ -96,7 +96,7 @@ def fit(
     hooks: list[pl.Callback] = [
         callbacks.Patience(metric, options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
-        callbacks.BestModel(folder / "model"),
+        callbacks.BestModel(folder / "model", checkpoints.folder / BEST),
         callbacks.ProgressLine(console, len(train), "pictures" if pixels else "rows"),
         checkpoints,
     ]
