@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,10 +49,21 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
     tensors = {name: t.detach().cpu().clone(memory_format=whole) for name, t in state.items()}
     # Both are whole before either takes its place.
     with beside(folder / CONFIG) as partial_config, beside(folder / WEIGHTS) as partial_weights:
-        save_file(tensors, partial_weights)
+        _save(tensors, partial_weights)
         partial_config.write_text(text + "\n", encoding="utf-8")
         # safetensors lets nobody else read its file, which is no way to share one.
         partial_weights.chmod(partial_config.stat().st_mode)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # What the system said is in words alone: "... (os error 28)".
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

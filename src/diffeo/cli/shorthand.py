@@ -54,7 +54,10 @@ def _with_settings(arguments: list[str]) -> list[str]:
     if folder is not None:
         config = Path(folder) / "config.yaml"
         if not config.is_file():
-            raise ValueError(f"{folder} holds no run to resume: {config} is missing.")
+            raise ValueError(
+                f"{folder} holds no run to resume, {config} is missing: start one by "
+                f"--out {folder}."
+            )
         return ["--config", str(config), *arguments]
     names = {word.split("=")[0] for word in arguments}
     if names & {"--model", "--config"} or not any(n.startswith("--model.") for n in names):

@@ -3,7 +3,7 @@
 runs/NAME/
     config.yaml     every setting; `diffeo train --config` repeats it
     model/          the best model: what people share
-    checkpoints/    last.ckpt to resume from, best.ckpt
+    checkpoints/    last.ckpt to resume from, before.ckpt if it is damaged; best.ckpt
     metrics.csv     a line for each epoch
     results.json    the last figures, on each split
     tensorboard/    scalars and pictures over time

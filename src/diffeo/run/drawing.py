@@ -172,10 +172,15 @@ def _curve(run: Run, data: Data) -> Figure:
     path = run.folder / "metrics.csv"
     if not path.is_file():
         raise ValueError(f"{run.folder} has no metrics.csv to draw a curve from.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     metric, unit = loss_of(run.flow)
     names = ("epoch", f"train_{metric}", f"val_{metric}")
-    columns = [[float(row[name]) for row in rows] for name in names]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = [[float(row[name]) for row in rows] for name in names]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: diffeo train --resume {run.folder} writes it again."
+        ) from error
     floor = true_nll(data, "val") if isinstance(data, Table) else None
     return figures.training_curve(*columns, floor=floor, unit=unit)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Generator, Tensor
@@ -28,6 +32,7 @@ from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.scores import Reference
 from diffeo.storage import public_name
+from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
 from diffeo.training.fit import fit
 from diffeo.training.options import TrainerOptions, limit_threads
 from diffeo.training.steps import OptimizerOptions
@@ -35,6 +40,8 @@ from diffeo.training.steps import OptimizerOptions
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits whatever it is told.
 FEW_ROWS = 200
+# What the system says where there is no room: on the disk, of the user's share, for a file.
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 
 
 def train(
@@ -70,7 +77,9 @@ def train(
 
     Raises:
         ValueError: if the data, the model, the folder or the precision cannot be used; nothing is
-            written then.
+            written then. Or if the disk is full or all checkpoints are damaged; what was reached
+            stays.
+        KeyboardInterrupt: if it is stopped; it says how to go on.
     """
     networks_dtype(precision)
     options = data or DataOptions()
@@ -94,27 +103,30 @@ def train(
         "optimizer": dataclasses.asdict(optimizer),
         "trainer": dataclasses.asdict(trainer),
     }
-    if first:
-        _claim(folder, settings, resume)
-    for line in _introduction(flow, loaded):
-        console.print(line, highlight=False, soft_wrap=True)
-    seconds = fit(
-        flow,
-        loaded.train,
-        loaded.val,
-        folder,
-        seed=seed,
-        optimizer=optimizer,
-        options=trainer,
-        precision=precision,
-        draw=painter(loaded, folder / "figures", trainer.temperature),
-        augment=_augmentation(options),
-        resume=resume,
-        console=console,
-    )
-    if first:
-        gpu = trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-        _finish(folder, loaded, seconds, trainer.temperature, "cuda" if gpu else "cpu", console)
+    with contextlib.ExitStack() as held:
+        if first:
+            held.enter_context(_claimed(folder, settings, resume))
+        held.enter_context(_telling_how_to_go_on(folder))
+        for line in _introduction(flow, loaded):
+            console.print(line, highlight=False, soft_wrap=True)
+        seconds = fit(
+            flow,
+            loaded.train,
+            loaded.val,
+            folder,
+            seed=seed,
+            optimizer=optimizer,
+            options=trainer,
+            precision=precision,
+            draw=painter(loaded, folder / "figures", trainer.temperature),
+            augment=_augmentation(options),
+            resume=resume,
+            console=console,
+        )
+        if first:
+            gpu = trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+            device = "cuda" if gpu else "cpu"
+            _finish(folder, loaded, seconds, trainer.temperature, device, console)
     return folder
 
 
@@ -224,25 +236,70 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Take the folder for this run by writing its settings there."""
+@contextlib.contextmanager
+def _claimed(folder: Path, settings: dict[str, Any], resume: bool) -> Iterator[None]:
+    """Take the folder for this run, and for none beside it, by writing its settings there."""
     config = folder / "config.yaml"
     if config.exists() and not resume:
         raise ValueError(
             f"{folder} already holds a run: go on with it by --resume {folder}, "
             "or choose another folder by --out."
         )
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    # What begins with a dot may be of a run that was killed before it had begun.
+    others = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    if others and not resume:
         raise ValueError(f"{folder} is not empty: choose another folder by --out.")
+    lock = FileLock(folder / ".lock", timeout=0)
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # However a process ends, the system takes its lock away.
+            held.enter_context(lock)
+            for partial in folder.rglob(".*.partial.*"):
+                partial.unlink()
+            splits = settings["data"] | {"splits": list(settings["data"]["splits"])}
+            text = yaml.safe_dump(settings | {"data": splits}, sort_keys=False, allow_unicode=True)
+            with beside(config) as partial:
+                partial.write_text(text, encoding="utf-8")
+        except Timeout as error:
+            raise ValueError(
+                f"another process trains in {folder}: wait until it ends, or choose another folder "
+                "by --out."
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"{folder} cannot be written ({error.strerror}): choose another folder by --out."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
+    """One sentence for a run that is stopped, and for one whose files cannot be written."""
+    command = shlex.join(["diffeo", "train", "--resume", str(folder)])
     try:
-        splits = settings["data"] | {"splits": list(settings["data"]["splits"])}
-        text = yaml.safe_dump(settings | {"data": splits}, sort_keys=False, allow_unicode=True)
-        with beside(config) as partial:
-            partial.write_text(text, encoding="utf-8")
+        yield
+    except KeyboardInterrupt as error:
+        epochs = _epochs_kept(folder)
+        if not epochs:
+            kept = f"stopped before the first epoch was over: {command} starts anew."
+        else:
+            range_ = "epoch 1 is" if epochs == 1 else f"epochs 1 to {epochs} are"
+            kept = f"stopped: {range_} saved, and {command} goes on from there."
+        raise KeyboardInterrupt(kept) from error
     except OSError as error:
+        if error.errno is None:
+            raise
+        remedy = "make room" if error.errno in FULL else "mend that"
         raise ValueError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder by --out."
+            f"{error.filename or folder} cannot be written ({error.strerror}): {remedy}, then "
+            f"{command} goes on."
         ) from error
+
+
+def _epochs_kept(folder: Path) -> int | None:
+    checkpoints = folder / "checkpoints"
+    return epochs_in(checkpoints / LAST) or epochs_in(checkpoints / BEFORE)
 
 
 def _finish(

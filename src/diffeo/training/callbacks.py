@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
@@ -19,20 +21,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from diffeo.beside import beside
 from diffeo.flow import Flow
+from diffeo.storage import read_model
+from diffeo.training.checkpoints import epochs_in
 from diffeo.training.module import FlowModule
 
 REFRESH = 0.1  # seconds between two moves of the bar
 Draw = Callable[[Flow, str], dict[str, Path]]
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Write each checkpoint beside its place and rename it, so that a kill leaves the last one."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        with beside(Path(path)) as partial:
-            torch.save(checkpoint, partial)
 
 
 class MetricsFile(pl.Callback):
@@ -48,6 +42,11 @@ class MetricsFile(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The checkpoint's lines, whatever became of the file.
+        if self.rows:
+            self._write()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
@@ -79,13 +78,31 @@ class MetricsFile(pl.Callback):
 class BestModel(pl.Callback):
     """Keep the averaged flow of the epoch with the lowest validation loss in `model/`.
 
+    A run that is resumed takes it from the checkpoint of that epoch where its files are damaged.
+
     Args:
         folder: where.
+        checkpoint: the one of the best epoch.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
         self.best = float("inf")
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, FlowModule)
+        if self.best == float("inf") or _is_model(self.folder) or not epochs_in(self.checkpoint):
+            return
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if saved["callbacks"][self.state_key]["best"] != self.best:
+            return
+        name, values = "averaged_flow.", saved["state_dict"]
+        flow = copy.deepcopy(pl_module.averaged_flow).cpu()
+        flow.load_state_dict(
+            {k.removeprefix(name): values[k] for k in values if k.startswith(name)}
+        )
+        flow.save_pretrained(self.folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -106,6 +123,34 @@ class BestModel(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        read_model(folder)
+    except ValueError:
+        return False
+    return True
+
+
+class Patience(EarlyStopping):
+    """Stop when the validation loss has not fallen for so many epochs.
+
+    A run that has stopped so and is resumed trains no further, unless it is to be more patient now.
+
+    Args:
+        metric: the validation loss.
+        patience: how many epochs.
+    """
+
+    def __init__(self, metric: str, patience: int) -> None:
+        super().__init__(metric, patience=patience)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
 
 class Pictures(pl.Callback):
@@ -138,8 +183,51 @@ class Pictures(pl.Callback):
             # Where the data are that are drawn with it.
             flow = copy.deepcopy(flow).cpu()
         paths = self.draw(flow, f"epoch-{epoch:05d}")
-        if isinstance(trainer.logger, pl.loggers.TensorBoardLogger):
-            _show(paths, trainer.logger.experiment, trainer.global_step)
+        if isinstance(trainer.logger, Board):
+            trainer.logger.show(paths, trainer.global_step)
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard's file, by whose name a full disk is reported.
+
+    Args:
+        folder: the run folder; the file is in its `tensorboard/`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="tensorboard", version="")
+
+    @property
+    def experiment(self) -> Any:
+        # Made when it is first asked for, which is when its file is opened.
+        with self._named():
+            return super().experiment
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self._named():
+            super().log_metrics(metrics, step)
+
+    def show(self, paths: dict[str, Path], step: int) -> None:
+        """Hand pictures on by their kind."""
+        with self._named():
+            _show(paths, self.experiment, step)
+
+    def finalize(self, status: str) -> None:
+        # After a failure it is that which is told.
+        silence = contextlib.suppress(*() if status == "success" else (OSError,))
+        with silence, self._named():
+            super().finalize(status)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # Lightning takes whatever happens for a value that cannot be logged.
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            raise OSError(reason.errno, reason.strerror, self.log_dir.rstrip("/")) from error
 
 
 def _show(paths: dict[str, Path], board: Any, step: int) -> None:

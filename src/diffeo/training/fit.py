@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import signal
-import time
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
@@ -25,6 +23,7 @@ from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
+from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, newest
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
@@ -69,16 +68,19 @@ def fit(
         precision: of the networks while they learn (see `diffeo.precision`).
         draw: writes pictures of a flow under a name and returns the path of each kind.
         augment: changes training batches at random.
-        resume: go on from `checkpoints/last.ckpt` where there is one.
+        resume: go on from the last checkpoint where there is one (see
+            `diffeo.training.checkpoints`).
         console: where to report.
 
     Returns:
-        The seconds that it took.
+        The seconds that it took, those before it was resumed included.
 
     Raises:
         FloatingPointError: if three steps in a row have no finite gradient; it names the last good
             checkpoint.
-        KeyboardInterrupt: if the user stops it; what was reached is in the last checkpoint.
+        KeyboardInterrupt: if the user stops it; the last checkpoint has all epochs that were over.
+        OSError: if a file cannot be written, by its name; the last checkpoint is still there.
+        ValueError: if it is to go on from a checkpoint, and all are damaged.
     """
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
@@ -90,19 +92,13 @@ def fit(
     module = FlowModule(flow, optimizer, max(1, epochs * steps), seed)
     metric = f"val_{module.metric}"
     at_a_time = _at_a_time(flow, batch_size, world)
+    checkpoints = Checkpoints(folder / "checkpoints")
     hooks: list[pl.Callback] = [
-        EarlyStopping(metric, patience=options.patience or min(max(10, epochs // 4), 100)),
+        callbacks.Patience(metric, options.patience or min(max(10, epochs // 4), 100)),
         callbacks.MetricsFile(folder / "metrics.csv"),
-        callbacks.BestModel(folder / "model"),
+        callbacks.BestModel(folder / "model", checkpoints.folder / BEST),
         callbacks.ProgressLine(console, len(train), "pictures" if pixels else "rows"),
-        ModelCheckpoint(
-            folder / "checkpoints",
-            "best",
-            monitor=metric,
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
+        checkpoints,
     ]
     if draw is not None:
         hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
@@ -114,8 +110,8 @@ def fit(
             strategy=options.strategy,
             max_epochs=epochs,
             callbacks=hooks,
-            plugins=[callbacks.AtomicCheckpoints()],
-            logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+            plugins=[CheckpointFiles()],
+            logger=callbacks.Board(folder),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -138,17 +134,17 @@ def fit(
         calibration = Batches(train, batch_size, seed=seed, **shard)
         count = math.ceil(CALIBRATION_ROWS / (calibration.batch_size * world))
         module.calibration = list(itertools.islice(calibration, count))
-        last = folder / "checkpoints" / "last.ckpt"
-        if resume and not last.is_file():
+        last = checkpoints.folder / LAST
+        resumed = newest(checkpoints.folder, console) if resume else None
+        if resume and resumed is None:
             console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
-        start = time.perf_counter()
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(
                 module,
                 Groups(Batches(train, batch_size, seed=seed, augment=augment, **shard), at_a_time),
                 Batches(val, flow.chunk, **shard),
-                ckpt_path=last if resume and last.is_file() else None,
+                ckpt_path=resumed,
                 weights_only=True,
             )
         except FloatingPointError as error:
@@ -158,7 +154,7 @@ def fit(
             # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
-    return time.perf_counter() - start
+    return checkpoints.seconds
 
 
 def _at_a_time(flow: Flow, batch_size: int, world: int) -> int:
@@ -182,7 +178,16 @@ class Untimed(PassThroughProfiler):
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's remarks, written for its own users, away from ours."""
+    """Keep Lightning's remarks, written for its own users, away from ours.
+
+    Likewise what TensorBoard's thread says of a full disk, which is told once it is asked again.
+    """
+
+    def hear(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            hook(args)
+
+    hook, threading.excepthook = threading.excepthook, hear
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -192,3 +197,4 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        threading.excepthook = hook
