@@ -112,17 +112,24 @@ class Flow(Shareable):
 
         With a dequantizer it is that of one noisy copy, drawn with `generator`.
 
+        In eval mode it is -inf where an event is so far from all data that it leaves the range of
+        its dtype on the way to z, and NaN only where x or context is. In training mode such an
+        event may give NaN, so that whoever trains notices.
+
         Raises:
             ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
         entry = None
+        given = x
         if self.dequantizer is not None:
             x, entry = self.dequantizer.noisy(x, generator)
-        with self._naming():
+        with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self._base_log_prob(z) + log_det
-        return log_prob if entry is None else log_prob + entry
+        if entry is not None:
+            log_prob = log_prob + entry
+        return log_prob if self.training else _nowhere(log_prob, given, context)
 
     def bits_per_dim(
         self,
@@ -211,7 +218,7 @@ class Flow(Shareable):
         if self.dequantizer is not None:
             door = self.dequantizer
             x, _ = door(x) if generator is None else door.noisy(x, generator)
-        with self._naming():
+        with self.naming():
             return self.bijection(x, context)[0].contiguous()
 
     def decode(
@@ -226,7 +233,7 @@ class Flow(Shareable):
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
         self._check_dtype("z", z)
         context = self._check_context(len(z), context)
-        with self._naming():
+        with self.naming():
             x, _ = self.bijection.inverse(z, context)
         return (x if self.dequantizer is None else self.dequantizer.inverse(x)).contiguous()
 
@@ -307,8 +314,8 @@ class Flow(Shareable):
         return -(F.softplus(z) + F.softplus(-z)).sum(1)
 
     @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Say which layer it is that cannot be inverted."""
+    def naming(self) -> Iterator[None]:
+        """Say which layer it is that cannot be inverted, by its name in the flow."""
         try:
             yield
         except SingularError as error:
@@ -361,6 +368,15 @@ class Flow(Shareable):
                 f"classes must be whole numbers (batch,) from 0 to {self.num_classes - 1}."
             )
         return F.one_hot(labels.long(), self.num_classes).to(self._reference().dtype)
+
+
+def _nowhere(log_prob: Tensor, *given: Tensor | None) -> Tensor:
+    """-inf for NaN, but where a NaN was given."""
+    lost = log_prob.isnan()
+    for tensor in given:
+        if tensor is not None and tensor.is_floating_point():
+            lost = lost & ~tensor.flatten(1).isnan().any(1)
+    return log_prob.masked_fill(lost, -math.inf)
 
 
 @contextmanager

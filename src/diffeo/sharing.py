@@ -17,6 +17,7 @@ from diffeo import storage
 from diffeo.beside import beside
 from diffeo.bijections.coupling import Coupling
 from diffeo.card import Card
+from diffeo.finite import first_not_finite
 
 CARD = "README.md"
 
@@ -73,7 +74,8 @@ class Shareable(
             options: see `push_to_hub`.
 
         Raises:
-            ValueError: if the flow is not of a subclass with plain arguments, or dtype is another.
+            ValueError: if the flow is not of a subclass with plain arguments, holds numbers that
+                are not finite, or dtype is another; what lies in the folder stays then.
         """
         if config is not None:
             raise ValueError("a flow's configuration is its own: leave config out.")
@@ -179,7 +181,17 @@ class Shareable(
         if dtype is not None:
             config |= {"dtype": _name(self._reference().dtype), "stored_as": _name(dtype)}
             state |= {kernel: state[kernel].to(dtype) for kernel in _kernels(self)}
+        self._refuse_not_finite(state)
         storage.write_model(save_directory, config, state)
+
+    def _refuse_not_finite(self, state: dict[str, Tensor]) -> None:
+        bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
+        if bad is not None:
+            layer = type(self.get_submodule(bad.rpartition(".")[0])).__name__
+            raise ValueError(
+                f"the model is not saved, since its {bad} ({layer}) holds numbers that are not "
+                "finite: go back to an earlier model, or train with a smaller learning rate."
+            )
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, trust: bool = False, **download: Any) -> Self:  # type: ignore[override]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.together import Alike, prepared
+from diffeo.bijections.watching import watched, watching
 
 if TYPE_CHECKING:
     from diffeo.bijections.base import Bijection
@@ -143,7 +144,7 @@ class _Run(torch.autograd.Function):
         ctx.links, ctx.rebuilt = links, rebuilt
         ctx.modes = [link.training for link in links]
         ctx.autocast = _autocast(x)
-        ctx.kept = []
+        ctx.kept, ctx.watch = [], watching()
         leaf = context
         if context is not None and context.requires_grad:
             leaf = context.detach().requires_grad_()
@@ -159,6 +160,8 @@ class _Run(torch.autograd.Function):
                     x, step, kept = link.run(x, leaf)
                 log_det = log_det + step
                 ctx.kept.append(kept)
+                if ctx.watch is not None:
+                    ctx.watch.passed(link, x, step)
         # With the weights, of which autograd then notices any change before the backward pass.
         ctx.save_for_backward(start, context, *weights)
         return x, log_det
@@ -183,6 +186,7 @@ class _Run(torch.autograd.Function):
         kind, dtype, enabled = ctx.autocast
         with (
             _again(),
+            watched(None),  # what is computed again was told before
             torch.autocast(kind, dtype, enabled=enabled),
             prepared(part for link in ctx.links[: ctx.rebuilt] for part in link.prepares(stream)),
         ):
@@ -192,7 +196,11 @@ class _Run(torch.autograd.Function):
                 kept = all_kept.pop()
                 if i < ctx.rebuilt:
                     stream, kept = link.rebuild(stream, ctx.context, kept)
+                    if ctx.watch is not None:
+                        ctx.watch.rebuilt(link, stream)
                 grad = link.back(kept, ctx.context, grad, grad_log_det, found)
+                if ctx.watch is not None:
+                    ctx.watch.went_back(link, grad)
             found.settle()
         by_context = None if ctx.context is None else found.get(ctx.context)
         return None, None, grad, by_context, *[found.get(weight) for weight in weights]

@@ -23,6 +23,7 @@ from diffeo.bijections.backward import (
     weights_of,
 )
 from diffeo.bijections.together import Alike
+from diffeo.bijections.watching import tell_going_back, watching
 
 Context = Float[Tensor, "batch context_features"]
 
@@ -174,18 +175,26 @@ class Chain(Bijection):
         links: list[nn.Module], x: Tensor, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(x.shape[0])
+        watch = watching()
         for link in links:
+            if watch is not None:
+                tell_going_back(watch, link, x)
             x, step = link(x, context)
             log_det = log_det + step
+            if watch is not None:
+                watch.passed(link, x, step)
         return x, log_det
 
     def inverse(
         self, y: Float[Tensor, "batch *out"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
         log_det = y.new_zeros(y.shape[0])
+        watch = watching()
         for link in reversed(self.links):
             y, step = link.inverse(y, context)  # type: ignore[operator]
             log_det = log_det + step
+            if watch is not None:
+                watch.passed(link, y, step)
         return y, log_det
 
     def __len__(self) -> int:

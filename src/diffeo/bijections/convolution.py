@@ -302,8 +302,12 @@ class _Alike:
 
     @cached_property
     def inverse(self) -> tuple[Tensor, Tensor]:
-        """A^-1 and -A^-1 c of the very weights that were used, by way of float64."""
-        inverse = torch.linalg.inv(self.weight.double())
+        """A^-1 and -A^-1 c of the very weights that were used, by way of float64.
+
+        NaN where A has no inverse: a step of training that is lost, and no error of its own.
+        """
+        inverse, failed = torch.linalg.inv_ex(self.weight.double())
+        inverse.masked_fill_((failed != 0)[:, None, None], torch.nan)
         offset = torch.bmm(inverse, -self.bias.double()[:, :, None])[:, :, 0]
         return inverse.to(self.weight.dtype), offset.to(self.weight.dtype)
 

@@ -20,6 +20,7 @@ from diffeo.bijections.base import Bijection, Context
 from diffeo.bijections.bends import Bend
 from diffeo.bijections.cuts import Cut
 from diffeo.bijections.together import Alike
+from diffeo.bijections.watching import watching
 
 
 class Coupling(Bijection):
@@ -125,7 +126,7 @@ class Coupling(Bijection):
         by_hand = getattr(conditioner, "by_hand", None)
         if by_hand is not None and by_hand(kept.dtype, dtype) and not hooked(conditioner):
             parameters, needs = conditioner.run(kept, context, dtype)
-            return parameters, (True, needs)
+            return self._seen(parameters), (True, needs)
         with torch.enable_grad():
             leaf = kept.detach().requires_grad_()
             parameters = self._parameters_for(leaf, context)
@@ -137,6 +138,12 @@ class Coupling(Bijection):
     def _parameters_for(self, kept: Tensor, context: Context | None) -> Tensor:
         """What the conditioner says about the bent part."""
         if self.precision is None:
-            return self.conditioner(kept, context)
+            return self._seen(self.conditioner(kept, context))
         with torch.autocast(kept.device.type, self.precision):
-            return self.conditioner(kept, context).to(kept.dtype)
+            return self._seen(self.conditioner(kept, context).to(kept.dtype))
+
+    def _seen(self, parameters: Tensor) -> Tensor:
+        watch = watching()
+        if watch is not None:
+            watch.passed(self.conditioner, parameters)
+        return parameters

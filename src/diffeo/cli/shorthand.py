@@ -18,7 +18,8 @@ def spell_out(arguments: list[str]) -> list[str]:
     """The same command in the parser's words.
 
     `--data X` is `--data.source X`; lists of columns are written with commas; `--preset NAME` is a
-    `--config` that lies in the package; and `--resume FOLDER` takes all other settings from there.
+    `--config` that lies in the package; `--detect_anomaly` is `--trainer.detect_anomaly true`; and
+    `--resume FOLDER` takes all other settings from there.
     """
     if not arguments or arguments[0].startswith("-"):
         return arguments
@@ -40,6 +41,8 @@ def spell_out(arguments: list[str]) -> list[str]:
         elif command == "train" and name == "--preset":
             # Where it stands, so that what is said after it counts.
             result.append(f"--config={presets.find(value if equals else next(words, ''))}")
+        elif command == "train" and name == "--detect_anomaly":
+            result.append(f"--trainer.detect_anomaly={value if equals else 'true'}")
         else:
             result.append(name + equals + value)
     if command == "train":

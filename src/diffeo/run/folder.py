@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
 from diffeo.evaluation import class_count
+from diffeo.finite import all_finite
 from diffeo.flow import Flow
 
 
@@ -100,6 +101,9 @@ class Run:
             context: `(n, context_features)` or one row of it.
             temperature: see `Flow.sample`.
             seed: the same seed draws the same; None for others each time.
+
+        Raises:
+            ValueError: if they leave the range of the model's dtype, as at a temperature of 1e20.
         """
         return torch.cat(list(self.stream_samples(n, context, temperature, seed)))
 
@@ -116,6 +120,11 @@ class Run:
                 rows = context[start : start + count]
             with torch.no_grad():
                 part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
+            if part.is_floating_point() and not all_finite([part]):
+                raise ValueError(
+                    f"samples at temperature {temperature:g} leave the range of "
+                    f"{str(part.dtype).removeprefix('torch.')}: take one nearer to 1."
+                )
             yield part
 
 

@@ -24,6 +24,7 @@ from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, newest
+from diffeo.training.lookout import NotFiniteError
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
@@ -76,8 +77,8 @@ def fit(
         The seconds that it took, those before it was resumed included.
 
     Raises:
-        FloatingPointError: if three steps in a row have no finite gradient; it names the last good
-            checkpoint.
+        NotFiniteError: if three steps in a row have no finite gradient, or the validation loss is
+            not finite; it names the layer and the last good checkpoint.
         KeyboardInterrupt: if the user stops it; the last checkpoint has all epochs that were over.
         OSError: if a file cannot be written, by its name; the last checkpoint is still there.
         ValueError: if it is to go on from a checkpoint, and all are damaged.
@@ -89,7 +90,9 @@ def fit(
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
     epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / steps)
-    module = FlowModule(flow, optimizer, max(1, epochs * steps), seed)
+    module = FlowModule(
+        flow, optimizer, max(1, epochs * steps), seed, detect_anomaly=options.detect_anomaly
+    )
     metric = f"val_{module.metric}"
     at_a_time = _at_a_time(flow, batch_size, world)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -147,9 +150,11 @@ def fit(
                 ckpt_path=resumed,
                 weights_only=True,
             )
-        except FloatingPointError as error:
-            good = f"the last good checkpoint is {last}" if last.is_file() else "no checkpoint yet"
-            raise FloatingPointError(f"{error}, {good}: take a smaller --optimizer.lr.") from error
+        except NotFiniteError as error:
+            good = f"the last good checkpoint is {last}"
+            kept = good if last.is_file() else "there is no checkpoint yet"
+            said = f"{error}; {kept}: {error.remedy}."
+            raise NotFiniteError(said, error.remedy) from error
         except SystemExit as error:
             # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
             signal.signal(signal.SIGINT, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -12,8 +13,11 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor
 from torch.optim import Adam
 
+from diffeo.bijections.watching import watched
 from diffeo.data.batches import mix
+from diffeo.finite import first_not_finite
 from diffeo.flow import Flow
+from diffeo.training.lookout import Lookout, NotFiniteError, find_fault
 from diffeo.training.options import loss_of
 from diffeo.training.steps import OptimizerOptions
 
@@ -32,6 +36,8 @@ class FlowModule(pl.LightningModule):
         seed: all random numbers of an epoch follow from it and from the epoch's number.
         calibration: training batches for batch normalization to take its averages from, each time
             before the averaged flow is used (see `Flow.recalibrate`).
+        detect_anomaly: whether to look at all that each link makes, and to stop at the first number
+            that is not finite; it computes the same, and takes longer.
 
     Attributes:
         averaged_flow: the flow with the running average of the weights, to validate and to keep.
@@ -39,7 +45,9 @@ class FlowModule(pl.LightningModule):
         unit: what it is in.
 
     Raises:
-        FloatingPointError: in training, when three steps in a row have no finite gradient.
+        NotFiniteError: in training, when three steps in a row have no finite gradient, when the
+            validation loss is not finite, or when `detect_anomaly` finds something; it names the
+            layer.
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class FlowModule(pl.LightningModule):
         steps: int,
         seed: int = 0,
         calibration: Iterable[Batch] = (),
+        *,
+        detect_anomaly: bool = False,
     ) -> None:
         super().__init__()
         # The step is written out below: Lightning's own calls every callback three times more.
@@ -66,6 +76,7 @@ class FlowModule(pl.LightningModule):
         # As it will be used: the precision of its networks is a matter of training alone.
         self.averaged_flow.set_precision(None)
         self.lost_steps = 0
+        self.lookout = Lookout(flow) if detect_anomaly else None
 
     def on_fit_start(self) -> None:
         # Lists, since to walk through the modules at each step takes longer than to average them.
@@ -93,27 +104,39 @@ class FlowModule(pl.LightningModule):
         group, *_ = next(dataloader_iter)
         for batch in group:
             batch = self.transfer_batch_to_device(batch, self.device, 0)
-            self._seek(mix(self.seed, self.current_epoch, self.batches_seen), len(batch[0]))
-            loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
+            self._seek_batch(batch)
+            with watched(self.lookout):
+                loss = -self.flow.log_prob(*batch, generator=self.noise).mean() / self.nats
             self.train_sum.add_(loss.detach())
+            self._learn(loss, batch)
             self.batches_seen += 1
-            self._learn(loss)
         return loss
 
-    def _learn(self, loss: Tensor) -> None:
+    def _learn(self, loss: Tensor, batch: Batch) -> None:
         """Move the weights down the gradient of the loss, and their running average after them."""
         optimizer, step = self.optimizers(), self.global_step
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.zero_grad()
-        self.manual_backward(loss)
-        self._clip()
+        with self.flow.naming():
+            self.manual_backward(loss)
+        self._look(batch, loss)
+        self._clip(batch)
         lr = self.lr * self.options.lr_factor(step / self.steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
         self.options.average(self.averages, self.weights, step)
 
-    def _clip(self) -> None:
+    def _look(self, batch: Batch, loss: Tensor) -> None:
+        """Stop at the first number that is not finite, if that is asked for."""
+        if self.lookout is None:
+            return
+        fault = self.lookout.fault(batch[0], loss.detach())
+        if fault is not None:
+            raise NotFiniteError(f"{self._where()}: {fault.what}", fault.remedy)
+        self.lookout.start()
+
+    def _clip(self, batch: Batch) -> None:
         """Shorten a gradient that is too long; drop one that is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip)
         if torch.isfinite(norm):
@@ -123,10 +146,21 @@ class FlowModule(pl.LightningModule):
         for weight in self.weights:
             weight.grad = None
         self.lost_steps += 1
-        where = f"step {self.global_step} of epoch {self.current_epoch}"
-        if self.lost_steps == 3:
-            raise FloatingPointError(f"three steps in a row had no finite gradient, up to {where}")
-        warnings.warn(f"{where} had no finite gradient and was skipped.", stacklevel=1)
+        self._seek_batch(batch)
+        fault = find_fault(self.flow, *batch, self.noise, self.nats)
+        if self.lost_steps == 3 or self.lookout is not None:
+            count = "three steps in a row" if self.lost_steps == 3 else "a step"
+            said = f"{count} had no finite gradient, up to {self._where()}: {fault.what}"
+            raise NotFiniteError(said, fault.remedy)
+        said = f"{self._where()} had no finite gradient and was skipped: {fault.what}."
+        warnings.warn(said, stacklevel=1)
+
+    def _where(self) -> str:
+        return f"step {self.global_step} of epoch {self.current_epoch}"
+
+    def _seek_batch(self, batch: Batch) -> None:
+        """Let dequantization draw what it draws for this batch of training."""
+        self._seek(mix(self.seed, self.current_epoch, self.batches_seen), len(batch[0]))
 
     def _seek(self, seed: int, rows: int) -> None:
         """Let dequantization draw for our rows of a batch what one process alone would draw.
@@ -157,11 +191,7 @@ class FlowModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         if len(batch[0]) == 0:  # of the last batches, some processes may get none
             return
-        if self.noise is not None:
-            # The same noise in every epoch, and for any number of processes: curves compare.
-            self.noise.manual_seed(
-                mix(self.seed, index * self.trainer.world_size + self.global_rank)
-            )
+        self._seek_validation(index)
         nll = -self.averaged_flow.log_prob(*batch, generator=self.noise) / self.nats
         self.val_sum += torch.stack((nll.sum(), nll.new_tensor(len(nll))))
 
@@ -169,7 +199,38 @@ class FlowModule(pl.LightningModule):
         sums = self.all_gather(self.val_sum)
         assert isinstance(sums, Tensor)
         total, rows = sums.view(-1, 2).sum(0)
+        if not total.isfinite():
+            self._stop_validating()
         self.log(f"val_{self.metric}", total / rows)
+
+    def _seek_validation(self, index: int) -> None:
+        if self.noise is not None:
+            # The same noise in every epoch, and for any number of processes: curves compare.
+            self.noise.manual_seed(
+                mix(self.seed, index * self.trainer.world_size + self.global_rank)
+            )
+
+    def _stop_validating(self) -> None:
+        """Say what made the validation loss other than finite, by which no model can be chosen."""
+        said = f"the validation loss of epoch {self.current_epoch} is not finite"
+        remedy = "take a smaller --optimizer.lr, or leave out rows that lie far from all others"
+        for index, batch in enumerate(self.trainer.val_dataloaders or ()):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            self._seek_validation(index)
+            with torch.no_grad():
+                nll = -self.averaged_flow.log_prob(*batch, generator=self.noise)
+            if len(nll) and not nll.mean().isfinite():
+                self._seek_validation(index)
+                fault = find_fault(self.averaged_flow, *batch, self.noise)
+                raise NotFiniteError(f"{said}: {fault.what}", remedy)
+        raise NotFiniteError(said, remedy)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Whatever came before: a checkpoint that cannot be gone on from replaces none that can.
+        weights = {k: v for k, v in checkpoint["state_dict"].items() if v.is_floating_point()}
+        bad = first_not_finite(weights)
+        if bad is not None:
+            raise NotFiniteError(f"after {self._where()} {bad} is not finite, and was not kept")
 
     # Optimizer ----------------------------------------------------------------------------------
 

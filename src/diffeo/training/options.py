@@ -29,6 +29,9 @@ class TrainerOptions:
         memory: "stored" keeps all activations of a step, "constant" rebuilds them, for about a
             quarter more time and memory that does not grow with depth; "auto" takes it where they
             would need more than half of the memory that is free.
+        detect_anomaly: Look at all that each layer makes of each batch and of its gradient, and
+            stop at the first number that is not finite, naming the layer; steps take longer.
+            `--detect_anomaly` alone is the same as `--trainer.detect_anomaly true`.
     """
 
     max_epochs: int | None = None
@@ -41,6 +44,7 @@ class TrainerOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     memory: TrainingMemory = "auto"
+    detect_anomaly: bool = False
 
     def __post_init__(self) -> None:
         if self.memory not in get_args(TrainingMemory):

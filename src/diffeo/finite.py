@@ -1,0 +1,21 @@
+"""Whether numbers are finite, asked of a device as seldom as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers of these tensors, which are on one device, are finite."""
+    looks = [tensor.detach().isfinite().all() for tensor in tensors]
+    return not looks or bool(torch.stack(looks).all())
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a number that is not finite; None if none does."""
+    if all_finite(tensors.values()):
+        return None
+    return next(name for name, tensor in tensors.items() if not all_finite([tensor]))
