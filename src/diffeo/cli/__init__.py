@@ -6,17 +6,16 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from diffeo.cli.commands import COMMANDS
 from diffeo.cli.options import make_parser
 from diffeo.cli.shorthand import spell_out
+from diffeo.terminal import PlainConsole, printable
 from diffeo.training.options import limit_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if all went well, 2 after an error that the user can mend."""
-    console = Console()
+    console = PlainConsole()
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         parser = make_parser(given[0] if given else None)
@@ -35,5 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}."
-    return " ".join(str(error).split())
+        return printable(f"{error.filename or 'a file'}: {error.strerror}.")
+    return printable(" ".join(str(error).split()))

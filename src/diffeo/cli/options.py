@@ -31,7 +31,11 @@ AUTO_SCORES = "float32: bf16 was measured to change the bits/dim of trained mode
 def make_parser(command: str | None = None) -> ArgumentParser:
     """The parser of all commands, or of one: what the others take is then not looked up."""
     parser = ArgumentParser(
-        prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
+        prog="diffeo",
+        description=DESCRIPTION,
+        version=__version__,
+        exit_on_error=False,
+        allow_abbrev=False,  # so that no --config passes unseen (see `trust`)
     )
     commands = parser.add_subcommands(dest="command", required=True)
     chosen = [command] if command in PARSERS else list(PARSERS)
@@ -58,7 +62,17 @@ def _train_options(parser: ArgumentParser) -> None:
     `diffeo train --model NICE --model.layers 6`, `diffeo train --data pictures/ --data.size 32`,
     `diffeo train --preset mnist-cpu --data mnist/`, `diffeo train --resume runs/moons`.
     """
-    parser.add_argument("--config", action="config", help="A YAML file of these options.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="A YAML file of these options. One that names a class which is none of diffeo's needs "
+        "--trust, as a run of such a class does to be resumed.",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Import the classes that --config or the run of --resume names: it runs their code.",
+    )
     parser.add_argument(
         "--preset",
         type=str | None,
