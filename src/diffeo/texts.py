@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-# Of settings, which people write; and of a model's config.json, which keeps the codes of its columns.
+# Of settings, which people write; and of a model's config.json, with the codes of its columns.
 SETTINGS_BYTES, JSON_BYTES = 2**20, 2**26
 # Of YAML once aliases are followed, and how deep it is nested.
 MOST_VALUES, DEEPEST = 100_000, 50

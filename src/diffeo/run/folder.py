@@ -155,7 +155,7 @@ def _data_options(path: Path) -> DataOptions:
 
 
 def _is(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotation such as `int`, `list[str] | None` or `tuple[int, int]`."""
+    """Whether a value is of an annotation such as `int | None` or `tuple[int, int]`."""
     inner = get_args(kind)
     if isinstance(kind, UnionType):
         return any(_is(value, choice) for choice in inner)
