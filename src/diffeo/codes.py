@@ -177,8 +177,17 @@ class ColumnCode:
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
-        return cls(tuple(map(float, numbers["edges"])), tuple(map(int, numbers["counts"])))
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: if the edges do not rise, or there is no count for each bin.
+        """
+        edges = tuple(map(float, numbers["edges"]))
+        counts = tuple(map(int, numbers["counts"]))
+        rising = len(edges) > 1 and bool((np.diff(edges) > 0).all() and np.isfinite(edges).all())
+        if not rising or len(counts) != len(edges) - 1 or min(counts) < 0:
+            raise ValueError("a column's code wants rising edges, and a count for each bin")
+        return cls(edges, counts)
 
 
 def row_nats(x: Tensor, codes: tuple[ColumnCode, ...]) -> Tensor:

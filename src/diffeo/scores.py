@@ -114,16 +114,11 @@ class Reference:
             ValueError: if it is something else.
         """
         try:
-            codes = numbers.get("codes", ())
+            codes = tuple(map(ColumnCode.from_json, numbers.get("codes", ())))
             inner = numbers.get("unlabelled")
-            return cls(
-                int(numbers["events"]),
-                float(numbers["mean"]),
-                tuple(map(float, numbers["quantiles"])),
-                tuple(map(ColumnCode.from_json, codes)),
-                None if inner is None else cls.from_json({**inner, "codes": codes}),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            unlabelled = None if inner is None else cls(*_numbers(inner), codes)
+            return cls(*_numbers(numbers), codes, unlabelled)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"the model's reference for scores is damaged ({error!r}): measure it anew."
             ) from error
@@ -145,6 +140,14 @@ class Reference:
                 "--reference DATA, or in Python by Reference.measure(flow, batches)."
             )
         return cls.from_json(flow.metadata["scores"])
+
+
+def _numbers(kept: Mapping[str, Any]) -> tuple[int, float, tuple[float, ...]]:
+    """Events, mean and quantiles of what was kept."""
+    quantiles = tuple(map(float, kept["quantiles"]))
+    if len(quantiles) != len(PERCENTS) or not np.isfinite([kept["mean"], *quantiles]).all():
+        raise ValueError(f"it wants {len(PERCENTS)} finite quantiles")
+    return int(kept["events"]), float(kept["mean"]), quantiles
 
 
 def _usual(parts: list[Tensor]) -> tuple[int, float, tuple[float, ...]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffeo import storage
 from diffeo.beside import beside
 from diffeo.bijections.coupling import Coupling
+from diffeo.budget import within
 from diffeo.card import Card
 from diffeo.finite import first_not_finite
 
@@ -202,11 +203,13 @@ class Shareable(
         if not issubclass(model, cls):
             raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
         try:
-            flow = model(**config["arguments"])
+            with within(state):
+                flow = model(**config["arguments"])
+            _check_types(flow.state_dict(), state)
             # assign, so that a model saved in float64 comes back in float64.
             flow.load_state_dict(state, assign=True)
-        except (TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # of arguments that make no sense a constructor raises any
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
         flow.metadata = config.get("metadata", {})
         # What is not saved, such as a dequantizer's dtype, follows what is.
@@ -242,6 +245,19 @@ def _kernels(model: nn.Module) -> list[str]:
         for name, weight in link.conditioner.named_parameters()
         if weight.ndim > 1 and weight[0].numel() > 1
     ]
+
+
+def _check_types(made: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Refuse weights of other types than those that were made; float32 may be float64.
+
+    Raises:
+        ValueError: then.
+    """
+    floats = set(storage.COMPUTED.values())
+    for name in made.keys() & state.keys():
+        wanted, kept = made[name].dtype, state[name].dtype
+        if kept != wanted and not {kept, wanted} <= floats:
+            raise ValueError(f"{name} is of {_name(kept)}, and {_name(wanted)} was expected")
 
 
 def _name(dtype: torch.dtype) -> str:

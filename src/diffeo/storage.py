@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffeo import zoo
 from diffeo.beside import beside
+from diffeo.texts import JSON_BYTES, json_of, read_text
 
 T = TypeVar("T")
 
@@ -69,6 +69,8 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read `(config, state)`, weights that were kept in fewer bits being of the model's type again.
 
+    Nothing in either file is code, and nothing in them is unpickled.
+
     Raises:
         ValueError: if a file is missing, damaged or not of this kind.
     """
@@ -76,17 +78,20 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no model: {name} is missing.")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json_of(read_text(folder / CONFIG, JSON_BYTES))
         well_formed = isinstance(config["class"], str) and isinstance(config["arguments"], dict)
+        well_formed = well_formed and isinstance(config.get("metadata", {}), dict)
         stored = STORED[config["stored_as"]] if "stored_as" in config else None
         computed = COMPUTED[config["dtype"]] if stored is not None else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         well_formed = False
     if not well_formed:
         raise ValueError(f"{folder / CONFIG} is damaged: copy the model again.")
     try:
         state = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:  # types of numbers that torch lacks raise other than its own
         raise ValueError(
             f"{folder / WEIGHTS} is damaged or cut short ({error}): copy the model again."
         ) from error

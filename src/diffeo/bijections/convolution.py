@@ -67,6 +67,7 @@ class InvertibleConv1x1(Bijection):
         else:
             self.weight = nn.Parameter(rotation.to(dtype))
         self._ready: _Ready | None = None
+        self.register_load_state_dict_post_hook(_check_permutation)
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
@@ -358,6 +359,14 @@ class _Ready:
             old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
             for old, new in zip(self.tensors, _tensors(layer), strict=True)
         )
+
+
+def _check_permutation(layer: InvertibleConv1x1, _: Any) -> None:
+    """Refuse a permutation that was loaded and is none."""
+    if layer.lu and not torch.equal(
+        layer.permutation.sort()[0].cpu(), torch.arange(len(layer.sign))
+    ):
+        raise ValueError("the permutation of a 1x1 convolution that was loaded is none.")
 
 
 def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:

@@ -86,7 +86,10 @@ class Permutation(Bijection):
 
 def _follow(permutation: Permutation, _: Any) -> None:
     """Let the inverse be that of an order that was loaded."""
-    permutation.undo = permutation.order.argsort()
+    undo = permutation.order.argsort()
+    if not torch.equal(permutation.order[undo], torch.arange(len(undo), device=undo.device)):
+        raise ValueError("the order that was loaded is no permutation.")
+    permutation.undo = undo
 
 
 def _reordered(x: Tensor, order: Tensor) -> Tensor:

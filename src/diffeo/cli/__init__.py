@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from diffeo.cli.overview import SUMMARIES, outline
 from diffeo.cli.stopping import Stop
+from diffeo.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
             return 2
         except KeyboardInterrupt as error:
-            print(f"diffeo: {str(error) or 'stopped.'}", file=sys.stderr)  # noqa: T201
+            print(f"diffeo: {printable(str(error)) or 'stopped.'}", file=sys.stderr)  # noqa: T201
             return stop.status
     return 0
 
@@ -35,5 +36,5 @@ def _run(given: list[str]) -> None:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}."
-    return " ".join(str(error).split())
+        return printable(f"{error.filename or 'a file'}: {error.strerror}.")
+    return printable(" ".join(str(error).split()))

@@ -22,6 +22,7 @@ from diffeo.cli.shorthand import spell_out
 from diffeo.data import SPLITS
 from diffeo.evaluation import Score, evaluate
 from diffeo.run import Run
+from diffeo.terminal import PlainConsole
 from diffeo.training.options import limit_threads
 
 Command = Callable[[Namespace, Console], None]
@@ -158,4 +159,4 @@ def run_command(given: list[str]) -> None:
     parser = make_parser(name)
     options = parser.parse_args(spell_out(given))
     limit_threads()
-    COMMANDS[name](parser.instantiate(options)[name], Console())
+    COMMANDS[name](parser.instantiate(options)[name], PlainConsole())

@@ -45,7 +45,17 @@ def _train_options(parser: ArgumentParser) -> None:
     `diffeo train --model NICE --model.layers 6`, `diffeo train --data pictures/ --data.size 32`,
     `diffeo train --preset mnist-cpu --data mnist/`, `diffeo train --resume runs/moons`.
     """
-    parser.add_argument("--config", action="config", help="A YAML file of these options.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="A YAML file of these options. One that names a class which is none of diffeo's needs "
+        "--trust, as a run of such a class does to be resumed.",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="Import the classes that --config or the run of --resume names: it runs their code.",
+    )
     parser.add_argument(
         "--preset",
         type=str | None,

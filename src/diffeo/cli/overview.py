@@ -36,7 +36,11 @@ SUMMARIES = {
 def outline(commands: dict[str, ArgumentParser] | None = None) -> ArgumentParser:
     """The parser of these commands; of all, without their options, where none is given."""
     parser = ArgumentParser(
-        prog="diffeo", description=DESCRIPTION, version=__version__, exit_on_error=False
+        prog="diffeo",
+        description=DESCRIPTION,
+        version=__version__,
+        exit_on_error=False,
+        allow_abbrev=False,  # so that no --config passes unseen (see `trust`)
     )
     known = parser.add_subcommands(dest="command", required=True)
     for name in SUMMARIES if commands is None else commands:

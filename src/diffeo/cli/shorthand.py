@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 from diffeo import presets
+from diffeo.cli.trust import SECTIONS, check_settings, known_models
 from diffeo.data import DataOptions, holds_pictures
 
 # Options that take a list.
@@ -20,6 +22,9 @@ def spell_out(arguments: list[str]) -> list[str]:
     `--data X` is `--data.source X`; lists of columns are written with commas; `--preset NAME` is a
     `--config` that lies in the package; `--detect_anomaly` is `--trainer.detect_anomaly true`; and
     `--resume FOLDER` takes all other settings from there.
+
+    Raises:
+        ValueError: if a preset or a run is not there, or a file names a class that is not trusted.
     """
     if not arguments or arguments[0].startswith("-"):
         return arguments
@@ -46,9 +51,8 @@ def spell_out(arguments: list[str]) -> list[str]:
         else:
             result.append(name + equals + value)
     if command == "train":
-        # A model class of the user's own lies where the user is.
-        sys.path.append(str(Path.cwd()))
         result = _with_settings(result)
+        _check_classes(result)
     return [command, *result]
 
 
@@ -72,10 +76,37 @@ def _with_settings(arguments: list[str]) -> list[str]:
     return ["--model", "diffeo.ImageRealNVP" if pictures else "diffeo.RealNVP", *arguments]
 
 
+def _check_classes(arguments: list[str]) -> None:
+    """Refuse settings from files that name a class of which the user said nothing."""
+    typed = {*_values_of("--model", arguments), *_values_of("--model.class_path", arguments)}
+    trusted = None if "--trust" in arguments else typed
+    for file in _values_of("--config", arguments):
+        if not _is_inline(file):
+            check_settings(file, None, trusted)
+    for section in ("model", *SECTIONS):
+        for file in _values_of(f"--{section}", arguments):
+            if Path(file).exists():  # jsonargparse reads it
+                check_settings(file, section, trusted)
+    if trusted is None or any("." in name and name not in known_models() for name in typed):
+        # A class of the user's own lies where the user is; for less, nothing here is imported.
+        sys.path.append(str(Path.cwd()))
+
+
+def _is_inline(config: str) -> bool:
+    """Whether settings were typed in place of a file's name."""
+    return not Path(config).exists() and ":" in config
+
+
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    for i, word in enumerate(arguments):
-        if word == option and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if word.startswith(option + "="):
-            return word.partition("=")[2]
-    return None
+    return next(iter(_values_of(option, arguments)), None)
+
+
+def _values_of(option: str, arguments: list[str]) -> list[str]:
+    """All that the user gave to an option."""
+    found = []
+    for word, after in itertools.zip_longest(arguments, arguments[1:]):
+        if word == option and after is not None:
+            found.append(after)
+        elif word.startswith(option + "="):
+            found.append(word.partition("=")[2])
+    return found

@@ -14,14 +14,17 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from diffeo.data.attributes import Collector, as_matrix, encode_label
 from diffeo.data.cache import Contents, Gap
 from diffeo.data.decoding import Pixels, UnreadableError, decode
 from diffeo.data.pictures import Entry, Label, PictureSource
+from diffeo.terminal import printable
 
 GROUP = 16  # pictures for one turn of a thread: one alone costs less than handing it over
+AT_ONCE = 2**28  # bytes of decoded pictures that wait for their turn
 PATIENCE = 2.0  # seconds without a progress bar
 
 Given = tuple[str, Entry]
@@ -93,7 +96,7 @@ def _size(name: str, shape: tuple[int, ...]) -> str:
 
 def shown(name: str) -> str:
     """A file's name, escaped if it would not stay on its line."""
-    return name if name.isprintable() else repr(name)
+    return name if name.isprintable() else f"'{printable(name)}'"
 
 
 def describe(gaps: list[Gap], most: int) -> str:
@@ -127,26 +130,40 @@ def number_labels(
 def _decoded(entries: Iterable[Given], size: int | None, grey: bool) -> Iterator[Decoded]:
     """Pictures in their order, decoded in as many threads as cores: Pillow lets go of the GIL."""
 
-    def work(group: list[Given]) -> list[Decoded]:
-        done: list[Decoded] = []
-        for split, entry in group:
-            try:
-                done.append((split, entry, decode(entry.content, size, grey)))
-            except UnreadableError as error:
-                done.append((split, entry, error))
+    def work(group: list[Given]) -> list[Pixels | UnreadableError | None]:
+        done: list[Pixels | UnreadableError | None] = []
+        held = 0
+        for _, entry in group:
+            pixels = None if held > most else _try_decode(entry, size, grey)
+            held += pixels.nbytes if isinstance(pixels, np.ndarray) else 0
+            done.append(pixels)
         return done
 
+    def results() -> Iterator[Decoded]:
+        group, future = waiting.popleft()
+        for (split, entry), pixels in zip(group, future.result(), strict=True):
+            # Of large pictures few are held at once: the others are decoded in their turn.
+            yield split, entry, _try_decode(entry, size, grey) if pixels is None else pixels
+
     threads = os.cpu_count() or 1
-    waiting: deque[Future[list[Decoded]]] = deque()
+    most = AT_ONCE // (threads + 2)
+    waiting: deque[tuple[list[Given], Future[list[Pixels | UnreadableError | None]]]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # What matters becomes an error of ours; the rest (odd metadata) does not touch a pixel.
         warnings.filterwarnings("ignore", module="PIL")
         for group in _groups(entries):
-            waiting.append(pool.submit(work, group))
+            waiting.append((group, pool.submit(work, group)))
             if len(waiting) > threads + 1:
-                yield from waiting.popleft().result()
+                yield from results()
         while waiting:
-            yield from waiting.popleft().result()
+            yield from results()
+
+
+def _try_decode(entry: Entry, size: int | None, grey: bool) -> Pixels | UnreadableError:
+    try:
+        return decode(entry.content, size, grey)
+    except UnreadableError as error:
+        return error
 
 
 def _groups(entries: Iterable[Given]) -> Iterator[list[Given]]:
@@ -167,7 +184,7 @@ def _watched(
     start = time.monotonic()
     console = console or Console(stderr=True)
     bar = Progress(console=console, transient=True)
-    task = bar.add_task(f"decoding {name}", total=total)
+    task = bar.add_task(escape(f"decoding {printable(name)}"), total=total)
     try:
         for item in items:
             yield item

@@ -11,16 +11,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffeo.data.attributes import Numbers
+from diffeo.data.bounds import check_plain
 from diffeo.data.decoding import Pixels
 from diffeo.data.image_options import ImageOptions
+from diffeo.data.pictures import SPLITS
+from diffeo.texts import json_of, read_text
 
 VERSION = 3  # of what the folders hold and of how pictures are decoded
 
+META_BYTES = 2**30  # of the names of some ten million pictures
 _ARRAYS = ("labels", "attributes")  # files of their own; the rest is in meta.json
 
 Gap = tuple[str, str]
@@ -149,20 +154,50 @@ def _save(folder: Path, contents: Contents) -> None:
 def _load(folder: Path) -> Pictures | None:
     """Opens a cache, or finds that it is missing or damaged.
 
-    Damage is what the sizes of its files tell; to read every byte would take the time it saves.
+    Damage is what the sizes of its files tell, and the kinds of what they say; to read every pixel
+    would take the time it saves.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = json_of(read_text(folder / "meta.json", META_BYTES))
         gaps = [(name, kind) for name, kind in meta.pop("gaps")]
-        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+        arrays: Any = {name: np.array(_mapped(folder / f"{name}.npy")) for name in _ARRAYS}
         contents = Contents(gaps=gaps, **arrays, **meta)
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError):
+        pixels = _mapped(folder / "pixels.npy")
+        whole = _fits(pixels, contents)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError):
         return None
-    whole = list(pixels.shape) == contents.shape
-    whole = whole and len(contents.names) == len(contents.labels) == len(pixels)
-    whole = whole and contents.attributes.shape == (len(pixels), len(contents.attribute_names))
     return Pictures(pixels, contents) if whole else None
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """An array that ends where its file does, and is not of objects."""
+    check_plain(path.name, path)
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
+    """Whether pixels and what is said of them are of one set of pictures."""
+    known = contents
+    count = len(pixels)
+    texts = [known.names, known.label_names, known.attribute_names, map("".join, known.gaps)]
+    return (
+        pixels.dtype == np.uint8
+        and list(pixels.shape) == known.shape
+        and len(known.shape) == 4
+        and known.shape[1] in (1, 3)
+        and min(known.shape) > 0
+        and len(known.names) == count
+        and all(isinstance(text, str) for texts_ in texts for text in texts_)
+        and known.labels.dtype == np.int64
+        and known.labels.shape == (count,)
+        and known.labels.min() >= -1
+        and known.labels.max() < max(len(known.label_names), 1)
+        and known.attributes.dtype == np.float32
+        and known.attributes.shape == (count, len(known.attribute_names))
+        and {*known.splits} <= {*SPLITS}
+        and all(type(n) is int and n >= 0 for n in known.splits.values())
+        and sum(known.splits.values()) == count
+    )
 
 
 def _remove_stale(folder: Path, key: str) -> None:

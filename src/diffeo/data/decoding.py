@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffeo.data.image_options import LARGEST
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -17,6 +21,10 @@ Pixels = NDArray[np.uint8]
 Content = Path | bytes | Pixels
 
 LONGEST_SIDE = 10_000
+# Pixels of a picture that is decoded alone, since it takes some ten bytes for each.
+LARGE = 2**23
+_alone = threading.Lock()
+STRIP = 256  # rows
 
 # Formats of pixels only: Pillow reads others, of which some start a program (EPS) and some are
 # recognised in any text.
@@ -88,16 +96,29 @@ def _open(stream: IO[bytes], size: int | None) -> Picture:
     from PIL import Image, ImageOps
 
     with Image.open(stream, formats=_formats()) as picture:
-        # Pillow itself only warns up to twice its limit.
-        pixels = picture.width * picture.height
-        if max(picture.size) > LONGEST_SIDE or pixels > (Image.MAX_IMAGE_PIXELS or pixels):
-            raise UnreadableError("too large")
+        _check_size(picture)
+        if size is None and max(picture.size) > LARGEST:  # see `check_image_options`
+            raise UnreadableError("too large without --data.size")
         if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
             raise UnreadableError("of 32-bit values")  # whose white is anybody's guess
         if size is not None:
             # A JPEG is decoded at a fraction of its size, at least twice what is needed.
             picture.draft(None, (2 * size, 2 * size))
-        return _opaque(ImageOps.exif_transpose(picture))
+        large = picture.width * picture.height > LARGE
+        with _alone if large else contextlib.nullcontext():
+            picture.load()
+            _check_size(picture)  # an icon holds another picture, of whatever size that is
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _opaque(picture)
+
+
+def _check_size(picture: Picture) -> None:
+    """Refuse what is too large; Pillow itself only warns up to twice its limit."""
+    from PIL import Image
+
+    pixels = picture.width * picture.height
+    if max(picture.size) > LONGEST_SIDE or pixels > (Image.MAX_IMAGE_PIXELS or pixels):
+        raise UnreadableError("too large")
 
 
 @functools.cache
@@ -116,8 +137,7 @@ def _opaque(picture: Picture) -> Picture:
     if mode.startswith("I"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        picture = _on_white(picture)
     elif mode in ("1", "L"):
         return picture.convert("L")
     picture = picture.convert("RGB")
@@ -126,9 +146,22 @@ def _opaque(picture: Picture) -> Picture:
     return picture
 
 
+def _on_white(picture: Picture) -> Picture:
+    """A transparent picture in mode RGB, strip by strip, since each step of it takes a copy."""
+    from PIL import Image
+
+    laid = Image.new("RGB", picture.size, "white")
+    for top in range(0, picture.height, STRIP):
+        strip = picture.crop((0, top, picture.width, min(top + STRIP, picture.height)))
+        strip = strip.convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        laid.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return laid
+
+
 def _is_grey(picture: Picture) -> bool:
-    pixels = np.asarray(picture)
-    return bool((pixels == pixels[..., :1]).all())
+    red, green, blue = picture.split()
+    return red == green == blue
 
 
 def fit(picture: Picture, size: int | None, grey: bool) -> Pixels:

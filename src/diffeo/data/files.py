@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
+import itertools
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffeo.data.bounds import (
+    CHUNK_VALUES,
+    Text,
+    check_archive,
+    check_columns,
+    check_footer,
+    check_plain,
+    lines,
+    parquet_batches,
+)
 
 Array = NDArray[Any]
 Chunk = dict[str, Array]
@@ -48,6 +60,7 @@ def open_file(name: str, path: Path, delimiter: str | None = None) -> Source:
     Raises:
         ValueError: an empty or damaged file, or one without a usable line of column names.
     """
+    check_plain(name, path)
     if path.stat().st_size == 0:
         raise ValueError(f"{name} is empty: it has not a single byte")
     if path.suffix.lower() == ".csv":
@@ -74,7 +87,7 @@ def listing(names: Iterable[str], most: int = 20) -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'moons'?)"` where a known name is close, otherwise nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name[:100], list(itertools.islice(known, 1_000)), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -83,23 +96,19 @@ def reading(name: str) -> Iterator[None]:
     """Turns whatever a reading library raises into one sentence that names the file."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,  # pandas' parser and pyarrow raise subclasses of it
-        EOFError,
-        NotImplementedError,
-        csv.Error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # damage makes libraries raise nearly anything
         reason = " ".join(str(error).split()).replace("Error tokenizing data. C error: ", "")
+        reason = reason or type(error).__name__
         raise ValueError(f"{name} cannot be read, it may be damaged: {reason}") from error
 
 
 def _check_names(name: str, columns: list[str]) -> list[str]:
-    twice = [column for i, column in enumerate(columns) if column in columns[:i]]
-    if twice:
-        raise ValueError(f"{name} has two columns named '{twice[0]}': give each its own name")
+    check_columns(name, len(columns))
+    seen: set[str] = set()
+    for column in columns:
+        if column in seen:
+            raise ValueError(f"{name} has two columns named '{column}': give each its own name")
+        seen.add(column)
     return columns
 
 
@@ -107,9 +116,9 @@ def _csv(name: str, path: Path, delimiter: str) -> Source:
     if len(delimiter) != 1:
         raise ValueError(f"{name}: --data.delimiter is one character, not {delimiter!r}")
     with reading(name), path.open(newline="", encoding="utf-8-sig") as file:
-        lines = (line for line in csv.reader(file, delimiter=delimiter) if line)
-        header = [column.strip() for column in next(lines, [])]
-        first = next(lines, [])
+        rows = (row for row in csv.reader(lines(file), delimiter=delimiter) if row)
+        header = [column.strip() for column in next(rows, [])]
+        first = next(rows, [])
     _check_header(name, header, first, delimiter)
 
     def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
@@ -118,22 +127,30 @@ def _csv(name: str, path: Path, delimiter: str) -> Source:
         # All columns are parsed, since with `usecols` pandas cuts lines that are too long in
         # silence; the copies let go of those that nobody asked for. `low_memory=False` gives each
         # column of a chunk one type.
+        text = Text(path)
         with (
             reading(name),
+            io.BufferedReader(text, 2**18) as file,
             pandas.read_csv(
-                path,
+                file,
                 sep=delimiter,
                 names=header,
                 header=0,
                 index_col=False,
-                chunksize=batch_rows,
+                chunksize=_chunk_rows(batch_rows, len(header)),
                 low_memory=False,
             ) as frames,
         ):
             for frame in frames:
                 yield {column: frame[column].to_numpy(copy=True) for column in names}
+                text.next_chunk()
 
     return Source(name, header, read)
+
+
+def _chunk_rows(most: int, columns: int) -> int:
+    """How many rows to hold at once, of so many columns."""
+    return max(1, min(most, CHUNK_VALUES // max(columns, 1)))
 
 
 def _check_header(name: str, header: list[str], first: list[str], delimiter: str) -> None:
@@ -172,14 +189,19 @@ def _is_number(text: str) -> bool:
 def _parquet(name: str, path: Path) -> Source:
     import pyarrow.parquet
 
-    with reading(name), pyarrow.parquet.ParquetFile(path) as file:
-        # pandas stores a table's row labels as one more column.
-        columns = [c for c in file.schema_arrow.names if not c.startswith("__index_level_")]
+    with reading(name):
+        check_footer(name, path)
+        schema = pyarrow.parquet.read_schema(path)
+    # pandas stores a table's row labels as one more column.
+    columns = [column for column in schema.names if not column.startswith("__index_level_")]
     _check_names(name, columns)
 
     def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
-        with reading(name), pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_rows, columns=names):
+        rows = _chunk_rows(batch_rows, len(names))
+        if not all(_is_narrow(schema.field(column).type) for column in names):
+            rows = min(rows, 64)  # texts, which the first of them is enough to refuse
+        with reading(name):
+            for batch in parquet_batches(name, path, names, rows):
                 yield {column: from_arrow(batch.column(column)) for column in names}
 
     return Source(name, columns, read)
@@ -195,6 +217,14 @@ def from_arrow(column: Any) -> Array:
     return values
 
 
+def _is_narrow(kind: Any) -> bool:
+    """Whether a value of a pyarrow type takes a few bytes, whatever it is."""
+    from pyarrow import types
+
+    checks = (types.is_primitive, types.is_decimal, types.is_null)
+    return any(check(kind) for check in checks)
+
+
 def _npy(name: str, path: Path) -> Source:
     with reading(name):
         table = np.lib.format.open_memmap(path, mode="r")
@@ -206,6 +236,7 @@ def _unnamed(name: str, table: Array) -> Source:
         raise ValueError(
             f"{name} holds an array of shape {table.shape}: save one of (rows, columns)"
         )
+    check_columns(name, table.shape[1])
     columns = {f"x{i}": table[:, i] for i in range(table.shape[1])}
     return Source(name, list(columns), slices(columns), named=False)
 
@@ -215,7 +246,10 @@ def _npz(name: str, path: Path) -> Source:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a zip archive")
         with np.load(path, allow_pickle=False) as file:
-            arrays: Chunk = {key: file[key] for key in file.files}
+            check_archive(name, file.zip)
+            held = {key: file[key] for key in file.files}
+    # Of what is no array, such as a text, NumPy gives the bytes.
+    arrays: Chunk = {key: array for key, array in held.items() if isinstance(array, np.ndarray)}
     tables = {key for key, array in arrays.items() if array.ndim == 2}
     table = next((arrays[key] for key in ("x", "data") if key in tables), None)
     if table is None and len(arrays) == 1 and tables:
@@ -225,10 +259,10 @@ def _npz(name: str, path: Path) -> Source:
             next(iter(arrays.values())).ndim == 1
         ):
             return Source(name, list(arrays), slices(arrays))
-        held = listing(f"{key} {array.shape}" for key, array in arrays.items())
+        shapes = listing(f"{key} {array.shape}" for key, array in arrays.items())
         raise ValueError(
-            f"{name} holds {held or 'no array'}: save one array of (rows, columns) named x, or one "
-            "array of (rows,) for each column"
+            f"{name} holds {shapes or 'no array'}: save one array of (rows, columns) named x, or "
+            "one array of (rows,) for each column"
         )
     titles = arrays.get("columns", np.empty(0))
     if titles.shape != table.shape[1:] or titles.dtype.kind != "U":

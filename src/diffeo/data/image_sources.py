@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffeo.data.bounds import check_footer, check_plain
 from diffeo.data.files import suggestion
 from diffeo.data.image_options import PICTURE_SETS, ImageOptions
 from diffeo.data.picture_arrays import open_array, open_digits, pictures_key, read_headers
 from diffeo.data.picture_tables import find_columns, open_hub, open_parquet, open_parquet_folder
 from diffeo.data.pictures import PictureSource, open_folder
 from diffeo.data.shapes import open_shapes
+from diffeo.data.sources import plain_path
 
 IMAGE_ENDINGS = (".npz", ".npy", ".parquet")
 
@@ -24,6 +26,8 @@ def open_pictures(options: ImageOptions) -> PictureSource:
     path = _path(name)
     if name.startswith("hf://"):
         return open_hub(options)
+    if name not in PICTURE_SETS and not path.is_dir():
+        check_plain(name, path)
     if path.suffix.lower() == ".parquet" and path.is_file():
         return open_parquet(options, path)
     folder = name not in PICTURE_SETS and path.is_dir()
@@ -56,10 +60,7 @@ def open_pictures(options: ImageOptions) -> PictureSource:
 def _path(name: str) -> Path:
     if not name:  # which would be the folder at hand
         raise ValueError("no source is named: pass --data.source")
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{name}: there is no such home folder: check --data.source") from error
+    return plain_path(name)
 
 
 def is_image_source(source: str) -> bool:
@@ -71,6 +72,8 @@ def is_image_source(source: str) -> bool:
     try:
         path = _path(source)
         ending = path.suffix.lower()
+        if path.exists() and not path.is_dir():
+            check_plain(source, path)
         if source in PICTURE_SETS or path.is_dir():
             return True
         if source.startswith("hf://"):
@@ -79,6 +82,7 @@ def is_image_source(source: str) -> bool:
         if ending == ".parquet":
             import pyarrow.parquet
 
+            check_footer(source, path)
             find_columns(source, pyarrow.parquet.read_schema(path), ImageOptions(source))
             return True
         headers = read_headers(path) if ending in IMAGE_ENDINGS else {}

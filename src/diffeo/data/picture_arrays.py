@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffeo.data.decoding import Pixels
+from diffeo.data.bounds import check_archive
+from diffeo.data.decoding import LONGEST_SIDE, Pixels
 from diffeo.data.files import Array, listing, reading
 from diffeo.data.pictures import Entry, Label, Part, PictureSource, file_hash
 
@@ -53,8 +54,13 @@ def open_array(name: str, path: Path) -> PictureSource:
             f"{name} holds an array of shape {shape}: save one of (pictures, height, width), "
             "(pictures, height, width, channels) or (pictures, channels, height, width)"
         )
-    if 0 in shape:
+    if min(shape) < 1:
         raise ValueError(f"{name} holds an array of shape {shape}: there is no picture in it")
+    if max(shape[1:]) > LONGEST_SIDE:
+        raise ValueError(
+            f"{name} holds pictures of shape {shape[1:]}: save some of {LONGEST_SIDE:,} pixels a "
+            "side at most"
+        )
     labels = _labels(name, path, headers, shape[0])
 
     def read() -> Iterator[Entry]:
@@ -73,7 +79,10 @@ def read_headers(path: Path) -> dict[str, Header]:
         return {"": Header(array.shape, False, array.dtype)}
     headers = {}
     with zipfile.ZipFile(path) as archive:
+        check_archive(path.name, archive)
         for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
             with archive.open(member) as file:
                 headers[member.removesuffix(".npy")] = _header(file)
     return headers

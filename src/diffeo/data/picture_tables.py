@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeo.data.attributes import Value
+from diffeo.data.bounds import check_footer, check_plain, parquet_batches
 from diffeo.data.files import listing, reading, suggestion
 from diffeo.data.hub import hub_splits
 from diffeo.data.image_options import ImageOptions
@@ -22,6 +23,7 @@ from diffeo.data.pictures import (
     listing_hash,
     split_of,
 )
+from diffeo.texts import json_of
 
 BATCH_ROWS = 256  # so that memory does not grow with the file
 
@@ -55,9 +57,10 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
         ValueError: a named column that is not there, or no column of pictures.
     """
     with reading(name):
-        notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = notes.get("info", {}).get("features", {})
-    kinds = {key: value.get("_type") for key, value in features.items() if isinstance(value, dict)}
+        notes = json_of((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = notes.get("info", {}).get("features", {})
+        features = {key: value for key, value in features.items() if isinstance(value, dict)}
+    kinds = {key: value.get("_type") for key, value in features.items()}
     for column in (options.image_column, options.label_column):
         if column is not None and column not in schema.names:
             raise ValueError(
@@ -87,7 +90,7 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
             f"{name}: column '{label}' is of type {schema.field(label).type}: name one of whole "
             "numbers or text with --data.label_column"
         )
-    names = {column: features[column].get("names") for column in classes}
+    names = {column: _texts(features[column].get("names")) for column in classes}
     attributes = {
         field.name: names.get(field.name)
         for field in schema
@@ -98,6 +101,12 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
         and schema.names.count(field.name) == 1
     }
     return Columns(image, label, names.get(label), attributes)
+
+
+def _texts(names: Any) -> list[str] | None:
+    """Names of classes as the source's notes have them, if that is what they are."""
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if known else None
 
 
 def _holds_pictures(kind: Any) -> bool:
@@ -129,23 +138,38 @@ def _holds_attributes(kind: Any) -> bool:
 def _entries(name: str, batches: Iterable[Any], columns: Columns) -> Iterator[Entry]:
     row = 0
     for batch in batches:
-        images = batch.column(columns.image).to_pylist()
-        labels = [None] * len(images)
+        images = _listed(batch.column(columns.image))
+        labels: list[Any] = [None] * len(images)
         if columns.label is not None:
-            labels = batch.column(columns.label).to_pylist()
+            labels = _listed(batch.column(columns.label))
         known = {
             column: _values(batch.column(column), names)
             for column, names in columns.attributes.items()
         }
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for i, (content, label) in enumerate(zip(images, labels, strict=True)):
             row += 1
-            content = image.get("bytes") if isinstance(image, dict) else image
             attributes = {column: values[i] for column, values in known.items()}
             yield Entry(f"{name} row {row}", content or b"", label, attributes)
 
 
+def _listed(column: Any) -> list[Any]:
+    """The values of a pyarrow column, of a struct those called bytes.
+
+    Equal values of a dictionary are one object: a few bytes may stand for the same picture of
+    hundreds of megabytes over and over.
+    """
+    from pyarrow import compute, types
+
+    while types.is_struct(column.type):
+        column = compute.struct_field(column, "bytes")
+    if not types.is_dictionary(column.type):
+        return column.to_pylist()
+    known = column.dictionary.to_pylist()
+    return [None if place is None else known[place] for place in column.indices.to_pylist()]
+
+
 def _values(column: Any, names: list[str] | None) -> list[Value]:
-    values = column.to_pylist()
+    values = _listed(column)
     if names is not None:  # -1 is Hugging Face's "unknown"
         return [None if v is None or not 0 <= v < len(names) else names[v] for v in values]
     return [v if v is None or isinstance(v, str) else float(v) for v in values]
@@ -170,8 +194,11 @@ def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any)
 
     parts: list[Part] = []
     for split, path in files:
-        with reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
-            schema, count = file.schema_arrow, file.metadata.num_rows
+        check_plain(str(path), path)
+        with reading(str(path)):
+            check_footer(str(path), path)
+            with pyarrow.parquet.ParquetFile(path) as file:
+                schema, count = file.schema_arrow, file.metadata.num_rows
         columns = find_columns(str(path), schema, options)
         if not parts:
             names, label = columns.label_names, columns.label or "label"
@@ -184,10 +211,8 @@ def _parquet(options: ImageOptions, files: list[tuple[str, Path]], content: Any)
 
 
 def _batches(path: Path, columns: Columns) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    with reading(str(path)), pyarrow.parquet.ParquetFile(path) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns.names)
+    with reading(str(path)):
+        yield from parquet_batches(str(path), path, columns.names, BATCH_ROWS)
 
 
 def open_hub(options: ImageOptions) -> PictureSource:

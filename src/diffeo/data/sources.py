@@ -37,9 +37,23 @@ def open_source(
         return _bundled(name)
     if name.startswith("hf://"):
         return _hub(name)
-    path = Path(name).expanduser()
+    path = plain_path(name)
     _check_file(name, path)
     return open_file(name, path, delimiter)
+
+
+def plain_path(name: str) -> Path:
+    """The path that a user wrote, in which ~ is the home folder.
+
+    Raises:
+        ValueError: if there is no such home folder, or the name could be no file's.
+    """
+    if "\0" in name:
+        raise ValueError(f"{name} has a zero byte in it, as no name of a file has")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: there is no such home folder: check --data.source") from error
 
 
 def _check_file(name: str, path: Path) -> None:

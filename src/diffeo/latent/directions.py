@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from diffeo.beside import beside
 from diffeo.bijections.base import Context
 from diffeo.flow import Flow
 from diffeo.latent.coding import decode, encode
+from diffeo.texts import json_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +106,30 @@ class Directions:
             raise ValueError(f"{path} is missing: make it with `diffeo directions`.")
         try:
             with safe_open(path, framework="pt") as file:
-                words = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+                words = {name: json_of(text) for name, text in (file.metadata() or {}).items()}
                 words["latent_shapes"] = [tuple(shape) for shape in words["latent_shapes"]]
-                return cls(vectors=file.get_tensor("vectors"), **words)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                found = cls(vectors=file.get_tensor("vectors"), **words)
+                found._check()
+        except OSError:
+            raise
+        except Exception as error:  # words of other kinds, types of numbers that torch lacks
             raise ValueError(
                 f"{path} is damaged or holds no directions: make it anew with `diffeo directions`."
             ) from error
+        return found
+
+    def _check(self) -> None:
+        """Refuse what a file may say and no directions have."""
+        k, dims = len(self.names), sum(map(math.prod, self.latent_shapes))
+        lists = {"names": str, "present": int, "absent": int, "notes": str}
+        for name, kind in lists.items():
+            values = getattr(self, name)
+            if not isinstance(values, list) or not all(type(value) is kind for value in values):
+                raise ValueError(f"{name} is no list of {kind.__name__}")
+        if not (k == len(self.present) == len(self.absent) and self.vectors.shape == (k, dims)):
+            raise ValueError("there is not one vector for each name")
+        if not self.vectors.is_floating_point() or not self.vectors.isfinite().all():
+            raise ValueError("the vectors are no finite numbers")
 
 
 def edit(

@@ -51,6 +51,7 @@ class NICE(Flow):
     ) -> None:
         shape = (features,) if isinstance(features, int) else tuple(features)
         dims = math.prod(shape)
+        scale = Scale(dims)
         entry: list[Bijection] = [Standardize(dims)]
         dequantizer: Dequantizer | None = UniformDequantize(steps) if steps else None
         if len(shape) > 1:
@@ -63,7 +64,7 @@ class NICE(Flow):
             mlp = MLP(cut.kept, cut.bent, hidden, context_features)
             couplings.append(Coupling(cut, Additive(), mlp))
         super().__init__(
-            Chain(*entry, *couplings, Scale(dims)),
+            Chain(*entry, *couplings, scale),
             shape,
             base=base,
             context_features=context_features,

@@ -17,6 +17,8 @@ def check_size(height: int, width: int, halvings: int, unit: str) -> None:
     """
     if halvings < 1:
         raise ValueError(f"{unit}s is {halvings}: take at least 1.")
+    if halvings > max(height, width).bit_length():  # nor is 2^halvings a number to write out
+        raise ValueError(f"{halvings} {unit}s halve {height}x{width} away: take fewer {unit}s.")
     step = 2**halvings
     if height % step or width % step:
         up = f"{-(-height // step) * step}x{-(-width // step) * step}"

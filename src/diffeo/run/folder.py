@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from torch import Generator, Tensor
 
 from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
+from diffeo.data.image_options import LARGEST
 from diffeo.evaluation import class_count
 from diffeo.finite import all_finite
 from diffeo.flow import Flow
+from diffeo.texts import SETTINGS_BYTES, read_text, yaml_of
 
 
 class Run:
@@ -36,9 +39,19 @@ class Run:
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(name, trust=trust)
-        names = [f"x{i}" for i in range(self.flow.dims)]
-        self.columns: list[str] = self.flow.metadata.get("columns", names)
-        self.context_columns: list[str] = self.flow.metadata.get("context_columns", [])
+        said = self.flow.metadata
+        self.columns: list[str] = said.get("columns") or [f"x{i}" for i in range(self.flow.dims)]
+        self.context_columns: list[str] = said.get("context_columns", [])
+        size = said.get("size")
+        if not (
+            _are_names(self.columns, (self.flow.dims,))
+            and _are_names(self.context_columns, (0, self.flow.context_features))
+            and (size is None or (type(size) is int and 0 < size <= LARGEST))
+        ):
+            raise ValueError(
+                f"{name} says of its data what does not fit the model: save it anew from flow, "
+                "with metadata of columns, context_columns and size that do."
+            )
 
     @property
     def config_file(self) -> Path:
@@ -128,9 +141,36 @@ class Run:
             yield part
 
 
+def _are_names(names: object, counts: tuple[int, ...]) -> bool:
+    """Whether these are texts, as many as one of the counts."""
+    return (
+        isinstance(names, list)
+        and len(names) in counts
+        and all(isinstance(name, str) for name in names)
+    )
+
+
 def _data_options(path: Path) -> DataOptions:
+    text = read_text(path, SETTINGS_BYTES)
     try:
-        section = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
-        return DataOptions(**section | {"splits": tuple(section["splits"])})
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        section = yaml_of(text)["data"]
+        options = DataOptions(**section | {"splits": tuple(section["splits"])})
+        for name, kind in get_type_hints(DataOptions).items():
+            if not _is(getattr(options, name), kind):
+                raise ValueError(f"{name} is not of type {kind}")
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
+    return options
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotation such as `int | None` or `tuple[int, int]`."""
+    inner = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_is(value, choice) for choice in inner)
+    if not inner:
+        return type(value) is kind or (kind is float and type(value) is int)
+    if not isinstance(value, get_origin(kind)):
+        return False
+    kinds = inner if get_origin(kind) is tuple else inner * len(value)
+    return len(kinds) == len(value) and all(map(_is, value, kinds))

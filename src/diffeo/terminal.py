@@ -1,0 +1,33 @@
+"""What is said to a terminal: as it is, with no orders to the terminal in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+STAY = "\n\t"
+
+
+def printable(text: str) -> str:
+    r"""A text in which whatever is no plain character is spelled out: `\n`, `\x1b`, `\udcff`.
+
+    Names of files and columns are a stranger's: one may hold escape sequences, which a terminal
+    obeys, newlines, or bytes that are no text at all.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class PlainConsole(Console):
+    """A console that takes text for text: no markup, no emoji, no escape sequences.
+
+    A name such as `[link=...]` is printed as it is. Line breaks and tabs of sentences stay.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text, made printable."""
+        lines = "".join(c if c in STAY else printable(c) for c in text)
+        return super().render_str(lines, **options | {"markup": False, "emoji": False})
