@@ -1,8 +1,10 @@
 """What is behind each control of the explorer: noise, paths, edits, scores, uploads, ways."""
 
+import asyncio
 import base64
 import io
 import math
+import time
 
 import numpy as np
 import pytest
@@ -466,6 +468,154 @@ def test_the_film_ends_in_the_data(moons):
     )
     first = torch.tensor(film["stations"][0]).unflatten(0, (-1, 2))
     torch.testing.assert_close(first[:, 0] * 7 - 3.5, z[:, 0], atol=0.01, rtol=0)
+
+
+# Who is let in
+
+
+async def reads(scope, receive, send):
+    """A page that reads its message, and says how long it was."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        length += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+def let_in(path, *pieces, left=None, slow=False, **headers):
+    """The status, the headers and the body of what the guard lets through, and what it read."""
+    guard = pytest.importorskip("diffeo.explorer.guard", reason="needs starlette")
+    headers = {"host": "127.0.0.1:7860"} | headers
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
+    coming, answers, taken = list(pieces or (b"",)), [], []
+
+    async def receive():
+        if not coming:
+            await asyncio.sleep(30)
+        taken.append(coming.pop(0))
+        more = bool(coming) or slow
+        return {"type": "http.request", "body": taken[-1], "more_body": more}
+
+    async def send(message):
+        answers.append(message)
+
+    asyncio.run(guard.Guard(reads, left or (lambda _: None))(scope, receive, send))
+    start, *bodies = answers
+    assert start["type"] == "http.response.start"
+    assert all(answer["type"] == "http.response.body" for answer in bodies)
+    body = b"".join(answer["body"] for answer in bodies)
+    return start["status"], dict(start["headers"]), body, sum(map(len, taken))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/gradio_api/run/predict", 200),
+        ("/assets/index.js", 200),
+        ("/assets/../secret", 404),
+        ("/assets/..\\secret", 404),
+        ("/static/a\0b", 404),
+        ("/gradio_api/file=/etc/passwd", 404),
+        ("/file=/etc/passwd", 404),
+        ("/gradio_api/upload", 404),
+        ("/gradio_api/proxy=http://example.org", 404),
+        ("/gradio_api/queue/join/more", 404),
+        ("//gradio_api/file=/etc/passwd", 404),
+        ("/svelte/x.js", 404),
+    ],
+)
+def test_only_what_the_page_asks_for_is_there(path, status):
+    found, headers, _, _ = let_in(path)
+    assert found == status
+    if status == 200:
+        assert b"default-src 'self'" in headers[b"content-security-policy"]
+        assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:7860", 200),
+        ("https://127.0.0.1:7860", 200),  # what stands before it may speak TLS
+        ("http://127.0.0.1:7861", 403),
+        ("http://localhost:7860", 403),
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:7860.evil.example", 403),
+        ("http://127.0.0.1:7860@evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_no_other_sites_page_may_ask(origin, status):
+    assert let_in("/gradio_api/run/predict", b"{}", origin=origin)[0] == status
+
+
+def test_a_message_that_says_it_is_huge_is_not_read():
+    status, headers, _, taken = let_in("/gradio_api/run/predict", b"A", content_length=f"{2**27}")
+    assert (status, taken) == (413, 0)
+    assert headers[b"connection"] == b"close"
+    assert let_in("/gradio_api/run/predict", b"A", content_length="-1")[0] == 413
+
+
+def test_a_message_that_does_not_say_is_read_up_to_the_limit():
+    pieces = [bytes(2**24)] * 6
+    status, _, _, taken = let_in("/gradio_api/run/predict", *pieces)
+    assert (status, taken) == (413, 4 * 2**24)
+    status, _, body, _ = let_in("/gradio_api/run/predict", *pieces[:3])
+    assert (status, body) == (200, str(3 * 2**24).encode())
+
+
+def test_a_message_that_comes_to_a_halt_is_answered(monkeypatch):
+    guard = pytest.importorskip("diffeo.explorer.guard", reason="needs starlette")
+    monkeypatch.setattr(guard, "PATIENCE", 0.05)
+    status, headers, _, taken = let_in("/gradio_api/queue/join", b"{", slow=True)
+    assert (status, taken) == (408, 1)
+    assert headers[b"connection"] == b"close"
+
+
+def test_it_is_told_who_left():
+    gone = []
+    let_in("/gradio_api/heartbeat/abc", left=gone.append)
+    let_in("/gradio_api/queue/data", left=gone.append)
+    assert gone == ["abc"]
+
+
+def test_of_a_closed_page_what_it_showed_is_forgotten(digits):
+    pytest.importorskip("gradio", reason="needs gradio")
+    import httpx
+
+    from diffeo.explorer.serving import serve
+
+    page = serve(digits, wait=False)
+    try:
+        with httpx.Client(base_url=page.local_url, timeout=30) as client:
+            load = next(f for f in page.config["dependencies"] if "load" in str(f["targets"]))
+            message = {"fn_index": load["id"], "session_hash": "someone"}
+            message["data"] = [None, 0, 2, 0.8, [], True]
+            with client.stream("GET", "/gradio_api/heartbeat/someone") as beats:
+                lines = beats.iter_lines()  # it closes what it reads from when it is let go
+                next(lines)
+                shown = client.post("/gradio_api/run/predict", json=message).json()["data"][1]
+                kept = page.state_holder["someone"].config_values
+                assert shown in [part.get("props", {}).get("value") for part in kept.values()]
+            for _ in range(100):
+                if not kept:
+                    break
+                time.sleep(0.05)
+            assert not kept
+            assert "someone" in page.state_holder  # who was only cut off goes on
+    finally:
+        page.close(verbose=False)
 
 
 # The command

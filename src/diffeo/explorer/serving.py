@@ -6,81 +6,25 @@ import ipaddress
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 # Before Gradio is imported, which reads them then: no counters, and no look at what is newest.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
+from joblib import cpu_count
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
 
+from diffeo.explorer.guard import Guard
 from diffeo.explorer.page import build
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import asset
 
 FIRST_PORT, PORTS = 7860, 100
-LARGEST = 48 * 2**20  # bytes of one message, in base64
-
-# The browser itself refuses what would come from another host.
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
-    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
-)
-# What Gradio offers and this page does without: files by their name, and pages of others.
-CLOSED = ("/file", "/upload", "/proxy", "/stream", "/call", "/deep_link", "/component_server")
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-
-class Guard:
-    """Answers 404 for what reads files, refuses huge messages, and tells the browser the policy.
-
-    Args:
-        app: what it stands before.
-    """
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        path = scope["path"].removeprefix("/gradio_api")
-        if any(path == name or path.startswith((f"{name}/", f"{name}=")) for name in CLOSED):
-            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > LARGEST:
-            await PlainTextResponse("That is too large.", 413)(scope, receive, send)
-            return
-        received = 0
-
-        async def bounded() -> Any:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > LARGEST:
-                raise ValueError("a message is too large.")
-            return message
-
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-            await send(message)
-
-        await self.app(scope, bounded, with_policy)
+WAITING = 256  # events that wait for their turn, of all visitors together
+SESSIONS = 200  # visitors whose pictures are remembered
 
 
 def serve(
@@ -109,13 +53,13 @@ def serve(
     # A private folder for whatever Gradio writes, gone at the end.
     scratch = tempfile.TemporaryDirectory(prefix="diffeo-explorer-")
     os.environ["GRADIO_TEMP_DIR"] = scratch.name
-    middleware = [Middleware(Guard)]
+    page = build(subject)
+    middleware = [Middleware(Guard, left=lambda session: _forget(page, session))]
     if is_loopback(host):
         # A name of somebody else's that leads here is not this page.
         names = ["localhost", "127.0.0.1", "[::1]", host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
-    page = build(subject)
-    page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
+    page.queue(default_concurrency_limit=2, max_size=WAITING, api_open=False)
     page.launch(
         server_name=host,
         server_port=port,
@@ -130,7 +74,8 @@ def serve(
         run_history=False,
         footer_links=[],
         show_error=False,
-        state_session_capacity=200,
+        state_session_capacity=SESSIONS,
+        max_threads=_threads(),
         app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
         theme=theme(),
         css=asset("style.css"),
@@ -140,6 +85,15 @@ def serve(
     if wait:
         page.block_thread()
     return page
+
+
+def _forget(page: gr.Blocks, session: str) -> None:
+    """Let go what Gradio remembers of a closed page: every piece of it that was shown, half a MB.
+
+    What a visitor's controls need stays, for one who was only cut off and comes back.
+    """
+    if session in page.state_holder:
+        page.state_holder[session].config_values.clear()
 
 
 def theme() -> gr.themes.Base:
@@ -168,6 +122,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _threads() -> int:
+    """How many answers are computed at the same time.
+
+    Two may be films, for which no slider waits; beyond the cores, more at once only take longer and
+    more memory.
+    """
+    return min(40, 2 + max(2, cpu_count()))
 
 
 def _free_port(host: str, port: int | None) -> int:
