@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ValueError, OSError, FloatingPointError) as error:
         print(f"diffeo: {_sentence(error)}", file=sys.stderr)  # noqa: T201
         return 2
-    except KeyboardInterrupt:
-        print("diffeo: stopped; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as stop:
+        how = str(stop) or "stopped; --resume goes on from the last checkpoint."
+        print(f"diffeo: {how}", file=sys.stderr)  # noqa: T201
         return 130
     return 0
 
