@@ -23,29 +23,47 @@ MANIFEST, PARTIAL = "diffeo.json", ".partial"
 MOST_DEATHS = 4
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+# Of each input by its part: its size in bytes and its time of change.
+Inputs = dict[str, list[int]]
+
+
+def claim(folder: Path, settings: Mapping[str, Any], data: Inputs | None = None) -> None:
     """Make the folder the one of these settings, or make sure that it is; drop what is half done.
 
+    Where some of the inputs have changed since, their parts are dropped too.
+
     Raises:
-        ValueError: if it holds parts of other settings, or other things.
+        ValueError: if it holds parts of other settings or inputs, or other things.
     """
-    manifest = {"diffeo": __version__, "torch": torch.__version__, **settings}
+    manifest = {"diffeo": __version__, "torch": torch.__version__, **settings, "data": data or {}}
     known = read(folder)
-    if known is None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"{folder} is there and is no folder of parts: give --out a new or an empty one."
-            )
-        with beside(folder / MANIFEST) as partial:
-            partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    elif known != manifest:
-        keys = [key for key in {**manifest, **known} if known.get(key) != manifest.get(key)]
+    if known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
-            f"{folder} holds parts of another {', another '.join(keys)}: give --out another "
-            "folder, or what was given before."
+            f"{folder} is there and is no folder of parts: give --out a new or an empty one."
         )
+    if known is not None:
+        for name in _changed(folder, known, manifest):
+            (folder / name).unlink(missing_ok=True)
+    if known != manifest:
+        with beside(folder / MANIFEST) as partial:
+            partial.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     # A process that still writes there, of a command that was killed, fails to rename and ends.
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def _changed(folder: Path, known: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    """The parts whose inputs are others than they were."""
+    others = [key for key in {**manifest, **known} if known.get(key) != manifest.get(key)]
+    before, now = known.get("data", {}), manifest["data"]
+    changed = [name for name in now if now[name] != before.get(name)]
+    if others == ["data"] and before.keys() == now.keys() and len(changed) < len(now):
+        return changed
+    if others:
+        raise ValueError(
+            f"{folder} holds parts of another {', another '.join(others)}: give --out another "
+            "folder, or what was given before."
+        )
+    return []
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -109,5 +127,7 @@ def model_settings(run: Run) -> dict[str, str]:
     for name in (CONFIG, WEIGHTS):
         with (model / name).open("rb") as file:
             both.update(hashlib.file_digest(file, "sha256").digest())
-    networks = {str(m.precision or "its own") for m in run.flow.modules() if isinstance(m, Coupling)}
+    networks = {
+        str(m.precision or "its own") for m in run.flow.modules() if isinstance(m, Coupling)
+    }
     return {"model": both.hexdigest(), "precision": ", ".join(sorted(networks))}

@@ -73,6 +73,12 @@ def files(source: str) -> list[Part]:
     raise ValueError(f"{source} holds no {' or '.join(ENDINGS)} file: name a folder that does.")
 
 
+def inputs(parts: list[Part]) -> dict[str, list[int]]:
+    """Of each part the size in bytes and the time of change of its source."""
+    found = ((part.name, Path(part.source).stat()) for part in parts)
+    return {name: [status.st_size, status.st_mtime_ns] for name, status in found}
+
+
 def draws(n: int, rows: int, name: str) -> list[Part]:
     """Parts of `rows` rows, the last one of what is left of n, called NAME-00000.parquet and so on.
 

@@ -74,7 +74,7 @@ def _ray(cluster: Cluster) -> Iterator[Any]:
         context.enable_progress_bars = context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # a part of pictures may take an hour
         for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray
     except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -84,7 +84,7 @@ def _ray(cluster: Cluster) -> Iterator[Any]:
 
 
 def _connect(ray: Any, cluster: Cluster) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if cluster.address is None:
         from joblib import cpu_count
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from diffeo.data import write_columns, write_table
-from diffeo.data.pictures import listing_hash
 from diffeo.evaluation import class_count
 from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, model_settings, place
-from diffeo.scale.parts import Part, count_rows, files
+from diffeo.scale.parts import Part, count_rows, files, inputs
 from diffeo.scale.ray import Cluster
 from diffeo.scale.running import Outcome, finish
 from diffeo.scale.work import Done
@@ -98,8 +97,7 @@ def score_parts(
         "kind": kind,
         "reference": None if reference is None else digest(reference.to_json()),
         "delimiter": delimiter,
-        "data": listing_hash([(part.name, Path(part.source)) for part in parts]),
     }
-    claim(out, settings)
+    claim(out, settings, inputs(parts))
     work = Scoring(run, source, out, kind, reference, delimiter)
     return finish(work, parts, out, cluster, console)
