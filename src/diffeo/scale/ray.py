@@ -58,14 +58,16 @@ def on_ray(cluster: Cluster, work: Work, parts: list[Part]) -> Iterator[Done]:
 def _ray(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected and quiet; what is started here listens to this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if cluster.address is None:
-        # Without it Ray listens to the network for machines that might join.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # By its name for some systems, but on all: alone, Ray need not listen to the network.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if cluster.address is None else "1"
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise ValueError('--ray needs the package ray: pip install "diffeo[ray]"') from error
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = (
+        cluster.address is not None
+    )  # if imported before
     _connect(ray, cluster)
     try:
         # What Ray has to say of each worker that died would hide what we say of the part.
