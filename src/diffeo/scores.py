@@ -15,13 +15,15 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.codes import ColumnCode, picture_bits, row_nats
-from diffeo.data import Batches, Data
+from diffeo.data import Batches, Data, Gallery
 from diffeo.evaluation import Batch, class_count, log_probs
 from diffeo.flow import Flow
 
+Array = NDArray[Any]
 Kind = Literal["log_prob", "typicality", "complexity"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -193,6 +195,47 @@ def scores(
         if reference is not None and context is None and reference.unlabelled is not None:
             usual = reference.unlabelled
         yield log_prob, score(flow, x, log_prob, kind, usual)
+
+
+def column_names(kind: Kind) -> list[str]:
+    """What is written of each row of a table: its log-likelihood, and the score if it is another.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    check_kind(kind)
+    return list(dict.fromkeys(("log_prob", kind)))
+
+
+def row_scores(
+    flow: Flow,
+    batches: Iterable[Batch],
+    kind: Kind = "log_prob",
+    reference: Reference | None = None,
+    *,
+    seed: int = 0,
+) -> Iterator[Array]:
+    """The `column_names` of each row, `[rows, columns]`; see `scores`."""
+    columns = len(column_names(kind))
+    for pair in scores(flow, batches, kind, reference, seed=seed):
+        yield torch.stack(pair[:columns], dim=1).numpy()
+
+
+def picture_scores(
+    flow: Flow,
+    gallery: Gallery,
+    kind: Kind = "log_prob",
+    reference: Reference | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, list[str] | Array]:
+    """Of each picture its name, log-likelihood, bits/dim and score, by column; see `scores`."""
+    batches = Batches(gallery.pictures, flow.chunk)
+    pairs = list(scores(flow, batches, kind, reference, seed=seed))
+    nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
+    bits = -nats / flow.nats_per_bit
+    columns = {"log_prob": nats, "bits_per_dim": bits, kind: values}
+    return {"picture": gallery.names} | {key: value.numpy() for key, value in columns.items()}
 
 
 def score(

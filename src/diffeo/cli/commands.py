@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from diffeo.cli import pictures, shares, tables
+from diffeo.cli import parts, pictures, shares, tables
 from diffeo.cli.common import (
     chosen_pictures,
     figure_file,
@@ -80,12 +80,12 @@ def _sample(options: Namespace, console: Console) -> None:
     if options.num is not None and options.num < 1:
         raise ValueError(f"-n is {options.num}: ask for at least one.")
     run = open_run(options)
-    _kind(run).sample(options, run, console)
+    (parts if parts.samples_wanted(options, run) else _kind(run)).sample(options, run, console)
 
 
 def _score(options: Namespace, console: Console) -> None:
     run = open_run(options)
-    _kind(run).score(options, run, console)
+    (parts if parts.scores_wanted(options) else _kind(run)).score(options, run, console)
 
 
 def _plot(options: Namespace, console: Console) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffeo import zoo
 from diffeo.data import Images, ImageSplit
-from diffeo.evaluation import Batch, class_count
+from diffeo.evaluation import Batch
 from diffeo.precision import Precision, networks_dtype
 from diffeo.run import Run
 from diffeo.scores import Reference, needs_reference
@@ -121,10 +121,8 @@ def reference(
 
 def say_unlabelled(source: str, run: Run, console: Console | None) -> None:
     """Say that events are scored under all classes."""
-    name = run.context_columns[0].partition("=")[0] if run.context_columns else "class"
-    line = f"{source} has no {name}: scored under all {class_count(run.flow)}, equally likely."
     if console is not None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(run.unlabelled(source), highlight=False, soft_wrap=True)
 
 
 def figure_file(name: str) -> Path:

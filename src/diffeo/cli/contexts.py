@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from jsonargparse import Namespace
 from torch import Generator, Tensor
@@ -9,51 +12,77 @@ from torch import Generator, Tensor
 from diffeo.run import Run
 
 
-def sample_context(options: Namespace, run: Run, count: int) -> Tensor | None:
-    """One row for all samples, or `(count, context_features)`; None for an unconditional model.
+@dataclass(frozen=True)
+class Contexts:
+    """How the contexts of samples are drawn.
 
-    A column called `label=3` is a class of `label`: `--context label=3`, for which `--label 3` is
-    short, sets it to 1 and the other classes to 0. Any other column is a number, as in
-    `--context age=40`. Where numbers are left unsaid, all that is left unsaid comes from rows of
-    the training split, drawn at random; classes alone are drawn, all being equally likely.
-
-    Raises:
-        ValueError: if the model has no such context, or numbers are unsaid and the training split
-            is not at hand.
+    Args:
+        names: of the columns.
+        values: what is said of some.
+        rows: what the others come from, `(rows, context_features)`; None to draw classes.
     """
-    names = run.context_columns
-    said = [] if options.context is None else options.context.split(",")
-    said += [] if options.label is None else [f"label={options.label}"]
-    if not names:
-        if said:
-            option = "--label" if options.context is None else "--context"
-            raise ValueError(f"{options.run} takes no context: leave {option} out.")
-        return None
-    generator = Generator()
-    generator.seed() if options.seed is None else generator.manual_seed(options.seed + 1)
-    values = _values([word.strip() for word in said], names)
-    if any("=" not in name and name not in values for name in names):
+
+    names: list[str]
+    values: dict[str, float]
+    rows: Tensor | None = None
+
+    @classmethod
+    def said(cls, options: Namespace, run: Run) -> Self | None:
+        """Those of --context and --label; None for an unconditional model.
+
+        A column called `label=3` is a class of `label`: `--context label=3`, for which `--label 3`
+        is short, sets it to 1 and the other classes to 0. Any other column is a number, as in
+        `--context age=40`. Where numbers are left unsaid, all that is left unsaid comes from rows
+        of the training split, drawn at random; classes alone are drawn, all being equally likely.
+
+        Raises:
+            ValueError: if the model has no such context, or numbers are unsaid and the training
+                split is not at hand.
+        """
+        names = run.context_columns
+        said = [] if options.context is None else options.context.split(",")
+        said += [] if options.label is None else [f"label={options.label}"]
+        if not names:
+            if said:
+                option = "--label" if options.context is None else "--context"
+                raise ValueError(f"{options.run} takes no context: leave {option} out.")
+            return None
+        values = _values([word.strip() for word in said], names)
+        if all("=" in name or name in values for name in names):
+            return cls(names, values)
         if said and not run.config_file.is_file():
             raise _unread(said, names)
-        context = _training_contexts(run, count, generator)
-    else:
-        context = torch.zeros(1, len(names))
-        unsaid = [group for group in _classes(names).values() if group[0] not in values]
-        if unsaid:
-            context = context.repeat(count, 1)
-        for group in unsaid:
-            columns = torch.tensor([names.index(name) for name in group])
-            drawn = columns[torch.randint(len(group), (count,), generator=generator)]
-            context[torch.arange(count), drawn] = 1.0
-    for name, value in values.items():
-        context[:, names.index(name)] = value
-    return context
+        return cls(names, values, run.data().train.context)
+
+    def __call__(self, count: int, seed: int | None) -> Tensor:
+        """One row for all of `count` samples, or `(count, context_features)`."""
+        generator = Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed + 1)
+        if self.rows is not None:
+            context = self.rows[torch.randint(len(self.rows), (count,), generator=generator)]
+        else:
+            context = torch.zeros(1, len(self.names))
+            groups = _classes(self.names).values()
+            unsaid = [group for group in groups if group[0] not in self.values]
+            if unsaid:
+                context = context.repeat(count, 1)
+            for group in unsaid:
+                columns = torch.tensor([self.names.index(name) for name in group])
+                drawn = columns[torch.randint(len(group), (count,), generator=generator)]
+                context[torch.arange(count), drawn] = 1.0
+        for name, value in self.values.items():
+            context[:, self.names.index(name)] = value
+        return context
 
 
-def _training_contexts(run: Run, count: int, generator: Generator) -> Tensor:
-    rows = run.data().train.context
-    assert rows is not None
-    return rows[torch.randint(len(rows), (count,), generator=generator)]
+def sample_context(options: Namespace, run: Run, count: int) -> Tensor | None:
+    """The context of samples as `Contexts` draws it, by --seed.
+
+    Raises:
+        ValueError: as `Contexts.said`.
+    """
+    contexts = Contexts.said(options, run)
+    return None if contexts is None else contexts(count, options.seed)
 
 
 def _values(said: list[str], names: list[str]) -> dict[str, float]:

@@ -91,6 +91,20 @@ def _delimiter_option(parser: ArgumentParser) -> None:
     )
 
 
+def _ray_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help='Work at the files of a folder side by side, on Ray (pip install "diffeo[ray]"): on '
+        "the cores of this machine.",
+    )
+    parser.add_argument(
+        "--ray-address",
+        type=str | None,
+        help="HOST:PORT of a Ray cluster to do so on, whose machines see the same folders.",
+    )
+
+
 def _eval_options(parser: ArgumentParser) -> None:
     """Print the mean negative log-likelihood of each split, or of other data.
 
@@ -141,9 +155,17 @@ def _sample_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=str | None,
-        help="Rows: .csv .parquet .npy .npz, or .png to see them; by default samples.csv. "
-        "Pictures: one sheet .png .jpg .webp, .npy .npz, or a folder; by default samples.png.",
+        help="Rows: .csv .parquet .npy .npz, .png to see them, or a folder of .parquet files; by "
+        "default samples.csv. Pictures: one sheet .png .jpg .webp, .npy .npz, or a folder; by "
+        "default samples.png.",
     )
+    parser.add_argument(
+        "--part-rows",
+        type=int | None,
+        help="How many in each .parquet file of a folder; by default 1,000,000 rows, or 1,000 "
+        "pictures, which are PNG files in a folder where neither this nor --ray is given.",
+    )
+    _ray_options(parser)
 
 
 def _score_options(parser: ArgumentParser) -> None:
@@ -152,7 +174,12 @@ def _score_options(parser: ArgumentParser) -> None:
     Beside it a score of another kind; the lowest scores are the outliers.
     """
     run_options(parser)
-    parser.add_argument("--data", type=str, required=True, help="The rows or pictures to score.")
+    parser.add_argument(
+        "--data",
+        type=str,
+        required=True,
+        help="The rows or pictures to score; a folder of .parquet files needs a folder as --out.",
+    )
     parser.add_argument(
         "--kind",
         type=Kind,
@@ -168,7 +195,13 @@ def _score_options(parser: ArgumentParser) -> None:
     )
     precision_option(parser, AUTO_SCORES)
     _delimiter_option(parser)
-    parser.add_argument("--out", type=str, default="scores.csv", help=".csv .parquet .npy .npz")
+    parser.add_argument(
+        "--out",
+        type=str,
+        default="scores.csv",
+        help=".csv .parquet .npy .npz, or a folder: a file of it for each .parquet file of --data.",
+    )
+    _ray_options(parser)
 
 
 def _plot_options(parser: ArgumentParser) -> None:

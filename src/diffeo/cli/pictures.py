@@ -14,7 +14,7 @@ from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
 from diffeo.evaluation import Score, class_count, evaluate_batches
 from diffeo.run import Run
-from diffeo.scores import scores
+from diffeo.scores import picture_scores
 from diffeo.sheets import save_pictures, write_pictures
 
 PICTURES, ROWS = 64, 8
@@ -34,15 +34,12 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     usual = reference(
         options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))
     )
-    pairs = list(scores(run.flow, _batches(run, gallery), options.kind, usual))
-    nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
-    bits = -nats / run.flow.nats_per_bit
-    columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
-    columns[options.kind] = values.numpy()
-    write_columns(out, {"picture": gallery.names, **columns})
+    columns = picture_scores(run.flow, gallery, options.kind, usual)
+    write_columns(out, columns)
     for note in gallery.notes:
         console.print(note, highlight=False, soft_wrap=True)
-    console.print(f"{len(nats):,} scores written to {out}.", highlight=False, soft_wrap=True)
+    count = len(gallery.names)
+    console.print(f"{count:,} scores written to {out}.", highlight=False, soft_wrap=True)
 
 
 def sample(options: Namespace, run: Run, console: Console) -> None:

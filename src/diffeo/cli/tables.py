@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from rich.console import Console
-from torch import Tensor
 
 from diffeo.cli.common import reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
-from diffeo.data import Table, TableOptions, check_writable, stream, write_table
-from diffeo.data.options import open_options
-from diffeo.evaluation import Batch, Score, class_count, evaluate_batches
+from diffeo.data import Table, check_writable, stream, write_table
+from diffeo.evaluation import Batch, Score, evaluate_batches
 from diffeo.run import Run
-from diffeo.scores import scores
+from diffeo.scale.sampling import with_context
+from diffeo.scores import column_names, row_scores
 
 ROWS = 1_000
 
@@ -30,19 +28,20 @@ def evaluate(options: Namespace, run: Run) -> Score:
 
 def score(options: Namespace, run: Run, console: Console) -> None:
     """Write the log-likelihood of each row of `--data`, and the score of `--kind`."""
+    if Path(options.data).is_dir():
+        raise ValueError(f"{options.data} is a folder: name one for its scores by --out.")
     out = check_writable(options.out)
     usual = reference(options, run, lambda source: _stream(options, run, source))
     rows = _stream(options, run, options.data, console)
-    names = list(dict.fromkeys(("log_prob", options.kind)))
     count = 0
 
-    def columns() -> Iterator[Any]:
+    def counted() -> Iterator[Any]:
         nonlocal count
-        for log_prob, score in scores(run.flow, rows, options.kind, usual):
-            count += len(score)
-            yield torch.stack((log_prob, score)[: len(names)], dim=1).numpy()
+        for batch in row_scores(run.flow, rows, options.kind, usual):
+            count += len(batch)
+            yield batch
 
-    write_table(out, names, columns())
+    write_table(out, column_names(options.kind), counted())
     console.print(f"{count:,} scores written to {out}.", highlight=False, soft_wrap=True)
 
 
@@ -64,7 +63,7 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
     else:
         check_writable(out)
         parts = run.stream_samples(count, context, options.temperature, options.seed)
-        write_table(out, run.columns + run.context_columns, _with_context(parts, context))
+        write_table(out, run.columns + run.context_columns, with_context(parts, context))
     console.print(f"{count:,} rows written to {out}.", highlight=False, soft_wrap=True)
 
 
@@ -72,32 +71,12 @@ def _stream(
     options: Namespace, run: Run, source: str, console: Console | None = None
 ) -> Iterator[Batch]:
     """The rows of a source; without context, and the console says so, where no class is told."""
-    context = run.context_columns
-    if class_count(run.flow):
-        found = open_options(TableOptions(source), options.delimiter)
-        # Columns without names are known by how many they are.
-        if found.named:
-            told = not {*context}.isdisjoint(found.columns)
-        else:
-            told = len(found.columns) != len(run.columns)
-        if not told:
-            context = []
-            say_unlabelled(source, run, console)
-    return stream(source, run.columns, context, delimiter=options.delimiter)
+    if run.lacks_class(source, options.delimiter):
+        say_unlabelled(source, run, console)
+    return run.rows(source, unlabelled=True, delimiter=options.delimiter)
 
 
 def _table(run: Run) -> Table:
     table = run.data()
     assert isinstance(table, Table)
     return table
-
-
-def _with_context(parts: Iterator[Tensor], context: Tensor | None) -> Iterator[Any]:
-    start = 0
-    for part in parts:
-        if context is None:
-            yield part.numpy()
-        else:
-            rows = context[start : start + len(part)] if len(context) > 1 else context
-            yield torch.cat((part, rows.expand(len(part), -1)), dim=1).numpy()
-        start += len(part)

@@ -11,9 +11,20 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Generator, Tensor
 
-from diffeo.data import Data, DataOptions, Gallery, ImageOptions, load_data, load_gallery, size_of
+from diffeo.data import (
+    Data,
+    DataOptions,
+    Gallery,
+    ImageOptions,
+    TableOptions,
+    load_data,
+    load_gallery,
+    size_of,
+    stream,
+)
 from diffeo.data.image_options import LARGEST
-from diffeo.evaluation import class_count
+from diffeo.data.options import open_options
+from diffeo.evaluation import Batch, class_count
 from diffeo.finite import all_finite
 from diffeo.flow import Flow
 from diffeo.texts import SETTINGS_BYTES, read_text, yaml_of
@@ -71,13 +82,49 @@ class Run:
             )
         return load_data(_data_options(self.config_file))
 
-    def gallery(self, source: str, *, unlabelled: bool = False) -> Gallery:
+    def rows(
+        self, source: str, *, unlabelled: bool = False, delimiter: str | None = None
+    ) -> Iterator[Batch]:
+        """All rows of another table, in batches.
+
+        Args:
+            source: where they are.
+            unlabelled: see `gallery`.
+            delimiter: the character between the values of a CSV file; a comma by default.
+
+        Raises:
+            ValueError: if it cannot be read or lacks a column (at once), or holds what is no finite
+                number (when its batch is reached).
+        """
+        lacking = unlabelled and self.lacks_class(source, delimiter)
+        context = [] if lacking else self.context_columns
+        return stream(source, self.columns, context, delimiter=delimiter)
+
+    def lacks_class(self, source: str, delimiter: str | None = None) -> bool:
+        """Whether the model is conditional on classes alone, and a table says nothing of them."""
+        if not class_count(self.flow):
+            return False
+        found = open_options(TableOptions(source), delimiter)
+        if found.named:
+            return {*self.context_columns}.isdisjoint(found.columns)
+        # Columns without names are known by how many they are.
+        return len(found.columns) == len(self.columns)
+
+    def unlabelled(self, source: str) -> str:
+        """The sentence that says how events of no known class are scored."""
+        name = self.context_columns[0].partition("=")[0] if self.context_columns else "class"
+        return f"{source} has no {name}: scored under all {class_count(self.flow)}, equally likely."
+
+    def gallery(
+        self, source: str, *, unlabelled: bool = False, cache: str | None = None
+    ) -> Gallery:
         """All pictures of another source, scaled and cropped as those of the training were.
 
         Args:
             source: where they are.
             unlabelled: whether they may come without context where the model is conditional on
                 classes alone, and nothing is said of these.
+            cache: the folder for decoded pictures; by default the usual one.
 
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
@@ -86,6 +133,7 @@ class Run:
             source,
             size=self.flow.metadata.get("size"),
             grey=self.flow.shape[0] == 1,
+            cache=cache,
         )
         gallery = load_gallery(options)
         told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)

@@ -1,0 +1,95 @@
+"""What a part is, what it is called, and whether it is finished."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffeo.data.pictures import list_files
+
+ENDINGS = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work, which becomes one file.
+
+    Args:
+        number: its place among all parts, from 0; its noise follows from it.
+        name: its file inside the output folder.
+        source: the file whose rows are scored.
+        rows: how many are drawn; None where the source decides.
+    """
+
+    number: int
+    name: str
+    source: str = ""
+    rows: int | None = None
+
+    def finished(self, folder: Path) -> bool:
+        """Whether its file is there and whole: a Parquet file ends with a note of what it holds."""
+        import pyarrow
+
+        try:
+            found = count_rows(folder / self.name)
+        except (OSError, pyarrow.ArrowException):
+            return False
+        return self.rows is None or found == self.rows
+
+
+def count_rows(file: Path) -> int:
+    """How many rows a Parquet file says that it has."""
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(file).num_rows)
+
+
+def files(source: str) -> list[Part]:
+    """One part for each .parquet file in a folder and below, or else for each .csv; or a file.
+
+    What is hidden, or begins with `_` as others' notes do, is no part. The output has the names of
+    the input.
+
+    Raises:
+        ValueError: if there is nothing of that kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"{source} is not scored by parts: give .parquet or .csv files.")
+        return [Part(0, path.with_suffix(".parquet").name, str(path.resolve()))]
+    if not path.is_dir():
+        raise ValueError(f"there is no file or folder {source}: check --data.")
+    found = [(Path(name), file) for name, file in list_files(source, path)]
+    found = [(name, file) for name, file in found if not any(p[0] == "_" for p in name.parts)]
+    for ending in ENDINGS:
+        chosen = [(name, file) for name, file in found if name.suffix.lower() == ending]
+        if chosen:
+            return [
+                Part(i, name.with_suffix(".parquet").as_posix(), str(file.resolve()))
+                for i, (name, file) in enumerate(chosen)
+            ]
+    raise ValueError(f"{source} holds no {' or '.join(ENDINGS)} file: name a folder that does.")
+
+
+def inputs(parts: list[Part]) -> dict[str, list[int]]:
+    """Of each part the size in bytes and the time of change of its source."""
+    found = ((part.name, Path(part.source).stat()) for part in parts)
+    return {name: [status.st_size, status.st_mtime_ns] for name, status in found}
+
+
+def draws(n: int, rows: int, name: str) -> list[Part]:
+    """Parts of `rows` rows, the last one of what is left of n, called NAME-00000.parquet and so on.
+
+    Raises:
+        ValueError: if a part has no rows.
+    """
+    if rows < 1:
+        raise ValueError(f"parts of {rows} rows are none: ask for at least one in each.")
+    count = math.ceil(n / rows)
+    digits = max(5, len(str(count - 1)))
+    return [
+        Part(i, f"{name}-{i:0{digits}d}.parquet", rows=min(rows, n - i * rows))
+        for i in range(count)
+    ]
