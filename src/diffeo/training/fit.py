@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
+from diffeo.bijections.convolution import SingularError
 from diffeo.data.batches import Augment, Batches, Groups, Rows
 from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
@@ -79,6 +80,7 @@ def fit(
     Raises:
         NotFiniteError: if three steps in a row have no finite gradient, or the validation loss is
             not finite; it names the layer and the last good checkpoint.
+        ValueError: if a 1x1 convolution can no longer be inverted; likewise.
         KeyboardInterrupt: if the user stops it; what was reached is in the last checkpoint.
     """
     pixels = flow.takes_pixels
@@ -155,15 +157,20 @@ def fit(
                 weights_only=True,
             )
         except NotFiniteError as error:
-            good = f"the last good checkpoint is {last}"
-            kept = good if last.is_file() else "there is no checkpoint yet"
-            said = f"{error}; {kept}: {error.remedy}."
+            said = f"{error}; {_kept(last)}: {error.remedy}."
             raise NotFiniteError(said, error.remedy) from error
+        except SingularError as error:
+            raise ValueError(f"{str(error).rstrip('.')}; {_kept(last)}.") from error
         except SystemExit as error:
             # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
     return time.perf_counter() - start
+
+
+def _kept(last: Path) -> str:
+    good = f"the last good checkpoint is {last}"
+    return good if last.is_file() else "there is no checkpoint yet"
 
 
 def _at_a_time(flow: Flow, batch_size: int, world: int) -> int:
