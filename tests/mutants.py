@@ -110,6 +110,12 @@ def by_hand(file: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_backward.py",), *rest)
 
 
+def finite(file: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, nth[, small]])` of what finds numbers that are not finite."""
+    for old, new, keyword, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_numbers.py", "-k", keyword), *rest)
+
+
 def shown(keyword: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
     """Changes `(file, old, new)` of what README and docs/ show, seen by the tests of snippets."""
     for file, old, new in changes:
@@ -158,6 +164,48 @@ MUTANTS = [
         ("cli/contexts.py", 'f"label={options.label}"', "options.label"),
     ),
     *shown("names_in_prose", ("memory.py", "def keep_freed_memory", "def keep_memory")),
+    # Numbers that are not finite.
+    *finite(
+        "training/lookout.py",
+        ("[self.backward, *weights]", "[*weights, self.backward]", "rebuilt"),
+        ("max(found, key", "min(found, key", "of_two"),
+        ("first_not_finite(dict(part.named_parameters()))", "None", "weight_that"),
+        ("if reach > limit", "if reach > 0", "that_grew"),
+        ("if found else self._too_long()", "if found else None", "whose_length"),
+        ("x.is_floating_point() and not all_finite([x])", "False", "data_that"),
+        ("_tried(copy.deepcopy(flow)", "_tried(flow", "no_trace"),
+        ("copy.deepcopy(flow).set_precision(None)", "copy.deepcopy(flow)", "bfloat16_alone"),
+    ),
+    *finite(
+        "bijections/backward.py",
+        ("            watched(None),  # what", "            # what", "first_broken"),
+        ("ctx.watch.went_back(link, grad)", "pass", "first_broken", 0, True),
+        ("ctx.watch.rebuilt(link, stream)", "pass", "rebuilt"),
+    ),
+    *finite(
+        BASE,
+        ("watch.passed(link, x, step)", "pass", "first_broken"),
+        ("tell_going_back(watch, link, given)", "pass", "first_broken"),
+    ),
+    *finite(COUPLING, ("watch.passed(self.conditioner, parameters)", "pass", "first_broken")),
+    *finite(
+        "training/module.py",
+        ("if not total.isfinite():", "if False:", "validation_loss"),
+        ("        if bad is not None:", "        if False:", "no_checkpoint"),
+        ("with self.flow.naming():\n            self", "if True:\n            self", "cannot_be"),
+    ),
+    *finite("sharing.py", ("        self._refuse_not_finite(state)\n", "", "not_at_all", 0, True)),
+    *finite(
+        "flow.py",
+        ("log_prob if self.training else _nowhere(log_prob, given, context)", "log_prob", "only"),
+        ("lost & ~tensor.flatten(1).isnan().any(1)", "lost", "only_a_nan"),
+    ),
+    *finite("bijections/convolution.py", ("torch.nan)", "0.0)", "singular")),
+    *finite(
+        "run/folder.py",
+        ("part.is_floating_point() and not all_finite([part])", "False", "leave_float_range"),
+    ),
+    *finite("cli/shorthand.py", ("value if equals else 'true'", "'true'", "short_form")),
     # Estimators of tables, and the links that only they use so far.
     *estimated(
         ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),

@@ -633,3 +633,20 @@ def test_the_files_of_a_model_are_package_data():
 def test_a_card_takes_no_unknown_word():
     with pytest.raises(TypeError):
         Card(colour="red")
+
+
+class Wider(diffeo.RealNVP):
+    """A model that hands on whatever else it is told."""
+
+    def __init__(self, features, layers=2, **options):
+        super().__init__(features, layers, **options)
+
+
+def test_arguments_that_a_class_hands_on_are_kept_by_their_names(tmp_path):
+    flow = Wider(2, hidden=(8,), bound=1.5).initialize(torch.randn(20, 2)).eval()
+    flow.save_pretrained(tmp_path / "model")
+    again = diffeo.Flow.from_pretrained(tmp_path / "model")
+    assert type(again) is Wider
+    assert again.arguments == {"features": 2, "layers": 2, "hidden": [8], "bound": 1.5}
+    x = torch.randn(5, 2)
+    assert torch.equal(again.log_prob(x), flow.log_prob(x))

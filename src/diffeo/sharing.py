@@ -43,9 +43,14 @@ class Shareable(
         # A model's configuration is what its constructor was called with. Read here, it needs no
         # bookkeeping in any model. The mixin's __new__ would keep another, less complete one.
         model = object.__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(model, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(model, *args, **kwargs)
         bound.apply_defaults()
-        object.__setattr__(model, "arguments", dict(list(bound.arguments.items())[1:]))
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(name)  # by their own names, as they were passed
+        object.__setattr__(model, "arguments", arguments)
         return model
 
     def save_pretrained(  # type: ignore[override]  # the mixin's first argument has a long name

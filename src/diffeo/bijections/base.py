@@ -177,11 +177,11 @@ class Chain(Bijection):
         log_det = x.new_zeros(x.shape[0])
         watch = watching()
         for link in links:
-            if watch is not None:
-                tell_going_back(watch, link, x)
+            given = x
             x, step = link(x, context)
             log_det = log_det + step
             if watch is not None:
+                tell_going_back(watch, link, given)
                 watch.passed(link, x, step)
         return x, log_det
 

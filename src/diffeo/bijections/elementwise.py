@@ -95,7 +95,8 @@ class LearnedPrior(Bijection):
         y = (x - m) * exp(-s),   log|det dy/dx| = -sum(s),   (m, s) = b + W context
 
     so that y ~ N(0, 1) says that x ~ N(m, exp(2 s)): the learned, and class-conditional, prior of
-    Glow's last latents. It starts as the identity.
+    Glow's last latents. It starts as the identity. s is not bounded: without a context it is a
+    constant of the model, and a context far beyond those of training may take it anywhere.
 
     Args:
         shape: of an event x `(batch, *shape)`.

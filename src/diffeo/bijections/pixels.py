@@ -71,7 +71,8 @@ class Logit(Bijection):
         p = margin + (1 - 2 margin) x / scale,   y = log p - log(1 - p)
         log|det dy/dx| = sum(log((1 - 2 margin) / scale) - log p - log(1 - p))
 
-    The margin keeps y finite at the ends. The inverse undoes the sigmoid and the margin.
+    The margin keeps y finite at the ends. Outside of them, where no pixel lies, y is NaN. The
+    inverse, which any y has, undoes the sigmoid and the margin.
 
     Args:
         scale: the upper end, 2^bits for dequantized pixels.

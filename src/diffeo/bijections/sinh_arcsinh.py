@@ -20,6 +20,9 @@ class SinhArcsinh(Bijection):
     in each feature that it bends, and only others tell it how: of features that have nothing to do
     with each other, it can change no shape. This can.
 
+    Far out it is a power, |x| ~ |y|^(1/d): with the bound of 1.5, y = 8 is at most 1e5 widths away,
+    and one link leaves float32 at |y| = 1e8. Powers of a stack multiply.
+
     Args:
         features: D of the input `(batch, D)`.
         bound: the largest |log d|.

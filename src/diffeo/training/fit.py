@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
+from diffeo.bijections.convolution import SingularError
 from diffeo.data.batches import Augment, Batches, Groups, Rows
 from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
@@ -81,7 +82,8 @@ def fit(
             not finite; it names the layer and the last good checkpoint.
         KeyboardInterrupt: if the user stops it; the last checkpoint has all epochs that were over.
         OSError: if a file cannot be written, by its name; the last checkpoint is still there.
-        ValueError: if it is to go on from a checkpoint, and all are damaged.
+        ValueError: if it is to go on from a checkpoint, and all are damaged; or if a 1x1
+            convolution can no longer be inverted.
     """
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
@@ -151,15 +153,20 @@ def fit(
                 weights_only=True,
             )
         except NotFiniteError as error:
-            good = f"the last good checkpoint is {last}"
-            kept = good if last.is_file() else "there is no checkpoint yet"
-            said = f"{error}; {kept}: {error.remedy}."
+            said = f"{error}; {_kept(last)}: {error.remedy}."
             raise NotFiniteError(said, error.remedy) from error
+        except SingularError as error:
+            raise ValueError(f"{str(error).rstrip('.')}; {_kept(last)}.") from error
         except SystemExit as error:
             # Lightning answers Ctrl-C by ending the process and by ignoring the next one.
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
     return checkpoints.seconds
+
+
+def _kept(last: Path) -> str:
+    good = f"the last good checkpoint is {last}"
+    return good if last.is_file() else "there is no checkpoint yet"
 
 
 def _at_a_time(flow: Flow, batch_size: int, world: int) -> int:
