@@ -155,9 +155,9 @@ def test_a_folder_of_other_things_is_left_alone(run, capsys):
     (run / "mine").mkdir()
     (run / "mine/thesis.txt").write_text("all")
     refused(["score", "model", "--data=rows", "--out=mine"], capsys, "mine", "new or an empty")
-    (run / "mine/diffeo.json").write_text("{")
-    refused(["score", "model", "--data=rows", "--out=mine"], capsys, "diffeo.json is damaged")
-    assert sorted(p.name for p in (run / "mine").iterdir()) == ["diffeo.json", "thesis.txt"]
+    (run / "mine/parts.json").write_text("{")
+    refused(["score", "model", "--data=rows", "--out=mine"], capsys, "parts.json is damaged")
+    assert sorted(p.name for p in (run / "mine").iterdir()) == ["parts.json", "thesis.txt"]
 
 
 def test_a_damaged_part_keeps_no_other_from_being_done(run, capsys):

@@ -19,7 +19,7 @@ from diffeo.run import Run
 from diffeo.storage import CONFIG, WEIGHTS, find_model
 from diffeo.version import __version__
 
-MANIFEST, PARTIAL = "diffeo.json", ".partial"
+MANIFEST, PARTIAL = "parts.json", ".partial"
 MOST_DEATHS = 4
 
 
