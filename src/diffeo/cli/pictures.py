@@ -16,6 +16,7 @@ from diffeo.evaluation import Score, class_count, evaluate_batches
 from diffeo.run import Run
 from diffeo.scores import scores
 from diffeo.sheets import save_pictures, write_pictures
+from diffeo.terminal import printable
 
 PICTURES, ROWS = 64, 8
 
@@ -39,7 +40,8 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     bits = -nats / run.flow.nats_per_bit
     columns = {"log_prob": nats.numpy(), "bits_per_dim": bits.numpy()}
     columns[options.kind] = values.numpy()
-    write_columns(out, {"picture": gallery.names, **columns})
+    # A name may have what no file of text can hold, and what a terminal obeys.
+    write_columns(out, {"picture": list(map(printable, gallery.names)), **columns})
     for note in gallery.notes:
         console.print(note, highlight=False, soft_wrap=True)
     console.print(f"{len(nats):,} scores written to {out}.", highlight=False, soft_wrap=True)
