@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from faults import specimens, thrift
-from faults.apart import Ended
+from faults.apart import Ended, apart
 from faults.specimens import Bomb
 
 Words = list[str]
@@ -232,7 +232,7 @@ def pictures(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
         "cut.png": png[:-20], "half.png": png[: len(png) // 2], "head.png": png[:8],
         "text.png": _chunks(png, b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8))),
         "profile.png": _chunks(png, b"iCCP", b"k\0\0" + zlib.compress(bytes(10**8))),
-        "words.png": _chunks(png, b"tEXt", b"k\0" + bytes(10**7)),
+        "words.png": _chunks(png, b"tEXt", b"k\0" + bytes(10**5)),
         "bitmap.png": specimens.picture("BMP", small), "page.png": b"<html></html>",
         "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
         "frames.gif": _frames("GIF", 3_000), "frames.webp": _frames("WEBP", 300),
@@ -308,12 +308,8 @@ def tables(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
     """Rows and columns beyond counting, texts that never end, bombs."""
     for number, (columns, rows) in enumerate(((10**6, 10), (10**6, 10**12), (3, 10**12))):
         thrift.write_footer(here / f"f{number}.parquet", columns, rows)
-    zeros = pa.table({"x": np.zeros(2**27 + 2**24), "y": np.zeros(2**27 + 2**24)})
     if not sample:
-        options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
-        options |= {"row_group_size": 2**28, "data_page_size": 2**31 - 1}
-        pq.write_table(zeros, here / "zeros.parquet", **options)
-    del zeros
+        apart(lambda: _bombs(here), here / "said.txt")
     for name, many in (("x", pa.string()), ("image", pa.binary())):
         value = pa.array([b"\0" * 10**8]).cast(many)
         column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), value)
@@ -339,9 +335,6 @@ def tables(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
         (here / f"{name}.npy").write_bytes(_same_header(header, shape))
         specimens.zipped(here / f"{name}.npz", {"x.npy": _same_header(header, shape)})
     np.savez(here / "slip.npz", **{"../../x": np.zeros((3, 2)), "/etc/y": np.zeros((3, 2))})
-    if not sample:
-        np.savez_compressed(here / "bomb.npz", x=np.zeros((2**28, 1)))
-        np.savez_compressed(here / "pixels.npz", x=np.zeros((2**20, 64, 64), np.uint8))
     specimens.zipped(here / "words.npz", {"x": b"no array", "y.npy": b"", "../z.npy": header})
     endings = {".parquet", ".csv", ".npy", ".npz"}
     for path in sorted(path for path in here.iterdir() if path.suffix in endings):
@@ -349,6 +342,17 @@ def tables(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
         if path.suffix != ".csv":
             yield ["score", "pictures", "--data", path.name]
         yield ["train", "--data", path.name, *STOP]
+
+
+def _bombs(here: Path) -> int:
+    """Files of kilobytes that unpack into gigabytes; written in a process of their own."""
+    zeros = pa.table({"x": np.zeros(2**27 + 2**20), "y": np.zeros(2**27 + 2**20)})
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["y"]}
+    options |= {"row_group_size": 2**28, "data_page_size": 2**31 - 1}
+    pq.write_table(zeros, here / "zeros.parquet", **options)
+    np.savez_compressed(here / "bomb.npz", x=np.zeros((2**27 + 2**20, 1)))
+    np.savez_compressed(here / "pixels.npz", x=np.zeros((2**18 + 9, 64, 64), np.uint8))
+    return 0
 
 
 def _same_header(content: bytes, shape: tuple[int, ...]) -> bytes:

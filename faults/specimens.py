@@ -85,15 +85,15 @@ def pictures(folder: Path) -> None:
     for i in range(8):
         path = folder / f"{'ab'[i % 2]}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture("PNG", _pixels(i)))
+        path.write_bytes(picture("PNG", pixels(i)))
         lines.append(f"{path.relative_to(folder)},{i}")
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
 
 
-def picture(kind: str, pixels: Pixels, **options: Any) -> bytes:
+def picture(kind: str, array: Pixels, **options: Any) -> bytes:
     """A picture in one of Pillow's formats."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    Image.fromarray(array).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -124,12 +124,17 @@ def parquet(path: Path) -> None:
 
 def picture_parquet(path: Path) -> None:
     """Pictures in a column, as Hugging Face writes them."""
-    encoded = [picture("PNG", _pixels(i)) for i in range(8)]
+    encoded = [picture("PNG", pixels(i)) for i in range(8)]
     images = pa.array([{"bytes": content, "path": None} for content in encoded])
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
     notes = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     table = pa.table({"image": images, "label": pa.array([0, 1] * 4)})
     pq.write_table(table.replace_schema_metadata(notes), path, row_group_size=4)
+
+
+def npy(path: Path) -> None:
+    """`rows` without names."""
+    np.save(path, rows())
 
 
 def npz(path: Path) -> None:
@@ -139,7 +144,7 @@ def npz(path: Path) -> None:
 
 def picture_npz(path: Path) -> None:
     """Pictures and labels."""
-    np.savez_compressed(path, x=np.stack([_pixels(i) for i in range(8)]), y=np.arange(8) % 2)
+    np.savez_compressed(path, x=np.stack([pixels(i) for i in range(8)]), y=np.arange(8) % 2)
 
 
 def checkpoint(path: Path) -> None:
@@ -162,5 +167,6 @@ def saved(save: Callable[..., Any], *values: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _pixels(seed: int) -> Pixels:
+def pixels(seed: int) -> Pixels:
+    """4 x 4 pixels of noise."""
     return np.random.default_rng(seed).integers(0, 256, (4, 4), dtype=np.uint8)
