@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffeo.data.bounds import (
     CHUNK_VALUES,
+    RefusedError,
     Text,
     check_archive,
     check_columns,
@@ -96,6 +97,8 @@ def reading(name: str) -> Iterator[None]:
     """Turns whatever a reading library raises into one sentence that names the file."""
     try:
         yield
+    except RefusedError:
+        raise
     except Exception as error:  # damage makes libraries raise nearly anything
         reason = " ".join(str(error).split()).replace("Error tokenizing data. C error: ", "")
         reason = reason or type(error).__name__
@@ -224,7 +227,8 @@ def _looked_up(column: Any) -> Array:
     known = column.dictionary.to_numpy(zero_copy_only=False)
     places = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
     if column.null_count:
-        known = np.append(known, np.nan if known.dtype.kind in "iuf" else None)
+        missing: Any = np.nan if known.dtype.kind in "iuf" else None
+        known = np.append(known, missing)
     values: Array = known[places]
     return values
 
