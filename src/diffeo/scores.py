@@ -22,6 +22,7 @@ from diffeo.codes import ColumnCode, picture_bits, row_nats
 from diffeo.data import Batches, Data, Gallery
 from diffeo.evaluation import Batch, class_count, log_probs
 from diffeo.flow import Flow
+from diffeo.terminal import printable
 
 Array = NDArray[Any]
 Kind = Literal["log_prob", "typicality", "complexity"]
@@ -235,7 +236,9 @@ def picture_scores(
     nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
     bits = -nats / flow.nats_per_bit
     columns = {"log_prob": nats, "bits_per_dim": bits, kind: values}
-    return {"picture": gallery.names} | {key: value.numpy() for key, value in columns.items()}
+    # A name may have what no file of text can hold, and what a terminal obeys.
+    names = [printable(name) for name in gallery.names]
+    return {"picture": names} | {key: value.numpy() for key, value in columns.items()}
 
 
 def score(

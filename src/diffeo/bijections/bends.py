@@ -112,7 +112,7 @@ class Affine(Bend):
         super().__init__()
         if not bound > 0:
             raise ValueError(f"bound must be positive, not {bound}.")
-        self.bound = bound
+        self.bound = float(bound)
 
     def forward(
         self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]

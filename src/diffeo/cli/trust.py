@@ -30,6 +30,8 @@ def check_settings(name: str, section: str | None, trusted: set[str] | None) -> 
         ValueError: then, or if it is no such file.
     """
     path = Path(name)
+    if not path.exists():
+        raise ValueError(f"there is no file {name}: name one of settings.")
     text = read_text(path, SETTINGS_BYTES)
     try:
         settings = yaml_of(text)

@@ -29,6 +29,10 @@ KINDS = {
 }
 
 
+class RefusedError(ValueError):
+    """What is wrong with a file is known, and said in a sentence that names it."""
+
+
 def check_plain(name: str, path: Path) -> None:
     """Refuse what is no plain file: a pipe would be waited for, and a device never ends.
 
@@ -41,13 +45,13 @@ def check_plain(name: str, path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
-        raise ValueError(f"{name} is {kind}, not a plain file: save what it holds as one")
+        raise RefusedError(f"{name} is {kind}, not a plain file: save what it holds as one")
 
 
 def check_columns(name: str, count: int) -> None:
     """Refuse a table of too many columns."""
     if count > MOST_COLUMNS:
-        raise ValueError(
+        raise RefusedError(
             f"{name} has {count:,} columns, and {MOST_COLUMNS:,} are the most that are read: "
             "save those that are wanted"
         )
@@ -56,7 +60,7 @@ def check_columns(name: str, count: int) -> None:
 def check_unpacked(name: str, packed: int, unpacked: int) -> None:
     """Refuse a few bytes that stand for gigabytes."""
     if unpacked > max(UNPACKED, TIMES * packed):
-        raise ValueError(
+        raise RefusedError(
             f"{name} unpacks {packed:,} bytes into {unpacked:,}, as no data do: save it unpacked"
         )
 
@@ -141,7 +145,8 @@ def check_footer(name: str, path: Path) -> None:
     _whole(head)  # the version
     next(head)
     count = next(head) >> 4
-    check_columns(name, _whole(head) if count == 15 else count)
+    # The first of them is the whole.
+    check_columns(name, (_whole(head) if count == 15 else count) - 1)
 
 
 def _whole(head: Iterator[int]) -> int:

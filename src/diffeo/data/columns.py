@@ -44,7 +44,7 @@ def _example(column: Array) -> tuple[int, str]:
 
 
 def _short(value: object) -> str:
-    text = " ".join(str(value).split())
+    text = " ".join(str(value)[:1_000].split())
     return text if len(text) <= 40 else text[:37] + "..."
 
 

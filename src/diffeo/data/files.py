@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffeo.data.bounds import (
     CHUNK_VALUES,
+    RefusedError,
     Text,
     check_archive,
     check_columns,
@@ -96,6 +97,8 @@ def reading(name: str) -> Iterator[None]:
     """Turns whatever a reading library raises into one sentence that names the file."""
     try:
         yield
+    except RefusedError:
+        raise
     except Exception as error:  # damage makes libraries raise nearly anything
         reason = " ".join(str(error).split()).replace("Error tokenizing data. C error: ", "")
         reason = reason or type(error).__name__
@@ -213,7 +216,20 @@ def from_arrow(column: Any) -> Array:
 
     if pyarrow.types.is_decimal(column.type) or pyarrow.types.is_null(column.type):
         column = column.cast(pyarrow.float64())
+    if pyarrow.types.is_dictionary(column.type):
+        return _looked_up(column)
     values: Array = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _looked_up(column: Any) -> Array:
+    """The values of a dictionary, of which equal ones are one object, as large as it may be."""
+    known = column.dictionary.to_numpy(zero_copy_only=False)
+    places = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
+    if column.null_count:
+        missing: Any = np.nan if known.dtype.kind in "iuf" else None
+        known = np.append(known, missing)
+    values: Array = known[places]
     return values
 
 
@@ -267,7 +283,9 @@ def _npz(name: str, path: Path) -> Source:
     titles = arrays.get("columns", np.empty(0))
     if titles.shape != table.shape[1:] or titles.dtype.kind != "U":
         return _unnamed(name, table)
-    columns = _check_names(name, [str(title) for title in titles])
+    with reading(name):  # numbers that are no characters
+        columns = [str(title) for title in titles]
+    _check_names(name, columns)
     return Source(name, columns, slices(dict(zip(columns, table.T, strict=True))))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from diffeo.data.attributes import Value
+from diffeo.data.bounds import Text, check_columns
 from diffeo.data.files import listing, reading, suggestion
 
 METADATA = "metadata.csv"
@@ -62,9 +64,11 @@ def _read(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
 
     with reading(name):
         # A file called 007 keeps its zeros. `low_memory=False` gives each column one type.
-        table = pandas.read_csv(
-            path, dtype={_KEY: str}, index_col=False, encoding="utf-8-sig", low_memory=False
-        )
+        with io.BufferedReader(Text(path)) as file:
+            table = pandas.read_csv(
+                file, dtype={_KEY: str}, index_col=False, encoding="utf-8-sig", low_memory=False
+            )
+        check_columns(name, len(table.columns))
     if _KEY not in table:
         raise ValueError(
             f"{name} has no column '{_KEY}'{suggestion(_KEY, table.columns)}: "
