@@ -56,6 +56,7 @@ def attempt(folder: Path, sample: bool) -> Iterator[Outcome]:
         whole = dict(zip(kinds, pool.starmap(runs.unbroken, tasks), strict=True))
         yield from _filled(pool, folder, whole, sample)
         yield from _stopped(pool, folder, whole, sample)
+        yield from _doubled(pool, folder, whole["table"], sample)
         yield from _damaged(pool, folder, whole["table"], sample)
     yield _flipped(folder / "table" / "run" / "checkpoints", sample)
 
@@ -221,6 +222,36 @@ def _stopped(
         runs.report(came),
         f"one sentence that says which epochs are saved and the command that goes on; it ends as "
         f"an unbroken run; {_counted(came)}",
+    )
+
+
+# Two at once ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Double:
+    """One attempt: two processes train into one folder from the same moment on."""
+
+    home: Path
+    whole: runs.Whole
+
+    def __call__(self) -> Came:
+        """What became of both, and what is wrong."""
+        arguments = ["train", *self.whole.arguments]
+        both = [runs.start(arguments, self.home) for _ in range(2)]
+        ends = sorted(runs.end(process) for process in both)
+        wrong = [] if ends == [0, 2] else [f"they ended with {ends}"]
+        return "one refused", wrong + runs.differences(self.home / "run", self.whole.came)
+
+
+def _doubled(pool: Any, folder: Path, whole: runs.Whole, sample: bool) -> Iterator[Outcome]:
+    tries = [Double(folder / f"double-{i}", whole) for i in range(1 if sample else 6)]
+    came = list(pool.imap_unordered(_attempted, tries))
+    yield Outcome(
+        "Two `diffeo train` into one folder at once",
+        len(came),
+        runs.report(came),
+        "one trains to the numbers of an unbroken run, the other is refused in a sentence",
     )
 
 

@@ -134,6 +134,12 @@ def scored(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_scores.py", "-k", keyword), *rest)
 
 
+def survived(file: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword[, nth[, small]])` of what keeps a run, seen by faults in it."""
+    for old, new, keyword, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_training_faults.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -206,6 +212,44 @@ MUTANTS = [
         ("part.is_floating_point() and not all_finite([part])", "False", "leave_float_range"),
     ),
     *finite("cli/shorthand.py", ("value if equals else 'true'", "'true'", "short_form")),
+    # What keeps a run through kills, full disks and damage.
+    *survived(
+        "training/checkpoints.py",
+        ("if path == self.good:", "if path.is_file():", "take_the_place"),
+        ("if archive.testzip() is not None:", "if False:", "damage_is_noticed", 0, True),
+        ("mmap=True, weights_only=True", "mmap=True, weights_only=False", "damage_is_noticed"),
+        ("    return before\n", "    return last\n", "damage_is_noticed"),
+        ("    if epochs is None:\n", "    if False:\n", "both_are_damaged"),
+        ("if Path(path).name == LAST:", "if False:", "was_loaded"),
+        ("raise error.__context__ from None", "raise", "keeps_the_checkpoints"),
+        ("if value < self.best:", "if True:", "each_epoch"),
+        ("return self.earlier + (", "return (", "seconds"),
+    ),
+    *survived(
+        "training/callbacks.py",
+        ("trainer.should_stop = self.wait_count >= self.patience", "pass", "each_epoch"),
+        ('state_dict | {"patience": self.patience}', "state_dict", "each_epoch"),
+        ("        if self.rows:\n            self._write()", "        pass", "metrics_are"),
+        ('[self.state_key]["best"] != self.best', '["best"] is None', "taken_from"),
+        ("raise OSError(reason.errno, reason.strerror, self.log_dir.rstrip(\"/\"))", "raise reason",
+         "one_sentence"),
+    ),
+    *survived(
+        "run/learning.py",
+        ("held.enter_context(lock)", "pass", "share_a_folder"),
+        ('if not path.name.startswith(".")', "", "nobodys_way"),
+        ("partial.unlink()", "pass", "nobodys_way"),
+        ("error.filename or folder", "folder", "one_sentence"),
+    ),
+    *survived(
+        "cli/stopping.py",
+        ("if now - self.heard < ONE_STOP:", "if False:", "two_signals"),
+        ("128 + number", "128 + signal.SIGINT", "stop_says"),
+        ("if signal.getsignal(number) is not signal.SIG_IGN:", "if True:", "is_ignored"),
+        ("signal.signal(number, handler)", "pass", "stop_says"),
+    ),
+    *survived("beside.py", ("error.filename = str(path)", "pass", "name_of_the_file")),
+    *survived("storage.py", ("if number is None:", "if True:", "safetensors")),
     # Estimators of tables, and the links that only they use so far.
     *estimated(
         ("density.py", "self.score_samples(X, y).mean()", "self.score_samples(X, y).sum()", "mean"),
