@@ -218,10 +218,12 @@ class Watched:
         with subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             self.pid = process.pid
             family: set[int] = set()
-            waiting = sorted(plan)
+            waiting, looked = sorted(plan), 0.0
             while process.poll() is None:
                 finished = len(list(self.out.glob("*.parquet")))
-                family |= set(self.look())
+                if time.perf_counter() - looked > 0.5:
+                    family |= set(self.look())
+                    looked = time.perf_counter()
                 if waiting and finished >= waiting[0] and plan[waiting[0]]():
                     waiting.pop(0)
                 time.sleep(0.05)

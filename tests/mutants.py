@@ -140,6 +140,12 @@ def survived(file: str, *changes: tuple) -> Iterator[Mutant]:
         yield Mutant(file, old, new, ("tests/test_training_faults.py", "-k", keyword), *rest)
 
 
+def by_parts(file: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword)` of a file of scale/, seen by the tests of parts."""
+    for old, new, keyword in changes:
+        yield Mutant(f"scale/{file}", old, new, ("tests/test_scale.py", "-k", keyword))
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -1105,8 +1111,12 @@ MUTANTS = [
     *scored(
         "cli/tables.py",
         "rows_without",
-        ("told = len(found.columns) != len(run.columns)", "told = True"),
         ("say_unlabelled(source, run, console)", "pass"),
+    ),
+    *scored(
+        "run/folder.py",
+        "rows_without",
+        ("return len(found.columns) == len(self.columns)", "return False"),
     ),
     # Storage.
     *on(
@@ -1214,6 +1224,39 @@ MUTANTS = [
     *explored(
         "plane.py",
         ("high - down * (high - low)", "low + down * (high - low)", "click"),
+    ),
+    *by_parts(
+        "sampling.py",
+        ("2 * number", "number", "same_noise"),
+        ("mix(seed, 0)", "mix(0)", "same_noise"),
+        ("2 * number) % 2**32", "2**32 * number) % 2**64", "same_noise"),
+        ("context[start : start + len(x)]", "context[: len(x)]", "own_context"),
+        ("part_seed(self.seed, part.number)", "part_seed(self.seed, 0)", "part_by_part"),
+        ('(read(out) or {}).get("seed", secrets', '({}).get("seed", secrets', "nobody_chose"),
+    ),
+    *by_parts(
+        "parts.py",
+        ("or found == self.rows", "or found >= 0", "nobody_chose"),
+        ("min(rows, n - i * rows)", "rows", "as_many_rows"),
+        ("except (OSError, pyarrow.ArrowException)", "except OSError", "not_done_again"),
+        ("status.st_size, status.st_mtime_ns", "status.st_size", "other_files"),
+    ),
+    *by_parts(
+        "folder.py",
+        ("len(changed) < len(now)", "True", "other_files"),
+        ("(folder / name).unlink(missing_ok=True)", "pass", "damaged_part"),
+        ("both.update(hashlib", "(hashlib", "one_model"),
+        ("deaths >= MOST_DEATHS", "False", "given_up"),
+        ("any(folder.iterdir())", "False", "left_alone"),
+    ),
+    *by_parts(
+        "work.py",
+        ("torch.set_num_threads(1)", "pass", "one_thread"),
+        ("fatal=True", "fatal=False", "full_disk"),
+    ),
+    *by_parts(
+        "scoring.py",
+        ("reference, seed=part.number\n            )", "reference\n            )", "labels_and"),
     ),
 ]  # fmt: skip
 

@@ -24,7 +24,7 @@ from diffeo.scale import Cluster, sample_parts, scoring
 from diffeo.scale.folder import MOST_DEATHS, PARTIAL, place
 from diffeo.scale.parts import Part, draws, files
 from diffeo.scale.running import finish
-from diffeo.scale.sampling import part_seed
+from diffeo.scale.sampling import part_seed, with_context
 from diffeo.scale.work import Done, attempt
 from diffeo.scores import Reference
 
@@ -304,6 +304,17 @@ def test_draws_have_as_many_rows_as_asked_for():
     assert names == sorted(names)
     with pytest.raises(ValueError, match="at least one"):
         draws(5, 0, "x")
+
+
+def test_each_sample_has_its_own_context():
+    context = torch.arange(10.0).view(5, 2)
+    batches = [torch.zeros(3, 1), torch.ones(2, 1)]
+    rows = np.concatenate(list(with_context(batches, context)))
+    assert (rows[:, 1:] == context.numpy()).all()
+    assert rows[:, 0].tolist() == [0, 0, 0, 1, 1]
+    rows = np.concatenate(list(with_context(batches, context[1:2])))
+    assert (rows[:, 1:] == [2.0, 3.0]).all()
+    assert [rows.shape for rows in with_context(batches, None)] == [(3, 1), (2, 1)]
 
 
 def test_pictures_with_labels_and_back(run, capsys):
