@@ -28,6 +28,7 @@ from diffeo.training import callbacks
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
+from diffeo.training.processes import Together, cluster
 from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
@@ -106,7 +107,7 @@ def fit(
     ]
     if draw is not None:
         hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
-    with _quiet_lightning():
+    with _quiet_lightning(), contextlib.ExitStack() as held:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
@@ -114,7 +115,7 @@ def fit(
             strategy=options.strategy,
             max_epochs=epochs,
             callbacks=hooks,
-            plugins=[callbacks.AtomicCheckpoints()],
+            plugins=[callbacks.AtomicCheckpoints(), *cluster()],
             logger=TensorBoardLogger(folder, name="tensorboard", version=""),
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -143,6 +144,7 @@ def fit(
             console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
         start = time.perf_counter()
         handler = signal.getsignal(signal.SIGINT)
+        held.enter_context(Together(trainer, folder))
         try:
             trainer.fit(
                 module,
