@@ -1258,6 +1258,23 @@ MUTANTS = [
         "scoring.py",
         ("reference, seed=part.number\n            )", "reference\n            )", "labels_and"),
     ),
+    *explored(
+        "guard.py",
+        ("not (path in OPEN or path.startswith(BELOW))", "False", "asks_for"),
+        ('".." in path or ', "", "asks_for"),
+        ("path in OPEN", "path.startswith(tuple(OPEN))", "asks_for"),
+        (".netloc == headers", ".netloc != headers", "other_sites"),
+        ("    if origin is None:", "    if not origin:", "other_sites"),
+        ("int(length) > LARGEST", "int(length) > 9 * LARGEST", "huge"),
+        ("not length.isdigit() or ", "", "huge"),
+        ("if self.received > LARGEST", "if False", "up_to_the_limit"),
+        ("PATIENCE)", "None)", "halt"),
+        ("        if self.refused:  # it has been answered\n            return\n", "", "limit"),
+    ),
+    *explored(
+        "serving.py",
+        ("state.config_values.clear()", "pass", "remembered"),
+    ),
 ]  # fmt: skip
 
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import math
-import time
 
 import numpy as np
 import pytest
@@ -486,7 +485,7 @@ async def reads(scope, receive, send):
     await send({"type": "http.response.body", "body": str(length).encode()})
 
 
-def let_in(path, *pieces, left=None, slow=False, **headers):
+def let_in(path, *pieces, slow=False, **headers):
     """The status, the headers and the body of what the guard lets through, and what it read."""
     guard = pytest.importorskip("diffeo.explorer.guard", reason="needs starlette")
     headers = {"host": "127.0.0.1:7860"} | headers
@@ -508,7 +507,7 @@ def let_in(path, *pieces, left=None, slow=False, **headers):
     async def send(message):
         answers.append(message)
 
-    asyncio.run(guard.Guard(reads, left or (lambda _: None))(scope, receive, send))
+    asyncio.run(guard.Guard(reads)(scope, receive, send))
     start, *bodies = answers
     assert start["type"] == "http.response.start"
     assert all(answer["type"] == "http.response.body" for answer in bodies)
@@ -583,37 +582,53 @@ def test_a_message_that_comes_to_a_halt_is_answered(monkeypatch):
     assert headers[b"connection"] == b"close"
 
 
-def test_it_is_told_who_left():
-    gone = []
-    let_in("/gradio_api/heartbeat/abc", left=gone.append)
-    let_in("/gradio_api/queue/data", left=gone.append)
-    assert gone == ["abc"]
+def test_a_websocket_is_closed():
+    guard = pytest.importorskip("diffeo.explorer.guard", reason="needs starlette")
+    answers = []
+
+    async def send(message):
+        answers.append(message["type"])
+
+    asyncio.run(guard.Guard(reads)({"type": "websocket", "path": "/"}, None, send))
+    assert answers == ["websocket.close"]
 
 
-def test_of_a_closed_page_what_it_showed_is_forgotten(digits):
+def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
     pytest.importorskip("gradio", reason="needs gradio")
     import httpx
+    from faults.page import Page, pictures
 
     from diffeo.explorer.serving import serve
 
-    page = serve(digits, wait=False)
+    page = serve(labels, wait=False)
+    uploaded, again = (
+        Page.function(page, *call) for call in (("own", "upload"), ("reset", "click"))
+    )
+    ramp = drawn(8, 8)
+    brought = {"one": ramp, "two": drawn(8, 8, mode="1")}
+    shown = {}
     try:
-        with httpx.Client(base_url=page.local_url, timeout=30) as client:
-            load = next(f for f in page.config["dependencies"] if "load" in str(f["targets"]))
-            message = {"fn_index": load["id"], "session_hash": "someone"}
-            message["data"] = [None, 0, 2, 0.8, [], True]
-            with client.stream("GET", "/gradio_api/heartbeat/someone") as beats:
-                lines = beats.iter_lines()  # it closes what it reads from when it is let go
-                next(lines)
-                shown = client.post("/gradio_api/run/predict", json=message).json()["data"][1]
-                kept = page.state_holder["someone"].config_values
-                assert shown in [part.get("props", {}).get("value") for part in kept.values()]
-            for _ in range(100):
-                if not kept:
-                    break
-                time.sleep(0.05)
-            assert not kept
-            assert "someone" in page.state_holder  # who was only cut off goes on
+        with httpx.Client(base_url=page.local_url, timeout=60) as client:
+
+            def ask(session, function, data, event=None):
+                message = {"fn_index": function, "session_hash": session, "data": data}
+                answer = client.post(
+                    "/gradio_api/run/predict", json=message | {"event_data": event}
+                )
+                return answer.json()["data"]
+
+            for name, content in brought.items():
+                files = {"files": message((f"{name}.png", content))}
+                shown[name] = ask(name, uploaded, [], files)[1]
+            assert shown["one"] != shown["two"]
+            for name in brought:
+                _, _, after, *_ = ask(name, again, [None])
+                assert next(pictures(after)).equal(next(pictures(shown[name])))
+                memory = page.app.state_holder[name]
+                assert not memory.config_values
+                assert [slot.caption.split(",")[0] for slot in memory.state_data.values()] == [
+                    f"{name}.png"
+                ]
     finally:
         page.close(verbose=False)
 

@@ -350,6 +350,11 @@ def test_freed_memory_is_kept_where_the_c_library_can(library, monkeypatch):
     assert not memory.keep_freed_memory()
 
 
+def test_a_server_gives_freed_memory_back(library):
+    assert memory.return_freed_memory()
+    assert library.calls == [(-3, 2**18)]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("MALLOC_TRIM_THRESHOLD_", "1000"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=9")],

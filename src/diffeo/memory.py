@@ -24,7 +24,8 @@ CGROUP_FILES = (
     ),
 )
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+LARGE = 256 * 2**10  # bytes
 
 
 def free_memory(device: torch.device | str) -> float:
@@ -83,6 +84,25 @@ def keep_freed_memory() -> bool:
         Whether it was done: not without glibc, and not where the environment says how memory is
         to be handled (`MALLOC_...`, or `glibc.malloc` in `GLIBC_TUNABLES`).
     """
+    # -1 is never; and no block is mapped on its own, which would be unmapped when it is freed.
+    return _tell_malloc({M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0})
+
+
+def return_freed_memory() -> bool:
+    """Let this process give back the memory that it frees: for one that serves for days.
+
+    glibc takes the largest block that was ever freed for the usual one, and from then on keeps
+    such blocks; used by several threads, they leave holes, and the process grows for an hour.
+    `diffeo explore` calls this.
+
+    Returns:
+        Whether it was done, as in `keep_freed_memory`.
+    """
+    # A threshold that was said stays: larger blocks are mapped each on its own.
+    return _tell_malloc({M_MMAP_THRESHOLD: LARGE})
+
+
+def _tell_malloc(settings: dict[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     if any(name.startswith("MALLOC_") for name in os.environ):
@@ -92,5 +112,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # -1 is never; and no block is mapped on its own, which would be unmapped when it is freed.
-    return bool(mallopt(M_TRIM_THRESHOLD, -1)) and bool(mallopt(M_MMAP_MAX, 0))
+    return all(bool(mallopt(name, value)) for name, value in settings.items())

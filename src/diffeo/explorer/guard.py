@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +28,7 @@ OPEN = frozenset(
         "/gradio_api/queue/data",
     )
 )
-HEARTBEAT = "/gradio_api/heartbeat/"  # and a visitor's session; it lasts as long as the visit
-BELOW = ("/assets/", "/static/", HEARTBEAT)
+BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 
 # The browser itself refuses what would come from another host.
 POLICY = (
@@ -43,8 +42,8 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 
-Message = dict[str, Any]
-Scope = dict[str, Any]
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -54,15 +53,10 @@ class Guard:
 
     Args:
         app: what it stands before.
-        left: told the session of a visitor who has gone.
     """
 
-    def __init__(
-        self,
-        app: Callable[[Scope, Receive, Send], Awaitable[None]],
-        left: Callable[[str], None] = lambda session: None,
-    ) -> None:
-        self.app, self.left = app, left
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,16 +65,11 @@ class Guard:
         if scope["type"] != "http":  # a websocket: the page opens none
             await send({"type": "websocket.close"})
             return
-        path: str = scope["path"]
-        if refusal := _refusal(path, dict(scope["headers"])):
+        if refusal := _refusal(scope["path"], dict(scope["headers"])):
             await refusal(scope, receive, send)
             return
         body = _Body(scope, receive, send)
-        try:
-            await self.app(scope, body.receive, body.send)
-        finally:
-            if path.startswith(HEARTBEAT):
-                self.left(path.removeprefix(HEARTBEAT))
+        await self.app(scope, body.receive, body.send)
 
 
 def _refusal(path: str, headers: dict[bytes, bytes]) -> PlainTextResponse | None:

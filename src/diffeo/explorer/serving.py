@@ -13,6 +13,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
+from gradio.state_holder import SessionState, StateHolder
 from joblib import cpu_count
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -21,6 +22,7 @@ from diffeo.explorer.guard import Guard
 from diffeo.explorer.page import build
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import asset
+from diffeo.memory import return_freed_memory
 
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 256  # events that wait for their turn, of all visitors together
@@ -50,15 +52,16 @@ def serve(
         ValueError: if the host or the port cannot be listened on.
     """
     port = _free_port(host, port)
+    return_freed_memory()
     # A private folder for whatever Gradio writes, gone at the end.
     scratch = tempfile.TemporaryDirectory(prefix="diffeo-explorer-")
     os.environ["GRADIO_TEMP_DIR"] = scratch.name
-    page = build(subject)
-    middleware = [Middleware(Guard, left=lambda session: _forget(page, session))]
+    middleware = [Middleware(Guard)]
     if is_loopback(host):
         # A name of somebody else's that leads here is not this page.
         names = ["localhost", "127.0.0.1", "[::1]", host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
+    page = build(subject)
     page.queue(default_concurrency_limit=2, max_size=WAITING, api_open=False)
     page.launch(
         server_name=host,
@@ -80,6 +83,8 @@ def serve(
         theme=theme(),
         css=asset("style.css"),
     )
+    page.app.state_holder = Sessions()
+    page.app.state_holder.set_blocks(page)
     page.scratch = scratch  # type: ignore[attr-defined]
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     if wait:
@@ -87,13 +92,17 @@ def serve(
     return page
 
 
-def _forget(page: gr.Blocks, session: str) -> None:
-    """Let go what Gradio remembers of a closed page: every piece of it that was shown, half a MB.
+class Sessions(StateHolder):
+    """What Gradio remembers of each visitor, without a copy of the page as each one sees it.
 
-    What a visitor's controls need stays, for one who was only cut off and comes back.
+    It is kept for links to a page in some state, which this one has not, and is a hundred times
+    what the controls need.
     """
-    if session in page.state_holder:
-        page.state_holder[session].config_values.clear()
+
+    def __getitem__(self, session: str) -> SessionState:
+        state = super().__getitem__(session)
+        state.config_values.clear()
+        return state
 
 
 def theme() -> gr.themes.Base:

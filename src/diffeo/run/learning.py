@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Generator, Tensor
 
@@ -35,6 +34,7 @@ from diffeo.storage import public_name
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
 from diffeo.training.fit import fit
 from diffeo.training.options import TrainerOptions, limit_threads
+from diffeo.training.processes import is_first, launched
 from diffeo.training.steps import OptimizerOptions
 
 ModelFactory = Callable[[Any], Flow]
@@ -86,10 +86,10 @@ def train(
     if not options.source:
         options = dataclasses.replace(options, source=default_source(model))
     optimizer = optimizer or OptimizerOptions()
-    trainer = trainer or TrainerOptions()
+    trainer = launched(trainer or TrainerOptions())
     # With several processes, the first alone writes and speaks.
-    first = not getattr(rank_zero_only, "rank", 0)
-    console = console or Console(quiet=not first)
+    first = is_first()
+    console = console if console and first else Console(quiet=not first)
     limit_threads()
     loaded = load_data(options, console)
     torch.manual_seed(seed)

@@ -29,6 +29,7 @@ from diffeo.training.lookout import NotFiniteError
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
+from diffeo.training.processes import Together, cluster
 from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
@@ -107,7 +108,7 @@ def fit(
     ]
     if draw is not None:
         hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
-    with _quiet_lightning():
+    with _quiet_lightning(), contextlib.ExitStack() as held:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
@@ -115,7 +116,7 @@ def fit(
             strategy=options.strategy,
             max_epochs=epochs,
             callbacks=hooks,
-            plugins=[CheckpointFiles()],
+            plugins=[CheckpointFiles(), *cluster()],
             logger=callbacks.Board(folder),
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -144,6 +145,7 @@ def fit(
         if resume and resumed is None:
             console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
         handler = signal.getsignal(signal.SIGINT)
+        held.enter_context(Together(trainer, folder))
         try:
             trainer.fit(
                 module,
