@@ -18,9 +18,8 @@ from faults import attacks, fuzz, specimens, thrift
 from rich.console import Console
 
 import diffeo
-from diffeo import budget
+from diffeo import budget, models
 from diffeo.cli import main
-from diffeo.cli.trust import MODELS
 from diffeo.data import ImageOptions, TableOptions, load_gallery, load_table, stream
 from diffeo.data import bounds as limits
 from diffeo.flow import Flow
@@ -134,7 +133,7 @@ def test_every_model_of_ours_may_be_named():
         return {model}.union(*map(below, model.__subclasses__()))
 
     ours = {m for m in below(Flow) - {Flow} if m.__module__.startswith("diffeo.")}
-    assert ours == set(MODELS)
+    assert ours == {getattr(models, name) for name in models.__all__}
 
 
 def test_no_module_is_found_where_the_user_is_unless_a_class_is_named(here, capsys, monkeypatch):
