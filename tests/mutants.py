@@ -204,7 +204,6 @@ MUTANTS = [
         "training/module.py",
         ("if not total.isfinite():", "if False:", "validation_loss"),
         ("        if bad is not None:", "        if False:", "no_checkpoint"),
-        ("with self.flow.naming():\n            self", "if True:\n            self", "cannot_be"),
     ),
     *finite("sharing.py", ("        self._refuse_not_finite(state)\n", "", "not_at_all", 0, True)),
     *finite(
