@@ -308,14 +308,7 @@ def tables(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
     """Rows and columns beyond counting, texts that never end, bombs."""
     for number, (columns, rows) in enumerate(((10**6, 10), (10**6, 10**12), (3, 10**12))):
         thrift.write_footer(here / f"f{number}.parquet", columns, rows)
-    if not sample:
-        apart(lambda: _bombs(here), here / "said.txt")
-    for name, many in (("x", pa.string()), ("image", pa.binary())):
-        value = pa.array([b"\0" * 10**8]).cast(many)
-        column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), value)
-        table = pa.table({name: column, "y": np.arange(300.0)})
-        pq.write_table(table, here / f"{name}.parquet", compression="zstd", store_schema=False,
-                       dictionary_pagesize_limit=2**30)  # fmt: skip
+    apart(lambda: _bombs(here, sample), here / "said.txt")
     nested = pa.table({"x": [[1.0, 2.0]] * 9, "y": [{"a": {"b": 1}}] * 9})
     pq.write_table(nested, here / "nested.parquet")
     texts = {
@@ -344,10 +337,19 @@ def tables(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
         yield ["train", "--data", path.name, *STOP]
 
 
-def _bombs(here: Path) -> int:
+def _bombs(here: Path, sample: bool) -> int:
     """Files of kilobytes that unpack into gigabytes; written in a process of their own."""
+    for name, many in (("x", pa.string()), ("image", pa.binary())):
+        value = pa.array([b"\0" * 10**8]).cast(many)
+        column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), value)
+        table = pa.table({name: column, "y": np.arange(300.0)})
+        options: dict[str, Any] = {"compression": "zstd", "store_schema": False}
+        options |= {"dictionary_pagesize_limit": 2**30}
+        pq.write_table(table, here / f"{name}.parquet", **options)
+    if sample:
+        return 0
     zeros = pa.table({"x": np.zeros(2**27 + 2**20), "y": np.zeros(2**27 + 2**20)})
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["y"]}
+    options = {"compression": "zstd", "use_dictionary": ["y"]}
     options |= {"row_group_size": 2**28, "data_page_size": 2**31 - 1}
     pq.write_table(zeros, here / "zeros.parquet", **options)
     np.savez_compressed(here / "bomb.npz", x=np.zeros((2**27 + 2**20, 1)))

@@ -36,8 +36,6 @@ def attempt(folder: Path, sample: bool) -> Iterator[Outcome]:
     specimens.pictures(good / "pngs")
     specimens.directions(good / "d.safetensors")
     for what, make in attacks.KINDS.items():
-        if os.environ.get("ONLY", "") not in make.__name__:
-            continue  # DEBUG
         here = folder / make.__name__
         shutil.copytree(good, here)
         ended = [
@@ -64,17 +62,6 @@ def _outcome(what: str, tries: list[tuple[list[str], Ended]], marker: Path) -> O
     ]  # fmt: skip
     for words, end in lost:
         print(f"lost: diffeo {' '.join(words)!r}: {end}", file=sys.stderr)
-    for words, end in tries:  # DEBUG
-        if end.peak > 800e6 or end.seconds > 2:
-            print(
-                "DEBUG",
-                words,
-                end.status,
-                end.seconds,
-                end.peak >> 20,
-                end.said[-200:],
-                file=sys.stderr,
-            )
     ran = int(marker.exists())
     refused = sum(end.status == 2 for _, end in tries)
     seen = f"{refused} refused in one sentence, {len(tries) - refused - len(lost)} read; at most "

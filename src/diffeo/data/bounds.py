@@ -172,7 +172,7 @@ def parquet_batches(name: str, path: Path, columns: list[str], rows: int) -> Ite
         rows: of a batch at most.
 
     Raises:
-        ValueError: if row groups unpack into far more than they are, in these columns.
+        ValueError: if these columns unpack into far more than they are.
     """
     import pyarrow.parquet
 
@@ -180,15 +180,15 @@ def parquet_batches(name: str, path: Path, columns: list[str], rows: int) -> Ite
     metadata = pyarrow.parquet.read_metadata(path)
     leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
     chosen = [i for i, leaf in enumerate(leaves) if _root(leaf, wanted) in wanted]
+    packed = unpacked = 0
     largest = 1
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        parts = [group.column(i) for i in chosen]
-        sizes = [part.total_uncompressed_size for part in parts]
-        check_unpacked(name, sum(part.total_compressed_size for part in parts), sum(sizes))
-        inner = (
-            size for i, size in zip(chosen, sizes, strict=True) if leaves[i].path not in wanted
-        )
-        largest = max(largest, *inner, 1)
+        sizes = {i: group.column(i).total_uncompressed_size for i in chosen}
+        packed += sum(group.column(i).total_compressed_size for i in chosen)
+        # Of numbers, for which runs of equal ones may stand, at least these.
+        unpacked += max(sum(sizes.values()), 8 * group.num_rows * len(chosen))
+        largest = max([largest, *(sizes[i] for i in chosen if leaves[i].path not in wanted)])
+    check_unpacked(name, packed, unpacked)
     texts = [leaves[i].path for i in chosen if leaves[i].physical_type == "BYTE_ARRAY"]
     texts = [path for path in texts if path in wanted]
     with pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:

@@ -264,6 +264,9 @@ def _npz(name: str, path: Path) -> Source:
         with np.load(path, allow_pickle=False) as file:
             check_archive(name, file.zip)
             held = {key: file[key] for key in file.files}
+        for array in held.values():
+            if getattr(array, "dtype", None) is not None and array.dtype.kind == "U":
+                array.tolist()  # where numbers are no characters, it is told here
     # Of what is no array, such as a text, NumPy gives the bytes.
     arrays: Chunk = {key: array for key, array in held.items() if isinstance(array, np.ndarray)}
     tables = {key for key, array in arrays.items() if array.ndim == 2}
@@ -283,9 +286,7 @@ def _npz(name: str, path: Path) -> Source:
     titles = arrays.get("columns", np.empty(0))
     if titles.shape != table.shape[1:] or titles.dtype.kind != "U":
         return _unnamed(name, table)
-    with reading(name):  # numbers that are no characters
-        columns = [str(title) for title in titles]
-    _check_names(name, columns)
+    columns = _check_names(name, [str(title) for title in titles])
     return Source(name, columns, slices(dict(zip(columns, table.T, strict=True))))
 
 
