@@ -28,7 +28,7 @@ from diffeo.training import callbacks
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
-from diffeo.training.processes import Together, cluster
+from diffeo.training.processes import Together, cluster, refusals
 from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
@@ -79,6 +79,8 @@ def fit(
     Raises:
         FloatingPointError: if three steps in a row have no finite gradient; it names the last good
             checkpoint.
+        ConnectionError: if another process of the run is lost.
+        ValueError: if Lightning cannot train so, on this machine.
         KeyboardInterrupt: if the user stops it; what was reached is in the last checkpoint.
     """
     pixels = flow.takes_pixels
@@ -107,7 +109,7 @@ def fit(
     ]
     if draw is not None:
         hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
-    with _quiet_lightning(), contextlib.ExitStack() as held:
+    with _quiet_lightning(), refusals(), contextlib.ExitStack() as held:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
