@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
@@ -53,7 +54,7 @@ def attempt(folder: Path, sample: bool) -> Iterator[Outcome]:
 
 
 class Training:
-    """A run in processes of its own, in a session by which none of them is lost sight of.
+    """A run in processes of its own, which are known by the folder in their words.
 
     Args:
         folder: the run.
@@ -84,19 +85,17 @@ class Training:
                 env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # a signal to one is none to the others
             )
 
     def all(self) -> list[int]:
         """Those that are alive, the first one first."""
         alive = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, _, session, *_ = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(session) == self.process.pid and state != "Z":
-                alive.append(int(stat.parent.name))
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            # One that has ended and that nobody has asked about yet has no words left.
+            with contextlib.suppress(OSError):
+                if str(self.folder).encode() in line.read_bytes().split(b"\0"):
+                    alive.append(int(line.parent.name))
         return sorted(alive)
 
     def wait(self) -> int:

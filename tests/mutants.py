@@ -85,6 +85,13 @@ def explored(file: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
         yield Mutant(f"explorer/{file}", old, new, ("tests/test_explorer.py", "-k", keyword))
 
 
+def joined(*changes: tuple[str, str, str]) -> Iterator[Mutant]:
+    """Changes `(old, new, keyword)` of what several processes do, seen by their tests."""
+    for old, new, keyword in changes:
+        tests = ("tests/test_two_processes.py", "-k", keyword)
+        yield Mutant("training/processes.py", old, new, tests)
+
+
 def glowing(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
     """Changes `(old, new[, nth[, small]])` of what Glow is made of."""
     tests = ("tests/test_glow.py", CONFORMANCE, "tests/test_layout.py", "-k", keyword)
@@ -1269,6 +1276,20 @@ MUTANTS = [
         ("if self.received > LARGEST", "if False", "up_to_the_limit"),
         ("PATIENCE)", "None)", "halt"),
         ("        if self.refused:  # it has been answered\n            return\n", "", "limit"),
+    ),
+    *joined(
+        ('for name in RANKS)', 'for name in RANKS[:1])', "alone_is_the_first"),
+        ('if "TORCHELASTIC_RUN_ID" in environment', "if False", "how_many"),
+        (" // int(nodes)", "", "how_many"),
+        ("auto_requeue=False", "auto_requeue=True", "how_many"),
+        ("    return tasks > 1 and not alone and", "    return tasks > 1 and", "how_many"),
+        ("self.launcher.procs.clear()", "pass", "named_with_the_remedy"),
+        ("if status < 0:", "if status > 0:", "named_with_the_remedy"),
+        ("            raise ConnectionError(", "            print(", "named_with_the_remedy"),
+        ("int(self.child and self._orphaned())", "0", "second_speaks"),
+        ("if lost or (shared and not self._speaks())", "if lost", "first_alone_speaks"),
+        ("        os._exit(2)", "        os._exit(0)", "waits_for_ever"),
+        ('"gloo" in str(error).lower()', "True", "ones_own"),
     ),
     *explored(
         "serving.py",

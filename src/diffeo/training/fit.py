@@ -29,7 +29,7 @@ from diffeo.training.lookout import NotFiniteError
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
-from diffeo.training.processes import Together, cluster
+from diffeo.training.processes import Together, cluster, refusals
 from diffeo.training.steps import OptimizerOptions
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
@@ -81,10 +81,11 @@ def fit(
     Raises:
         NotFiniteError: if three steps in a row have no finite gradient, or the validation loss is
             not finite; it names the layer and the last good checkpoint.
+        ConnectionError: if another process of the run is lost.
         KeyboardInterrupt: if the user stops it; the last checkpoint has all epochs that were over.
         OSError: if a file cannot be written, by its name; the last checkpoint is still there.
-        ValueError: if it is to go on from a checkpoint, and all are damaged; or if a 1x1
-            convolution can no longer be inverted.
+        ValueError: if Lightning cannot train so, on this machine; if it is to go on from a
+            checkpoint, and all are damaged; or if a 1x1 convolution can no longer be inverted.
     """
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
@@ -108,7 +109,7 @@ def fit(
     ]
     if draw is not None:
         hooks.insert(0, callbacks.Pictures(draw, options.figure_every or math.ceil(epochs / 10)))
-    with _quiet_lightning(), contextlib.ExitStack() as held:
+    with _quiet_lightning(), refusals(), contextlib.ExitStack() as held:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,

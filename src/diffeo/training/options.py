@@ -10,6 +10,9 @@ import torch
 from diffeo.flow import Flow
 from diffeo.training.memory import TrainingMemory
 
+# Of Lightning's strategies, those that leave no process the whole model.
+SHARDED = ("fsdp", "deepspeed", "model_parallel")
+
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -23,9 +26,11 @@ class TrainerOptions:
         figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
         temperature: That of the samples in the pictures.
         accelerator: "auto", "cpu", "gpu" or another of Lightning's.
-        devices: How many devices.
-        num_nodes: How many machines.
-        strategy: Lightning's way to spread the work: "auto", "ddp" and others.
+        devices: How many devices of each machine, a process each. What torchrun or SLURM have
+            started counts more.
+        num_nodes: How many machines; likewise.
+        strategy: Lightning's way to spread the work: "auto", "ddp" and others that give each
+            process all weights.
         memory: "stored" keeps all activations of a step, "constant" rebuilds them, for about a
             quarter more time and memory that does not grow with depth; "auto" takes it where they
             would need more than half of the memory that is free.
@@ -50,6 +55,12 @@ class TrainerOptions:
         if self.memory not in get_args(TrainingMemory):
             choices = ", ".join(get_args(TrainingMemory))
             raise ValueError(f"there is no memory {self.memory!r}: choose one of {choices}.")
+        if any(part in self.strategy for part in SHARDED):
+            raise ValueError(
+                f"the strategy {self.strategy!r} gives each process a part of the weights, and "
+                "what is validated, drawn and saved needs them all: take --trainer.strategy ddp, "
+                "and --trainer.memory constant where activations do not fit."
+            )
 
 
 def loss_of(flow: Flow) -> tuple[str, str]:

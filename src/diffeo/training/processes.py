@@ -7,6 +7,7 @@ something else, not at all: so those of one machine watch each other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -23,6 +25,7 @@ from typing import NoReturn, Self
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from diffeo.training.options import TrainerOptions
@@ -45,7 +48,7 @@ def launched(options: TrainerOptions) -> TrainerOptions:
         devices, nodes = environment["LOCAL_WORLD_SIZE"], environment["GROUP_WORLD_SIZE"]
     elif _by_slurm():
         nodes = environment.get("SLURM_NNODES", "1")
-        devices = environment.get("SLURM_NTASKS_PER_NODE", environment["SLURM_NTASKS"])
+        devices = str(int(environment["SLURM_NTASKS"]) // int(nodes))
         environment["SLURM_NTASKS_PER_NODE"] = devices  # which Lightning asks for
     else:
         return options
@@ -61,6 +64,22 @@ def _by_slurm() -> bool:
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     alone = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return tasks > 1 and not alone and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Lightning's words where it cannot train with what was asked for, as an error of the user's.
+
+    Raises:
+        ValueError: with its first sentence.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        reason, *_ = " ".join(str(error).split()).split(". ")
+        raise ValueError(
+            f"Lightning cannot train so: {reason.rstrip('.')}; change the options of --trainer."
+        ) from error
 
 
 class Together:
