@@ -149,6 +149,15 @@ def test_a_model_of_ones_own(run, capsys):
     assert main(["eval", "mine"]) == 0
 
 
+def test_a_table_of_one_column(run, capsys):
+    pd.DataFrame({"height": np.random.default_rng(0).normal(size=300)}).to_csv(
+        "one.csv", index=False
+    )
+    words = ["train", "--data=one.csv", "--model=TableFlow", "--out=one", "--trainer.max_epochs=2"]
+    assert main(words) == 0
+    assert (run / "one/figures/corner.png").is_file()
+
+
 def test_help_and_version_explain(capsys):
     for arguments in (["--help"], ["train", "--help"], ["score", "--help"], ["--version"]):
         with pytest.raises(SystemExit) as stop:

@@ -36,7 +36,7 @@ def corner(
     80 and 95 % of the points within them. Of more than 8 columns the first 8 are drawn.
 
     Args:
-        x: data `(rows, features)`, features at least 2; None draws the samples alone.
+        x: data `(rows, features)`; None draws the samples alone.
         samples: drawn from the model, `(any number, features)`.
         columns: names of the features.
 
@@ -74,7 +74,7 @@ def corner(
             axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0, labelsize=7.5)
             if row == d - 1:
                 axes.set_xlabel(plain(columns[column], 16))
-            if column == 0:
+            if column == 0 and d > 1:
                 axes.set_ylabel(plain(columns[row], 16))
     figure.align_labels()
     # The empty triangle is the place for the words.
@@ -94,8 +94,8 @@ def corner(
         loc="upper right",
         bbox_to_anchor=(1 - 0.2 / figure.get_figwidth(), 1 - 0.45 / figure.get_figheight()),
         borderaxespad=0,
-        borderpad=0,
-        title="contours hold 20, 50, 80, 95 %",
+        borderpad=0 if d > 1 else 1,  # alone, the panel leaves no triangle empty
+        title="contours hold 20, 50, 80, 95 %" if d > 1 else None,
         fontsize=8 + d / 2,
         title_fontsize=7.5 + d / 2,
     )

@@ -16,13 +16,13 @@ Window = tuple[Limits, Limits]
 
 
 def check(x: Tensor, columns: Sequence[str], *, plane: bool) -> None:
-    """Refuse what is no table of two columns, or, off the plane, of at least two.
+    """Refuse what is no table of two columns, or, off the plane, of any.
 
     Raises:
         ValueError: if so, or if the names do not match or no row is finite.
     """
-    if x.ndim != 2 or x.shape[1] < 2 or (plane and x.shape[1] > 2):
-        wanted = "2" if plane else "at least 2"
+    if x.ndim != 2 or x.shape[1] < 1 or (plane and x.shape[1] != 2):
+        wanted = "2" if plane else "at least 1"
         raise ValueError(f"expected x of shape (rows, {wanted}), got {tuple(x.shape)}.")
     if len(columns) != x.shape[1]:
         raise ValueError(f"{len(columns)} column names were given for {x.shape[1]} columns.")
