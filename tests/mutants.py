@@ -233,7 +233,7 @@ MUTANTS = [
         ("    return before\n", "    return last\n", "damage_is_noticed"),
         ("    if epochs is None:\n", "    if False:\n", "both_are_damaged"),
         ("if Path(path).name == LAST:", "if False:", "was_loaded"),
-        ("raise error.__context__ from None", "raise", "keeps_the_checkpoints"),
+        ("raise error.__context__ from None", "raise", "one_sentence"),
         ("if value < self.best:", "if True:", "each_epoch"),
         ("return self.earlier + (", "return (", "seconds"),
     ),
