@@ -153,6 +153,12 @@ def by_parts(file: str, *changes: tuple[str, str, str]) -> Iterator[Mutant]:
         yield Mutant(f"scale/{file}", old, new, ("tests/test_scale.py", "-k", keyword))
 
 
+def hostile(file: str, keyword: str, *changes: tuple) -> Iterator[Mutant]:
+    """Changes `(old, new[, nth])` of what keeps strangers' files in bounds."""
+    for old, new, *rest in changes:
+        yield Mutant(file, old, new, ("tests/test_hostile.py", "-k", keyword), *rest)
+
+
 ELEMENTWISE, BENDS = "bijections/elementwise.py", "bijections/bends.py"
 BASE, MIXING, CUTS = "bijections/base.py", "bijections/mixing.py", "bijections/cuts.py"
 COUPLING, DOOR = "bijections/coupling.py", "bijections/dequantization.py"
@@ -165,6 +171,39 @@ DENSITY = "jacobians or scipys or product or integrates"
 FLAG = 'self.register_buffer("initialized", torch.tensor(False))'
 
 MUTANTS = [
+    # What strangers write.
+    *hostile(
+        "cli/trust.py",
+        "settings_name or typed",
+        ('keys[-1] == "class_path" or keys == ["model"]', 'keys[-1] == "class_path"'),
+        ('keys[-1] == "class_path" or', "False or"),
+        ('if keys[0] in ("config", "preset", "resume"):', "if False:"),
+        ("len(keys) == 1 and keys[0] in SECTIONS", "False"),
+    ),
+    *hostile("cli/options.py", "unseen", ("allow_abbrev=False", "allow_abbrev=True")),
+    *hostile(
+        "texts.py",
+        "aliases",
+        ("sizes.get(event.anchor, MOST_VALUES)", "1"),
+        ("len(counts) > DEEPEST or", "False or"),
+    ),
+    *hostile(
+        "budget.py",
+        "within_its_weights",
+        ("if self.things < 0:", "if False:"),
+        ("if numbers > self.numbers:", "if False:"),
+    ),
+    *hostile("terminal.py", "orders", ('"markup": False', '"markup": True')),
+    *hostile(
+        "data/bounds.py",
+        "lines or unpacks or counted or plain",
+        ("if self._line > LONGEST_LINE:", "if False:"),
+        ("if self._chunk > LONGEST_CHUNK:", "if False:"),
+        ("max(UNPACKED, TIMES * packed)", "UNPACKED"),
+        ("if count > MOST_COLUMNS:", "if False:"),
+    ),
+    *hostile("data/cache.py", "lies", ("known.labels.min() >= -1", "True")),
+    *hostile("data/decoding.py", "held", ("_check_size(picture)  # an icon", "# an icon")),
     # What people read.
     *shown("options", ("data/image_options.py", "flip: bool = False", "mirror: bool = False")),
     *shown(
