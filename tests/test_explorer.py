@@ -478,7 +478,7 @@ async def reads(scope, receive, send):
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            break  # and answers all the same, as FastAPI does
         length += len(message.get("body", b""))
         more = message.get("more_body", False)
     await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -145,8 +145,9 @@ class Together:
             self._adopt()
             if self._lost_child() or self._orphaned():
                 break
-        # Who waits for the lost one in an exchange is told by the broken connection.
-        if self.over.wait(GRACE):
+        # Who waits for the lost one in an exchange is told by the broken connection. torchrun takes
+        # part in none.
+        if self.over.wait(GRACE if self.child or self.children else 0):
             return
         self._end(self._lost_child())
 
