@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}: name some of {', '.join(NAMES)}")
     if options.one:
         return _attempt(options.one, options.sample)
+    # A shell lets those it starts in the background ignore Ctrl-C, and so would those we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = options.names or NAMES
     console = Console(width=max(120, Console().width))
     found: dict[str, list[Outcome]] = {}

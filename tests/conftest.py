@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +45,11 @@ hypothesis.settings.register_profile(
     "diffeo", deadline=None, max_examples=20, database=None, derandomize=True
 )
 hypothesis.settings.load_profile("diffeo")
+
+
+# A shell lets those it starts in the background ignore Ctrl-C, which some tests press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

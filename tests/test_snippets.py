@@ -35,7 +35,7 @@ RUN = [page for page in PAGES if any(b.language in ("python", "console") for b i
 LEFT_OUT = [block for page in PAGES for block in blocks(page) if block.reason]
 # Options of other programs, and what the list of changes says is gone.
 ELSEWHERE = {"--logdir", "--trainer.precision"}
-LANGUAGES = {"python", "console", "text", "yaml", "bibtex", ""}
+LANGUAGES = {"bash", "python", "console", "text", "yaml", "bibtex", ""}
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
@@ -100,6 +100,9 @@ def _understand(block: Block, words: list[str]) -> None:
     """Commands that are not run have to name what there is."""
     program, *arguments = words
     if program == "diffeo":
+        if block.reason and "--resume" in arguments:  # of a run that is not there
+            place = arguments.index("--resume")
+            arguments[place : place + 2] = []
         make_parser(arguments[0]).parse_args(spell_out(arguments))
     if program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -146,7 +149,7 @@ def test_options_in_prose_exist(page):
 
 @functools.cache
 def _known_options() -> set[str]:
-    known = {"--data", "--preset", "--help", "--version", *ELSEWHERE}
+    known = {"--data", "--preset", "--detect_anomaly", "--help", "--version", *ELSEWHERE}
     for add in PARSERS.values():
         parser = ArgumentParser()
         add(parser)
@@ -156,7 +159,8 @@ def _known_options() -> set[str]:
         flow = getattr(importlib.import_module("diffeo"), model)
         names = flow.__init__.__annotations__
         known |= {f"--model.{name}" for name in names}
-    for script in [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "mutants.py"]:
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "faults").glob("*.py")]
+    for script in [*scripts, ROOT / "tests" / "mutants.py"]:
         known |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8")))
     return known
 
