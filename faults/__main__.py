@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 # In the order of the table. A fault is a module with `attempt(folder: Path, sample: bool)`, which
 # yields outcomes; what it writes goes into that folder, which is empty.
 NAMES = ("training", "disk", "numbers", "files", "fuzz", "visitors", "processes", "ray")
-# These keep one core busy: two of them go on at a time, and the others alone.
+# These keep one core busy: two of them go on at a time, and the others alone; of a sample any two.
 ONE_CORE = ("disk", "numbers", "files", "fuzz")
 
 
@@ -60,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = f"  {row.lost} lost of {row.tries:,}: {row.what}: {row.seen}"
             console.print(line, highlight=False, markup=False)
 
+    pairs = [name for name in names if options.sample or name in ONE_CORE]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(attempt, [name for name in names if name in ONE_CORE]))
+        list(pool.map(attempt, pairs))
     for name in names:
-        if name not in ONE_CORE:
+        if name not in pairs:
             attempt(name)
     results = {name: found[name] for name in NAMES if name in found}
     if options.keep:

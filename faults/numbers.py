@@ -249,7 +249,7 @@ def _kept() -> Outcome:
         more = ["--trainer.max_epochs=9", "--optimizer.lr=1e30", "--optimizer.schedule=constant"]
         ended = _command("train", "--resume", name, *more)
         tries += 1
-        good = _said_well(ended) and "last good checkpoint" in ended.sentence and len(kept) == 3
+        good = _said_well(ended) and "last good checkpoint" in ended.sentence and len(kept) == 4
         if not good or any(path.read_bytes() != held for path, held in kept.items()):
             lost.append(f"{name}: {ended.sentence}")
     return Outcome(
