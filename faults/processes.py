@@ -276,12 +276,13 @@ def two_machines(folder: Path, expected: list[list[str]]) -> Outcome:
             _ip("-n", name, "link", "set", end, "up")
             _ip("-n", name, "link", "set", "lo", "up")
         whole = [on_machine(folder / "machines", names, cable, rank) for rank in (0, 1)]
-        statuses = [machine.wait() for machine in whole]
+        # Each by itself: to end one looks for all that work in the folder.
+        statuses = [machine.process.wait(LIMIT) for machine in whole]
         same = not any(statuses) and metrics(folder / "machines") == expected
         broken = [on_machine(folder / "broken", names, cable, rank) for rank in (0, 1)]
         while len(metrics(folder / "broken")) < 2 and broken[0].process.poll() is None:
             time.sleep(0.02)
-        broken[1].end()
+        broken[1].process.kill()
         start = time.monotonic()
         status, said = broken[0].wait(), broken[0].sentences()
         seconds = time.monotonic() - start

@@ -695,6 +695,7 @@ MUTANTS = [
             ("memory.py", "- torch.cuda.memory_allocated(device)", "", "gpu"),
             ("memory.py", '["MemAvailable"] * 1024', '["MemAvailable"]', "least"),
             ("memory.py", "- _table(CGROUPS / stat).get(cache, 0)", "", "least"),
+            ("memory.py", "bool(trim(0))", "True", "gives_freed"),
         )
     ),
     Mutant(

@@ -60,3 +60,10 @@ def test_a_loss_a_silence_and_a_crash_are_told(monkeypatch, capfd, tmp_path, row
     said = capfd.readouterr().out
     for row in rows:
         assert f"{row.lost} lost of {row.tries:,}: {row.what}: {row.seen}" in said
+
+
+def test_the_page_has_what_was_seen():
+    results = read(command.RESULTS)
+    assert tuple(results) == command.NAMES
+    page = command.PAGE.read_text(encoding="utf-8")
+    assert table(results) in page

@@ -24,8 +24,7 @@ CGROUP_FILES = (
     ),
 )
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-LARGE = 256 * 2**10  # bytes
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def free_memory(device: torch.device | str) -> float:
@@ -89,17 +88,17 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Let this process give back the memory that it frees: for one that serves for days.
+    """Give back to the system what this process has freed, holes between live blocks included.
 
-    glibc takes the largest block that was ever freed for the usual one, and from then on keeps
-    such blocks; used by several threads, they leave holes, and the process grows for an hour.
-    `diffeo explore` calls this.
+    Used by several threads, glibc's heaps keep such holes, and a process that serves for days
+    grows. `diffeo explore` calls this every few seconds: to have each large block mapped on its own
+    would cost up to a half more time for a picture, where pages are dear.
 
     Returns:
-        Whether it was done, as in `keep_freed_memory`.
+        Whether there was anything to give back: False without glibc.
     """
-    # A threshold that was said stays: larger blocks are mapped each on its own.
-    return _tell_malloc({M_MMAP_THRESHOLD: LARGE})
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    return trim is not None and bool(trim(0))
 
 
 def _tell_malloc(settings: dict[int, int]) -> bool:

@@ -6,6 +6,8 @@ import ipaddress
 import os
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 
 # Before Gradio is imported, which reads them then: no counters, and no look at what is newest.
@@ -26,6 +28,7 @@ from diffeo.memory import return_freed_memory
 
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 256  # events that wait for their turn, of all visitors together
+TIDY = 5.0  # seconds between two times that freed memory is given back
 SESSIONS = 200  # visitors whose pictures are remembered
 
 
@@ -52,7 +55,7 @@ def serve(
         ValueError: if the host or the port cannot be listened on.
     """
     port = _free_port(host, port)
-    return_freed_memory()
+    threading.Thread(target=_tidy, name="diffeo-tidy", daemon=True).start()
     # A private folder for whatever Gradio writes, gone at the end.
     scratch = tempfile.TemporaryDirectory(prefix="diffeo-explorer-")
     os.environ["GRADIO_TEMP_DIR"] = scratch.name
@@ -90,6 +93,12 @@ def serve(
     if wait:
         page.block_thread()
     return page
+
+
+def _tidy() -> None:
+    while True:
+        time.sleep(TIDY)
+        return_freed_memory()
 
 
 class Sessions(StateHolder):
