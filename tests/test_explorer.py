@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -485,6 +486,12 @@ async def reads(scope, receive, send):
     await send({"type": "http.response.body", "body": str(length).encode()})
 
 
+def run_apart(coroutine):
+    """Run it in a thread of its own: Playwright keeps an event loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def let_in(path, *pieces, slow=False, **headers):
     """The status, the headers and the body of what the guard lets through, and what it read."""
     guard = pytest.importorskip("diffeo.explorer.guard", reason="needs starlette")
@@ -507,7 +514,7 @@ def let_in(path, *pieces, slow=False, **headers):
     async def send(message):
         answers.append(message)
 
-    asyncio.run(guard.Guard(reads)(scope, receive, send))
+    run_apart(guard.Guard(reads)(scope, receive, send))
     start, *bodies = answers
     assert start["type"] == "http.response.start"
     assert all(answer["type"] == "http.response.body" for answer in bodies)
@@ -589,7 +596,7 @@ def test_a_websocket_is_closed():
     async def send(message):
         answers.append(message["type"])
 
-    asyncio.run(guard.Guard(reads)({"type": "websocket", "path": "/"}, None, send))
+    run_apart(guard.Guard(reads)({"type": "websocket", "path": "/"}, None, send))
     assert answers == ["websocket.close"]
 
 
