@@ -456,6 +456,16 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(rows, capsys, monkeypa
     assert (epochs_in(path), epochs_in(path.with_name(BEFORE))) == (4, 3)
 
 
+def test_a_run_cannot_go_back(tmp_path):
+    x = torch.randn(200, 3)
+    fitted(tmp_path, x, 2)
+    last = (tmp_path / "checkpoints" / LAST).read_bytes()
+    with pytest.raises(ValueError, match="trained for 2 epochs"):
+        fitted(tmp_path, x, 1, resume=True)
+    assert (tmp_path / "checkpoints" / LAST).read_bytes() == last
+    fitted(tmp_path, x, 2, resume=True)
+
+
 # The folder ---------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from diffeo.flow import Flow
 from diffeo.memory import keep_freed_memory
 from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
-from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, newest
+from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, epochs_in, newest
 from diffeo.training.lookout import NotFiniteError
 from diffeo.training.memory import settle_memory
 from diffeo.training.module import FlowModule
@@ -85,7 +85,8 @@ def fit(
         KeyboardInterrupt: if the user stops it; the last checkpoint has all epochs that were over.
         OSError: if a file cannot be written, by its name; the last checkpoint is still there.
         ValueError: if Lightning cannot train so, on this machine; if it is to go on from a
-            checkpoint, and all are damaged; or if a 1x1 convolution can no longer be inverted.
+            checkpoint, and all are damaged, or it has trained for more epochs than are asked for;
+            or if a 1x1 convolution can no longer be inverted.
     """
     pixels = flow.takes_pixels
     first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
@@ -145,6 +146,11 @@ def fit(
         resumed = newest(checkpoints.folder, console) if resume else None
         if resume and resumed is None:
             console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
+        done = epochs_in(resumed) if resumed else None
+        if done is not None and done > epochs:
+            raise ValueError(
+                f"{folder} has trained for {done} epochs: give --trainer.max_epochs no fewer."
+            )
         handler = signal.getsignal(signal.SIGINT)
         held.enter_context(Together(trainer, folder))
         try:
