@@ -394,3 +394,11 @@ def test_random_changes_are_read_or_refused(tmp_path, unchecked):
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize("section", ["model", "data", "optimizer", "trainer"])
+def test_settings_name_no_class_by_one_word_either(tmp_path, capsys, section):
+    Path("mine.py").write_text("open('ran', 'w').close()\n\n\nclass Mine:\n    pass\n")
+    Path("a.yaml").write_text(f"{section}: mine.Mine\n")
+    refused(["train", "--config=a.yaml"], capsys, "a.yaml names the class mine.Mine", "--trust")
+    assert not Path("ran").exists()
