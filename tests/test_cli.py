@@ -1,9 +1,11 @@
 """The command line: what each command does, and what it says when it cannot."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -179,6 +181,14 @@ def test_the_overview_says_of_each_command_what_its_help_begins_with(capsys):
     assert all(summary in said for summary in SUMMARIES.values())
 
 
+def said_by(code):
+    """What Python prints, with the diffeo that is under test."""
+    environment = os.environ | {"PYTHONPATH": str(Path(diffeo.__file__).parents[1])}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def test_what_is_heavy_is_imported_where_it_is_used():
     code = (
         "import sys, diffeo, diffeo.cli\n"
@@ -186,12 +196,10 @@ def test_what_is_heavy_is_imported_where_it_is_used():
         "except SystemExit: pass\n"
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {*shown.stdout.splitlines()[-1].split()}
+    loaded = {*said_by(code).splitlines()[-1].split()}
     assert loaded.isdisjoint({"torch", "numpy", "lightning", "pandas", "pyarrow", "matplotlib"})
     code = "import sys, diffeo\ndiffeo.Flow\nprint(*sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {*shown.stdout.split()}
+    loaded = {*said_by(code).split()}
     optional = {"datasets", "pyro", "onnx", "onnxruntime", "onnxscript", "gradio", "ray"}
     seldom = {"lightning", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
     assert "torch" in loaded
