@@ -68,8 +68,8 @@ zoo: .venv/installed  ## train the model that ships, an hour on one core: make z
 zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-files RUN=FOLDER
 	rm -rf build/zoo
 	$(BIN)/diffeo share "$(RUN)" mnist --dtype bfloat16 --license apache-2.0 --out build/zoo/mnist
-	rm -rf src/diffeo/zoo/mnist
-	mv build/zoo/mnist src/diffeo/zoo/mnist
+	rm -rf src/diffeo/pretrained/zoo/mnist
+	mv build/zoo/mnist src/diffeo/pretrained/zoo/mnist
 
 clean:
 	rm -rf .venv .venv-lowest site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

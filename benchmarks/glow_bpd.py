@@ -128,5 +128,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seconds >= 420:
         with RESULTS.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["model", "weights", "steps", "pictures_per_s", "test_bpd", "stderr"])
+            writer.writerow(["model", "weights", "steps", "images_per_s", "test_bpd", "stderr"])
             writer.writerows(rows)

@@ -54,7 +54,7 @@ def without_tf32(make: Make) -> Any:
 
 
 def compiled(make: Build) -> subjects.Subject:
-    """A subject of ours whose conditioners are compiled."""
+    """A subject of ours whose networks are compiled."""
     torch._dynamo.config.recompile_limit = 64  # one graph serves all couplings of a size
     subject = make()
     for module in subject.model.modules():

@@ -42,10 +42,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from diffeo.data import DataOptions, ImageOptions, load_images, load_table
-from diffeo.evaluation import log_probs
+from diffeo.evaluation.likelihood import log_probs
+from diffeo.evaluation.scores import KINDS, Reference, score
 from diffeo.flow import Flow
 from diffeo.run import Run, train
-from diffeo.scores import KINDS, Reference, score
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RESULTS = Path(__file__).parent / "results"

@@ -13,10 +13,10 @@ import re
 import torch
 from torch import Tensor
 
-from diffeo.evaluation import log_probs
+from diffeo.evaluation.likelihood import log_probs
 from diffeo.flow import Flow
+from diffeo.pretrained.hub import _kernels
 from diffeo.run import Run
-from diffeo.sharing import _kernels
 
 KINDS = {  # the first that matches the name of a weight
     "kernels of networks": r"conditioner\.(first|second|last\.weight|weight)$",
@@ -61,7 +61,7 @@ def _bits(flow: Flow, split: tuple[Tensor, Tensor | None]) -> Tensor:
     x, context = split
     starts = range(0, len(x), 100)
     parts = [(x[i : i + 100], None if context is None else context[i : i + 100]) for i in starts]
-    return torch.cat(list(log_probs(flow, parts))).double() / -flow.nats_per_bit
+    return torch.cat(list(log_probs(flow, parts))).double() / -flow.nats_per_bpd
 
 
 if __name__ == "__main__":

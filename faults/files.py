@@ -31,7 +31,7 @@ def attempt(folder: Path, sample: bool) -> Iterator[Outcome]:
     good = folder / "good"
     specimens.run_folder(good / "run")
     specimens.table_model(good / "table")
-    specimens.picture_model(good / "pictures")
+    specimens.image_model(good / "pictures")
     specimens.csv(good / "rows.csv")
     specimens.pictures(good / "pngs")
     specimens.directions(good / "d.safetensors")

@@ -38,10 +38,10 @@ from diffeo.data import (
     load_gallery,
     load_table,
 )
-from diffeo.data.decoding import UnreadableError, decode
+from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.evaluation.scores import Reference
 from diffeo.latent import Directions
 from diffeo.run import Run
-from diffeo.scores import Reference
 from diffeo.training.checkpoints import newest
 from faults import specimens
 from faults.apart import MOST_BYTES, MOST_SECONDS, Ended, apart
@@ -175,7 +175,7 @@ def _model(of: str, changed: str) -> Callable[[bytes, Path], None]:
     """A model of which one file was changed: what it is used for, once it could be loaded."""
 
     def load(content: bytes, folder: Path) -> None:
-        (specimens.table_model if of == "table" else specimens.picture_model)(folder)
+        (specimens.table_model if of == "table" else specimens.image_model)(folder)
         (folder / changed).write_bytes(content)
         run = Run(folder)
         width = run.flow.context_features
@@ -196,7 +196,7 @@ def _table(name: str, columns: list[str] | None = None) -> Callable[[bytes, Path
     return load
 
 
-def _pictures(name: str) -> Callable[[bytes, Path], None]:
+def _images(name: str) -> Callable[[bytes, Path], None]:
     def load(content: bytes, folder: Path) -> None:
         (folder / name).write_bytes(content)
         load_gallery(ImageOptions(str(folder / name), cache=str(folder / "cache")))
@@ -235,7 +235,7 @@ def _run(content: bytes, folder: Path) -> None:
 def _directions(content: bytes, folder: Path) -> None:
     (folder / "d.safetensors").write_bytes(content)
     found = Directions.load(folder / "d.safetensors")
-    specimens.picture_model(folder)
+    specimens.image_model(folder)
     found.check(diffeo.load(folder))
 
 
@@ -280,7 +280,7 @@ def _cached(folder: Path) -> Path:
     return specimens.cache(folder / "cache", folder / "pngs")
 
 
-_FOLDERS = (specimens.table_model, specimens.picture_model, specimens.pictures, _cached)
+_FOLDERS = (specimens.table_model, specimens.image_model, specimens.pictures, _cached)
 LINES = [
     b"--data my.csv --data.columns a,b --model NICE --model.layers 6 --seed=3",
     b"--preset mnist-cpu --data digits --data.size 8 --optimizer.lr 0.1 --out x",
@@ -314,13 +314,13 @@ LOADERS = {
     "glow": Loader(
         "config.json of a model of pictures",
         _model("pictures", CONFIG),
-        _file(specimens.picture_model, CONFIG),
+        _file(specimens.image_model, CONFIG),
         some_json,
     ),
     "weights": Loader(
         "weights, safetensors",
         _model("pictures", WEIGHTS),
-        _file(specimens.picture_model, WEIGHTS),
+        _file(specimens.image_model, WEIGHTS),
         some_header,
     ),
     "directions": Loader(
@@ -349,16 +349,16 @@ LOADERS = {
     ),
     "images": Loader(
         "parquet of pictures",
-        _pictures("x.parquet"),
-        _file(specimens.picture_parquet, "x.parquet"),
+        _images("x.parquet"),
+        _file(specimens.image_parquet, "x.parquet"),
         some_bytes,
     ),
     "npy": Loader("npy", _table("x.npy"), _file(specimens.npy, "x.npy"), NUMPY),
     "npz": Loader("npz", _table("x.npz"), _file(specimens.npz, "x.npz"), some_member(NUMPY)),
     "pixels": Loader(
         "npz of pictures",
-        _pictures("x.npz"),
-        _file(specimens.picture_npz, "x.npz"),
+        _images("x.npz"),
+        _file(specimens.image_npz, "x.npz"),
         some_member(NUMPY),
     ),
     "picture": Loader(

@@ -125,7 +125,7 @@ class Expected:
         self.other = str((int(self.guess) + 1) % 10)
         self.edited = editing.edit(subject, slot, [self.other])
         found = inspecting.find(subject, x, [self.name])
-        self.bits = f"{-float(found.nats[0]) / subject.flow.nats_per_bit:.3f}"
+        self.bits = f"{-float(found.nats[0]) / subject.flow.nats_per_bpd:.3f}"
         seeds = [self.seed] * len(subject.flow.latent_shapes)
         values = [self.label]
         self.samples, _ = sampling.sample(subject, SIDE**2, seeds, TEMPERATURE, values)

@@ -31,11 +31,11 @@ PATIENCE = 120  # seconds that no such run takes
 # What may be counted, killed, stopped or starved of room: name -> where it is.
 PLACES = {
     "reading the data": "diffeo.run.learning:load_data",
-    "building the cache": "diffeo.data.building:PixelFile.append",
+    "building the cache": "diffeo.data.images.building:PixelFile.append",
     "writing the settings": "yaml:safe_dump",
     "a step": "diffeo.training.module:FlowModule._learn",
     "validation": "diffeo.training.module:FlowModule.validation_step",
-    "the best model": "diffeo.storage:save_file",
+    "the best model": "diffeo.pretrained.storage:save_file",
     "metrics.csv": "diffeo.training.callbacks:MetricsFile._write",
     "a figure": "matplotlib.figure:Figure.savefig",
     "TensorBoard": "diffeo.training.callbacks:Board.log_metrics",

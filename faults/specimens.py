@@ -57,7 +57,7 @@ def table_model(folder: Path) -> None:
     flow.save_pretrained(folder)
 
 
-def picture_model(folder: Path) -> None:
+def image_model(folder: Path) -> None:
     """A flow of grey pictures of 4 x 4 pixels."""
     flow = diffeo.Glow([1, 4, 4], levels=1, steps=1, hidden_channels=2)
     flow.initialize(torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8))
@@ -66,7 +66,7 @@ def picture_model(folder: Path) -> None:
 
 
 def directions(path: Path) -> None:
-    """The directions of two attributes in the z of `picture_model`."""
+    """The directions of two attributes in the z of `image_model`."""
     vectors = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(2, 16)
     found = Directions(["a", "b"], vectors, [3, 4], [4, 3], "mean", "diffeo.Glow", [(4, 2, 2)])
     found.save(path)
@@ -122,7 +122,7 @@ def parquet(path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(notes), path, row_group_size=8)
 
 
-def picture_parquet(path: Path) -> None:
+def image_parquet(path: Path) -> None:
     """Pictures in a column, as Hugging Face writes them."""
     encoded = [picture("PNG", pixels(i)) for i in range(8)]
     images = pa.array([{"bytes": content, "path": None} for content in encoded])
@@ -142,7 +142,7 @@ def npz(path: Path) -> None:
     np.savez(path, x=rows(), columns=np.array(["x", "y"]))
 
 
-def picture_npz(path: Path) -> None:
+def image_npz(path: Path) -> None:
     """Pictures and labels."""
     np.savez_compressed(path, x=np.stack([pixels(i) for i in range(8)]), y=np.arange(8) % 2)
 

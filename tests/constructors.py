@@ -11,28 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
-from diffeo.bijections.bends import Additive, Affine
-from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut, NoCut
 from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
-from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
+from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, Logit
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.splits import FeatureSplit, NoSplit
+from diffeo.bijections.univariate import Additive, Affine
 from diffeo.bijections.whitening import Whiten
-from diffeo.conditioners.glow import GlowNet
-from diffeo.conditioners.mlp import MLP
-from diffeo.conditioners.resnet import ConvNet, ResNet
 from diffeo.flow import Flow
 from diffeo.models.glow import Glow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.nice import NICE
 from diffeo.models.realnvp import RealNVP
 from diffeo.models.table_flow import TableFlow
+from diffeo.networks.glow import GlowNet
+from diffeo.networks.mlp import MLP
+from diffeo.networks.resnet import ConvNet, ResNet
 
 
 def pixels(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
@@ -117,7 +117,7 @@ def fitted(features: int) -> Standardize:
 
 def coupling(bend: str, keep: str, features: int, context_features: int = 0) -> Coupling:
     made = Additive() if bend == "additive" else Affine()
-    cut = FeatureCut(features, keep)
+    cut = FeatureSplit(features, keep)
     mlp = MLP(cut.kept, made.parameters_each * cut.bent, (8, 8), context_features)
     return Coupling(cut, made, mlp)
 
@@ -129,7 +129,7 @@ def checkerboard(kind: str, keep: str, context_features: int = 0) -> Coupling:
         return Coupling(CompactCheckerboard(keep), Affine(), net)
     cut = MaskedCheckerboard(keep)
     net = ResNet(channels + 1, 2 * channels, 4, 1, context_features)
-    return Coupling(cut, Affine(), Masked(cut, net))
+    return Coupling(cut, Affine(), MaskedNetwork(cut, net))
 
 
 def images(**options) -> Chain:
@@ -142,8 +142,8 @@ def glow(**options) -> Chain:
 
 
 def factored_out() -> Chain:
-    first = Coupling(FeatureCut(4), Affine(), ConvNet(2, 4, 4))
-    inner = Coupling(FeatureCut(2), Affine(), ConvNet(1, 2, 4))
+    first = Coupling(FeatureSplit(4), Affine(), ConvNet(2, 4, 4))
+    inner = Coupling(FeatureSplit(2), Affine(), ConvNet(1, 2, 4))
     return Chain(first, FactorOut((4, 2, 2), Chain(inner, Flatten(2, 2, 2))))
 
 
@@ -161,8 +161,8 @@ BIJECTIONS: dict[str, Entry] = {
     "Scale": Entry(lambda: Scale(3), (3,), "constant"),
     "SinhArcsinh": Entry(lambda: SinhArcsinh(3), (3,)),
     "Whiten": Entry(lambda: Whiten(3), (3,), "constant"),
-    "NoCut, context": Entry(
-        lambda: Coupling(NoCut(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
+    "NoSplit, context": Entry(
+        lambda: Coupling(NoSplit(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
     ),
     "reverse": Entry(
         lambda: Permutation.reverse(4), (4,), "zero", other=lambda: Permutation(range(4))
@@ -201,7 +201,7 @@ BIJECTIONS: dict[str, Entry] = {
         lambda: LearnedPrior(2, 2, 1, context_features=3), (2, 2, 1), context_features=3
     ),
     "Glow's coupling": Entry(
-        lambda: Coupling(FeatureCut(3), Affine(), GlowNet(1, 4, 5, context_features=2)),
+        lambda: Coupling(FeatureSplit(3), Affine(), GlowNet(1, 4, 5, context_features=2)),
         (3, 2, 2),
         context_features=2,
         by=0.1,
@@ -234,7 +234,7 @@ BIJECTIONS: dict[str, Entry] = {
         lambda: checkerboard("compact", "main", 2), (1, 4, 4), context_features=2, statistics=True
     ),
     "image coupling, three convolutions": Entry(
-        lambda: Coupling(FeatureCut(3), Affine(), ConvNet(1, 4, 5)), (3, 2, 2)
+        lambda: Coupling(FeatureSplit(3), Affine(), ConvNet(1, 4, 5)), (3, 2, 2)
     ),
     "ImageRealNVP": Entry(lambda: images(), (1, 4, 4), data=pixels, statistics=True),
     "ImageRealNVP, masked": Entry(

@@ -379,7 +379,7 @@ MUTANTS = [
         ("(y - shift).div_(scale)", "(y + shift).div_(scale)"),
         (".mul_(4)", ".mul_(2)", 0, True),
         ("grad_log_det.view(-1, *[1] * (x.ndim - 1))", "0 * grad"),
-        ("beside((by_raw, grad))", "beside((grad, by_raw))"),
+        ("atomic_write((by_raw, grad))", "atomic_write((grad, by_raw))"),
         ("return y - parameters, None", "return y + parameters, None"),
     ),
     *by_hand(
@@ -412,7 +412,7 @@ MUTANTS = [
         ("torch.bmm(by_bias[:, None], weight)[:, 0]", "by_bias"),
     ),
     *by_hand(
-        "conditioners/glow.py",
+        "networks/glow.py",
         ("if i > 0:\n            # ReLU", "if False:\n            # ReLU", 0, True),
         ("torch.addcmul(by_factor, by_offset, bias)", "by_factor"),
         ("mul_(factor * ActNorm.SPEED)", "mul_(factor)"),
@@ -426,7 +426,7 @@ MUTANTS = [
         ("x.shape[1] >= 256", "x.shape[1] >= 1024"),
     ),
     *by_hand(
-        "conditioners/mlp.py",
+        "networks/mlp.py",
         ("h.relu_() if inputs else h", "h"),
         ("by_h.sum(1)", "by_h.mean(1)"),
         ("            if after is not None:\n", "            if False:\n"),
@@ -434,7 +434,7 @@ MUTANTS = [
         ("found.add(context, by_h[width:].t())", "pass"),
     ),
     *by_hand(
-        "conditioners/products.py",
+        "networks/products.py",
         (".add_(bias[:, None])", ""),
         ('bias, "relu"', 'bias, "none"'),
         ("rows, weight.t()).relu_()", "rows, weight.t())"),
@@ -618,7 +618,7 @@ MUTANTS = [
         ("        self.train()\n", ""),
     ),
     *on(
-        "conditioners/mlp.py",
+        "networks/mlp.py",
         "context or gradients",
         ("torch.cat((x, context), dim=1)", "torch.cat((x, 0 * context), dim=1)"),
         ("nn.ReLU()", "nn.Dropout()"),
@@ -663,10 +663,10 @@ MUTANTS = [
     ),
     # Bits and learning.
     *learned(
-        ("evaluation.py", "bit = flow.nats_per_bit", "bit = flow.dims", "run_folder"),
+        ("evaluation.py", "bit = flow.nats_per_bpd", "bit = flow.dims", "run_folder"),
         ("evaluation.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)", "tighter"),
         ("flow.py", "norm.restart()", "pass", "recalibration_makes"),
-        ("training/module.py", "flow.nats_per_bit if", "flow.dims if", "loss_in"),
+        ("training/module.py", "flow.nats_per_bpd if", "flow.dims if", "loss_in"),
         ("training/steps.py", "not name.endswith(DIRECTION)", "True", "l2_presses"),
     ),
     Mutant(
@@ -811,7 +811,7 @@ MUTANTS = [
         ("(0.365, 0.635)", "(0.3, 0.7)", "inside"),
         ("PCG64([seed, block])", "PCG64([seed])", "repeat"),
         ("PCG64([seed, block])", "PCG64([block])", "process"),
-        ("random((_BLOCK, _DRAWS))", "random((min(_BLOCK, n), _DRAWS))[::-1]", "first_pictures"),
+        ("random((_BLOCK, _DRAWS))", "random((min(_BLOCK, n), _DRAWS))[::-1]", "first_images"),
         ("light ** (1 / 2.4)", "light ** (1 / 2)", "colours"),
         ('"blue": 255.0', '"blue": 285.0', "colours"),
         ("rows, size, options.seed]", "rows, size]", "cache"),
@@ -911,7 +911,7 @@ MUTANTS = [
         ("moments = self.bias[None]", "moments = self.bias[None] * 2"),
     ),
     *glowing(
-        "conditioners/glow.py",
+        "networks/glow.py",
         "network or Glow or prior",
         ("(ActNorm.SPEED * log_scale).exp()", "log_scale.exp()"),
         ("(factor * bias).to(dtype)", "bias.to(dtype)"),
@@ -1048,15 +1048,15 @@ MUTANTS = [
         ("directions.check(flow)", "pass"),
         ("except Exception as error:  # words", "except KeyError as error:  # words"),
         ("tuple(shape) for shape in", "shape for shape in"),
-        ("with beside(path) as partial", "with beside(path / path.name) as partial"),
+        ("with atomic_write(path) as partial", "with atomic_write(path / path.name) as partial"),
     ),
     *moved(
         "coding.py",
         "parts or changed",
         ("values[part], context[part]", "values[part], context[: len(values[part])]"),
         ("slice(start, start + flow.chunk)", "slice(start, None)"),
-        ("with still(flow):", "if True:", 0),
-        ("with still(flow):", "if True:", 1),
+        ("with eval_mode(flow):", "if True:", 0),
+        ("with eval_mode(flow):", "if True:", 1),
         ("context.expand(n, -1) if", "context if"),
     ),
     Mutant(
@@ -1126,10 +1126,10 @@ MUTANTS = [
     ),
     *scored(
         "scores.py",
-        "not command and not pictures_without and not leaves and not other_data and not rows_with",
+        "not command and not images_without and not leaves and not other_data and not rows_with",
         ("return -(log_prob - reference.mean).abs()", "return log_prob - reference.mean", 0, True),
-        ("picture_bits(seen) * math.log(2)", "picture_bits(seen)"),
-        ("picture_bits(seen)", "picture_bits(x)"),
+        ("image_bits(seen) * math.log(2)", "image_bits(seen)"),
+        ("image_bits(seen)", "image_bits(x)"),
         ("log_prob.double().cpu() + nats", "log_prob.double().cpu() - nats"),
         ("usual = reference.unlabelled", "usual = reference"),
         ("if context is not None and class_count(flow):", "if False:"),
@@ -1153,7 +1153,7 @@ MUTANTS = [
         ("Reference.learn(flow, data).keep(flow)", "pass"),
         ('flow.cpu().save_pretrained(folder / "model")', "pass"),
     ),
-    *scored("run/folder.py", "pictures_without", ("unlabelled and class_count", "class_count")),
+    *scored("run/folder.py", "images_without", ("unlabelled and class_count", "class_count")),
     *scored(
         "cli/tables.py",
         "rows_without",

@@ -18,13 +18,13 @@ from diffeo.data import (
     ImageOptions,
     Images,
     Table,
-    building,
-    holds_pictures,
+    holds_images,
     load_data,
     load_gallery,
     load_images,
 )
-from diffeo.data.attributes import MOST_CLASSES, MOST_TEXTS, Collector, choose, encode_label
+from diffeo.data.images import building
+from diffeo.data.images.attributes import MOST_CLASSES, MOST_TEXTS, Collector, choose, encode_label
 
 NAN = float("nan")
 
@@ -139,7 +139,7 @@ def rich_table(count: int = 12) -> pa.Table:
 
 
 def test_columns_of_parquet(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeo.data.picture_tables.BATCH_ROWS", 5)
+    monkeypatch.setattr("diffeo.data.images.parquet.BATCH_ROWS", 5)
     count = MOST_TEXTS + 5
     pq.write_table(rich_table(count), tmp_path / "a.parquet")
     images = load(tmp_path / "a.parquet")
@@ -344,7 +344,7 @@ def test_a_cache_gives_the_same_attributes_and_follows_the_metadata(tmp_path, mo
     assert columns_of(load(folder))["age"][1] == 200
 
 
-def test_pictures_that_are_left_out_take_their_attributes_along(tmp_path):
+def test_images_that_are_left_out_take_their_attributes_along(tmp_path):
     folder = folder_of(tmp_path / "f")
     for i in (0, 4, 9):
         (folder / f"0{i}.png").write_text("broken")
@@ -363,7 +363,7 @@ def faces(tmp_path) -> Path:
     return tmp_path / "faces.parquet"
 
 
-def test_context_comes_with_its_pictures_in_the_order_asked_for(faces):
+def test_context_comes_with_its_images_in_the_order_asked_for(faces):
     images = load(faces, context=["celeb", "label", "id", "hat=top"])
     labels = [f"label={name}" for name in ("ape", "bee", "cat", "dog")]
     assert images.context_columns == ["celeb", *labels, "id", "hat=top"]
@@ -421,7 +421,7 @@ def test_context_that_cannot_be_had(faces, context, words):
     assert all(word in sentence for word in [faces.name, *words])
 
 
-def test_pictures_without_attributes_have_no_context(tmp_path):
+def test_images_without_attributes_have_no_context(tmp_path):
     folder = folder_of(tmp_path / "f")
     sentence = refusal(lambda: load(folder, context=["label"]))
     assert "no attributes" in sentence and "--data.context" in sentence
@@ -435,24 +435,24 @@ def test_a_name_means_itself_before_its_values():
 # Pictures or table
 
 
-def test_context_does_not_make_a_table_of_pictures(faces, tmp_path):
+def test_context_does_not_make_a_table_of_images(faces, tmp_path):
     options = DataOptions(str(faces), context=["smiling"], cache="cache")
-    assert holds_pictures(options) and isinstance(load_data(options), Images)
-    assert not holds_pictures(DataOptions(str(faces), columns=["id"], context=["smiling"]))
+    assert holds_images(options) and isinstance(load_data(options), Images)
+    assert not holds_images(DataOptions(str(faces), columns=["id"], context=["smiling"]))
     table = load_data(DataOptions(str(faces), columns=["id"], context=["celeb"]))
     assert isinstance(table, Table) and table.context_columns == ["celeb"]
     random = np.random.default_rng(0)
     plain = pa.table({"a": random.normal(size=50), "b": random.normal(size=50)})
     pq.write_table(plain, tmp_path / "plain.parquet")
     options = DataOptions(str(tmp_path / "plain.parquet"), context=["b"])
-    assert not holds_pictures(options)
+    assert not holds_images(options)
     table = load_data(options)
     assert isinstance(table, Table) and table.columns == ["a"] and table.context_columns == ["b"]
     moons = load_data(DataOptions("moons", rows=100, context=["label"]))
     assert isinstance(moons, Table) and moons.context_columns == ["label"]
 
 
-def test_an_array_of_pictures_takes_context(tmp_path):
+def test_an_array_of_images_takes_context(tmp_path):
     np.savez(tmp_path / "a.npz", x=noise(20, 4, 4), y=np.arange(20) % 2)
     images = load_data(DataOptions(str(tmp_path / "a.npz"), context=["label=1"], cache="cache"))
     assert torch.equal(images.train.context[:, 0], images.train.labels.float())

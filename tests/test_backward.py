@@ -14,18 +14,18 @@ from diffeo import Chain, Flow, Glow, ImageRealNVP, RealNVP
 from diffeo.bijections import (
     ActNorm,
     Coupling,
-    FeatureCut,
+    FeatureSplit,
     InvertibleConv1x1,
     NormalizedConv1x1,
     backward,
     together,
 )
 from diffeo.bijections.backward import Gradients, weights_of
-from diffeo.bijections.bends import Additive, Affine, Bend
 from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.conditioners import MLP, glow, products
-from diffeo.conditioners.glow import GlowNet
+from diffeo.bijections.univariate import Additive, Affine, Univariate
+from diffeo.networks import MLP, glow, products
+from diffeo.networks.glow import GlowNet
 
 every = pytest.mark.parametrize("entry", BIJECTIONS.values(), ids=BIJECTIONS.keys())
 both_modes = pytest.mark.parametrize("training", [True, False])
@@ -102,30 +102,30 @@ def test_what_is_rebuilt_is_what_was(entry: Entry, training: bool):
 
 
 @pytest.mark.parametrize("bend", [Additive(), Affine(0.7)], ids=["additive", "affine"])
-def test_a_bends_own_gradients_are_those_of_any_bend(bend: Bend):
+def test_a_bends_own_gradients_are_those_of_any_bend(bend: Univariate):
     x, parameters = torch.randn(3, 2, 4).double(), torch.randn(3, 2 * bend.parameters_each, 4)
     parameters = parameters.double()
     *outputs, kept = bend.run(x, parameters)
-    *general, kept_general = Bend.run(bend, x, parameters)
+    *general, kept_general = Univariate.run(bend, x, parameters)
     grads = weighted(*outputs)
     rebuilt = bend.rebuild(outputs[0], parameters)
     close(rebuilt[0], x)
-    truth = Bend.back(bend, kept_general, *grads)
+    truth = Univariate.back(bend, kept_general, *grads)
     for own in (bend.back(kept, *grads), bend.back(rebuilt[1], *grads)):
         for one, other in zip(own, truth, strict=True):
             close(one, other)
     for one, other in zip(outputs, general, strict=True):
         close(one, other)
-    close(Bend.rebuild(bend, outputs[0], parameters)[0], x)
+    close(Univariate.rebuild(bend, outputs[0], parameters)[0], x)
 
 
 @pytest.mark.parametrize(
     "cut",
-    [FeatureCut(5), FeatureCut(5, "second"), CompactCheckerboard("anti"), MaskedCheckerboard()],
+    [FeatureSplit(5), FeatureSplit(5, "second"), CompactCheckerboard("anti"), MaskedCheckerboard()],
     ids=repr,
 )
 def test_gather_is_the_transpose_of_split(cut):
-    shape = (2, 5) if isinstance(cut, FeatureCut) else (2, 1, 4, 4)
+    shape = (2, 5) if isinstance(cut, FeatureSplit) else (2, 1, 4, 4)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     parts = cut.split(x)
     grads = [torch.randn_like(part) for part in parts]
@@ -301,7 +301,7 @@ def test_constant_memory_does_not_grow_with_depth():
 
 
 def test_a_chain_may_be_made_with_constant_memory():
-    links = [Coupling(FeatureCut(4), Affine(), nn.Linear(2, 4)) for _ in range(2)]
+    links = [Coupling(FeatureSplit(4), Affine(), nn.Linear(2, 4)) for _ in range(2)]
 
     class Plain(nn.Module):
         def __init__(self, inner: nn.Module) -> None:

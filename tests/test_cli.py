@@ -127,7 +127,7 @@ def test_sample_of_a_conditional_model(run):
 
 
 @pytest.mark.parametrize("name", ["moons", "abc"])
-def test_pictures(run, name):
+def test_images(run, name):
     assert main(["plot", name, "--out=plot.png"]) == 0
     assert main(["sample", name, "-n=100", "--out=sample.png"]) == 0
     for picture in ("plot.png", "sample.png"):

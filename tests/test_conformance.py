@@ -311,7 +311,7 @@ def test_small_refusals(unchecked):
     assert "at least 2" in refusal(lambda: diffeo.RealNVP(1))
     assert "base" in refusal(lambda: diffeo.RealNVP(2, base="uniform"))
     assert "bound" in refusal(lambda: diffeo.RealNVP(2, bound=0.0))
-    assert "permutation" in refusal(lambda: diffeo.bijections.mixing.Permutation([0, 2]))
+    assert "permutation" in refusal(lambda: diffeo.bijections.permutation.Permutation([0, 2]))
     link = diffeo.bijections.elementwise.Standardize(2)
     assert "at least 2 rows" in refusal(lambda: link(torch.ones(1, 2)))
     assert "feature 1" in refusal(lambda: link(torch.tensor([[1.0, 2.0], [2.0, 2.0]])))
@@ -320,7 +320,7 @@ def test_small_refusals(unchecked):
 
 def test_the_second_half_of_an_odd_width_is_the_wider():
     for keep, kept, bent in (("first", 2, 3), ("second", 3, 2)):
-        cut = diffeo.bijections.cuts.FeatureCut(5, keep)
+        cut = diffeo.bijections.splits.FeatureSplit(5, keep)
         assert (cut.kept, cut.bent) == (kept, bent)
         assert [part.shape[1] for part in cut.split(torch.zeros(1, 5))] == [kept, bent]
 

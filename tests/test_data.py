@@ -24,7 +24,7 @@ from diffeo.data import (
     stream,
     write_table,
 )
-from diffeo.data.columns import step_size
+from diffeo.data.tables.columns import step_size
 
 
 def normal(rows: int = 50, columns: int = 3, seed: int = 0) -> np.ndarray:
@@ -453,7 +453,7 @@ def test_refused_sources(tmp_path):
 
 
 def test_text_after_the_first_chunk(tmp_path, monkeypatch):
-    from diffeo.data import table
+    from diffeo.data.tables import table
 
     monkeypatch.setattr(table, "BATCH_ROWS", 10)
     path = tmp_path / "t.csv"

@@ -220,7 +220,7 @@ def test_contexts_that_do_not_fit_are_refused(flow, plain):
         plain.distribution(contexts(2))
 
 
-def test_pictures_are_whole_numbers_without_gradients(unchecked):
+def test_images_are_whole_numbers_without_gradients(unchecked):
     x = torch.randint(256, (16, 1, 4, 4), dtype=torch.uint8)
     glow = diffeo.Glow((1, 4, 4), levels=1, steps=1, hidden_channels=4).initialize(x).eval()
     ours = glow.distribution()

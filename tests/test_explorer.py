@@ -14,14 +14,14 @@ from PIL import Image
 
 import diffeo
 from diffeo import latent
-from diffeo.evaluation import mixture_log_prob
+from diffeo.evaluation.likelihood import mixture_log_prob
+from diffeo.evaluation.scores import Reference as Usual
 from diffeo.explorer import editing, inspecting, mixing, sampling, uploads, ways
 from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.reference import Reference
 from diffeo.explorer.subject import Subject
 from diffeo.run import Run
-from diffeo.scores import Reference as Usual
 
 DIGITS = "data:\n  source: digits\n  rows: 120\n  splits: [0.6, 0.2, 0.2]\n"
 LABELS = [f"label={i}" for i in range(10)]
@@ -152,7 +152,7 @@ def test_candidates_are_all_combinations_of_classes():
 # Likelihood
 
 
-def test_unlabelled_pictures_score_as_a_mixture(labels):
+def test_unlabelled_images_score_as_a_mixture(labels):
     x = labels.data.test.all(3)
     nats, guessed = labels.score(x)
     expected = mixture_log_prob(labels.flow, x, generator=torch.Generator().manual_seed(0))
@@ -186,7 +186,7 @@ def test_a_model_without_its_data_remembers_what_is_usual(tmp_path):
     assert subject.missing
 
 
-def test_what_is_found_of_pictures(digits):
+def test_what_is_found_of_images(digits):
     x = digits.data.test.all(2)
     found = inspecting.find(digits, x, ["one", "<two>"])
     expected = digits.flow.log_prob(x, generator=torch.Generator().manual_seed(0))
@@ -225,7 +225,7 @@ def slots_of(subject, count=4):
 
 
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
-def test_between_pictures_as_the_library_has_it(digits, kind):
+def test_between_images_as_the_library_has_it(digits, kind):
     slots = slots_of(digits)
     x = torch.cat([slot.x for slot in slots])
     for step in (0, 25, 100):
@@ -345,13 +345,13 @@ def bomb() -> bytes:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture"),
     ],
 )
-def test_an_unreadable_picture_is_a_sentence(digits, content, words):
+def test_an_unreadable_image_is_a_sentence(digits, content, words):
     with pytest.raises(ValueError, match=f"^it.png {words}.*[.]$"):
         uploads.picture(digits, uploads.Upload("it.png", content))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
-def test_a_picture_is_scaled_and_cropped_as_in_training(digits, mode):
+def test_a_image_is_scaled_and_cropped_as_in_training(digits, mode):
     x, name = uploads.picture(digits, uploads.Upload("it.png", drawn(60, 30, mode=mode)))
     assert x.shape == (1, 1, 8, 8)
     assert x.dtype == torch.uint8
@@ -371,7 +371,7 @@ def test_of_an_animation_the_first_frame_is_taken(digits):
     assert (x == 10).all()
 
 
-def test_grey_pictures_for_a_model_of_colours(tmp_path):
+def test_grey_images_for_a_model_of_colours(tmp_path):
     flow = diffeo.Glow((3, 4, 8), 1, 1, 4)
     flow.initialize(torch.randint(256, (8, 3, 4, 8), dtype=torch.uint8)).eval()
     flow.save_pretrained(tmp_path / "wide")
@@ -429,7 +429,7 @@ def test_a_way_under_a_context_and_on_a_grid(base):
     )
 
 
-def test_pictures_have_no_such_way(digits):
+def test_images_have_no_such_way(digits):
     with pytest.raises(ValueError, match="another shape"):
         ways.way(digits.flow, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 

@@ -17,15 +17,15 @@ from diffeo.bijections import (
     Center,
     Coupling,
     FactorOut,
-    FeatureCut,
+    FeatureSplit,
     Flatten,
     InvertibleConv1x1,
     LearnedPrior,
     Logit,
 )
-from diffeo.conditioners import GlowNet, ZeroConv
 from diffeo.models.glow import usual_settings
 from diffeo.models.sizes import check_size
+from diffeo.networks import GlowNet, ZeroConv
 
 
 def uint8(*shape, seed=0):
@@ -291,7 +291,7 @@ def convolve(x, weight):
 
 def test_the_split_prior_standardizes_what_leaves():
     net = perturb(ZeroConv(2, 4))
-    prior = Coupling(FeatureCut(4), Affine(), net)
+    prior = Coupling(FeatureSplit(4), Affine(), net)
     link = Chain(prior, FactorOut((4, 3, 3), Flatten(2, 3, 3))).double()
     x = torch.randn(5, 4, 3, 3, dtype=torch.float64)
     z, log_det = link(x)
@@ -373,7 +373,7 @@ def test_48_steps_of_4_levels_come_back_bit_for_bit_in_float32():
 
 
 @torch.no_grad()
-def test_temperature_0_is_one_picture_and_scales_each_level():
+def test_temperature_0_is_one_image_and_scales_each_level():
     flow = model(margin=0).double()
     one, two = (
         flow.sample(3, temperature=0, generator=torch.Generator().manual_seed(s)) for s in (1, 2)

@@ -15,12 +15,12 @@ from PIL import Image
 from rich.console import Console
 
 import diffeo
-from diffeo import Glow, ImageRealNVP, presets
+from diffeo import Glow, ImageRealNVP
 from diffeo.bijections import BatchNorm, Coupling
 from diffeo.cli import main
 from diffeo.data import Batches, DataOptions, ImageOptions, load_data, load_gallery, load_images
-from diffeo.evaluation import evaluate, log_probs
-from diffeo.run import Run, train
+from diffeo.evaluation.likelihood import evaluate, log_probs
+from diffeo.run import Run, presets, train
 from diffeo.training.options import TrainerOptions
 
 QUICK = ["--trainer.max_epochs=2", "--trainer.figure_every=100", "--data.rows=300"]
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["digits", "nice"])
-def test_the_run_folder_of_pictures(run, name):
+def test_the_run_folder_of_images(run, name):
     names = {str(path.relative_to(run / name)) for path in (run / name).rglob("*")}
     kinds = ("samples", "reconstructions", "latents")
     assert {f"figures/{kind}.png" for kind in kinds} <= names
@@ -148,7 +148,7 @@ def test_what_is_learned_by_default(tmp_path, monkeypatch):
     assert one == two
 
 
-def test_the_pictures_of_training_are_drawn_at_the_chosen_temperature(run):
+def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
     quick = ["--trainer.max_epochs=1", "--data.rows=100", "--trainer.temperature=0"]
     assert main(["train", "--data=digits", "--out=cold", *SMALL, *quick]) == 0
     sheet = np.asarray(Image.open("cold/figures/samples.png"))
@@ -230,7 +230,7 @@ def test_samples_on_a_sheet_in_a_folder_and_as_an_array(run):
     assert (run / "samples.png").is_file()
 
 
-def test_scores_name_their_pictures(run):
+def test_scores_name_their_images(run):
     folder = run / "new"
     folder.mkdir()
     digits = load_images(ImageOptions(rows=300)).test.all()
@@ -380,7 +380,7 @@ def test_glow_is_trained_resumed_and_used_by_the_commands(tmp_path, capsys):
     refused(["edit", "g", "--attribute=label=3", "--kind=condition"], capsys, "takes no context")
 
 
-def test_a_model_of_pictures_is_conditional_on_what_is_named(tmp_path, capsys):
+def test_a_model_of_images_is_conditional_on_what_is_named(tmp_path, capsys):
     run = shapes_run(tmp_path)
     flow = diffeo.Flow.from_pretrained(run / "model")
     columns = ["filled", "colour=blue", "colour=green", "colour=red"]

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from diffeo.data import building
-from diffeo.data import cache as caches
-from diffeo.data.decoding import UnreadableError, decode
-from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import ImageOptions, Images, augment, load_images
+from diffeo.data.images import building
+from diffeo.data.images import cache as caches
+from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.data.images.loading import ImageOptions, Images, augment, load_images
+from diffeo.data.images.sources import is_image_source
 
 
 def load(source: Path | str, **options) -> Images:
@@ -145,7 +145,7 @@ def test_cmyk_jpeg_and_jpeg_of_greys():
     assert decode(saved(Image.new("L", (8, 8), 9), "JPEG")).shape == (1, 8, 8)
 
 
-def test_exif_turns_pictures_upright():
+def test_exif_turns_images_upright():
     upright = noise(3, 5)
     turns = {
         1: upright,
@@ -270,7 +270,7 @@ def test_a_folder_without_classes_has_no_labels(tmp_path):
     assert everything(images) == list(range(10))
 
 
-def test_a_picture_outside_the_classes_is_noted(tmp_path):
+def test_a_image_outside_the_classes_is_noted(tmp_path):
     folder_of(tmp_path / "f" / "a", 5)
     folder_of(tmp_path / "f", 1)
     images = load(tmp_path / "f")
@@ -282,7 +282,7 @@ def test_a_picture_outside_the_classes_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize("colours_at", [0, 5, 9])
-def test_one_picture_in_colour_makes_all_three_channels(tmp_path, colours_at):
+def test_one_image_in_colour_makes_all_three_channels(tmp_path, colours_at):
     folder = folder_of(tmp_path / "f")
     red = np.zeros((6, 8, 3), dtype=np.uint8)
     red[..., 0] = colours_at
@@ -365,7 +365,7 @@ def test_strict_refuses_what_cannot_be_read(tmp_path):
     assert load(folder_of(tmp_path / "g"), strict=True).notes == []
 
 
-def test_no_picture_at_all(tmp_path):
+def test_no_image_at_all(tmp_path):
     (tmp_path / "empty" / ".git").mkdir(parents=True)
     assert "without files" in refusal(lambda: load(tmp_path / "empty"))
     (tmp_path / "empty" / "a.png").write_bytes(PNG[:500])
@@ -388,7 +388,7 @@ def forbid(*_: object) -> None:
     raise AssertionError("decoded again")
 
 
-def test_pictures_are_decoded_once(tmp_path, monkeypatch):
+def test_images_are_decoded_once(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
     first = load(folder)
     (key,) = Path("cache").iterdir()
@@ -452,7 +452,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
 def test_what_a_killed_build_left_is_removed(tmp_path):
     folder = folder_of(tmp_path / "f", 40)
     code = (
-        "import os; from diffeo.data import building; from diffeo.data.images import *\n"
+        "import os; from diffeo.data import building; from diffeo.data.images.loading import *\n"
         "append = building.PixelFile.append\n"
         "def killed(self, pixels):\n"
         "    append(self, pixels)\n"
@@ -635,7 +635,7 @@ def table_of(count: int, first: int = 0, label: str | None = "label", bare: bool
 @pytest.mark.parametrize("bare", [False, True])
 def test_parquet(tmp_path, monkeypatch, bare):
     path = tmp_path / "a b.parquet"
-    monkeypatch.setattr("diffeo.data.picture_tables.BATCH_ROWS", 7)
+    monkeypatch.setattr("diffeo.data.images.parquet.BATCH_ROWS", 7)
     pq.write_table(table_of(30, bare=bare), path, row_group_size=10)
     assert is_image_source(str(path))
     images = load(path)
@@ -779,7 +779,7 @@ def test_batches_keep_the_order_that_was_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(("flip", "shift"), [(False, 0), (True, 0), (False, 2), (True, 3)])
-def test_augmented_pictures_are_moved_ones(flip, shift):
+def test_augmented_images_are_moved_ones(flip, shift):
     x = torch.from_numpy(noise(300, 3, 5, 7))
     before = x.clone()
     y = augment(x, flip, shift, torch.Generator().manual_seed(0))

@@ -55,7 +55,7 @@ def rows(n, seed=0):
 
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
 @pytest.mark.parametrize(("bits", "context_features"), [(8, 0), (5, 0), (8, 3)])
-def test_the_ends_of_a_path_between_pictures_are_those_pictures(kind, bits, context_features):
+def test_the_ends_of_a_path_between_images_are_those_images(kind, bits, context_features):
     flow = image_flow(bits, context_features)
     start, end = pixels(7, 1, 8, 8, seed=1), pixels(7, 1, 8, 8, seed=2)
     context = (torch.randn(7, 3), torch.randn(1, 3)) if context_features else None
@@ -131,7 +131,7 @@ def test_the_context_of_a_path_changes_linearly():
 
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
 @pytest.mark.parametrize("context_features", [0, 2])
-def test_four_pictures_stand_in_the_corners(kind, context_features):
+def test_four_images_stand_in_the_corners(kind, context_features):
     flow, corners = image_flow(context_features=context_features), pixels(4, 1, 8, 8)
     context = torch.randn(4, 2) if context_features else None
     sheet = latent.between_four(flow, corners, 3, 5, kind, context)
@@ -191,7 +191,7 @@ def test_redrawing_rows_follows_context_and_temperature():
     assert torch.allclose(still[:, 0], x, rtol=0, atol=1e-10)
 
 
-def test_at_temperature_0_there_is_one_picture_whatever_the_seed():
+def test_at_temperature_0_there_is_one_image_whatever_the_seed():
     flow = image_flow()
     one, other = (
         latent.at_temperatures(flow, 6, [0, 0.5, 1], generator=seeded(seed)) for seed in (1, 2)
@@ -214,7 +214,7 @@ def test_temperature_scales_the_noise_of_every_level():
         assert torch.allclose(z, flow.noise(500, seeded()) * temperature, rtol=0, atol=1e-8)
 
 
-def test_temperature_scales_the_noise_of_every_level_of_pictures(monkeypatch):
+def test_temperature_scales_the_noise_of_every_level_of_images(monkeypatch):
     flow = image_flow()
     decoded, decode = [], flow.decode
     monkeypatch.setattr(flow, "decode", lambda z, c=None: decoded.append(z) or decode(z, c))
@@ -397,7 +397,7 @@ def test_an_edit_adds_its_directions():
 
 
 @pytest.mark.parametrize("bits", [8, 3])
-def test_at_strength_0_a_picture_comes_back_bit_for_bit(bits):
+def test_at_strength_0_a_image_comes_back_bit_for_bit(bits):
     flow, x = image_flow(bits), pixels(40, 1, 8, 8)
     a = (x.flatten(1)[:, :2] > 127).float()
     directions = latent.find_directions(flow, [(x, a, None)], ["left", "right"])

@@ -183,7 +183,7 @@ def test_directions_of_all_attributes(run, capsys):
 
 
 @pytest.mark.parametrize("strengths", [["--strengths", "-2,0,1.5"], ["--strengths=-2,0,1.5"]])
-def test_edits_stand_beside_the_picture(run, strengths, monkeypatch):
+def test_edits_stand_beside_the_image(run, strengths, monkeypatch):
     drawn = figures_drawn(monkeypatch)
     assert main(["edit", "digits", "--attribute=label=3", *strengths, "-n=4", "--out=e.png"]) == 0
     ((x, labels, caption),) = drawn
@@ -218,7 +218,7 @@ def test_edits_by_directions_from_a_file_or_found_anew(run, kind, monkeypatch):
     assert torch.equal(other[:, 4], latent.edit(flow, x, directions, both))
 
 
-def test_with_directions_pictures_need_no_attributes(run):
+def test_with_directions_images_need_no_attributes(run):
     (run / "new").mkdir()
     for i, picture in enumerate(pixels(3, 8, 8)):
         Image.fromarray(picture.numpy()).save(run / "new" / f"{i}.png")
@@ -422,7 +422,7 @@ def test_lists_may_begin_with_a_minus_sign():
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 8), (1, 32), (3, 32), (3, 64)])
-def test_labels_stand_above_pictures_that_are_exact(channels, side):
+def test_labels_stand_above_images_that_are_exact(channels, side):
     x = pixels(15, channels, side, side).unflatten(0, (3, 5))
     labels = ["data", "0.25", "a longer label", "two\nlines", "\N{MINUS SIGN}1"]
     figure = figures.labelled_sheet(x, labels, "a caption in grey")

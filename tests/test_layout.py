@@ -12,7 +12,7 @@ from diffeo import ImageRealNVP
 from diffeo.bijections.base import Chain
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import ActNorm, BatchNorm
-from diffeo.conditioners.resnet import ConvNet, ResNet
+from diffeo.networks.resnet import ConvNet, ResNet
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 COUPLINGS = {

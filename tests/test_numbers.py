@@ -14,20 +14,20 @@ from torch import nn
 
 from diffeo import Glow, ImageRealNVP, RealNVP
 from diffeo.bijections.base import Bijection, Chain
-from diffeo.bijections.bends import Affine
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.elementwise import Scale
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten
+from diffeo.bijections.splits import FeatureSplit
+from diffeo.bijections.univariate import Affine
 from diffeo.bijections.watching import watched
 from diffeo.cli.shorthand import spell_out
-from diffeo.conditioners.mlp import MLP
-from diffeo.conditioners.resnet import ConvNet
 from diffeo.data import DataOptions
 from diffeo.flow import Flow
+from diffeo.networks.mlp import MLP
+from diffeo.networks.resnet import ConvNet
 from diffeo.run import Run, train
 from diffeo.training.lookout import Lookout, NotFiniteError, find_fault
 from diffeo.training.module import FlowModule
@@ -111,7 +111,7 @@ def coupling(bend=None, net=MLP):
     made = net(2, 4, (8, 8))
     for weight in made.parameters():
         nn.init.normal_(weight, std=0.3)
-    return Coupling(FeatureCut(4), bend or Affine(), made)
+    return Coupling(FeatureSplit(4), bend or Affine(), made)
 
 
 LAYERS = {
@@ -191,8 +191,8 @@ def test_of_two_broken_layers_the_later_one_spoils_the_gradient_first():
 def test_layers_inside_of_layers_are_named():
     torch.manual_seed(0)
     net = ConvNet(1, 2, 4)
-    inner = Chain(Coupling(FeatureCut(2), Affine(), net), Broken("y"), Flatten(2, 2, 2))
-    first = Coupling(FeatureCut(4), Affine(), ConvNet(2, 4, 4))
+    inner = Chain(Coupling(FeatureSplit(2), Affine(), net), Broken("y"), Flatten(2, 2, 2))
+    first = Coupling(FeatureSplit(4), Affine(), ConvNet(2, 4, 4))
     flow = Flow(Chain(first, FactorOut((4, 2, 2), inner)), (4, 2, 2)).train()
     fault = looked_at(flow, torch.randn(5, 4, 2, 2))
     assert "bijection.links.1.inner.links.1 (Broken)" in fault.what
@@ -241,7 +241,7 @@ class HalfLoud(ConvNet):
 
 @pytest.mark.parametrize("loud", [HalfLoud, ConvNet])
 def test_networks_that_overflow_in_bfloat16_alone_are_told_so(loud):
-    link = Coupling(FeatureCut(4), Affine(), loud(2, 4, 4))
+    link = Coupling(FeatureSplit(4), Affine(), loud(2, 4, 4))
     flow = Flow(Chain(link, Flatten(4, 2, 2)), (4, 2, 2)).set_precision(torch.bfloat16).train()
     fault = find_fault(flow, torch.randn(5, 4, 2, 2))
     if loud is HalfLoud:

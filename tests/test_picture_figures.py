@@ -18,14 +18,14 @@ from torch import Tensor
 
 from diffeo import figures
 from diffeo.bijections.pixels import PixelDequantize
+from diffeo.data.images.sheets import PAPER
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
-from diffeo.sheets import PAPER
 
 SHAPE = (1, 8, 8)
 
 
-def _pictures(n: int = 20, channels: int = 1, height: int = 8, width: int = 8) -> Tensor:
+def _images(n: int = 20, channels: int = 1, height: int = 8, width: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(n + channels)
     shape = (n, channels, height, width)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -40,7 +40,7 @@ def _ready(flow: ImageRealNVP, x: Tensor, context: Tensor | None = None) -> Imag
 
 @pytest.fixture
 def flow() -> ImageRealNVP:
-    return _ready(ImageRealNVP(SHAPE, scales=2, hidden_channels=8, blocks=1), _pictures(200))
+    return _ready(ImageRealNVP(SHAPE, scales=2, hidden_channels=8, blocks=1), _images(200))
 
 
 class Careless(ImageRealNVP):
@@ -84,8 +84,8 @@ def _bars(axes: Axes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 # Sheets ---------------------------------------------------------------------------------------
 
 
-def test_each_picture_stands_in_its_place_enlarged_and_apart() -> None:
-    x = _pictures(7, 3, height=2, width=3)
+def test_each_image_stands_in_its_place_enlarged_and_apart() -> None:
+    x = _images(7, 3, height=2, width=3)
     sheet = figures.tile(x, 3, gap=5, smallest=100)
     # Three rows of 2 pixels and three columns of 3: 100 takes columns of 10 times the size.
     assert sheet.shape == (3 * 20 + 2 * 5, 3 * 30 + 2 * 5, 3)
@@ -107,14 +107,14 @@ def test_each_picture_stands_in_its_place_enlarged_and_apart() -> None:
 )
 def test_sheets_are_nearly_square(n: int, height: int, width: int, columns: int) -> None:
     rows = -(-n // columns)
-    sheet = figures.tile(_pictures(n, 1, height, width), gap=0, smallest=1)
+    sheet = figures.tile(_images(n, 1, height, width), gap=0, smallest=1)
     assert sheet.shape == (rows * height, columns * width, 3)
 
 
 @pytest.mark.parametrize("smallest", [1, 40, 41, 512, 513])
 @pytest.mark.parametrize("columns", [1, 3, 5])
 def test_enlargement_is_the_least_that_suffices(smallest: int, columns: int) -> None:
-    x = _pictures(5, 1, 6, 4)
+    x = _images(5, 1, 6, 4)
     height, width, _ = figures.tile(x, columns, gap=1, smallest=smallest).shape
     rows = -(-5 // columns)
     scale = (height - (rows - 1)) // (rows * 6)
@@ -126,8 +126,8 @@ def test_enlargement_is_the_least_that_suffices(smallest: int, columns: int) -> 
         assert max(sides) < smallest
 
 
-def test_large_pictures_are_never_shrunk_and_more_columns_than_pictures_stay_blank() -> None:
-    x = _pictures(2, 3, 40, 40)
+def test_large_images_are_never_shrunk_and_more_columns_than_images_stay_blank() -> None:
+    x = _images(2, 3, 40, 40)
     sheet = figures.tile(x, 4, smallest=50)
     assert sheet.shape == (40, 4 * 40 + 3 * 2, 3)
     np.testing.assert_array_equal(sheet[:, 42:82], x[1].permute(1, 2, 0))
@@ -136,14 +136,14 @@ def test_large_pictures_are_never_shrunk_and_more_columns_than_pictures_stay_bla
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_the_first_channel_is_grey(channels: int) -> None:
-    x = _pictures(1, channels)
+    x = _images(1, channels)
     sheet = figures.tile(x, smallest=1)
     for colour in range(3):
         np.testing.assert_array_equal(sheet[..., colour], x[0, 0])
 
 
-def test_transparent_pictures_lie_on_white() -> None:
-    x = _pictures(1, 4)
+def test_transparent_images_lie_on_white() -> None:
+    x = _images(1, 4)
     x[0, 3, 0], x[0, 3, 1] = 0, 255
     sheet = figures.tile(x, smallest=1)
     assert (sheet[0] == 255).all()
@@ -155,8 +155,8 @@ def test_transparent_pictures_lie_on_white() -> None:
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.WEBP"])
 def test_a_saved_sheet_is_the_sheet(tmp_path: Path, name: str) -> None:
-    x = _pictures(6, 3)
-    figures.save_pictures(x, tmp_path / "new" / name, 2)
+    x = _images(6, 3)
+    figures.save_images(x, tmp_path / "new" / name, 2)
     mode, pixels = _open(tmp_path / "new" / name)
     assert mode == "RGB"
     np.testing.assert_array_equal(pixels, figures.tile(x, 2))
@@ -164,9 +164,9 @@ def test_a_saved_sheet_is_the_sheet(tmp_path: Path, name: str) -> None:
 
 
 def test_a_saved_jpeg_is_nearly_the_sheet(tmp_path: Path) -> None:
-    x = _pictures(6, 3)
+    x = _images(6, 3)
     for name in ("sheet.jpg", "sheet.jpeg"):
-        figures.save_pictures(x, str(tmp_path / name))
+        figures.save_images(x, str(tmp_path / name))
         _, pixels = _open(tmp_path / name)
         assert pixels.shape == (figures.tile(x)).shape
         assert np.abs(pixels.astype(int) - figures.tile(x)).mean() < 5
@@ -176,11 +176,11 @@ def test_a_sheet_that_cannot_be_saved_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "sheet.png"
-    figures.save_pictures(_pictures(3), path)
+    figures.save_images(_images(3), path)
     before = path.read_bytes()
     _break_saving(monkeypatch, after=0)
     with pytest.raises(OSError, match="disk is full"):
-        figures.save_pictures(_pictures(4), path)
+        figures.save_images(_images(4), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -203,14 +203,14 @@ def _break_saving(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
-def test_pictures_come_back_from_their_files_bit_for_bit(
+def test_images_come_back_from_their_files_bit_for_bit(
     tmp_path: Path, channels: int, mode: str
 ) -> None:
-    x = _pictures(12, channels, 5, 7)
+    x = _images(12, channels, 5, 7)
     folder = tmp_path / "a" / "b"
     # Batches of any size, an empty one among them, and none with memory in order.
-    batches = [x[:5], x[5:5], x[5:].flip(3).flip(3), _pictures(1, channels, 3, 2)]
-    assert figures.write_pictures(iter(batches), folder) == 13
+    batches = [x[:5], x[5:5], x[5:].flip(3).flip(3), _images(1, channels, 3, 2)]
+    assert figures.write_images(iter(batches), folder) == 13
     paths = sorted(folder.iterdir())
     assert [path.name for path in paths] == [f"{i:05d}.png" for i in range(13)]
     for path, picture in zip(paths, x, strict=False):
@@ -221,25 +221,25 @@ def test_pictures_come_back_from_their_files_bit_for_bit(
     assert _open(paths[-1])[1].shape[:2] == (3, 2)
 
 
-def test_pictures_are_written_as_they_come(tmp_path: Path) -> None:
+def test_images_are_written_as_they_come(tmp_path: Path) -> None:
     def batches() -> Iterator[Tensor]:
         for i in range(4):
             assert len(list(tmp_path.iterdir())) == 3 * i
-            yield _pictures(3)
+            yield _images(3)
 
-    assert figures.write_pictures(batches(), str(tmp_path)) == 12
+    assert figures.write_images(batches(), str(tmp_path)) == 12
 
 
-def test_no_pictures_make_an_empty_folder(tmp_path: Path) -> None:
-    assert figures.write_pictures([], tmp_path / "none") == 0
+def test_no_images_make_an_empty_folder(tmp_path: Path) -> None:
+    assert figures.write_images([], tmp_path / "none") == 0
     assert list((tmp_path / "none").iterdir()) == []
 
 
-def test_no_file_holds_half_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = _pictures(5)
+def test_no_file_holds_half_a_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _images(5)
     _break_saving(monkeypatch, after=3)
     with pytest.raises(OSError, match="disk is full"):
-        figures.write_pictures([x], tmp_path)
+        figures.write_images([x], tmp_path)
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["00000.png", "00001.png", "00002.png"]
     for path, picture in zip(paths, x, strict=False):
@@ -251,12 +251,12 @@ def test_a_folder_with_files_is_refused_before_anything_is_drawn(tmp_path: Path)
 
     def batches() -> Iterator[Tensor]:
         pytest.fail("a picture was asked for")
-        yield _pictures(1)
+        yield _images(1)
 
     with pytest.raises(ValueError, match="already holds files: name another folder, or empty"):
-        figures.write_pictures(batches(), tmp_path)
+        figures.write_images(batches(), tmp_path)
     with pytest.raises(ValueError, match=r"notes\.txt is a file: name a folder"):
-        figures.write_pictures(batches(), tmp_path / "notes.txt")
+        figures.write_images(batches(), tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -278,7 +278,7 @@ def _rows(sheet: NDArray[np.uint8], rows: int, scale: int = 14, gap: int = 4) ->
 def test_reconstructions_are_the_data_the_decoded_and_what_the_last_level_keeps(
     flow: ImageRealNVP,
 ) -> None:
-    x = _pictures(6)
+    x = _images(6)
     figure = figures.reconstructions(flow, x)
     rows = _rows(_shown(figure), 3)
     np.testing.assert_array_equal(rows[0], x[:, 0])
@@ -299,7 +299,7 @@ def test_reconstructions_are_the_data_the_decoded_and_what_the_last_level_keeps(
 
 
 def test_levels_go_one_after_the_other() -> None:
-    x = _pictures(30, 1, 16, 16)
+    x = _images(30, 1, 16, 16)
     flow = _ready(ImageRealNVP((1, 16, 16), scales=4, hidden_channels=4, blocks=1), x)
     figure = figures.reconstructions(flow, x[:2])
     assert _words(figure)[:-1] == [
@@ -320,8 +320,8 @@ def test_levels_go_one_after_the_other() -> None:
         np.testing.assert_array_equal(last[:, : 16 * scale : scale], flow.decode(z)[0, 0])
 
 
-def test_all_pictures_are_counted_and_ten_are_drawn() -> None:
-    x = _pictures(25)
+def test_all_images_are_counted_and_ten_are_drawn() -> None:
+    x = _images(25)
     flow = _ready(Careless(SHAPE, scales=1, hidden_channels=8, blocks=1), x)
     figure = figures.reconstructions(flow, x)
     rows = _rows(_shown(figure), 2)
@@ -334,7 +334,7 @@ def test_all_pictures_are_counted_and_ten_are_drawn() -> None:
 
 
 def test_fewer_bits_are_compared_with_what_they_keep() -> None:
-    x = _pictures(20)
+    x = _images(20)
     flow = _ready(ImageRealNVP(SHAPE, 2, hidden_channels=8, blocks=1, bits=3), x)
     figure = figures.reconstructions(flow, x[:4])
     rows = _rows(_shown(figure), 3)
@@ -345,8 +345,8 @@ def test_fewer_bits_are_compared_with_what_they_keep() -> None:
     )
 
 
-def test_each_picture_is_decoded_with_its_own_context() -> None:
-    x, context = _pictures(30), torch.randn(30, 2)
+def test_each_image_is_decoded_with_its_own_context() -> None:
+    x, context = _images(30), torch.randn(30, 2)
     flow = ImageRealNVP(SHAPE, 2, hidden_channels=8, blocks=1, context_features=2)
     flow = _ready(flow, x, context)
     figure = figures.reconstructions(flow, x, context)
@@ -363,7 +363,7 @@ def test_each_picture_is_decoded_with_its_own_context() -> None:
 def test_a_saved_reconstruction_has_whole_pixels_and_no_cut_off_words(
     flow: ImageRealNVP, tmp_path: Path, n: int
 ) -> None:
-    figure = figures.reconstructions(flow, _pictures(n))
+    figure = figures.reconstructions(flow, _images(n))
     figures.save(figure, tmp_path / "figure.png")
     _, pixels = _open(tmp_path / "figure.png")
     sheet = _shown(figure)
@@ -377,9 +377,9 @@ def test_a_saved_reconstruction_has_whole_pixels_and_no_cut_off_words(
     assert (inked.max(axis=0) < np.array(pixels.shape[:2]) - 12).all()
 
 
-def test_large_and_flat_pictures_make_no_huge_figure_and_leave_room_for_labels() -> None:
+def test_large_and_flat_images_make_no_huge_figure_and_leave_room_for_labels() -> None:
     for height, width, drawn, scale in ((256, 256, 5, 1), (4, 32, 3, 14)):
-        x = _pictures(6, 1, height, width)
+        x = _images(6, 1, height, width)
         flow = _ready(ImageRealNVP((1, height, width), 1, hidden_channels=2, blocks=1), x)
         figure = figures.reconstructions(flow, x)
         tall, wide = _shown(figure).shape[:2]
@@ -391,7 +391,7 @@ def test_large_and_flat_pictures_make_no_huge_figure_and_leave_room_for_labels()
 
 
 def test_histograms_are_those_of_each_level(flow: ImageRealNVP) -> None:
-    x = _pictures(50)
+    x = _images(50)
     figure = figures.latent_histograms(flow, x)
     with torch.no_grad():
         noise = torch.Generator().manual_seed(0)
@@ -425,7 +425,7 @@ def test_the_line_is_the_base_density(base: Any) -> None:
 
 @pytest.mark.parametrize(("scales", "across"), [(2, 2), (4, 4), (5, 3)])
 def test_at_most_four_panels_stand_in_a_row(scales: int, across: int) -> None:
-    x = _pictures(8, 1, 32, 32)
+    x = _images(8, 1, 32, 32)
     flow = _ready(ImageRealNVP((1, 32, 32), scales, hidden_channels=2, blocks=1), x)
     panels = figures.latent_histograms(flow, x).axes
     assert len(panels) == scales
@@ -491,7 +491,7 @@ def test_odd_latents_are_drawn_without_a_warning(tmp_path: Path, fill: float) ->
 @pytest.mark.parametrize("training", [True, False])
 def test_drawing_changes_nothing(flow: ImageRealNVP, training: bool) -> None:
     flow.train(training)
-    x, before, settings = _pictures(), torch.get_rng_state(), dict(matplotlib.rcParams)
+    x, before, settings = _images(), torch.get_rng_state(), dict(matplotlib.rcParams)
     pixels = x.clone()
     state = {name: value.clone() for name, value in flow.state_dict().items()}
     assert _words(figures.reconstructions(flow, x))[-1].startswith("20 of 20")
@@ -507,7 +507,7 @@ def test_drawing_changes_nothing(flow: ImageRealNVP, training: bool) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (2, 0, 8, 8), (2, 1, 0, 8)])
-def test_what_has_not_the_shape_of_pictures_is_refused(
+def test_what_has_not_the_shape_of_images_is_refused(
     flow: ImageRealNVP, tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     x = torch.zeros(shape, dtype=torch.uint8)
@@ -515,9 +515,9 @@ def test_what_has_not_the_shape_of_pictures_is_refused(
     with pytest.raises(ValueError, match=match):
         figures.tile(x)
     with pytest.raises(ValueError, match=match):
-        figures.save_pictures(x, tmp_path / "sheet.png")
+        figures.save_images(x, tmp_path / "sheet.png")
     with pytest.raises(ValueError, match=match):
-        figures.write_pictures([x], tmp_path / "folder")
+        figures.write_images([x], tmp_path / "folder")
     with pytest.raises(ValueError, match=match):
         figures.reconstructions(flow, x)
     assert not (tmp_path / "sheet.png").exists()
@@ -525,11 +525,11 @@ def test_what_has_not_the_shape_of_pictures_is_refused(
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Path) -> None:
-    x, none = _pictures(2), _pictures(0)
+    x, none = _images(2), _images(0)
     match = r"pictures are torch\.float32: pass them as torch\.uint8, 0 to 255"
     for call in (
         lambda: figures.tile(x / 255),
-        lambda: figures.write_pictures([x / 255], tmp_path / "folder"),
+        lambda: figures.write_images([x / 255], tmp_path / "folder"),
         lambda: figures.reconstructions(flow, x / 255),
     ):
         with pytest.raises(ValueError, match=match):
@@ -546,9 +546,9 @@ def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Pat
         figures.tile(x, 1, gap=-1)
     for name in ("sheet.svg", "sheet", "sheet.gif"):
         with pytest.raises(ValueError, match=rf"{name} cannot be written: end its name in \.png"):
-            figures.save_pictures(x, name)
+            figures.save_images(x, name)
     with pytest.raises(ValueError, match=r"2 channels fit no PNG: pass 1 \(grey\), 3 \(RGB\)"):
-        figures.write_pictures([_pictures(2, 2)], tmp_path / "folder")
+        figures.write_images([_images(2, 2)], tmp_path / "folder")
     assert list(tmp_path.rglob("*.*")) == []
 
 
@@ -556,8 +556,8 @@ def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Pat
 def test_flows_that_take_other_data_are_refused(flow: ImageRealNVP) -> None:
     assert isinstance(flow.dequantizer, PixelDequantize)
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, 1, 8, 8\)"):
-        figures.reconstructions(flow, _pictures(2, 3))
+        figures.reconstructions(flow, _images(2, 3))
     with pytest.raises(ValueError, match="this flow takes no 8-bit pictures: pass an image flow"):
-        figures.reconstructions(RealNVP(2, layers=2, hidden=(8,)), _pictures())
+        figures.reconstructions(RealNVP(2, layers=2, hidden=(8,)), _images())
     with pytest.raises(ValueError, match="takes no context"):
-        figures.latent_histograms(flow, _pictures(2), torch.zeros(2, 1))
+        figures.latent_histograms(flow, _images(2), torch.zeros(2, 1))

@@ -10,10 +10,10 @@ from torch import nn
 from diffeo import Chain, Flow, ImageRealNVP
 from diffeo.bijections import Flatten, Logit, PixelDequantize, Squeeze
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.bends import Affine
-from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.univariate import Affine
 from diffeo.models.image_realnvp import usual_settings
 from diffeo.models.sizes import check_size
 
@@ -69,7 +69,7 @@ def test_noise_is_uniform_over_the_cell_and_follows_the_generator():
 @pytest.mark.parametrize("bits", [8, 5, 1])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 4), (4, 4, 8)])
 @torch.no_grad()
-def test_decode_of_encode_is_the_picture(bits, shape):
+def test_decode_of_encode_is_the_image(bits, shape):
     flow = model(image_shape=shape, bits=bits)
     pictures = [uint8(1000, *shape), torch.zeros(1, *shape), torch.full((1, *shape), 255)]
     x = torch.cat([p.to(torch.uint8) for p in pictures])
@@ -79,7 +79,7 @@ def test_decode_of_encode_is_the_picture(bits, shape):
 
 
 @torch.no_grad()
-def test_real_pictures_too(shared_data):
+def test_real_images_too(shared_data):
     import pyarrow.parquet as pq
     from PIL import Image
 
@@ -92,7 +92,7 @@ def test_real_pictures_too(shared_data):
     assert torch.equal(flow.decode(flow.encode(x)), x)
 
 
-def test_float_pictures_and_bad_options_are_refused(unchecked):
+def test_float_images_and_bad_options_are_refused(unchecked):
     flow = model()
     with pytest.raises(ValueError, match="0 to 255"):
         flow.log_prob(torch.rand(2, 1, 8, 8))
@@ -171,7 +171,7 @@ def test_a_uniform_density_has_as_many_bits_as_the_pixel():
 
 
 @torch.no_grad()
-def test_extreme_pictures_have_finite_densities():
+def test_extreme_images_have_finite_densities():
     flow = model(image_shape=(4, 4, 4))
     x = torch.cat([torch.zeros(2, 4, 4, 4), torch.full((2, 4, 4, 4), 255), uint8(2, 4, 4, 4)])
     assert flow.log_prob(x.to(torch.uint8)).isfinite().all()
@@ -222,7 +222,7 @@ def test_masked_and_compact_are_the_same_map(keep):
     x = torch.randn(3, 2, 4, 6, dtype=torch.float64)
     cut = MaskedCheckerboard(keep)
     # Half of a masked picture is zeros, so its mean is half as large.
-    masked = Coupling(cut, Affine(), Masked(cut, Pointwise(2, 2.0)))
+    masked = Coupling(cut, Affine(), MaskedNetwork(cut, Pointwise(2, 2.0)))
     compact = Coupling(CompactCheckerboard(keep), Affine(), Pointwise(4, 1.0))
     for one, other in zip(masked(x), compact(x), strict=True):
         torch.testing.assert_close(one, other)

@@ -11,9 +11,9 @@ import diffeo
 from diffeo.bijections import Coupling
 from diffeo.cli import main
 from diffeo.data import DataOptions
-from diffeo.precision import has_bfloat16, networks_dtype, training_dtype
 from diffeo.run import train
 from diffeo.training.options import TrainerOptions
+from diffeo.utils.precision import has_bfloat16, networks_dtype, training_dtype
 
 TABLE = diffeo.RealNVP(2, layers=2, hidden=(4,))
 PICTURES = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
@@ -49,7 +49,7 @@ def test_models_are_used_in_float32_unless_bfloat16_is_asked_for(monkeypatch):
         networks_dtype("half")
 
 
-def test_auto_trains_pictures_in_bfloat16_where_the_processor_has_it(monkeypatch):
+def test_auto_trains_images_in_bfloat16_where_the_processor_has_it(monkeypatch):
     for known, has in (
         ({"avx512_bf16": True, "amx_bf16": False}, True),
         ({"avx512_bf16": False, "amx_bf16": True}, True),

@@ -19,6 +19,7 @@ from commands import refused
 import diffeo
 from diffeo.cli import main
 from diffeo.data import ImageOptions, load_gallery
+from diffeo.evaluation.scores import Reference
 from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts, scoring
 from diffeo.scale.folder import MOST_DEATHS, PARTIAL, place
@@ -26,7 +27,6 @@ from diffeo.scale.parts import Part, draws, files
 from diffeo.scale.running import finish
 from diffeo.scale.sampling import part_seed, with_context
 from diffeo.scale.work import Done, attempt
-from diffeo.scores import Reference
 
 NAMES = ["a", "b", "c"]
 ROWS = [300, 70_000, 1, 0]  # more than one batch; one row; none
@@ -317,7 +317,7 @@ def test_each_sample_has_its_own_context():
     assert [rows.shape for rows in with_context(batches, None)] == [(3, 1), (2, 1)]
 
 
-def test_pictures_with_labels_and_back(run, capsys):
+def test_images_with_labels_and_back(run, capsys):
     """Drawn into a folder that is a source of pictures, with their labels, and scored."""
     arguments = ["sample", "glow", "-n=25", "--part-rows=10", "--seed=1", "--out=drawn"]
     assert main(arguments) == 0
@@ -350,7 +350,7 @@ def test_pictures_with_labels_and_back(run, capsys):
     assert (a != b).any()
 
 
-def test_pictures_without_labels_say_so_once(run, capsys):
+def test_images_without_labels_say_so_once(run, capsys):
     assert main(["sample", "glow", "-n=6", "--part-rows=3", "--out=drawn"]) == 0
     for i in range(2):
         table = pd.read_parquet(f"drawn/train-0000{i}.parquet")[["image"]]

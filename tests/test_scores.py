@@ -18,13 +18,12 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 import diffeo
-from diffeo import codes
 from diffeo.bijections.base import Bijection
 from diffeo.cli import main
-from diffeo.codes import ColumnCode, picture_bits, row_nats
-from diffeo.evaluation import class_count, log_probs, mixture_log_prob
+from diffeo.evaluation.code_length import CODERS, ColumnCode, image_bits, row_nats
+from diffeo.evaluation.likelihood import class_count, log_probs, mixture_log_prob
+from diffeo.evaluation.scores import KINDS, Reference, score, scores
 from diffeo.flow import Flow
-from diffeo.scores import KINDS, Reference, score, scores
 
 
 class Shifted(Bijection):
@@ -64,31 +63,31 @@ def pictures(channels=1, size=8, n=40):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 1), (28, 28, 1), (9, 17, 3), (8, 6, 4)])
 def test_codes_hold_every_pixel(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    *files, bare = (code(noise) for code in codes.CODERS)
+    *files, bare = (code(noise) for code in code_length.CODERS)
     for file in files:
         decoded = np.asarray(Image.open(io.BytesIO(file)))
         if shape[2] != 3:  # one channel below the other, which come back as grey or as three
             decoded = decoded.reshape(shape[0] * shape[2], shape[1], -1)[..., :1]
         expected = noise if shape[2] == 3 else noise.transpose(2, 0, 1).reshape(-1, shape[1], 1)
         assert np.array_equal(decoded, expected)
-    assert lzma.decompress(bare, lzma.FORMAT_RAW, filters=codes.LZMA) == noise.tobytes()
+    assert lzma.decompress(bare, lzma.FORMAT_RAW, filters=code_length.LZMA) == noise.tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_noise_costs_its_bits_and_a_plain_picture_none(channels):
+def test_noise_costs_its_bits_and_a_plain_image_none(channels):
     x = pictures(channels, 32, 4)
     raw = 8 * x[0].numel()
-    assert torch.all((picture_bits(x) - raw).abs() < 0.03 * raw + 100)
-    assert torch.equal(picture_bits(torch.full_like(x, 128)), torch.zeros(4, dtype=torch.float64))
-    assert torch.all(picture_bits(torch.full_like(x, 7)) < 100)
+    assert torch.all((image_bits(x) - raw).abs() < 0.03 * raw + 100)
+    assert torch.equal(image_bits(torch.full_like(x, 128)), torch.zeros(4, dtype=torch.float64))
+    assert torch.all(image_bits(torch.full_like(x, 7)) < 100)
 
 
 def test_what_is_simpler_is_shorter():
     noise = pictures(1, 32, 4)
     tiled = noise[..., :8, :8].repeat(1, 1, 4, 4)
     ramp = (torch.arange(32) * 8).to(torch.uint8).expand(4, 1, 32, 32)
-    assert torch.all(picture_bits(ramp) < picture_bits(tiled))
-    assert torch.all(picture_bits(tiled) < picture_bits(noise) / 4)
+    assert torch.all(image_bits(ramp) < image_bits(tiled))
+    assert torch.all(image_bits(tiled) < image_bits(noise) / 4)
 
 
 def test_each_coder_is_the_shortest_of_something():
@@ -101,13 +100,15 @@ def test_each_coder_is_the_shortest_of_something():
     for batch in (large, waves, edges):
         for picture in batch.to(torch.uint8).permute(0, 2, 3, 1).numpy():
             plain = np.full_like(picture, 128)
-            best.add(np.argmin([len(code(picture)) - len(code(plain)) for code in codes.CODERS]))
+            best.add(
+                np.argmin([len(code(picture)) - len(code(plain)) for code in code_length.CODERS])
+            )
     assert best == {0, 1, 2}
 
 
-def test_pictures_have_to_be_pixels():
+def test_images_have_to_be_pixels():
     with pytest.raises(ValueError, match="uint8"):
-        picture_bits(torch.rand(2, 1, 8, 8))
+        image_bits(torch.rand(2, 1, 8, 8))
 
 
 # Codes of columns -------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def test_the_code_of_a_column_is_a_density(name):
     values = COLUMNS[name](np.random.default_rng(0))
     code = ColumnCode.learn(values)
     assert sum(code.counts) == len(values)
-    assert len(code.counts) <= codes.MOST_BINS
+    assert len(code.counts) <= code_length.MOST_BINS
     edges = np.array(code.edges)
     assert np.all(np.diff(edges) > 0)
     assert not np.isin(values, edges).any()
@@ -220,16 +221,16 @@ def test_columns_are_learned_from_training_rows_and_what_is_usual_from_others():
 
 
 @pytest.mark.parametrize("bits", [8, 3])
-def test_complexity_of_pictures_adds_their_bits(bits):
+def test_complexity_of_images_adds_their_bits(bits):
     x = pictures()
     flow = diffeo.Glow(image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, bits=bits)
     flow.initialize(x).eval()
     log_prob = torch.randn(len(x))
     seen = x >> (8 - bits) << (8 - bits)
-    expected = log_prob + picture_bits(seen) * math.log(2)
+    expected = log_prob + image_bits(seen) * math.log(2)
     assert torch.allclose(score(flow, x, log_prob, "complexity"), expected.float())
     if bits < 8:
-        assert not torch.equal(picture_bits(seen), picture_bits(x))
+        assert not torch.equal(image_bits(seen), image_bits(x))
 
 
 def test_an_unknown_kind_and_a_missing_reference_are_refused():
@@ -284,7 +285,7 @@ def test_what_is_usual_is_known_with_and_without_classes():
     assert reference.unlabelled.codes == reference.codes
 
 
-def test_one_noisy_copy_of_a_picture_serves_all_its_classes():
+def test_one_noisy_copy_of_a_image_serves_all_its_classes():
     x, y = pictures(), torch.randint(3, (40,))
     flow = diffeo.Glow(image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, num_classes=3)
     flow.initialize(x, y).eval()
@@ -415,7 +416,7 @@ def test_rows_without_classes_are_scored_under_all(run, ending, capsys):
     refused(["score", "kinds", "--data=half.csv"], capsys, "kind=y")
 
 
-def test_pictures_without_labels_are_scored_under_all(run, capsys):
+def test_images_without_labels_are_scored_under_all(run, capsys):
     Path("new").mkdir()
     for i, digit in enumerate(load_digits().images[:6]):
         Image.fromarray((digit * 15).astype(np.uint8)).save(f"new/{i}.png")
@@ -430,7 +431,7 @@ def test_pictures_without_labels_are_scored_under_all(run, capsys):
     with torch.no_grad():
         expected = mixture_log_prob(flow, x, generator=torch.Generator().manual_seed(0))
     assert np.allclose(table.log_prob, expected, rtol=1e-5)
-    assert np.allclose(table.complexity - table.log_prob, picture_bits(x) * math.log(2), atol=0.01)
+    assert np.allclose(table.complexity - table.log_prob, image_bits(x) * math.log(2), atol=0.01)
     # What needs the labels still says so.
     refused(["eval", "digits", "--data=new"], capsys, "label")
 
@@ -481,7 +482,7 @@ def test_permuted_rows_keep_their_columns_and_lose_their_rows():
     assert not torch.equal(y[:20, 0] + 1, y[:20, 1])
 
 
-def test_strangers_are_pictures():
+def test_strangers_are_images():
     x = pictures(1, 28, 6)
     made = outliers.strangers(x)
     assert torch.equal(made["rotated by 180°"], x.flip(2, 3))

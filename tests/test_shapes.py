@@ -12,13 +12,12 @@ import torch
 
 from diffeo.data import (
     DataOptions,
-    building,
     draw_shapes,
-    holds_pictures,
+    holds_images,
     is_image_source,
     load_data,
-    shapes,
 )
+from diffeo.data.images import building, shapes
 
 N, LARGE = 120, 192
 
@@ -212,7 +211,7 @@ def test_the_outline_is_as_wide_as_the_stroke(drawn):
 # Randomness
 
 
-def test_the_first_pictures_do_not_depend_on_how_many_there_are(monkeypatch):
+def test_the_first_images_do_not_depend_on_how_many_there_are(monkeypatch):
     pixels, columns = draw_shapes(700, 16, seed=4)
     for n in (1, 255, 257, 600):
         fewer, known = draw_shapes(n, 16, seed=4)
@@ -236,7 +235,7 @@ def test_a_seed_draws_the_same_in_every_process_and_another_others():
     assert not np.isin(others["x"], columns["x"]).any() and (other != pixels).any((1, 2, 3)).all()
 
 
-def test_no_pictures_repeat():
+def test_no_images_repeat():
     _, columns = draw_shapes(2000, 1, seed=1)
     assert len(np.unique(columns["x"])) == 2000
 
@@ -279,7 +278,7 @@ def options(**changes) -> DataOptions:
 
 
 def test_shapes_as_data(monkeypatch):
-    assert is_image_source("shapes") and holds_pictures(options(context=["filled"]))
+    assert is_image_source("shapes") and holds_images(options(context=["filled"]))
     images = load_data(options(rows=300, size=16, seed=6))
     assert images.shape == (3, 16, 16) and images.name == "shapes" and images.notes == []
     pixels, columns = draw_shapes(300, 16, 6)

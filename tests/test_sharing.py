@@ -23,12 +23,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import diffeo
-from diffeo import Flow, figures, zoo
-from diffeo.card import Card
+from diffeo import Flow, figures
 from diffeo.cli import main
 from diffeo.cli.options import make_parser
 from diffeo.cli.shorthand import spell_out
-from diffeo.evaluation import evaluate
+from diffeo.evaluation.likelihood import evaluate
+from diffeo.pretrained import zoo
+from diffeo.pretrained.card import Card
 from diffeo.run import Run, share
 
 DIGITS = [f"label={label}" for label in range(10)]
@@ -329,7 +330,7 @@ def test_commands_take_a_name_that_ships(shipped, capsys):
     with torch.no_grad():
         context = torch.eye(10)[[3]]
         drawn = shipped.sample(6, context, generator=torch.Generator().manual_seed(0))
-    figures.save_pictures(drawn, "own.png")
+    figures.save_images(drawn, "own.png")
     assert np.array_equal(np.asarray(Image.open("grid.png")), np.asarray(Image.open("own.png")))
 
 
@@ -488,7 +489,7 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
 def test_a_preset_is_named_where_it_says_it_all(run):
     path = Path("digits/config.yaml")
     settings = yaml.safe_load(path.read_text())
-    preset = yaml.safe_load(Path(diffeo.presets.find("mnist-labels")).read_text())
+    preset = yaml.safe_load(Path(diffeo.run.presets.find("mnist-labels")).read_text())
     for section in ("data", "optimizer", "trainer"):
         settings[section] |= preset[section]
     settings["data"] |= {"source": f"{run}/MNIST/", "rows": None, "cache": f"{run}"}

@@ -18,7 +18,6 @@ from PIL import Image
 from rich.console import Console
 
 from diffeo import RealNVP
-from diffeo.beside import beside
 from diffeo.cli import main
 from diffeo.cli.stopping import Stop
 from diffeo.data import DataOptions, Split
@@ -30,6 +29,7 @@ from diffeo.training.fit import fit
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.files import atomic_write
 
 QUIET = Console(quiet=True)
 FULL = Path("/dev/full")
@@ -193,7 +193,10 @@ def test_a_kill_at_a_rename_leaves_a_good_checkpoint(two, monkeypatch, nth):
 def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path, write):
     (tmp_path / "a.x").write_text("what was there")
     (tmp_path / ".a.partial.x").symlink_to(FULL)
-    with pytest.raises(OSError, match="No space left") as told, beside(tmp_path / "a.x") as partial:
+    with (
+        pytest.raises(OSError, match="No space left") as told,
+        atomic_write(tmp_path / "a.x") as partial,
+    ):
         write(partial)
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "a.x"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.x"]
@@ -222,7 +225,7 @@ def test_safetensors_tells_a_full_disk_as_the_system_does(tmp_path, monkeypatch)
     flow.save_pretrained(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     flow.metadata = {"data": "another"}
-    monkeypatch.setattr("diffeo.storage.save_file", full)
+    monkeypatch.setattr("diffeo.pretrained.storage.save_file", full)
     with pytest.raises(OSError, match="No space left") as told:
         flow.save_pretrained(tmp_path / "model")
     assert told.value.filename == str(tmp_path / "model" / "model.safetensors")

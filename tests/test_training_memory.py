@@ -19,12 +19,13 @@ from rich.console import Console
 from torch import nn
 
 import diffeo
-from diffeo import Chain, Flow, Glow, RealNVP, memory
+from diffeo import Chain, Flow, Glow, RealNVP
 from diffeo.cli import main
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.training.memory import activations, settle_memory
 from diffeo.training.options import TrainerOptions
+from diffeo.utils import memory
 
 QUIET = Console(quiet=True)
 CPU = torch.device("cpu")
@@ -354,7 +355,7 @@ def test_freed_memory_is_kept_where_the_c_library_can(library, monkeypatch):
 
 HOLES = """
 from pathlib import Path
-from diffeo.memory import return_freed_memory
+from diffeo.utils.memory import return_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -402,7 +403,9 @@ def test_elsewhere_than_on_linux_no_library_is_asked(library, monkeypatch):
 
 def test_this_machine_tells_how_much_is_free_and_takes_the_call():
     """In a process of its own, whose allocator may change."""
-    code = "from diffeo import memory as m; print(m.free_memory('cpu'), m.keep_freed_memory())"
+    code = (
+        "from diffeo.utils import memory as m; print(m.free_memory('cpu'), m.keep_freed_memory())"
+    )
     source = str(Path(diffeo.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {code}"],

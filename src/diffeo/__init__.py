@@ -8,8 +8,8 @@ torch.Size([3])
 
 from typing import TYPE_CHECKING
 
-from diffeo.later import later
-from diffeo.version import __version__
+from diffeo.utils.lazy import lazy_import
+from diffeo.utils.version import __version__
 
 if TYPE_CHECKING:
     from diffeo.bijections.base import Bijection, Chain, Inverse
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.
-__getattr__ = later(
+__getattr__ = lazy_import(
     __name__,
     dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections.base")
     | dict.fromkeys(("Flow", "load"), "flow")

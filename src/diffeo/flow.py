@@ -18,7 +18,7 @@ from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.distribution import FlowDistribution, distribution_of
-from diffeo.sharing import Shareable
+from diffeo.pretrained.hub import Shareable
 
 Base = Literal["normal", "logistic"]
 Condition = Context | Int[Tensor, " batch"]
@@ -90,7 +90,7 @@ class Flow(Shareable):
         return self._reference().device
 
     @property
-    def nats_per_bit(self) -> float:
+    def nats_per_bpd(self) -> float:
         """What one bit/dim is of a whole event, in nats: `dims * log 2`."""
         return self.dims * math.log(2)
 
@@ -147,7 +147,7 @@ class Flow(Shareable):
         Raises:
             ValueError: if x or context has the wrong shape or dtype.
         """
-        return -self.log_prob(x, context, generator=generator) / self.nats_per_bit
+        return -self.log_prob(x, context, generator=generator) / self.nats_per_bpd
 
     def sample(
         self,
@@ -380,7 +380,7 @@ def _nowhere(log_prob: Tensor, *given: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def still(flow: Flow) -> Iterator[None]:
+def eval_mode(flow: Flow) -> Iterator[None]:
     """The flow in eval mode and without gradients; every module's own mode comes back after."""
     modes = [(module, module.training) for module in flow.modules()]
     flow.eval()

@@ -143,7 +143,7 @@ def test_edit_along_directions_and_reset(visit, runs):
     expect(slider).to_have_value("0")
 
 
-def test_edit_by_condition_of_ones_own_picture(visit, runs):
+def test_edit_by_condition_of_ones_own_image(visit, runs):
     page = visit("labels", "Edit")
     page.locator("#after img").wait_for()
     content = drawn()
@@ -158,7 +158,7 @@ def test_edit_by_condition_of_ones_own_picture(visit, runs):
     assert torch.equal(pixels(page.locator("#after img")), expected[0, 0])
 
 
-def test_inspect_ones_own_pictures(visit, runs):
+def test_inspect_ones_own_images(visit, runs):
     page = visit("digits", "Inspect")
     page.locator("#inspect-numbers tbody tr").first.wait_for()
     expect(page.locator("#inspect-numbers tbody tr")).to_have_count(8)

@@ -1,19 +1,19 @@
 """The maths: one invertible map a file."""
 
 from diffeo.bijections.base import Bijection, Chain, Dequantizer, Inverse
-from diffeo.bijections.bends import Additive, Affine, Bend
-from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import Cut, FeatureCut, NoCut
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
-from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
+from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.splits import Cut, FeatureSplit, NoSplit
+from diffeo.bijections.univariate import Additive, Affine, Univariate
 from diffeo.bijections.whitening import Whiten
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Additive",
     "Affine",
     "BatchNorm",
-    "Bend",
     "Bijection",
     "Center",
     "Chain",
@@ -30,15 +29,15 @@ __all__ = [
     "Cut",
     "Dequantizer",
     "FactorOut",
-    "FeatureCut",
+    "FeatureSplit",
     "Flatten",
     "Inverse",
     "InvertibleConv1x1",
     "LearnedPrior",
     "Logit",
-    "Masked",
     "MaskedCheckerboard",
-    "NoCut",
+    "MaskedNetwork",
+    "NoSplit",
     "NormalizedConv1x1",
     "Permutation",
     "PixelDequantize",
@@ -47,5 +46,6 @@ __all__ = [
     "Squeeze",
     "Standardize",
     "UniformDequantize",
+    "Univariate",
     "Whiten",
 ]

@@ -104,7 +104,7 @@ class MaskedCheckerboard(nn.Module):
         return f"keep={self.keep!r}"
 
 
-class Masked(nn.Module):
+class MaskedNetwork(nn.Module):
     """A conditioner that sees the mask as a further channel, and is silent where pixels are kept.
 
         out = (1 - m) * conditioner([x, m], context)

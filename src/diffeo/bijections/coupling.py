@@ -17,9 +17,9 @@ from diffeo.bijections.backward import (
     weights_of,
 )
 from diffeo.bijections.base import Bijection, Context
-from diffeo.bijections.bends import Bend
-from diffeo.bijections.cuts import Cut
+from diffeo.bijections.splits import Cut
 from diffeo.bijections.together import Alike
+from diffeo.bijections.univariate import Univariate
 from diffeo.bijections.watching import watching
 
 
@@ -51,7 +51,7 @@ class Coupling(Bijection):
 
     precision: torch.dtype | None = None
 
-    def __init__(self, cut: Cut, bend: Bend, conditioner: nn.Module) -> None:
+    def __init__(self, cut: Cut, bend: Univariate, conditioner: nn.Module) -> None:
         super().__init__()
         self.cut = cut
         self.bend = bend

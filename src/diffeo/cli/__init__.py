@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from diffeo.cli.overview import SUMMARIES, outline
 from diffeo.cli.stopping import Stop
-from diffeo.terminal import printable
+from diffeo.utils.console import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,19 +11,19 @@ from rich.table import Table as RichTable
 
 from diffeo.cli import parts, pictures, shares, tables
 from diffeo.cli.common import (
-    chosen_pictures,
+    chosen_images,
     figure_file,
-    first_pictures,
-    open_pictures,
+    first_images,
+    open_images,
     open_run,
 )
 from diffeo.cli.options import make_parser
 from diffeo.cli.shorthand import spell_out
 from diffeo.data import SPLITS
-from diffeo.evaluation import Score, evaluate
+from diffeo.evaluation.likelihood import Score, evaluate
 from diffeo.run import Run
-from diffeo.terminal import PlainConsole
 from diffeo.training.options import limit_threads
+from diffeo.utils.console import PlainConsole
 
 Command = Callable[[Namespace, Console], None]
 
@@ -102,8 +102,8 @@ def _reconstruct(options: Namespace, console: Console) -> None:
     from diffeo import figures
 
     out = figure_file(options.out)
-    run = open_pictures(options)
-    x, context = first_pictures(chosen_pictures(options, run), options.num)
+    run = open_images(options)
+    x, context = first_images(chosen_images(options, run), options.num)
     figures.save(figures.reconstructions(run.flow, x, context), out)
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 

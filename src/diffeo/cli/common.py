@@ -10,12 +10,12 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from torch import Tensor
 
-from diffeo import zoo
 from diffeo.data import Images, ImageSplit
-from diffeo.evaluation import Batch
-from diffeo.precision import Precision, networks_dtype
+from diffeo.evaluation.likelihood import Batch
+from diffeo.evaluation.scores import Reference, needs_reference
+from diffeo.pretrained import zoo
 from diffeo.run import Run
-from diffeo.scores import Reference, needs_reference
+from diffeo.utils.precision import Precision, networks_dtype
 
 
 def run_options(parser: ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def open_run(options: Namespace) -> Run:
     return run
 
 
-def open_pictures(options: Namespace) -> Run:
+def open_images(options: Namespace) -> Run:
     """The run, of pictures.
 
     Raises:
@@ -63,7 +63,7 @@ def open_pictures(options: Namespace) -> Run:
     return run
 
 
-def chosen_pictures(options: Namespace, run: Run, split: str = "test") -> ImageSplit:
+def chosen_images(options: Namespace, run: Run, split: str = "test") -> ImageSplit:
     """Those of `--data`, or else of a split of the run's own data."""
     return _chosen(options, run, split)[0]
 
@@ -92,7 +92,7 @@ def _chosen(options: Namespace, run: Run, split: str) -> tuple[ImageSplit, list[
     return data.split(split), data.attribute_names
 
 
-def first_pictures(split: ImageSplit, count: int) -> tuple[Tensor, Tensor | None]:
+def first_images(split: ImageSplit, count: int) -> tuple[Tensor, Tensor | None]:
     """The first `count` pictures, or all if they are fewer, with their context.
 
     Raises:

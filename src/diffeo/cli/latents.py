@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 from diffeo import figures, latent
 from diffeo.cli.common import (
     chosen_attributes,
-    chosen_pictures,
+    chosen_images,
     figure_file,
-    first_pictures,
-    open_pictures,
+    first_images,
+    open_images,
 )
 from diffeo.cli.latent_options import EditKind
 from diffeo.figures.style import tick
@@ -33,31 +33,31 @@ HELD = 5  # how many frames a film rests on either end
 def interpolate(options: Namespace, console: Console) -> None:
     """Write a sheet or a film of paths between pictures."""
     out = Path(options.out)
-    figures.check_picture_file(out, FILMS)
+    figures.check_image_file(out, FILMS)
     if out.suffix == ".mp4":
         figures.find_ffmpeg(out)  # before the work
     if options.corners and out.suffix in FILMS:
         raise ValueError(f"--corners makes one sheet, and {out} is a film: write a .png.")
     if options.pairs < 1:
         raise ValueError(f"--pairs is {options.pairs}: ask for at least one.")
-    run = open_pictures(options)
-    split = chosen_pictures(options, run)
+    run = open_images(options)
+    split = chosen_images(options, run)
     wanted = 4 if options.corners else 2 * options.pairs
     if len(split) < wanted:
         remedy = "name more by --data" if options.corners else "ask for fewer --pairs"
         raise ValueError(f"there are {len(split)} pictures and {wanted} are wanted: {remedy}.")
-    x, context = first_pictures(split, wanted)
+    x, context = first_images(split, wanted)
     if options.corners:
         steps = options.frames, options.frames
         sheet = latent.between_four(run.flow, x, *steps, options.kind, context)
-        figures.save_pictures(sheet.flatten(0, 1), out, options.frames)
+        figures.save_images(sheet.flatten(0, 1), out, options.frames)
     else:
         ends = None if context is None else (context[::2], context[1::2])
         paths = latent.interpolate(run.flow, x[::2], x[1::2], options.frames, options.kind, ends)
         if out.suffix in FILMS:
             _write_film(paths, out)
         else:
-            figures.save_pictures(paths.flatten(0, 1), out, options.frames)
+            figures.save_images(paths.flatten(0, 1), out, options.frames)
     _say(console, f"Drawn into {out}.")
 
 
@@ -66,7 +66,7 @@ def _write_film(paths: Tensor, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i:05d}.png" for i in range(paths.shape[1])]
         for i, file in enumerate(files):
-            figures.save_pictures(paths[:, i], file)
+            figures.save_images(paths[:, i], file)
         order = [files[0]] * HELD + files[1:-1] + [files[-1]] * HELD + files[-2:0:-1]
         if out.suffix == ".mp4":
             figures.film(order, out)
@@ -79,11 +79,11 @@ def edit(options: Namespace, console: Console) -> None:
     out = figure_file(options.out)
     if not options.strengths:
         raise ValueError("--strengths is empty: give some, such as -1,0,1.")
-    run = open_pictures(options)
+    run = open_images(options)
     names = options.attribute
     conditional = set(names) <= set(run.context_columns) and options.directions is None
     kind: EditKind = options.kind or ("condition" if conditional else "mean")
-    x, context = first_pictures(chosen_pictures(options, run), options.num)
+    x, context = first_images(chosen_images(options, run), options.num)
     if kind == "condition":
         columns = _recondition(options, run, x, context)
         caption = f"strength of {', '.join(names)}, as a condition of the model"
@@ -107,7 +107,7 @@ def _recondition(options: Namespace, run: Run, x: Tensor, context: Tensor | None
     if context is None:
         raise ValueError(f"{options.run} takes no context: choose another --kind.")
     # How far a context goes is asked of the training, where that is at hand.
-    known = run.data().train if run.config_file.is_file() else chosen_pictures(options, run)
+    known = run.data().train if run.config_file.is_file() else chosen_images(options, run)
     assert known.context is not None
     conditions = latent.Conditions.of(run.context_columns, known.context)
     moved = [
@@ -121,7 +121,7 @@ def directions(options: Namespace, console: Console) -> None:
     """Write the directions of all attributes, and print how long they are."""
     if Path(options.out).suffix != ".safetensors":
         raise ValueError(f"{options.out} has to end in .safetensors.")
-    found = _find(options, open_pictures(options), console, options.kind)
+    found = _find(options, open_images(options), console, options.kind)
     found.save(options.out)
     table = RichTable("attribute", "with", "without", "length of direction")
     for column in table.columns[1:]:
@@ -174,8 +174,8 @@ def _find(
 def levels(options: Namespace, console: Console) -> None:
     """Draw a row for each picture: itself, and a column for each level."""
     out = figure_file(options.out)
-    run = open_pictures(options)
-    x, context = first_pictures(chosen_pictures(options, run), options.num)
+    run = open_images(options)
+    x, context = first_images(chosen_images(options, run), options.num)
     generator = Generator()
     generator.seed() if options.seed is None else generator.manual_seed(options.seed)
     numbers = range(1, len(run.flow.latent_shapes) + 1)

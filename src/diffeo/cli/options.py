@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentParser
 
-from diffeo import presets
 from diffeo.cli import latent_options, shares
 from diffeo.cli.common import precision_option, run_options
 from diffeo.cli.explore import explore_options
 from diffeo.cli.overview import outline
 from diffeo.data import DataOptions
+from diffeo.evaluation.scores import Kind
 from diffeo.export import Format, What
 from diffeo.flow import Flow
-from diffeo.scores import Kind
+from diffeo.run import presets
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from diffeo.version import __version__
+from diffeo.utils.version import __version__
 
 DESCRIPTION = """Normalizing flows: learn a density from a table or from pictures, then score,
 sample and draw it.

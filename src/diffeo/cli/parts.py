@@ -11,7 +11,7 @@ from rich.console import Console
 from diffeo.cli.common import reference
 from diffeo.cli.contexts import Contexts
 from diffeo.data import Batches
-from diffeo.evaluation import Batch
+from diffeo.evaluation.likelihood import Batch
 from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts, score_parts
 

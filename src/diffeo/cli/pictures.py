@@ -12,10 +12,10 @@ from torch import Generator
 from diffeo.cli.common import figure_file, reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
-from diffeo.evaluation import Score, class_count, evaluate_batches
+from diffeo.data.images.sheets import save_images, write_images
+from diffeo.evaluation.likelihood import Score, class_count, evaluate_batches
+from diffeo.evaluation.scores import image_scores
 from diffeo.run import Run
-from diffeo.scores import picture_scores
-from diffeo.sheets import save_pictures, write_pictures
 
 PICTURES, ROWS = 64, 8
 
@@ -34,7 +34,7 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     usual = reference(
         options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))
     )
-    columns = picture_scores(run.flow, gallery, options.kind, usual)
+    columns = image_scores(run.flow, gallery, options.kind, usual)
     write_columns(out, columns)
     for note in gallery.notes:
         console.print(note, highlight=False, soft_wrap=True)
@@ -54,11 +54,11 @@ def sample(options: Namespace, run: Run, console: Console) -> None:
         check_writable(out)
     parts = run.stream_samples(count, context, options.temperature, options.seed)
     if not out.suffix:
-        write_pictures(parts, out)
+        write_images(parts, out)
     elif out.suffix.lower() in {".npy", ".npz"}:
         write_columns(out, {"images": torch.cat(list(parts)).numpy()})
     else:
-        save_pictures(torch.cat(list(parts)), out)
+        save_images(torch.cat(list(parts)), out)
     console.print(f"{count:,} pictures written to {out}.", highlight=False, soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from diffeo.cli.common import open_run, run_options
-from diffeo.storage import STORED
+from diffeo.pretrained.storage import STORED
 
 
 def share_options(parser: ArgumentParser) -> None:

@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from diffeo import presets
 from diffeo.cli.trust import SECTIONS, check_settings, known_models
-from diffeo.data import DataOptions, holds_pictures
+from diffeo.data import DataOptions, holds_images
+from diffeo.run import presets
 
 # Options that take a list.
 NAMES = {"--data.columns", "--data.context", "--attribute"}
@@ -72,7 +72,7 @@ def _with_settings(arguments: list[str]) -> list[str]:
     # The parser must know the class of whose arguments the user speaks. It is named here, not as
     # a default, since its own defaults would be handed on to another class.
     source = _value_of("--data.source", arguments) or ""
-    pictures = holds_pictures(DataOptions(source)) if source else False
+    pictures = holds_images(DataOptions(source)) if source else False
     return ["--model", "diffeo.ImageRealNVP" if pictures else "diffeo.RealNVP", *arguments]
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from diffeo.cli.common import reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Table, check_writable, stream, write_table
-from diffeo.evaluation import Batch, Score, evaluate_batches
+from diffeo.evaluation.likelihood import Batch, Score, evaluate_batches
+from diffeo.evaluation.scores import column_names, row_scores
 from diffeo.run import Run
 from diffeo.scale.sampling import with_context
-from diffeo.scores import column_names, row_scores
 
 ROWS = 1_000
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from diffeo import models
-from diffeo.storage import public_name
-from diffeo.texts import SETTINGS_BYTES, read_text, yaml_of
+from diffeo.pretrained.storage import public_name
+from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options; where one is a single word, that is a file or a class.
 SECTIONS = ("data", "optimizer", "trainer")
@@ -34,7 +34,7 @@ def check_settings(name: str, section: str | None, trusted: set[str] | None) -> 
         raise ValueError(f"there is no file {name}: name one of settings.")
     text = read_text(path, SETTINGS_BYTES)
     try:
-        settings = yaml_of(text)
+        settings = parse_yaml(text)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read: {error}.") from error
     if not isinstance(settings, dict):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from diffeo.data.image_options import ImageOptions
-from diffeo.data.image_sets import Images
-from diffeo.data.image_sources import is_image_source
-from diffeo.data.images import load_images
-from diffeo.data.options import TableOptions
-from diffeo.data.sources import BUNDLED
-from diffeo.data.synthetic import GENERATORS
-from diffeo.data.table import Table, load_table
+from diffeo.data.images.loading import load_images
+from diffeo.data.images.options import ImageOptions
+from diffeo.data.images.sets import Images
+from diffeo.data.images.sources import is_image_source
+from diffeo.data.tables.options import TableOptions
+from diffeo.data.tables.sources import BUNDLED
+from diffeo.data.tables.synthetic import GENERATORS
+from diffeo.data.tables.table import Table, load_table
 
 Data = Table | Images
 
@@ -46,14 +46,14 @@ def load_data(options: DataOptions, console: Console | None = None) -> Data:
     Raises:
         ValueError: as `load_table` and `load_images`, and for an option of the other kind.
     """
-    if holds_pictures(options):
+    if holds_images(options):
         _refuse(options, TableOptions, ImageOptions, "holds pictures", "a table")
         return load_images(options, console)
     _refuse(options, ImageOptions, TableOptions, "is a table", "pictures")
     return load_table(options)
 
 
-def holds_pictures(options: DataOptions) -> bool:
+def holds_images(options: DataOptions) -> bool:
     """Whether `load_data` will read pictures."""
     if options.columns is not None:
         return False

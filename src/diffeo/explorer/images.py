@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from diffeo.data.images.sheets import Pixels
 from diffeo.figures.style import STYLE
-from diffeo.sheets import Pixels
 
 
 def png(x: Tensor) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffeo import figures, scores
+from diffeo import figures
+from diffeo.evaluation import scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.figures.latents import base_density
@@ -80,7 +81,7 @@ def numbers(subject: Subject, found: Findings) -> str:
     for i in order:
         line = [found.names[i]]
         if pictures:
-            bits = f"{-float(found.nats[i]) / subject.flow.nats_per_bit:.3f}"
+            bits = f"{-float(found.nats[i]) / subject.flow.nats_per_bpd:.3f}"
             line = [str(i + 1), f'<img src="{images.png(found.x[i])}" alt="">', *line, bits]
         digits = 1 if pictures else 3
         line += [signed(found.nats[i], digits), percent(found.shares[i])]
@@ -114,7 +115,7 @@ def percent(share: float) -> str:
 def place(subject: Subject, found: Findings) -> str:
     """The histogram of the reference, with what was brought marked in it."""
     reference = subject.reference
-    unit, factor = ("bits/dim", -1 / subject.flow.nats_per_bit)
+    unit, factor = ("bits/dim", -1 / subject.flow.nats_per_bpd)
     if subject.kind != "pictures":
         unit, factor = "log-likelihood, nats", 1.0
     drawn = np.array([float(value) for value in found.nats]) * factor
@@ -181,7 +182,7 @@ def summary(subject: Subject, found: Findings, what: str) -> str:
     unit = "picture" if subject.kind == "pictures" else "row"
     line = f"{what}, {count:,} {unit}{'s' * (count != 1)}: mean "
     if subject.kind == "pictures":
-        bits = -mean / subject.flow.nats_per_bit
+        bits = -mean / subject.flow.nats_per_bpd
         line += f"{bits:.3f} bits/dim ({signed(found.nats.mean(), 1)} nats)"
     else:
         line += f"{signed(found.nats.mean(), 3)} nats"

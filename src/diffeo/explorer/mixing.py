@@ -87,7 +87,7 @@ def film(subject: Subject, slots: Sequence[Slot], kind: PathKind) -> bytes:
         files = []
         for i, frame in enumerate(torch.cat(pieces)):
             files.append(Path(folder) / f"{i:04d}.png")
-            figures.save_pictures(frame[None], files[-1])
+            figures.save_images(frame[None], files[-1])
         figures.animate(files, out, milliseconds=70, rest=70)
         return out.read_bytes()
 

@@ -12,7 +12,7 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
-from diffeo.evaluation import log_probs
+from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.explorer.ways import Way, back, links, way, words

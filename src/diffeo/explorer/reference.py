@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffeo import scores
+from diffeo.evaluation import scores
 from diffeo.flow import Flow
 
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from diffeo import latent
 from diffeo.data import Data, Images, ImageSplit, Split, Table, size_of
-from diffeo.evaluation import log_probs
+from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer.conditions import Conditions
 from diffeo.explorer.reference import Reference, kept
 from diffeo.latent import Directions

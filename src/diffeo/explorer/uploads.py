@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffeo.data import TableOptions, stream
-from diffeo.data.decoding import UnreadableError, decode
+from diffeo.data.images.decoding import UnreadableError, decode
 from diffeo.explorer.subject import Subject
 
 LARGEST = 10 * 2**20  # bytes of a file

@@ -3,11 +3,12 @@
 Most functions take tensors or numbers and return a matplotlib `Figure`, drawn without a display,
 without pyplot and without changing anyone's settings; `save` writes it to a file, and `animate`
 makes a film of such files. Data are blue, what a model makes of them is orange, and noise violet.
-8-bit pictures themselves need no figure: `tile` lays them out, pixel by pixel, `save_pictures`
-writes such a sheet, and `write_pictures` a file for each. `labelled_sheet` is a figure of them,
+8-bit pictures themselves need no figure: `tile` lays them out, pixel by pixel, `save_images`
+writes such a sheet, and `write_images` a file for each. `labelled_sheet` is a figure of them,
 with a label above each column.
 """
 
+from diffeo.data.images.sheets import check_image_file, save_images, tile, write_images
 from diffeo.figures.animation import animate, film, find_ffmpeg
 from diffeo.figures.corner import corner
 from diffeo.figures.curve import training_curve
@@ -18,7 +19,6 @@ from diffeo.figures.panels import four_panels
 from diffeo.figures.pictures import reconstructions
 from diffeo.figures.sheet import labelled_sheet
 from diffeo.figures.style import DATA, DENSITY, GREY, INK, LATENT, LINE, MODEL, WHEEL, save
-from diffeo.sheets import check_picture_file, save_pictures, tile, write_pictures
 
 __all__ = [
     "DATA",
@@ -30,7 +30,7 @@ __all__ = [
     "MODEL",
     "WHEEL",
     "animate",
-    "check_picture_file",
+    "check_image_file",
     "corner",
     "density_map",
     "film",
@@ -41,8 +41,8 @@ __all__ = [
     "latent_histograms",
     "reconstructions",
     "save",
-    "save_pictures",
+    "save_images",
     "tile",
     "training_curve",
-    "write_pictures",
+    "write_images",
 ]

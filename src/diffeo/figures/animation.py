@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffeo.beside import beside
+from diffeo.utils.files import atomic_write
 
 WIDTH, COLORS = 640, 128  # at most
 
@@ -53,7 +53,7 @@ def animate(
     strip = np.concatenate([np.asarray(picture)[::4, ::4] for picture in pictures[::-step]])
     palette = Image.fromarray(strip).quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=2)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    with beside(Path(out)) as partial:
+    with atomic_write(Path(out)) as partial:
         indexed[0].save(
             partial,
             format="GIF",
@@ -76,7 +76,7 @@ def film(frames: Sequence[Path], out: str | os.PathLike[str], milliseconds: int 
         ValueError: if there is no ffmpeg, or it fails.
     """
     program = find_ffmpeg(out)
-    with tempfile.TemporaryDirectory() as folder, beside(Path(out)) as partial:
+    with tempfile.TemporaryDirectory() as folder, atomic_write(Path(out)) as partial:
         for i, frame in enumerate(frames):
             shutil.copyfile(frame, Path(folder) / f"{i:05d}.png")
         command = [program, "-loglevel", "error", "-y", "-framerate", f"{1000 / milliseconds:g}"]

@@ -13,7 +13,7 @@ from diffeo.bijections.base import Context
 from diffeo.figures.plane import mean_context
 from diffeo.figures.points import check, finite, numbers, square, thin
 from diffeo.figures.style import DENSITY, INK, dots, entitle, house_style, panel, plain
-from diffeo.flow import Flow, still
+from diffeo.flow import Flow, eval_mode
 
 CELLS = 240  # along each side
 
@@ -45,7 +45,7 @@ def density_map(
     mean, where = mean_context(context, len(grid))
     # A dequantizer draws noise: from a source of our own, so that the same flow looks the same.
     generator = Generator(x.device).manual_seed(0)
-    with still(flow):
+    with eval_mode(flow):
         log_prob = flow.log_prob(grid, mean, generator=generator)
     density = numbers(log_prob.double().exp()).reshape(CELLS, CELLS)
     good = np.isfinite(density)

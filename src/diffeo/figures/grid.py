@@ -14,7 +14,7 @@ from diffeo.bijections.base import Context
 from diffeo.figures.plane import REACH, latent_window, mean_context
 from diffeo.figures.points import check, finite, numbers, square, thin
 from diffeo.figures.style import GREY, LATENT, WHEEL, dots, entitle, house_style, panel, plain
-from diffeo.flow import Flow, still
+from diffeo.flow import Flow, eval_mode
 
 NODES = 721  # of each line
 
@@ -48,7 +48,7 @@ def latent_grid(
     colors = WHEEL(angles[:, 1:].ravel() / (2 * np.pi) % 1)
     flat = x.new_tensor(lines.reshape(-1, 2))
     mean, where = mean_context(context, len(flat))
-    with still(flow):
+    with eval_mode(flow):
         pulled = numbers(flow.decode(flat, mean)).reshape(lines.shape)
 
     side, left, bottom, gap = 3.4, 0.65, 0.55, 0.7

@@ -25,7 +25,7 @@ from diffeo.figures.style import (
     tick,
     write,
 )
-from diffeo.flow import Flow, still
+from diffeo.flow import Flow, eval_mode
 
 COLUMNS = 4  # panels in a row, at most
 BINS = 80  # of a histogram, at most
@@ -51,7 +51,7 @@ def latent_histograms(
     """
     if not len(x):
         raise ValueError("x is empty: pass at least one event.")
-    with still(flow):
+    with eval_mode(flow):
         # The middles of a dequantizer's cells would lie closer together than the base's noise.
         noise = Generator(x.device).manual_seed(0)
         levels = flow.split_latents(flow.encode(x, context, generator=noise))

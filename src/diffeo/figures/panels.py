@@ -24,7 +24,7 @@ from diffeo.figures.style import (
     panel,
     write,
 )
-from diffeo.flow import Flow, still
+from diffeo.flow import Flow, eval_mode
 
 
 @house_style()
@@ -54,7 +54,7 @@ def four_panels(
     check(x, "xy", plane=True)
     x, context = thin(x), None if context is None else thin(context)
     noise = flow.noise(len(x), generator)
-    with still(flow):
+    with eval_mode(flow):
         fx, gz = flow.encode(x, context), flow.decode(noise, context)
     data, encoded, latent, decoded = (numbers(points) for points in (x, fx, noise, gz))
     windows = square(data), latent_window(flow)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffeo.bijections.base import Context
+from diffeo.data.images.sheets import check_images, enlarged
 from diffeo.figures.style import GREY, INK, STYLE, house_style, mount, write
-from diffeo.flow import Flow, still
-from diffeo.sheets import check_pictures, enlarged
+from diffeo.flow import Flow, eval_mode
 
 # How many are drawn, and pixels of the file along one, along a row, and down a label.
 DRAWN, CELL, ROW, LABEL = 10, 112, 1_400, 56
@@ -41,7 +41,7 @@ def reconstructions(
 
     (after the conceptual compression of Gregor et al. 2016 and Dinh et al. 2017)
     """
-    check_pictures(x)
+    check_images(x)
     if not len(x):
         raise ValueError("there are no pictures to encode: pass at least one.")
     if flow.dequantizer is None:
@@ -50,7 +50,7 @@ def reconstructions(
     # Flat pictures are drawn larger, so that two lines of a label fit beside them.
     scale, gap = max(round(CELL / max(height, width)), -(-LABEL // height)), 4
     drawn = max(1, min(len(x), DRAWN, ROW // (width * scale + gap)))
-    with still(flow):
+    with eval_mode(flow):
         z = flow.encode(x, context)
         decoded = flow.decode(z, context)
         kept = flow.dequantizer.inverse(flow.dequantizer(x)[0])

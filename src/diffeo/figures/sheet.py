@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffeo.data.images.sheets import check_images, enlarged
 from diffeo.figures.style import GREY, INK, STYLE, house_style, mount, write
-from diffeo.sheets import check_pictures, enlarged
 
 # In pixels of the file: a picture, at least; all of them in a row, about; between two; the margin;
 # a letter's width; a line of labels; the caption.
@@ -40,7 +40,7 @@ def labelled_sheet(
             f"expected pictures of shape (rows, {len(labels)}, C, H, W) for {len(labels)} labels, "
             f"got {tuple(x.shape)}."
         )
-    check_pictures(x[0])
+    check_images(x[0])
     columns, (height, width) = len(labels), x.shape[3:]
     lines = [label.split("\n") for label in labels]
     longest = LETTER * max(len(line) for label in lines for line in label)

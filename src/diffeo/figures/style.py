@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from diffeo.beside import beside
+from diffeo.utils.files import atomic_write
 
 Array = NDArray[Any]
 
@@ -147,7 +147,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     A reader never meets half a picture: the file is written beside and then put in place.
     """
-    with beside(Path(path)) as partial:
+    with atomic_write(Path(path)) as partial:
         kind = partial.suffix[1:] or "png"
         # A file larger by a tenth, in half the time, which is a good part of that of drawing.
         lightly: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}

@@ -9,14 +9,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, cat
 
 from diffeo.bijections.base import Context
-from diffeo.flow import Flow, still
+from diffeo.flow import Flow, eval_mode
 
 
 def encode(
     flow: Flow, x: Shaped[Tensor, "n *shape"], context: Context | None = None
 ) -> Float[Tensor, "n dims"]:
     """`flow.encode` of x `(n, *shape)`, part by part."""
-    with still(flow):
+    with eval_mode(flow):
         return cat([flow.encode(*part).to(x.device) for part in _parts(flow, x, context)])
 
 
@@ -24,7 +24,7 @@ def decode(
     flow: Flow, z: Float[Tensor, "n dims"], context: Context | None = None
 ) -> Shaped[Tensor, "n *shape"]:
     """`flow.decode` of z `(n, dims)`, part by part."""
-    with still(flow):
+    with eval_mode(flow):
         return cat([flow.decode(*part).to(z.device) for part in _parts(flow, z, context)])
 
 

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffeo import storage
-from diffeo.beside import beside
 from diffeo.bijections.base import Context
 from diffeo.flow import Flow
 from diffeo.latent.coding import decode, encode
-from diffeo.texts import json_of
+from diffeo.pretrained import storage
+from diffeo.utils.files import atomic_write
+from diffeo.utils.parsing import parse_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Directions:
             "notes": self.notes,
         }
         header = {name: json.dumps(value) for name, value in words.items()}
-        with beside(path) as partial:
+        with atomic_write(path) as partial:
             save_file({"vectors": self.vectors.cpu().contiguous()}, partial, header)
 
     @classmethod
@@ -106,7 +106,7 @@ class Directions:
             raise ValueError(f"{path} is missing: make it with `diffeo directions`.")
         try:
             with safe_open(path, framework="pt") as file:
-                words = {name: json_of(text) for name, text in (file.metadata() or {}).items()}
+                words = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
                 words["latent_shapes"] = [tuple(shape) for shape in words["latent_shapes"]]
                 found = cls(vectors=file.get_tensor("vectors"), **words)
                 found._check()

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeo import storage
 from diffeo.flow import Flow
 from diffeo.latent.coding import encode
 from diffeo.latent.directions import Directions
+from diffeo.pretrained import storage
 
 DirectionKind = Literal["mean", "partial", "discriminant"]
 WIDEST = 4_096  # dims of the largest covariance: 128 MiB in float64

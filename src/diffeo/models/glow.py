@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffeo.bijections.base import Bijection, Chain
-from diffeo.bijections.bends import Additive, Affine
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.elementwise import LearnedPrior
-from diffeo.bijections.mixing import Permutation
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.conditioners.glow import GlowNet, ZeroConv
+from diffeo.bijections.splits import FeatureSplit
+from diffeo.bijections.univariate import Additive, Affine
 from diffeo.flow import Flow
 from diffeo.models.sizes import check_size, most_halvings
+from diffeo.networks.glow import GlowNet, ZeroConv
 
 Mixing = Literal["invertible_conv", "shuffle", "reverse"]
 
@@ -165,7 +165,7 @@ class _Levels:
         return [*mixed, self._couple(channels)]
 
     def _couple(self, channels: int) -> Coupling:
-        cut = FeatureCut(channels)
+        cut = FeatureSplit(channels)
         bend = Affine(self.bound) if self.coupling == "affine" else Additive()
         outputs = bend.parameters_each * cut.bent
         net = GlowNet(cut.kept, outputs, self.hidden_channels, self.context_features)
@@ -173,7 +173,7 @@ class _Levels:
 
     def _split_prior(self, channels: int) -> Coupling:
         """Standardizes the half that leaves, given the half that stays."""
-        cut = FeatureCut(channels)
+        cut = FeatureSplit(channels)
         bend = Affine()
         net = ZeroConv(cut.kept, bend.parameters_each * cut.bent, self.context_features)
         return Coupling(cut, bend, net)

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffeo.bijections.base import Bijection, Chain, Inverse
-from diffeo.bijections.bends import Additive, Affine
-from diffeo.bijections.checkerboard import CompactCheckerboard, Masked, MaskedCheckerboard
+from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.conditioners.resnet import ResNet
+from diffeo.bijections.splits import FeatureSplit
+from diffeo.bijections.univariate import Additive, Affine
 from diffeo.flow import Flow
 from diffeo.models.sizes import check_size, most_halvings
+from diffeo.networks.resnet import ResNet
 
 Checkerboard = Literal["compact", "masked"]
 
@@ -133,13 +133,13 @@ class _Scales:
             return []
         links: list[Bijection] = []
         for i in range(count):
-            cut = FeatureCut(channels, keep="second" if i % 2 == 0 else "first")
+            cut = FeatureSplit(channels, keep="second" if i % 2 == 0 else "first")
             links += [self._couple(cut, channels // 2, width), BatchNorm(channels)]
         return links
 
     def _couple(
         self,
-        cut: CompactCheckerboard | MaskedCheckerboard | FeatureCut,
+        cut: CompactCheckerboard | MaskedCheckerboard | FeatureSplit,
         channels: int,
         width: int,
     ) -> Coupling:
@@ -152,7 +152,9 @@ class _Scales:
             self.blocks,
             self.context_features,
         )
-        return Coupling(cut, bend, Masked(cut, net) if isinstance(cut, MaskedCheckerboard) else net)
+        return Coupling(
+            cut, bend, MaskedNetwork(cut, net) if isinstance(cut, MaskedCheckerboard) else net
+        )
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 
 from diffeo.bijections.base import Bijection, Chain, Dequantizer
-from diffeo.bijections.bends import Additive
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import Scale, Standardize
-from diffeo.bijections.mixing import Permutation
+from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, PixelDequantize
 from diffeo.bijections.reshape import Flatten
-from diffeo.conditioners.mlp import MLP
+from diffeo.bijections.splits import FeatureSplit
+from diffeo.bijections.univariate import Additive
 from diffeo.flow import Base, Flow
+from diffeo.networks.mlp import MLP
 
 
 class NICE(Flow):
@@ -60,7 +60,7 @@ class NICE(Flow):
             dequantizer = PixelDequantize(bits)
         couplings = []
         for i in range(layers):
-            cut = FeatureCut(dims, keep="first" if i % 2 == 0 else "second")
+            cut = FeatureSplit(dims, keep="first" if i % 2 == 0 else "second")
             mlp = MLP(cut.kept, cut.bent, hidden, context_features)
             couplings.append(Coupling(cut, Additive(), mlp))
         super().__init__(

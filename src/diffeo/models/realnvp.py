@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffeo.bijections.base import Bijection, Chain
-from diffeo.bijections.bends import Affine
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import FeatureCut
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import Standardize
-from diffeo.bijections.mixing import Permutation
-from diffeo.conditioners.mlp import MLP
+from diffeo.bijections.permutation import Permutation
+from diffeo.bijections.splits import FeatureSplit
+from diffeo.bijections.univariate import Affine
 from diffeo.flow import Base, Flow
+from diffeo.networks.mlp import MLP
 
 
 class RealNVP(Flow):
@@ -65,7 +65,7 @@ def affine_couplings(
     for i in range(layers):
         if i % 2 == 0 and i > 0 and features > 2:
             links.append(Permutation.shuffle(features, seed=i))
-        cut = FeatureCut(features, keep="first" if i % 2 == 0 else "second")
+        cut = FeatureSplit(features, keep="first" if i % 2 == 0 else "second")
         bend = Affine(bound)
         outputs = bend.parameters_each * cut.bent
         links.append(Coupling(cut, bend, MLP(cut.kept, outputs, hidden, context_features)))

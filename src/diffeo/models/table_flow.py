@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffeo.bijections.base import Bijection, Chain
-from diffeo.bijections.bends import Affine
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.cuts import NoCut
 from diffeo.bijections.elementwise import LearnedPrior, Standardize
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.splits import NoSplit
+from diffeo.bijections.univariate import Affine
 from diffeo.bijections.whitening import Whiten
-from diffeo.conditioners.mlp import MLP
 from diffeo.flow import Flow
 from diffeo.models.realnvp import affine_couplings
+from diffeo.networks.mlp import MLP
 
 
 class TableFlow(Flow):
@@ -48,7 +48,7 @@ class TableFlow(Flow):
         links: list[Bijection] = [Standardize(features), SinhArcsinh(features), Whiten(features)]
         if context_features:
             mlp = MLP(0, 2 * features, hidden, context_features)
-            links.append(Coupling(NoCut(features), Affine(bound), mlp))
+            links.append(Coupling(NoSplit(features), Affine(bound), mlp))
         if features == 1:
             for _ in range(layers):
                 links += [SinhArcsinh(1), LearnedPrior(1, context_features=context_features)]

@@ -12,8 +12,8 @@ runs/NAME/
 
 from typing import TYPE_CHECKING
 
-from diffeo.later import later
 from diffeo.run.folder import Run
+from diffeo.utils.lazy import lazy_import
 
 if TYPE_CHECKING:
     from diffeo.run.drawing import FigureKind, draw
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FigureKind", "Run", "draw", "share", "train"]
 
 # To open a run and to sample needs neither Lightning nor matplotlib.
-__getattr__ = later(
+__getattr__ = lazy_import(
     __name__,
     {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"},
 )

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from diffeo import presets
 from diffeo.data import DataOptions
-from diffeo.data.image_options import PICTURE_SETS
-from diffeo.data.sources import BUNDLED
-from diffeo.data.synthetic import GENERATORS
+from diffeo.data.images.options import IMAGE_SETS
+from diffeo.data.tables.sources import BUNDLED
+from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
-from diffeo.storage import public_name
+from diffeo.pretrained.storage import public_name
+from diffeo.run import presets
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
 
@@ -44,7 +44,7 @@ def command_of(settings: Settings, model: type[Flow]) -> str:
 
 def public_source(source: str) -> str:
     """The name of a source of data, without the folder that it is in."""
-    if source in (*GENERATORS, *BUNDLED, *PICTURE_SETS) or source.startswith("hf://"):
+    if source in (*GENERATORS, *BUNDLED, *IMAGE_SETS) or source.startswith("hf://"):
         return source
     return re.split(r"[\\/]", source.rstrip("\\/"))[-1] or "DATA"
 

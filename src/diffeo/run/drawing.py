@@ -13,14 +13,14 @@ from torch import Generator, Tensor
 
 from diffeo import figures
 from diffeo.data import Data, Images, ImageSplit, Split, Table
-from diffeo.evaluation import true_nll
+from diffeo.evaluation.likelihood import true_nll
 from diffeo.flow import Flow
 from diffeo.run.folder import Run
 from diffeo.training.options import loss_of
 
 TableFigure = Literal["panels", "density", "grid", "corner", "curve"]
-PictureFigure = Literal["samples", "reconstructions", "latents", "curve"]
-FigureKind = Literal[TableFigure, PictureFigure]
+ImageFigure = Literal["samples", "reconstructions", "latents", "curve"]
+FigureKind = Literal[TableFigure, ImageFigure]
 
 SAMPLES = 64
 # More than are drawn: the caption counts how many come back; and enough for a smooth histogram.
@@ -30,7 +30,7 @@ RECONSTRUCTED, ENCODED = 64, 256
 def kinds_for(data: Data) -> list[FigureKind]:
     """The figures that suit some data, the most telling one first."""
     if isinstance(data, Images):
-        return list(get_args(PictureFigure))
+        return list(get_args(ImageFigure))
     return ["panels", "density", "grid", "curve"] if data.features == 2 else ["corner", "curve"]
 
 
@@ -54,8 +54,8 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
     if kind == "curve":
         figures.save(_curve(run, data), path)
     elif isinstance(data, Images):
-        _check_kind(kind, get_args(PictureFigure), "pictures")
-        _draw_pictures(run.flow, data.test, kind, path, temperature)
+        _check_kind(kind, get_args(ImageFigure), "pictures")
+        _draw_images(run.flow, data.test, kind, path, temperature)
     else:
         _check_kind(kind, get_args(TableFigure), "a table")
         figures.save(_table_figure(run, data, kind), path)
@@ -68,15 +68,15 @@ def painter(
     if isinstance(data, Images):
         pictures = data.val
 
-        def draw_pictures(flow: Flow, name: str) -> dict[str, Path]:
+        def draw_images(flow: Flow, name: str) -> dict[str, Path]:
             paths = {}
-            for kind in get_args(PictureFigure):
+            for kind in get_args(ImageFigure):
                 if kind != "curve":
                     paths[kind] = folder / f"{kind}-{name}.png"
-                    _draw_pictures(flow, pictures, kind, paths[kind], temperature)
+                    _draw_images(flow, pictures, kind, paths[kind], temperature)
             return paths
 
-        return draw_pictures
+        return draw_images
     if data.features != 2:
         return None
 
@@ -108,7 +108,7 @@ def _check_kind(kind: str, known: tuple[str, ...], what: str) -> None:
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def _draw_pictures(
+def _draw_images(
     flow: Flow, pictures: ImageSplit, kind: str, path: Path, temperature: float
 ) -> None:
     if kind == "samples":
@@ -116,7 +116,7 @@ def _draw_pictures(
             noise = Generator().manual_seed(0)
             context = _contexts(pictures, SAMPLES)
             samples = flow.sample(SAMPLES, context, temperature=temperature, generator=noise)
-        figures.save_pictures(samples, path)
+        figures.save_images(samples, path)
     elif kind == "reconstructions":
         figures.save(figures.reconstructions(flow, *_first(pictures, RECONSTRUCTED)), path)
     else:

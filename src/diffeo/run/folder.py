@@ -22,12 +22,12 @@ from diffeo.data import (
     size_of,
     stream,
 )
-from diffeo.data.image_options import LARGEST
-from diffeo.data.options import open_options
-from diffeo.evaluation import Batch, class_count
-from diffeo.finite import all_finite
+from diffeo.data.images.options import LARGEST
+from diffeo.data.tables.options import open_options
+from diffeo.evaluation.likelihood import Batch, class_count
 from diffeo.flow import Flow
-from diffeo.texts import SETTINGS_BYTES, read_text, yaml_of
+from diffeo.utils.finite import all_finite
+from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
 
 
 class Run:
@@ -201,7 +201,7 @@ def _are_names(names: object, counts: tuple[int, ...]) -> bool:
 def _data_options(path: Path) -> DataOptions:
     text = read_text(path, SETTINGS_BYTES)
     try:
-        section = yaml_of(text)["data"]
+        section = parse_yaml(text)["data"]
         options = DataOptions(**section | {"splits": tuple(section["splits"])})
         for name, kind in get_type_hints(DataOptions).items():
             if not _is(getattr(options, name), kind):

@@ -20,22 +20,22 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import Generator, Tensor
 
-from diffeo.beside import beside
 from diffeo.data import SPLITS, Augment, Data, DataOptions, Images, augment, load_data, size_of
-from diffeo.evaluation import evaluate
+from diffeo.evaluation.likelihood import evaluate
+from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
-from diffeo.precision import Precision, networks_dtype
+from diffeo.pretrained.storage import public_name
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
-from diffeo.scores import Reference
-from diffeo.storage import public_name
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
 from diffeo.training.fit import fit
 from diffeo.training.options import TrainerOptions, limit_threads
 from diffeo.training.processes import is_first, launched
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.files import atomic_write
+from diffeo.utils.precision import Precision, networks_dtype
 
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits whatever it is told.
@@ -66,7 +66,7 @@ def train(
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
         precision: of the networks while they learn: "bf16" for bfloat16, "float32", or "auto" (see
-            `diffeo.precision`); what is validated and saved is float32.
+            `diffeo.utils.precision`); what is validated and saved is float32.
         optimizer: how the weights are learned.
         trainer: how long, and on which machines.
         resume: go on from the last checkpoint in `out`, or start anew where there is none.
@@ -259,7 +259,7 @@ def _claimed(folder: Path, settings: dict[str, Any], resume: bool) -> Iterator[N
                 partial.unlink()
             splits = settings["data"] | {"splits": list(settings["data"]["splits"])}
             text = yaml.safe_dump(settings | {"data": splits}, sort_keys=False, allow_unicode=True)
-            with beside(config) as partial:
+            with atomic_write(config) as partial:
                 partial.write_text(text, encoding="utf-8")
         except Timeout as error:
             raise ValueError(
@@ -313,7 +313,7 @@ def _finish(
     flow.cpu().save_pretrained(folder / "model")
     results = {name: dataclasses.asdict(score) for name, score in scores.items()}
     results["training"] = {"seconds": round(seconds, 2)}
-    with beside(folder / "results.json") as partial:
+    with atomic_write(folder / "results.json") as partial:
         partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     picture = draw_run(run, data, temperature)
     console.print(

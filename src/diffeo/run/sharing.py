@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from diffeo import figures
 from diffeo.data import SPLITS
-from diffeo.evaluation import Score, evaluate
+from diffeo.evaluation.likelihood import Score, evaluate
 from diffeo.flow import Flow
 from diffeo.run.command import command_of
 from diffeo.run.folder import Run
@@ -48,7 +48,7 @@ def share(
         name: on the hub, `owner/name`; with `out` it is only said on the card.
         out: a folder to write to instead, which is new or empty.
         dtype: see `Flow.save_pretrained`.
-        license: see `diffeo.card.Card`.
+        license: see `diffeo.pretrained.card.Card`.
         console: where to report.
         options: see `Flow.push_to_hub`: private, token, branch and others.
 
@@ -178,7 +178,7 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         return None
     with torch.no_grad():
         x = flow.sample(count, context, generator=generator)
-    figures.save_pictures(x, path, columns=classes)
+    figures.save_images(x, path, columns=classes)
     beside = ", a class in each column" if classes else ""
     return f"{count} pictures that the model drew{beside}"
 

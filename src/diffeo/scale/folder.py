@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from diffeo.beside import beside
 from diffeo.bijections.coupling import Coupling
+from diffeo.pretrained.storage import CONFIG, WEIGHTS, find_model
 from diffeo.run import Run
-from diffeo.storage import CONFIG, WEIGHTS, find_model
-from diffeo.version import __version__
+from diffeo.utils.files import atomic_write
+from diffeo.utils.version import __version__
 
 MANIFEST, PARTIAL = "parts.json", ".partial"
 MOST_DEATHS = 4
@@ -45,7 +45,7 @@ def claim(folder: Path, settings: Mapping[str, Any], data: Inputs | None = None)
         for name in _changed(folder, known, manifest):
             (folder / name).unlink(missing_ok=True)
     if known != manifest:
-        with beside(folder / MANIFEST) as partial:
+        with atomic_write(folder / MANIFEST) as partial:
             partial.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     # A process that still writes there, of a command that was killed, fails to rename and ends.
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffeo.data import write_table
 from diffeo.data.batches import mix
-from diffeo.data.picture_writing import write_picture_table
+from diffeo.data.images.writing import write_image_table
 from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, model_settings, place, read
 from diffeo.scale.parts import Part, draws
@@ -48,7 +48,7 @@ class Sampling:
         names = self.run.context_columns
         with place(self.out, part.name) as file:
             if self.run.flow.takes_pixels:
-                write_picture_table(file, beside_context(batches, context), names)
+                write_image_table(file, beside_context(batches, context), names)
             else:
                 write_table(file, self.run.columns + names, with_context(batches, context))
         return Done(part.rows)

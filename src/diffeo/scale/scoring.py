@@ -10,14 +10,21 @@ from pathlib import Path
 from rich.console import Console
 
 from diffeo.data import write_columns, write_table
-from diffeo.evaluation import class_count
+from diffeo.evaluation.likelihood import class_count
+from diffeo.evaluation.scores import (
+    Kind,
+    Reference,
+    check_kind,
+    column_names,
+    image_scores,
+    row_scores,
+)
 from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, model_settings, place
 from diffeo.scale.parts import Part, count_rows, files, inputs
 from diffeo.scale.ray import Cluster
 from diffeo.scale.running import Outcome, finish
 from diffeo.scale.work import Done
-from diffeo.scores import Kind, Reference, check_kind, column_names, picture_scores, row_scores
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Scoring:
 
     def __call__(self, part: Part) -> Done:
         """Write them."""
-        write = self._pictures if self.run.flow.takes_pixels else self._rows
+        write = self._images if self.run.flow.takes_pixels else self._rows
         with place(self.out, part.name) as file:
             notes = write(part, file)
             rows = count_rows(file)
@@ -46,11 +53,11 @@ class Scoring:
         write_table(file, column_names(self.kind), batches)
         return [self.run.unlabelled(self.source)] if lacking else []
 
-    def _pictures(self, part: Part, file: Path) -> list[str]:
+    def _images(self, part: Part, file: Path) -> list[str]:
         # Decoded pictures are on the disk only while they are scored.
         with tempfile.TemporaryDirectory(prefix="diffeo-") as cache:
             gallery = self.run.gallery(part.source, unlabelled=True, cache=cache)
-            columns = picture_scores(
+            columns = image_scores(
                 self.run.flow, gallery, self.kind, self.reference, seed=part.number
             )
         write_columns(file, columns)
@@ -77,7 +84,7 @@ def score_parts(
         run: whose model.
         source: a folder of .parquet files, of rows or of pictures, or of .csv files; or one file.
         out: the folder of scores; made if need be.
-        kind: see `diffeo.scores.score`.
+        kind: see `diffeo.evaluation.scores.score`.
         reference: what is usual; by default the one that the model keeps.
         delimiter: the character between the values of CSV files; a comma by default.
         cluster: where Ray is; None to work in this process.

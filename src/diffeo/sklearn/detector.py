@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from diffeo.scores import Kind, Reference, check_kind, needs_reference, scores
+from diffeo.evaluation.scores import Kind, Reference, check_kind, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
 from diffeo.sklearn.tables import TableReader
 
@@ -31,8 +31,8 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
         Learns the density; None is `FlowDensity()`. Its context, if it has one, must be columns of
         X: then a row is strange for its context.
     kind : "log_prob", "typicality" or "complexity", default="log_prob"
-        What is compared (see `diffeo.scores.score`); higher is more like the training rows, in
-        nats. "typicality" finds rows that are too likely too; "complexity" takes off what columns
+        What is compared (see `diffeo.evaluation.scores.score`); higher is more
+        like the training rows, in nats. "typicality" finds rows that are too likely too; "complexity" takes off what columns
         say each by itself, and finds rows whose columns do not fit together. They are seen against
         the rows that `density` held out.
     contamination : float, default=0.1
@@ -44,7 +44,7 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
     ----------
     density_ : FlowDensity
         The fitted density.
-    reference_ : diffeo.scores.Reference or None
+    reference_ : diffeo.evaluation.scores.Reference or None
         What is usual, where `kind` needs it.
     offset_ : float
         The score under which a row is an outlier.

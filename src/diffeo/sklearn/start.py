@@ -62,7 +62,7 @@ def _standardize(link: Any, x: Tensor) -> None:
 
 
 def bend_marginals(bend: SinhArcsinh, x: Tensor) -> None:
-    """Bend each column of standardized x `(n, features)` into the shape of a normal one.
+    """Univariate each column of standardized x `(n, features)` into the shape of a normal one.
 
         minimise  log std(y_j) - mean(log dy_j/dx_j) + 20 (skew_j^2 + tail_j^2) / 2n
 

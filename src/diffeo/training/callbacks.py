@@ -19,11 +19,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from diffeo.beside import beside
 from diffeo.flow import Flow
-from diffeo.storage import read_model
+from diffeo.pretrained.storage import read_model
 from diffeo.training.checkpoints import epochs_in
 from diffeo.training.module import FlowModule
+from diffeo.utils.files import atomic_write
 
 REFRESH = 0.1  # seconds between two moves of the bar
 Draw = Callable[[Flow, str], dict[str, Path]]
@@ -61,7 +61,7 @@ class MetricsFile(pl.Callback):
     @rank_zero_only
     def _write(self) -> None:
         with (
-            beside(self.path) as partial,
+            atomic_write(self.path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, fieldnames=list(self.rows[0]), lineterminator="\n")
@@ -168,15 +168,15 @@ class Pictures(pl.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == 0:
-            self._picture(trainer, pl_module, 0)
+            self._image(trainer, pl_module, 0)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0 or epoch == trainer.max_epochs:
-            self._picture(trainer, pl_module, epoch)
+            self._image(trainer, pl_module, epoch)
 
-    def _picture(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
+    def _image(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
         assert isinstance(module, FlowModule)
         flow = module.averaged_flow
         if module.device.type != "cpu":

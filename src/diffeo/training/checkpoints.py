@@ -21,8 +21,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from rich.console import Console
 
-from diffeo.beside import beside
 from diffeo.training.module import FlowModule
+from diffeo.utils.files import atomic_write
 
 LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
@@ -40,7 +40,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
-        with beside(path) as partial:
+        with atomic_write(path) as partial:
             with partial.open("wb") as file:
                 try:
                     torch.save(checkpoint, file)

@@ -21,8 +21,6 @@ from rich.console import Console
 from diffeo.bijections.convolution import SingularError
 from diffeo.data.batches import Augment, Batches, Groups, Rows
 from diffeo.flow import Flow
-from diffeo.memory import keep_freed_memory
-from diffeo.precision import Precision, training_dtype
 from diffeo.training import callbacks
 from diffeo.training.checkpoints import BEST, LAST, CheckpointFiles, Checkpoints, epochs_in, newest
 from diffeo.training.lookout import NotFiniteError
@@ -31,12 +29,14 @@ from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
 from diffeo.training.processes import Together, cluster, refusals
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.memory import keep_freed_memory
+from diffeo.utils.precision import Precision, training_dtype
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200
-TABLE_BATCH, PICTURES_BATCH = 1024, 64
+TABLE_BATCH, IMAGES_BATCH = 1024, 64
 # Statistics of more rows than this differ from those of all only far behind the comma.
-INITIAL_ROWS, INITIAL_PICTURES = 1_000_000, 512
+INITIAL_ROWS, INITIAL_IMAGES = 1_000_000, 512
 CALIBRATION_ROWS = 2_048
 # Steps of fewer weights times rows are handed to Lightning several at a time: they take
 # milliseconds, of which what it does around each is a part.
@@ -68,7 +68,7 @@ def fit(
         seed: of all random numbers of training.
         optimizer: how the weights are learned.
         options: how long, and where.
-        precision: of the networks while they learn (see `diffeo.precision`).
+        precision: of the networks while they learn (see `diffeo.utils.precision`).
         draw: writes pictures of a flow under a name and returns the path of each kind.
         augment: changes training batches at random.
         resume: go on from the last checkpoint where there is one (see
@@ -89,9 +89,9 @@ def fit(
             or if a 1x1 convolution can no longer be inverted.
     """
     pixels = flow.takes_pixels
-    first = min(len(train), INITIAL_PICTURES if pixels else INITIAL_ROWS)
+    first = min(len(train), INITIAL_IMAGES if pixels else INITIAL_ROWS)
     flow.initialize(*train.take(torch.arange(first)))
-    batch_size = options.batch_size or (PICTURES_BATCH if pixels else TABLE_BATCH)
+    batch_size = options.batch_size or (IMAGES_BATCH if pixels else TABLE_BATCH)
     world = options.num_nodes * options.devices
     steps = len(Batches(train, batch_size, seed=seed, world=world))
     epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / steps)

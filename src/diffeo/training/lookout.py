@@ -12,8 +12,8 @@ from diffeo.bijections.base import Bijection
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.watching import Watch, watched
-from diffeo.finite import all_finite, first_not_finite
 from diffeo.flow import Flow
+from diffeo.utils.finite import all_finite, first_not_finite
 
 SMALLER_LR = "take a smaller --optimizer.lr"
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffeo.bijections.backward import Memory
 from diffeo.data.batches import Rows
 from diffeo.flow import Flow
-from diffeo.memory import free_memory
+from diffeo.utils.memory import free_memory
 
 TrainingMemory = Literal["auto", "stored", "constant"]
 # Beside the activations a step needs gradients, averages, and room to compute in.

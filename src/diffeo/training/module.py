@@ -15,15 +15,15 @@ from torch.optim import Adam
 
 from diffeo.bijections.watching import watched
 from diffeo.data.batches import mix
-from diffeo.finite import first_not_finite
 from diffeo.flow import Flow
 from diffeo.training.lookout import Lookout, NotFiniteError, find_fault
 from diffeo.training.options import loss_of
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.finite import first_not_finite
 
 Batch = tuple[Tensor, Tensor | None]
 
-TABLE_LR, PICTURES_LR = 8e-3, 4e-3
+TABLE_LR, IMAGES_LR = 8e-3, 4e-3
 
 
 class FlowModule(pl.LightningModule):
@@ -69,7 +69,7 @@ class FlowModule(pl.LightningModule):
         self.seed = seed
         self.calibration = calibration
         self.metric, self.unit = loss_of(flow)
-        self.nats = flow.nats_per_bit if flow.takes_pixels else 1.0
+        self.nats = flow.nats_per_bpd if flow.takes_pixels else 1.0
         # Without gradients, for which distributed training would wait in vain; and in eval mode,
         # in which Lightning leaves it, since one process alone draws pictures of it.
         self.averaged_flow: Flow = copy.deepcopy(flow).requires_grad_(False).eval()
@@ -235,5 +235,5 @@ class FlowModule(pl.LightningModule):
     # Optimizer ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Adam:
-        self.lr = self.options.lr or (PICTURES_LR if self.flow.takes_pixels else TABLE_LR)
+        self.lr = self.options.lr or (IMAGES_LR if self.flow.takes_pixels else TABLE_LR)
         return Adam(self.options.groups(self.flow), lr=self.lr, fused=True)

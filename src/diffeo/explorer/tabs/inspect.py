@@ -55,7 +55,7 @@ def add(subject: Subject) -> Any:
         what = "Test data" if subject.data is not None else "The model's own samples"
         return report(inspecting.find(subject, x, names, contexts), what)
 
-    def own_pictures(files: list[uploads.Upload]) -> list[Any]:
+    def own_images(files: list[uploads.Upload]) -> list[Any]:
         x, names, sentences = uploads.pictures(subject, files)
         if not len(x):
             raise ValueError(" ".join(sentences))
@@ -67,7 +67,7 @@ def add(subject: Subject) -> Any:
     def bring(event: gr.EventData) -> list[Any]:
         files = uploads.receive(sent(event, "files"))
         if pictures:
-            return own_pictures(files)
+            return own_images(files)
         x, context = uploads.rows(subject, files[0])
         names = [f"row {i + 1}" for i in range(len(x))]
         return report(inspecting.find(subject, x, names, context), files[0].name)

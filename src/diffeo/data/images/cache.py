@@ -1,0 +1,223 @@
+"""Decoded pictures on the disk: made once, whole or not at all, and mapped instead of read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffeo.data.bounds import check_plain
+from diffeo.data.images.attributes import Numbers
+from diffeo.data.images.decoding import Pixels
+from diffeo.data.images.options import ImageOptions
+from diffeo.data.images.source import SPLITS
+from diffeo.utils.parsing import parse_json, read_text
+
+VERSION = 3  # of what the folders hold and of how pictures are decoded
+
+META_BYTES = 2**30  # of the names of some ten million pictures
+_ARRAYS = ("labels", "attributes")  # files of their own; the rest is in meta.json
+
+Gap = tuple[str, str]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is known of decoded pictures beside their pixels.
+
+    Args:
+        shape: `[pictures, channels, height, width]`.
+        names: what each picture is called: its file, or its row.
+        labels: the class of each picture `[pictures]`, -1 where it has none.
+        label_names: what the labels 0, 1, ... are called.
+        attributes: what else is known of each picture `[pictures, columns]`, NaN where it is not.
+        attribute_names: what these columns are called.
+        splits: how many of the pictures, in their order, the source gives to each split.
+        gaps: what was left out: the name and the kind of trouble.
+        unit: what pictures are counted in: files, rows.
+    """
+
+    shape: list[int]
+    names: list[str]
+    labels: Labels
+    label_names: list[str]
+    attributes: Numbers
+    attribute_names: list[str]
+    splits: dict[str, int]
+    gaps: list[Gap]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures: `pixels` `[pictures, channels, height, width]`, and what goes with them."""
+
+    pixels: Pixels
+    contents: Contents
+
+
+def cache_folder(options: ImageOptions) -> Path:
+    """The folder of all caches: the options', $DIFFEO_CACHE, or ~/.cache/diffeo."""
+    folder = options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo"
+    return Path(folder).expanduser()
+
+
+def cache_key(options: ImageOptions, content: str) -> str:
+    """The name of a cache, from all that its pixels, labels and attributes depend on.
+
+    Args:
+        options: of which those count that have a say in decoding; not those of splitting.
+        content: the hash of the source.
+    """
+    parts = [
+        VERSION,
+        options.size,
+        options.grey,
+        options.image_column,
+        options.label_column,
+        options.rows,
+        content,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Pictures:
+    """The pictures under a key, built if they are missing or damaged.
+
+    They are built in a folder beside, which takes its name at the end: what an interruption leaves
+    is never used, and removed by the next build.
+
+    Args:
+        folder: of all caches; made where it is missing.
+        key: which one.
+        build: writes pixels to the .npy file it is given, and returns the rest.
+
+    Raises:
+        ValueError: a folder that cannot be written, and whatever `build` raises.
+    """
+    home = folder / key
+    found = _load(home)
+    if found is not None:
+        return found
+    partial = folder / f"{key}.partial-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder, key)
+        partial.mkdir()
+        contents = build(partial / "pixels.npy")
+        _save(partial, contents)
+        if _load(home) is None:
+            shutil.rmtree(home, ignore_errors=True)  # damaged
+        partial.rename(home)
+    except OSError as error:
+        found = _load(home)
+        if found is not None:  # another process was first
+            return found
+        raise ValueError(
+            f"the cache {folder} cannot be written, {error.strerror}: "
+            "name another folder with --data.cache"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    found = _load(home)
+    if found is None:
+        raise ValueError(f"the cache {home} was damaged as it was made: try again")
+    return found
+
+
+def uncached(build: Callable[[Path], Contents]) -> Pictures:
+    """Pictures in memory, for few of them; `build` as for `cached`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pixels.npy"
+        contents = build(path)
+        return Pictures(np.load(path), contents)
+
+
+def _save(folder: Path, contents: Contents) -> None:
+    meta = {field.name: getattr(contents, field.name) for field in dataclasses.fields(contents)}
+    for name in _ARRAYS:
+        np.save(folder / f"{name}.npy", meta.pop(name))
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _load(folder: Path) -> Pictures | None:
+    """Opens a cache, or finds that it is missing or damaged.
+
+    Damage is what the sizes of its files tell, and the kinds of what they say; to read every pixel
+    would take the time it saves.
+    """
+    try:
+        meta = parse_json(read_text(folder / "meta.json", META_BYTES))
+        gaps = [(name, kind) for name, kind in meta.pop("gaps")]
+        arrays: Any = {name: np.array(_mapped(folder / f"{name}.npy")) for name in _ARRAYS}
+        contents = Contents(gaps=gaps, **arrays, **meta)
+        pixels = _mapped(folder / "pixels.npy")
+        whole = _fits(pixels, contents)
+    except Exception:  # damage makes NumPy's and Python's readers raise nearly anything
+        return None
+    return Pictures(pixels, contents) if whole else None
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """An array that ends where its file does, and is not of objects."""
+    check_plain(path.name, path)
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
+    """Whether pixels and what is said of them are of one set of pictures."""
+    known = contents
+    count = len(pixels)
+    texts = [known.names, known.label_names, known.attribute_names, map("".join, known.gaps)]
+    return (
+        pixels.dtype == np.uint8
+        and list(pixels.shape) == known.shape
+        and len(known.shape) == 4
+        and known.shape[1] in (1, 3)
+        and min(known.shape) > 0
+        and len(known.names) == count
+        and all(isinstance(text, str) for texts_ in texts for text in texts_)
+        and known.labels.dtype == np.int64
+        and known.labels.shape == (count,)
+        and known.labels.min() >= -1
+        and known.labels.max() < max(len(known.label_names), 1)
+        and known.attributes.dtype == np.float32
+        and known.attributes.shape == (count, len(known.attribute_names))
+        and {*known.splits} <= {*SPLITS}
+        and all(type(n) is int and n >= 0 for n in known.splits.values())
+        and sum(known.splits.values()) == count
+    )
+
+
+def _remove_stale(folder: Path, key: str) -> None:
+    """Removes what builds of a key have left that ended without a chance to clean up."""
+    for partial in folder.glob(f"{key}.partial-*"):
+        process = partial.name.rpartition("-")[2]
+        if not (process.isdecimal() and _running(int(process))):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _running(process: int) -> bool:
+    """Whether another process is at work under this id; this one has not begun."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":
+        return True  # elsewhere, to ask could end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

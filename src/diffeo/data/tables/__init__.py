@@ -1,0 +1,1 @@
+"""Tables: from generators, bundled sets and files, checked and split, and back to files."""

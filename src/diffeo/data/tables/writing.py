@@ -1,0 +1,141 @@
+"""Tables onto the disk, a batch at a time, and never half of one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from diffeo.data.files import ENDINGS, Array
+from diffeo.utils.files import atomic_write
+
+
+def check_writable(path: str | Path) -> Path:
+    """Makes sure that a table can be written to a path, before any work is done for it.
+
+    The folder is made where it is missing. Returns the path.
+
+    Raises:
+        ValueError: an unknown ending, a path that is a folder, or a folder that cannot be made or
+            written to.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(
+            f"{path} cannot be written: its name has to end in one of {', '.join(ENDINGS)}"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written, its folder cannot be made: {error.strerror}"
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: its folder is not yours to write to")
+    return path
+
+
+def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) -> None:
+    """Writes batches of rows as one table: .csv, .parquet, .npy, or .npz with `x` and `columns`.
+
+    The rows go to a file beside it, which takes the path's place at the end and is removed upon an
+    error. CSV and Parquet hold one batch in memory, NumPy's formats all.
+
+    Args:
+        path: where to; its ending decides the format.
+        columns: the names of the k columns.
+        batches: arrays `[rows, k]`.
+
+    Raises:
+        ValueError: a path that `check_writable` refuses (before the first batch is taken), or a
+            batch that is not `[rows, k]`.
+    """
+    path = check_writable(path)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        _WRITERS[path.suffix.lower()](file, columns, _checked(path, columns, batches))
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]) -> None:
+    """Writes whole columns, of text or of numbers, as one file.
+
+    Args:
+        path: where to; its ending decides the format. .npz holds each column under its name, .npy
+            the only one, or those of numbers side by side.
+        columns: each `[rows]`, or, in NumPy's formats, `[rows, ...]`.
+
+    Raises:
+        ValueError: a path that `check_writable` refuses.
+    """
+    path = check_writable(path)
+    ending = path.suffix.lower()
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        if ending == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        elif ending == ".npy":
+            numbers = [column for column in arrays.values() if column.dtype.kind != "U"]
+            np.save(file, numbers[0] if len(numbers) == 1 else np.column_stack(numbers))
+        else:
+            import pandas
+
+            frame = pandas.DataFrame(dict(columns))
+            if ending == ".csv":
+                frame.to_csv(file, index=False)
+            else:
+                frame.to_parquet(file, index=False)
+
+
+def _checked(path: Path, columns: list[str], batches: Iterable[Array]) -> Iterator[Array]:
+    for batch in batches:
+        if batch.ndim != 2 or batch.shape[1] != len(columns):
+            raise ValueError(
+                f"{path} has {len(columns)} columns, so a batch has shape (rows, {len(columns)}), "
+                f"not {batch.shape}"
+            )
+        yield batch
+
+
+def _write_csv(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
+    import pandas
+
+    pandas.DataFrame(columns=columns).to_csv(file, index=False)
+    for batch in batches:
+        pandas.DataFrame(batch).to_csv(file, index=False, header=False)
+
+
+def _write_parquet(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    first = next(batches, np.empty((0, len(columns))))
+    kind = pyarrow.from_numpy_dtype(first.dtype)
+    schema = pyarrow.schema([(column, kind) for column in columns])
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for batch in itertools.chain([first], batches):
+            writer.write_table(pyarrow.table(list(batch.T), schema=schema))
+
+
+def _write_npy(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
+    np.save(file, _whole(columns, batches))
+
+
+def _write_npz(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
+    np.savez(file, x=_whole(columns, batches), columns=np.array(columns, dtype=np.str_))
+
+
+def _whole(columns: list[str], batches: Iterator[Array]) -> Array:
+    return np.concatenate([*batches] or [np.empty((0, len(columns)))])
+
+
+_WRITERS = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+}

@@ -1,0 +1,198 @@
+"""How well a flow fits: mean negative log-likelihood, its error, its floor where it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from diffeo.data import Batches, Data, Table, moons_log_density
+from diffeo.flow import Flow
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean negative log-likelihood of some rows or pictures.
+
+    Args:
+        rows: how many there are.
+        nll: the mean in nats, in the units of the data.
+        stderr: its standard error; NaN for a single row.
+        standardized: what the mean would be, were each column divided by its standard deviation
+            in the training split; None where that split is not at hand, and for pictures.
+        floor: the mean under the true density of the same rows, where that is known.
+        bits_per_dim: the mean in bits for each pixel and channel; None for a table.
+        bits_stderr: its standard error.
+        samples: how many noisy copies of each event were averaged; more than one make the mean an
+            importance-weighted bound, which lies below that of one copy.
+    """
+
+    rows: int
+    nll: float
+    stderr: float
+    standardized: float | None = None
+    floor: float | None = None
+    bits_per_dim: float | None = None
+    bits_stderr: float | None = None
+    samples: int = 1
+
+    @property
+    def gap(self) -> float | None:
+        """How far the mean lies above its floor: an estimate of the divergence KL(true | flow)."""
+        return None if self.floor is None else self.nll - self.floor
+
+    def __str__(self) -> str:
+        text = f"NLL {self.nll:.4f} ± {self.stderr:.4f} nats"
+        if self.bits_per_dim is not None:
+            text = f"{self.bits_per_dim:.4f} ± {self.bits_stderr:.4f} bits/dim ({text})"
+        if self.samples > 1:
+            text += f", the importance-weighted bound of {self.samples} samples"
+        if self.standardized is not None:
+            text += f" ({self.standardized:.4f} standardized)"
+        if self.gap is not None:
+            text += f", {self.gap:.4f} above the floor of {self.floor:.4f}"
+            if self.standardized is not None:
+                text += f" ({self.standardized - self.gap:.4f})"
+        return text
+
+
+def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
+    """Score one split ("train", "val" or "test") of a table or of pictures.
+
+    Args:
+        flow: the model.
+        data: what it is scored on.
+        split: which part of it.
+        samples: see `log_probs`.
+
+    Raises:
+        ValueError: if the data do not fit the flow.
+    """
+    score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
+    if not isinstance(data, Table):
+        return score
+    log_scale = float(data.train.x.double().std(0, correction=0).log().sum())
+    return replace(score, standardized=score.nll - log_scale, floor=true_nll(data, split))
+
+
+def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
+    """Score all events of some batches; only sums are kept of them.
+
+    Raises:
+        ValueError: if there are none, or they do not fit the flow.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for part in log_probs(flow, batches, samples=samples):
+        nll = -part.double()
+        # The squares are about the running mean, since large equal numbers lose their difference.
+        mean = float(nll.mean())
+        delta = mean - (total / count if count else mean)
+        squares += float((nll - mean).square().sum())
+        squares += delta**2 * count * len(nll) / (count + len(nll))
+        count, total = count + len(nll), total + float(nll.sum())
+    if count == 0:
+        raise ValueError("there are no rows to score: pass some.")
+    score = Score(count, total / count, math.nan, samples=samples)
+    if count > 1:
+        score = replace(score, stderr=math.sqrt(squares / (count - 1) / count))
+    if flow.takes_pixels:
+        bit = flow.nats_per_bpd
+        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=score.stderr / bit)
+    return score
+
+
+def log_probs(
+    flow: Flow, batches: Iterable[Batch], *, samples: int = 1, seed: int = 0
+) -> Iterator[Tensor]:
+    """Log-likelihoods `(batch,)` in nats of batches of events, computed in parts of bounded memory.
+
+    A flow that dequantizes knows the density of noisy copies x + u; the likelihood P(x) of the
+    discrete event is their mean over u, and the log-likelihood of one copy is a lower bound of its
+    logarithm. With K samples the bound is tighter (importance weighting, Burda et al. 2016):
+
+        log P(x) >= E log(1/K sum_k p(x + u_k)),   u_k uniform in the cell
+
+    Args:
+        flow: the model.
+        batches: the events.
+        samples: K.
+        seed: of the noise, so that the same events score the same again.
+
+    Raises:
+        ValueError: if K is below 1, or above 1 for a flow that draws no noise.
+    """
+    if samples < 1 or (samples > 1 and flow.dequantizer is None):
+        raise ValueError(
+            f"{samples} samples cannot be averaged: ask for 1 or more, and for more than 1 only "
+            "where a model dequantizes."
+        )
+    generator = Generator().manual_seed(seed)
+    for x, context in batches:
+        x = x.to(flow.device)
+        contexts = [None] * len(x) if context is None else context.to(flow.device).split(flow.chunk)
+        parts = zip(x.split(flow.chunk), contexts, strict=False)
+        # Not around the `yield`, where it would hold for the caller too.
+        with torch.no_grad():
+            result = torch.cat([_bound(flow, *part, samples, generator) for part in parts])
+        yield result.cpu()
+
+
+def _bound(
+    flow: Flow, x: Tensor, context: Tensor | None, samples: int, generator: Generator
+) -> Tensor:
+    def one() -> Tensor:
+        if context is None and class_count(flow):
+            return mixture_log_prob(flow, x, generator=generator)
+        return flow.log_prob(x, context, generator=generator)
+
+    return torch.stack([one() for _ in range(samples)]).logsumexp(0) - math.log(samples)
+
+
+def class_count(flow: Flow) -> int:
+    """How many classes a flow is conditional on, where it is on them and nothing else; else 0.
+
+    They are those of `num_classes`, or all its context columns, called `name=class` with one name.
+    """
+    columns: list[str] = flow.metadata.get("context_columns", [])
+    names = {name if found else None for name, found, _ in (c.partition("=") for c in columns)}
+    alike = len(names) == 1 and None not in names and len(columns) == flow.context_features
+    return len(columns) if alike else flow.num_classes
+
+
+def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Log-density of x `(batch, *shape)` under all classes, equally likely: `(batch,)`, in nats.
+
+        log p(x) = log(1/C sum_c p(x | c))
+
+    One noisy copy of an event serves all classes.
+
+    Raises:
+        ValueError: if the flow is not conditional on classes alone.
+    """
+    classes = class_count(flow)
+    if not classes:
+        raise ValueError("this flow is not conditional on classes alone: pass it a context.")
+    if generator is None:
+        generator = Generator().manual_seed(int(torch.randint(2**62, ())))
+    like = flow._reference()
+    state, parts = generator.get_state(), []
+    for row in torch.eye(classes, dtype=like.dtype, device=like.device):
+        generator.set_state(state)
+        parts.append(flow.log_prob(x, row.expand(len(x), -1), generator=generator))
+    return torch.stack(parts).logsumexp(0) - math.log(classes)
+
+
+def true_nll(table: Table, split: str) -> float | None:
+    """Mean negative log-density of a split under the law that drew it; None if it is not known."""
+    options = table.options
+    if options.source != "moons" or table.columns != ["x", "y"] or table.context_columns:
+        return None
+    x = table.split(split).x.numpy().astype(np.float64)
+    noise = 0.05 if options.noise is None else options.noise
+    return -float(moons_log_density(x, noise).mean())

@@ -1,0 +1,7 @@
+"""The networks that steer couplings."""
+
+from diffeo.networks.glow import GlowNet, ZeroConv
+from diffeo.networks.mlp import MLP
+from diffeo.networks.resnet import ConvNet, ResNet
+
+__all__ = ["MLP", "ConvNet", "GlowNet", "ResNet", "ZeroConv"]

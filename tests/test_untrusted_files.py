@@ -1,0 +1,408 @@
+"""Files of a stranger: nothing in them is run, nothing takes all memory, each gets one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from faults import attacks, fuzz, specimens, thrift
+from rich.console import Console
+
+import diffeo
+from diffeo import models
+from diffeo.cli import main
+from diffeo.data import ImageOptions, TableOptions, load_gallery, load_table, stream
+from diffeo.data import bounds as limits
+from diffeo.evaluation.scores import Reference
+from diffeo.flow import Flow
+from diffeo.latent import Directions
+from diffeo.run import Run
+from diffeo.utils import allocation
+from diffeo.utils.console import PlainConsole, printable
+from diffeo.utils.parsing import parse_yaml, read_text
+
+FAILING = sorted((Path(__file__).parent / "failing_inputs").glob("*-*"))
+
+
+def refused(words: list[str], capsys, *parts: str) -> str:
+    """The one sentence by which a command refuses its files."""
+    capsys.readouterr()
+    assert main(words) == 2
+    _, err = capsys.readouterr()
+    (sentence,) = [line for line in err.splitlines() if line]
+    assert sentence.startswith("diffeo: ") and sentence.isprintable()
+    for part in parts:
+        assert part in sentence, sentence
+    return sentence
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch) -> Path:
+    """A folder of whole files."""
+    # What a test puts here is not found by accident.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    specimens.run_folder(tmp_path / "run")
+    specimens.table_model(tmp_path / "table")
+    specimens.csv(tmp_path / "rows.csv")
+    return tmp_path
+
+
+# Pickles ----------------------------------------------------------------------------------------
+
+
+def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path):
+    marker = tmp_path / "marker"
+    pickle.loads(specimens.Bomb(marker).bytes())
+    assert marker.exists()
+
+
+def test_no_file_is_unpickled(here, capsys):
+    specimens.image_model(here / "pictures")
+    specimens.pictures(here / "pngs")
+    specimens.directions(here / "d.safetensors")
+    marker = here / "marker"
+    for words in attacks.pickles(here, marker, sample=True):
+        if words[0] != "train":  # which takes Lightning; see below
+            assert main(words) in (0, 2), words
+            assert not marker.exists(), words
+
+
+def test_a_checkpoint_needs_no_class_and_runs_no_code(here, monkeypatch):
+    from diffeo.run import train
+    from diffeo.training.options import TrainerOptions
+
+    train(
+        lambda features: diffeo.RealNVP(features, layers=2, hidden=[4]),
+        diffeo.data.DataOptions("rows.csv"),
+        here / "own",
+        trainer=TrainerOptions(max_epochs=1, accelerator="cpu"),
+        console=Console(quiet=True),
+    )
+    for path in (here / "own" / "checkpoints").glob("*.ckpt"):
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    # Nothing but what torch allows itself, by name, has been allowed to be made.
+    allowed = torch.serialization.get_safe_globals()
+    assert all(thing.__module__.startswith("torch.") for thing in allowed)
+    bomb = specimens.Bomb(here / "marker")
+    for path in (here / "own" / "checkpoints").glob("*.ckpt"):
+        whole = torch.load(path, weights_only=True)
+        torch.save(whole | {"hyper_parameters": bomb, "loops": bomb}, path)
+    # What torch says of it is made a sentence where checkpoints are looked at.
+    with contextlib.suppress(pickle.UnpicklingError):
+        assert main(["train", "--resume", "own"]) == 2
+    assert not (here / "marker").exists()
+
+
+# Classes ----------------------------------------------------------------------------------------
+
+
+def test_a_class_that_settings_name_is_not_imported(here, capsys):
+    for words in attacks.classes(here, here / "marker", sample=True):
+        assert main(words) == 2, words
+        assert not (here / "marker").exists(), words
+        assert "evil" not in sys.modules
+
+
+def test_a_class_is_imported_where_it_is_trusted_or_typed(here, capsys, monkeypatch):
+    (here / "mine.py").write_text("import diffeo\nclass Mine(diffeo.RealNVP): pass\n")
+    (here / "c.yaml").write_text("model: {class_path: mine.Mine, init_args: {layers: 2}}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    stop = ["--data", "rows.csv", "--out", "run"]  # which is in use
+    refused(["train", "--config", "c.yaml", *stop], capsys, "c.yaml", "mine.Mine", "--trust")
+    assert "mine" not in sys.modules
+    for more in (["--trust"], ["--model", "mine.Mine"]):
+        words = ["train", "--config", "c.yaml", *more, *stop]
+        refused(words, capsys, "run already holds a run")
+        assert sys.modules.pop("mine")
+    refused(["train", "--model=mine.Mine", *stop], capsys, "run already holds a run")
+    text = (here / "run" / "config.yaml").read_text()
+    (here / "run" / "config.yaml").write_text(text.replace("diffeo.RealNVP", "mine.Mine"))
+    refused(["train", "--resume", "run"], capsys, "run/config.yaml", "mine.Mine", "--trust")
+
+
+def test_every_model_of_ours_may_be_named():
+    def below(model: type) -> set[type]:
+        return {model}.union(*map(below, model.__subclasses__()))
+
+    ours = {m for m in below(Flow) - {Flow} if m.__module__.startswith("diffeo.")}
+    assert ours == {getattr(models, name) for name in models.__all__}
+
+
+def test_no_module_is_found_where_the_user_is_unless_a_class_is_named(here, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    refused(["train", "--data", "rows.csv", "--out", "run"], capsys, "already holds")
+    assert str(here) not in sys.path and "" not in sys.path
+
+
+# Sizes ------------------------------------------------------------------------------------------
+
+
+def test_aliases_unfold_within_bounds():
+    assert parse_yaml("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
+    laughs = "a0: &a0 [1, 1]\n"
+    laughs += "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 20))
+    for text in (laughs, "a: &a [*a]", "[" * 10**5, "a: !!python/name:os.system x", "\0"):
+        with pytest.raises(ValueError):
+            parse_yaml(text)
+    # Of nine nines there are 9^5 at the sixth level, and 100,000 at most.
+    parse_yaml("".join(laughs.splitlines(keepends=True)[:4]))
+
+
+def test_a_text_ends_and_is_a_plain_file(tmp_path):
+    (tmp_path / "long").write_bytes(b"a" * 101)
+    assert len(read_text(tmp_path / "long", 101)) == 101
+    with pytest.raises(ValueError, match="longer"):
+        read_text(tmp_path / "long", 100)
+    with pytest.raises(ValueError, match="no plain file"):
+        read_text(Path("/dev/zero"), 100)
+
+
+def test_a_model_is_built_within_its_weights():
+    state = diffeo.RealNVP(4, layers=2, hidden=[8]).state_dict()
+    with allocation.limit_allocation(state):
+        diffeo.RealNVP(4, layers=2, hidden=[8])
+    for wrong in ({"layers": 10**9}, {"hidden": [10**9]}, {"hidden": [30_000, 30_000]}):
+        with (
+            pytest.raises(ValueError, match="many more weights"),
+            allocation.limit_allocation(state),
+        ):
+            diffeo.RealNVP(4, **wrong)
+    # Afterwards there are no bounds.
+    assert diffeo.RealNVP(4, layers=600, hidden=[1])
+
+
+def test_a_models_words_and_weights_are_checked(here, capsys, unchecked):
+    config = json.loads((here / "table" / "config.json").read_text())
+    for key, value in (("columns", ["x"]), ("columns", 5), ("context_columns", ["a"])):
+        changed = config | {"metadata": config["metadata"] | {key: value}}
+        (here / "table" / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match="does not fit the model"):
+            Run(here / "table")
+    config["arguments"]["layers"] = 10**9
+    (here / "table" / "config.json").write_text(json.dumps(config))
+    refused(["sample", "table"], capsys, "many more weights")
+    specimens.image_model(here / "pictures")
+    flow = diffeo.load(here / "pictures")
+    for name, tensor in flow.state_dict().items():
+        if name.endswith("permutation"):
+            tensor.zero_()
+    flow.save_pretrained(here / "pictures")
+    with pytest.raises(ValueError, match="permutation"):
+        diffeo.load(here / "pictures")
+    moved = diffeo.NICE([1, 2, 2], layers=2, hidden=[2])
+    moved.state_dict()["bijection.links.2.order"].fill_(9)
+    moved.save_pretrained(here / "moved")
+    with pytest.raises(ValueError, match="does not fit"):
+        diffeo.load(here / "moved")
+    whole = diffeo.RealNVP(2, layers=2, hidden=[2])
+    whole.half().save_pretrained(here / "half")
+    with pytest.raises(ValueError, match="float16"):
+        diffeo.load(here / "half")
+
+
+def test_a_kept_reference_is_checked():
+    whole = {"events": 3, "mean": 0.0, "quantiles": [0.0] * 101}
+    assert Reference.from_json(whole).events == 3
+    code = {"edges": [0.0, 1.0], "counts": [1]}
+    for wrong in (
+        {"quantiles": [0.0]}, {"quantiles": [float("nan")] * 101}, {"mean": "x"}, {"events": []},
+        {"codes": [code | {"edges": [1.0, 0.0]}]}, {"codes": [code | {"counts": [1, 2]}]},
+        {"codes": [code | {"counts": [-1]}]}, {"unlabelled": 5},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="damaged"):
+            Reference.from_json(whole | wrong)
+
+
+def test_directions_are_checked(tmp_path, unchecked):
+    path = tmp_path / "d.safetensors"
+    specimens.directions(path)
+    whole = path.read_bytes()
+    assert Directions.load(path).names == ["a", "b"]
+    (length,) = struct.unpack("<Q", whole[:8])
+    for old, new in (
+        ('[\\"a\\", \\"b\\"]', '[\\"a\\", 5]'), ('[\\"a\\", \\"b\\"]', '[\\"a\\"]'),
+        ("[[4, 2, 2]]", "[[4, 2, 3]]"), ("[3, 4]", '[3, \\"x\\"]'), ('"notes"', '"other"'),
+    ):  # fmt: skip
+        header = whole[8 : 8 + length].decode()
+        assert old in header
+        changed = header.replace(old, new, 1).encode()
+        path.write_bytes(struct.pack("<Q", len(changed)) + changed + whole[8 + length :])
+        with pytest.raises(ValueError, match="holds no directions"):
+            Directions.load(path)
+
+
+def test_settings_of_a_run_have_their_types(here):
+    text = (here / "run" / "config.yaml").read_text()
+    assert Run(here / "run").data().columns == ["x", "y"]
+    for old, new in (("seed: 0,", "seed: x,"), ("rows: null", "rows: [1]"), ("0.8", "a")):
+        assert old in text
+        (here / "run" / "config.yaml").write_text(text.replace(old, new, 1))
+        with pytest.raises(ValueError, match="section 'data' cannot be read"):
+            Run(here / "run").data()
+
+
+# Tables and pictures ----------------------------------------------------------------------------
+
+
+def test_a_table_has_columns_that_can_be_counted(tmp_path):
+    thrift.write_footer(tmp_path / "wide.parquet", limits.MOST_COLUMNS + 1, 10)
+    thrift.write_footer(tmp_path / "few.parquet", 3, 10**12)
+    (tmp_path / "wide.csv").write_text(",".join(["a"] * (limits.MOST_COLUMNS + 1)) + "\n1\n")
+    for name in ("wide.parquet", "wide.csv"):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name} has 100,001 columns"):
+            load_table(TableOptions(str(tmp_path / name)))
+    with pytest.raises(ValueError, match="no rows"):
+        load_table(TableOptions(str(tmp_path / "few.parquet")))
+
+
+def test_lines_and_chunks_of_text_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "LONGEST_LINE", 1_000)
+    path = tmp_path / "a.csv"
+    for text in ("x,y\n1,2\n" + "3" * 2_000, "x" * 2_000):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="line of more than"):
+            list(stream(str(path), ["x", "y"]))
+    path.write_text('x,y\n"1,2\n' + "3,4\n" * 10_000)
+    monkeypatch.setattr(limits, "LONGEST_CHUNK", 20_000)
+    with pytest.raises(ValueError, match="a quote of which may never be closed"):
+        list(stream(str(path), ["x", "y"]))
+    # What a file holds altogether is not bounded.
+    path.write_text("x,y\n" + "3,4\n" * 100_000)
+    monkeypatch.setattr(limits, "LONGEST_CHUNK", 300_000 + 2**19)
+    assert sum(len(x) for x, _ in stream(str(path), ["x", "y"], batch_rows=10_000)) == 100_000
+
+
+def test_what_unpacks_into_far_more_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "UNPACKED", 2**20)
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10**5, 2)))
+    np.savez(tmp_path / "b.npz", x=np.random.default_rng(0).normal(size=(10**5, 2)))
+    zeros = pa.table({"x": np.zeros(10**6), "y": np.arange(1e6)})
+    pq.write_table(zeros, tmp_path / "a.parquet", compression="zstd", use_dictionary=["y"])
+    pq.write_table(zeros, tmp_path / "b.parquet", compression="none", use_dictionary=False)
+    for name in ("a.npz", "a.parquet"):
+        with pytest.raises(ValueError, match="unpacks"):
+            load_table(TableOptions(str(tmp_path / name), columns=None if "z" in name else ["x"]))
+    assert load_table(TableOptions(str(tmp_path / "b.npz"))).features == 2
+    assert sum(len(x) for x, _ in stream(str(tmp_path / "b.parquet"), ["x", "y"])) == 10**6
+
+
+def test_a_dictionary_is_held_once(tmp_path):
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, None] * 100, pa.int32()), pa.array([b"\0" * 10**6, b"x"], pa.binary())
+    )
+    table = pa.table({"image": column, "y": np.arange(300.0)})
+    pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
+    (batch, *_) = limits.parquet_batches("a", tmp_path / "a.parquet", ["image", "y"], 256)
+    assert pa.types.is_dictionary(batch.column(0).type)
+    from diffeo.data.files import from_arrow
+
+    values = from_arrow(batch.column(0))
+    assert values[0] is values[3] and values[1] == b"x" and values[2] is None
+    numbers = pa.DictionaryArray.from_arrays(pa.array([1, None, 0]), pa.array([5, 7]))
+    assert from_arrow(numbers)[[0, 2]].tolist() == [7, 5] and np.isnan(from_arrow(numbers)[1])
+
+
+def test_images_are_of_a_size_that_can_be_held(tmp_path):
+    contents = {
+        "wide.png": attacks._png(60_000, 1),
+        "icon.ico": attacks._icon(attacks._png(12_000, 12_000)),
+        "unscaled.png": attacks._png(5_000, 5_000, whole=True),
+    }
+    for name, content in contents.items():
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"1 too large.*{name}"):
+            load_gallery(ImageOptions(str(folder)))
+    assert load_gallery(ImageOptions(str(tmp_path / "unscaled"), size=8)).names == ["unscaled.png"]
+
+
+def test_a_cache_that_lies_is_made_anew(tmp_path):
+    specimens.pictures(tmp_path / "pngs")
+    options = ImageOptions(str(tmp_path / "pngs"), cache=str(tmp_path / "cache"))
+    whole = load_gallery(options)
+    pixels = whole.pictures.all()
+    (kept,) = (tmp_path / "cache").iterdir()
+    meta = json.loads((kept / "meta.json").read_text())
+    for change in (
+        lambda: np.save(kept / "pixels.npy", np.zeros((8, 1, 4, 4))),
+        lambda: np.save(kept / "labels.npy", np.full(8, 99)),
+        lambda: np.save(kept / "labels.npy", np.full(8, -2)),
+        lambda: (kept / "meta.json").write_text(json.dumps(meta | {"splits": {"train": 9}})),
+        lambda: (kept / "meta.json").write_text(json.dumps(meta | {"names": [1] * 8})),
+        lambda: (kept / "pixels.npy").write_bytes(
+            attacks._same_header(bytes(32), (8, 1, 4, 4)).replace(b"<f8", b"|u1")[:130]
+        ),
+    ):
+        change()
+        again = load_gallery(options)
+        assert torch.equal(again.pictures.all(), pixels)
+        assert again.names == whole.names
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def test_names_give_no_orders_to_the_terminal(here, capsys):
+    assert printable("a\x1b[31m\n\udcff é") == r"a\x1b[31m\n\udcff é"
+    odd = "\x1b[31mred\x1b[0m\n[bold]"
+    (here / f"{odd}.csv").write_text("a,b\n1,2\n")
+    refused(["score", "table", "--data", f"{odd}.csv"], capsys, r"\x1b[31mred\x1b[0m [bold].csv")
+    console = PlainConsole(record=True, width=200)
+    console.print("[bold]a[/bold] \x1b[31m :smile: [/]")
+    assert console.export_text() == "[bold]a[/bold] \\x1b[31m :smile: [/]\n"
+
+
+def test_what_is_no_plain_file_is_not_opened(here, capsys):
+    specimens.pictures(here / "pngs")
+    for words in attacks.names(here, here / "marker", sample=True):
+        pipes = words[-1].startswith(("a.", "z.")) and not words[-1].endswith("png")
+        if words[:2] == ["score", "table"] and pipes:
+            refused(words, capsys, "not a plain file")
+
+
+@pytest.mark.parametrize("option", ["--conf", "--config", "--optimizer", "--model"])
+def test_no_option_reads_settings_unseen(here, capsys, option):
+    (here / "evil2.py").write_text("raise SystemError('imported')\n")
+    section = "model: evil2.E" if "conf" in option else "class_path: evil2.E"
+    (here / "c.yaml").write_text(section + "\n")
+    refused(["train", option, "c.yaml", "--data", "rows.csv", "--out", "run"], capsys)
+    assert "evil2" not in sys.modules
+
+
+# Found by `python -m faults fuzz` ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FAILING, ids=lambda path: path.name)
+def test_what_once_failed_is_read_or_refused(path, tmp_path, unchecked):
+    loader = fuzz.LOADERS[path.name.rpartition("-")[0]]
+    loader.check(path.read_bytes(), tmp_path)
+
+
+def test_random_changes_are_read_or_refused(tmp_path, unchecked):
+    assert FAILING
+    for name in ("config", "directions", "csv", "npz", "picture"):
+        (outcome,) = [fuzz._fuzz(name, fuzz.LOADERS[name], _made(tmp_path / name), None)]
+        assert outcome.tries == fuzz.INPUTS and outcome.lost == 0, outcome
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("section", ["model", "data", "optimizer", "trainer"])
+def test_settings_name_no_class_by_one_word_either(tmp_path, capsys, section):
+    Path("mine.py").write_text("open('ran', 'w').close()\n\n\nclass Mine:\n    pass\n")
+    Path("a.yaml").write_text(f"{section}: mine.Mine\n")
+    refused(["train", "--config=a.yaml"], capsys, "a.yaml names the class mine.Mine", "--trust")
+    assert not Path("ran").exists()
