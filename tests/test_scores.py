@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 import diffeo
 from diffeo.bijections.base import Bijection
 from diffeo.cli import main
-from diffeo.evaluation.code_length import CODERS, ColumnCode, image_bits, row_nats
+from diffeo.evaluation.code_length import ColumnCode, image_bits, row_nats
 from diffeo.evaluation.likelihood import class_count, log_probs, mixture_log_prob
 from diffeo.evaluation.scores import KINDS, Reference, score, scores
 from diffeo.flow import Flow

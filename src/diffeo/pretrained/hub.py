@@ -73,8 +73,8 @@ class Shareable(
                 learned scales), biases, scales and buffers stay as they are. The model that is
                 loaded computes in the type that this one has, with rounded kernels.
             config: stays None: a flow's configuration is its own.
-            model_card_kwargs: what a model card says (see `Card`), to write one into `README.md`; none
-                is written by default.
+            model_card_kwargs: what a model card says (see `Card`), to write one into `README.md`;
+                none is written by default.
             push_to_hub: whether to push to the hub too; its address is returned then.
             repo_id: the name there; by default that of the folder.
             options: see `push_to_hub`.
@@ -152,7 +152,8 @@ class Shareable(
         Args:
             repo_id: the name there, `owner/name`; made if there is none yet.
             dtype: see `save_pretrained`.
-            model_card_kwargs: what the card says beside what the model itself knows (see `Card`). `diffeo share` and `diffeo.run.share` make it from a run.
+            model_card_kwargs: what the card says beside what the model itself knows (see
+                `Card`). `diffeo share` and `diffeo.run.share` make it from a run.
             options: those of `huggingface_hub`: private, token, branch, create_pr, commit_message
                 and others.
 

@@ -32,7 +32,8 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
         X: then a row is strange for its context.
     kind : "log_prob", "typicality" or "complexity", default="log_prob"
         What is compared (see `diffeo.evaluation.scores.score`); higher is more
-        like the training rows, in nats. "typicality" finds rows that are too likely too; "complexity" takes off what columns
+        like the training rows, in nats. "typicality" finds rows that are too
+        likely too; "complexity" takes off what columns
         say each by itself, and finds rows whose columns do not fit together. They are seen against
         the rows that `density` held out.
     contamination : float, default=0.1
