@@ -1,0 +1,158 @@
+"""What a density is conditional on: named numbers and categories, and how they become a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeo.utils.config import may_be_named
+
+Context: TypeAlias = Float[Tensor, "batch context_features"]
+
+
+@may_be_named
+@dataclass(frozen=True)
+class Number:
+    """A number of the context: one column, as it is.
+
+    Args:
+        name: of the column; any text, `temp=C` included.
+    """
+
+    name: str
+
+    @property
+    def columns(self) -> list[str]:
+        """What its column is called."""
+        return [self.name]
+
+
+@may_be_named
+@dataclass(frozen=True)
+class Category:
+    """One of several values: a column of 0 and 1 for each of them.
+
+    Args:
+        name: of the category.
+        values: what the values are called, in the order of their columns.
+
+    Raises:
+        ValueError: if there are no values, or a value appears twice.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values or len({*self.values}) < len(self.values):
+            raise ValueError(f"the values of {self.name} must be different, and at least one.")
+
+    @property
+    def columns(self) -> list[str]:
+        """What its columns are called, NAME=VALUE."""
+        return [f"{self.name}={value}" for value in self.values]
+
+
+Variable: TypeAlias = Number | Category
+
+
+@may_be_named
+@dataclass(frozen=True)
+class ContextSpec:
+    """The context of a conditional density: its variables in the order of their columns.
+
+    Args:
+        variables: numbers and categories; none for a density without context.
+
+    It is false where there are no variables. Data make it (a CSV file's numbers, an image's label),
+    the flow keeps it, and whoever asks for a context looks here: nobody reads a column's name to
+    find out what it means.
+
+    Raises:
+        ValueError: if two variables have one name.
+    """
+
+    variables: tuple[Variable, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(self.variables))
+        names = [variable.name for variable in self.variables]
+        if len({*names}) < len(names):
+            raise ValueError(f"two variables of a context have one name: {', '.join(names)}.")
+
+    @classmethod
+    def of(cls, context: ContextSpec | int | None) -> Self:
+        """A context as constructors take it: a spec, a number of unnamed numbers, or None.
+
+        Raises:
+            ValueError: if the number is negative.
+        """
+        if isinstance(context, cls):
+            return context
+        count = context or 0
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(
+                f"the context is {context!r}: give a ContextSpec, or how many numbers it has."
+            )
+        return cls(tuple(Number(f"c{i}") for i in range(count)))
+
+    @classmethod
+    def classes(cls, values: int | Sequence[str], name: str = "label") -> Self:
+        """That of a class-conditional density: one category of some values, or of so many."""
+        names = [str(i) for i in range(values)] if isinstance(values, int) else values
+        return cls((Category(name, tuple(names)),))
+
+    def __bool__(self) -> bool:
+        return bool(self.variables)
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return len(self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns: NAME of a number, NAME=VALUE for each value of a category."""
+        return [column for variable in self.variables for column in variable.columns]
+
+    @property
+    def category(self) -> Category | None:
+        """The one category, where the context is nothing else: a class-conditional density."""
+        only = self.variables[0] if len(self.variables) == 1 else None
+        return only if isinstance(only, Category) else None
+
+    def parts(self) -> Iterator[tuple[Variable, slice]]:
+        """Each variable, and which columns it has."""
+        start = 0
+        for variable in self.variables:
+            stop = start + len(variable.columns)
+            yield variable, slice(start, stop)
+            start = stop
+
+    def as_rows(self, context: Tensor, like: Tensor) -> Context:
+        """A context `(*batch, width)` as the flow takes it; classes `(*batch)` become 0s and a 1.
+
+        Args:
+            context: rows, or whole numbers of a class-conditional density.
+            like: has the dtype and the device that rows of classes get.
+
+        Raises:
+            ValueError: if a class is not one of those there are.
+        """
+        if self.category is None or context.is_floating_point():
+            return context
+        count = len(self.category.values)
+        if not ((context >= 0) & (context < count)).all():
+            raise ValueError(f"classes must be whole numbers from 0 to {count - 1}.")
+        return F.one_hot(context.long(), count).to(like)
+
+    def one_of_each(self, like: Tensor) -> Context:
+        """A row for each class of a class-conditional density `(classes, width)`."""
+        return torch.eye(self.width, dtype=like.dtype, device=like.device)

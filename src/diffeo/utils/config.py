@@ -1,0 +1,148 @@
+"""What an object was made with, as a tree of plain values, and the object made from it again.
+
+    {"class": "diffeo.Coupling", "arguments": {"split": {"class": ...}, ...}}
+
+Only classes that say so may stand in a tree (see `Configurable`), and nothing in it is code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+PLAIN = (type(None), bool, int, float, str)
+
+
+class Configurable:
+    """Remembers what its constructor was called with, so that a model can be written to disk.
+
+    Attributes:
+        arguments: by name, defaults included.
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made = object.__new__(cls)
+        signature = _signature(cls)  # type: ignore[arg-type]
+        bound = signature.bind_partial(made, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(name)
+        object.__setattr__(made, "arguments", arguments)
+        return made
+
+
+@cache
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls.__init__)  # type: ignore[misc]
+
+
+def public_name(cls: type) -> str:
+    """`diffeo.RealNVP` for ours, wherever the class lives inside; the full path for others."""
+    if cls.__module__.startswith("diffeo."):
+        return f"diffeo.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def to_config(value: Any) -> Any:
+    """The tree of an object.
+
+    Raises:
+        ValueError: if something in it has no form there, such as a module of torch's own.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [to_config(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: to_config(item) for key, item in value.items()}
+    if isinstance(value, Configurable):
+        return {"class": public_name(type(value)), "arguments": to_config(value.arguments)}
+    if dataclasses.is_dataclass(value) and _may_be_named(type(value)):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"class": public_name(type(value)), "arguments": to_config(fields)}
+    made = value if isinstance(value, partial) else partial(value)
+    if inspect.isclass(made.func) and issubclass(made.func, Configurable) and not made.args:
+        return {"partial": public_name(made.func), "arguments": to_config(made.keywords)}
+    raise ValueError(
+        f"{value!r} has no form in a model's configuration: use numbers, strings, lists of them, "
+        "and classes of diffeo's."
+    )
+
+
+def from_config(tree: Any, trust: bool = False) -> Any:
+    """The object of a tree; of `partial`, the class with some of its arguments.
+
+    Args:
+        tree: what `to_config` returned.
+        trust: whether a class that has not been imported may be, which runs its code.
+
+    Raises:
+        ValueError: if a class is unknown.
+    """
+    if isinstance(tree, list):
+        return [from_config(item, trust) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    values = {name: from_config(item, trust) for name, item in tree.items() if name != "class"}
+    if "partial" in tree:
+        return partial(find_class(tree["partial"], trust), **values["arguments"])
+    if "class" not in tree:
+        return values
+    cls = find_class(tree["class"], trust)
+    arguments = values["arguments"]
+    several = [p.name for p in _signature(cls).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    positional = arguments.pop(several[0], ()) if several else ()
+    return cls(*positional, **arguments)
+
+
+def find_class(name: str, trust: bool = False) -> type:
+    """The class of a name in a tree, among those imported; it is imported first if `trust`.
+
+    Raises:
+        ValueError: if there is none, or it cannot be imported.
+    """
+    if name not in (known := _known()) and trust:
+        try:
+            importlib.import_module(name.rpartition(".")[0])
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"it names {name}, which cannot be imported: {error}") from error
+        known = _known()
+    if name not in known:
+        raise ValueError(
+            f"it names the class {name}, which is none of diffeo's: import it first, or, if you "
+            "trust where the model comes from, load it with trust=True (--trust)."
+        )
+    return known[name]
+
+
+def _known() -> dict[str, type]:
+    return {public_name(cls): cls for cls in (*_subclasses(Configurable), *_NAMED)}
+
+
+# Dataclasses that may stand in a tree.
+_NAMED: list[type] = []
+
+
+def may_be_named(cls: type[T]) -> type[T]:
+    """A decorator for dataclasses that may stand in a tree."""
+    _NAMED.append(cls)
+    return cls
+
+
+def _may_be_named(cls: type) -> bool:
+    return cls in _NAMED
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
