@@ -90,7 +90,7 @@ def _arrow_pickles(here: Path, raw: bytes) -> Iterator[Words]:
 
 
 def _cache_pickles(here: Path, objects: bytes) -> Iterator[Words]:
-    for name in ("pixels.npy", "labels.npy", "attributes.npy", "meta.json"):
+    for name in ("pixels.npy", "labels.npy", "values.npy", "meta.json"):
         kept = specimens.cache(here / f"cache-{name}", here / "pngs")
         (kept / name).write_bytes(objects)
         yield ["train", "--data", "pngs", "--data.cache", f"cache-{name}", *STOP]
@@ -457,7 +457,7 @@ def caches(here: Path, marker: Path, sample: bool) -> Iterator[Words]:
     }
     said: dict[str, Any] = {
         "names": 5, "label_names": [1, 2], "shape": [8, 1, 4, 10**9], "splits": {"train": 10**9},
-        "gaps": [["\x1b[31m", "x"]], "unit": [], "attribute_names": {}, "other": 1,
+        "gaps": [["\x1b[31m", "x"]], "unit": [], "attributes": {}, "other": 1,
     }  # fmt: skip
     for key, value in said.items():
         changes[key] = lambda kept, key=key, value=value: _say(kept / "meta.json", {key: value})

@@ -212,7 +212,7 @@ def _cache(name: str) -> Callable[[bytes, Path], None]:
         kept = specimens.cache(folder / "cache", folder / "pngs")
         (kept / name).write_bytes(content)
         gallery = load_gallery(ImageOptions(str(folder / "pngs"), cache=str(folder / "cache")))
-        assert gallery.pictures.all().shape[1:] == gallery.pictures.pixels.shape[1:]
+        assert gallery.images.all().shape[1:] == gallery.images.pixels.shape[1:]
 
     return load
 

@@ -25,6 +25,7 @@ LAYERS = [
 # Of its own line, it may import these.
 NEIGHBOURS = {
     "bijections": {"bases", "context", "networks"},
+    "data": {"context"},
     "networks": {"bijections", "context"},  # a network may hold an ActNorm
     "distribution": {"flow"},
     "flow": {"pretrained"},

@@ -13,6 +13,7 @@ import pytest
 import torch
 from test_images import encoded, folder_of, noise, numbers, refusal, table_of
 
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.data import (
     DataOptions,
     ImageOptions,
@@ -24,7 +25,15 @@ from diffeo.data import (
     load_images,
 )
 from diffeo.data.images import building
-from diffeo.data.images.attributes import MOST_CLASSES, MOST_TEXTS, Collector, choose, encode_label
+from diffeo.data.images.attributes import (
+    MOST_CLASSES,
+    MOST_TEXTS,
+    Collector,
+    Columns,
+    choose,
+    context_columns,
+    encode_label,
+)
 
 NAN = float("nan")
 
@@ -62,9 +71,16 @@ def collected(**columns: list) -> dict[str, list[float]]:
     collector = Collector()
     for values in zip(*columns.values(), strict=True):
         collector.append({k: v for k, v in zip(columns, values, strict=True) if v != "absent"})
-    encoded = collector.encode()
-    assert all(column.dtype == np.float32 for column in encoded.values())
-    return {name: column.tolist() for name, column in encoded.items()}
+    return by_name(collector.encode())
+
+
+def by_name(columns: Columns) -> dict[str, list[float]]:
+    assert all(values.dtype == np.float32 for values in columns.values())
+    return {
+        name: values[:, i].tolist()
+        for variable, values in columns.items()
+        for i, name in enumerate(variable.columns)
+    }
 
 
 def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> bool:
@@ -98,16 +114,16 @@ def test_what_says_nothing_is_left_out():
 
 def test_labels_become_columns_unless_they_are_too_many_or_truth_values():
     codes = np.array([1, -1, 0])
-    assert same(
-        {k: v.tolist() for k, v in encode_label("l", [7, None, 3], codes, ["3", "7"]).items()},
-        {"l=3": [0, NAN, 1], "l=7": [1, NAN, 0]},
-    )
+    found = encode_label("l", [7, None, 3], codes, ["3", "7"])
+    assert [*found] == [Category("l", ("3", "7"))]
+    assert same(by_name(found), {"l=3": [0, NAN, 1], "l=7": [1, NAN, 0]})
     found = encode_label("l", [True, None, False], codes, ["False", "True"])
-    assert same({k: v.tolist() for k, v in found.items()}, {"l": [1, NAN, 0]})
+    assert [*found] == [Number("l")] and same(by_name(found), {"l": [1, NAN, 0]})
     assert encode_label("l", [None], np.array([-1]), []) == {}
     most = [str(i) for i in range(MOST_CLASSES + 1)]
     assert encode_label("l", [0], np.array([0]), most) == {}
-    assert len(encode_label("l", [0], np.array([0]), most[1:])) == MOST_CLASSES
+    (found,) = encode_label("l", [0], np.array([0]), most[1:])
+    assert len(found.columns) == MOST_CLASSES
 
 
 # Sources
@@ -232,7 +248,7 @@ def test_digits_and_arrays(tmp_path):
     np.save(tmp_path / "c.npy", pixels)
     images = load(tmp_path / "c.npy")
     assert images.attribute_names == [] and images.train.attributes is None
-    assert images.context_features == 0 and images.train.take(torch.arange(2))[1] is None
+    assert not images.context and images.train.take(torch.arange(2))[1] is None
 
 
 # Folders
@@ -366,8 +382,15 @@ def faces(tmp_path) -> Path:
 def test_context_comes_with_its_images_in_the_order_asked_for(faces):
     images = load(faces, context=["celeb", "label", "id", "hat=top"])
     labels = [f"label={name}" for name in ("ape", "bee", "cat", "dog")]
-    assert images.context_columns == ["celeb", *labels, "id", "hat=top"]
-    assert images.context_features == 7
+    assert images.context.columns == ["celeb", *labels, "id", "hat=top"]
+    assert images.context.width == 7
+    assert images.context.variables == (
+        Number("celeb"),
+        Category("label", ("ape", "bee", "cat", "dog")),
+        Number("id"),
+        Number("hat=top"),
+    )
+    assert load(faces, context=["label"]).context.category.name == "label"
     for split in (images.train, images.val, images.test):
         indices = torch.arange(len(split)).flip(0)
         pictures, context = split.take(indices)
@@ -380,24 +403,24 @@ def test_context_comes_with_its_images_in_the_order_asked_for(faces):
 
 def test_another_context_for_the_same_data(faces):
     plain = load(faces)
-    assert plain.context_columns == [] and plain.train.take(torch.arange(3))[1] is None
+    assert not plain.context and plain.train.take(torch.arange(3))[1] is None
     images = plain.conditional_on(["smiling"])
-    assert images.context_columns == ["smiling"] and images.options.context == ["smiling"]
+    assert images.context.columns == ["smiling"] and images.options.context == ["smiling"]
     assert images.train.pixels is plain.train.pixels and plain.train.context is None
     assert torch.equal(images.val.context, load(faces, context=["smiling"]).val.context)
     again = images.conditional_on(["id", "smiling"])
-    assert again.context_columns == ["id", "smiling"]
+    assert again.context.columns == ["id", "smiling"]
     none = again.conditional_on([])
-    assert none.context_features == 0 and none.test.context is None and none.options.context is None
+    assert not none.context and none.test.context is None and none.options.context is None
 
 
 def test_a_gallery_has_attributes_and_context(faces):
     gallery = load_gallery(ImageOptions(str(faces), cache="cache", context=["hat", "id"]))
-    assert gallery.context_columns == ["hat=bowler", "hat=top", "id"]
-    pictures, context = gallery.pictures.take(torch.tensor([7, 2]))
+    assert gallery.context.columns == ["hat=bowler", "hat=top", "id"]
+    pictures, context = gallery.images.take(torch.tensor([7, 2]))
     assert pictures[:, 0, 0, 0].tolist() == [7, 2] and context.tolist() == [[1, 0, 7], [0, 1, 2]]
     assert gallery.attribute_names == load(faces).attribute_names
-    assert gallery.pictures.attributes.shape == (12, len(gallery.attribute_names))
+    assert gallery.images.attributes.shape == (12, len(gallery.attribute_names))
     with pytest.raises(ValueError, match="lack 'age'"):
         load_gallery(ImageOptions(str(faces), cache="cache", context=["age"]))
 
@@ -428,8 +451,34 @@ def test_images_without_attributes_have_no_context(tmp_path):
 
 
 def test_a_name_means_itself_before_its_values():
-    assert choose("s", ["a=b", "a=b=c", "a"], ["a=b", "a"]) == ["a=b", "a"]
-    assert choose("s", ["a=1", "ab=1", "a=2"], ["a"]) == ["a=1", "a=2"]
+    number, texts, other = Number("a=b"), Category("a", ("b", "c")), Category("a=b=", ("c",))
+    known = ContextSpec((texts, number, other))
+    assert choose("s", known, ["a=b"]).variables == (number,)
+    values = torch.tensor([[0.0, 1.0, 7.0, 1.0]])
+    assert context_columns("s", known, values, ContextSpec((number,))).tolist() == [[7]]
+    assert context_columns("s", known, values, ContextSpec((texts,))).tolist() == [[0, 1]]
+    assert choose("s", known, ["a"]).variables == (texts,)
+
+
+def test_a_gallery_takes_the_context_of_a_model(faces):
+    gallery = load_gallery(ImageOptions(str(faces), cache="cache"))
+    # A model of more classes, in another order, and of one value of a text.
+    spec = ContextSpec(
+        (Category("label", ("owl", "cat", "bee", "ape")), Number("id"), Number("hat=top"))
+    )
+    found = gallery.conditional_on("here", spec)
+    assert found.context == spec
+    _, context = found.images.take(torch.tensor([0, 5]))
+    assert context.tolist() == [[0, 0, 0, 1, 0, 1], [0, 1, 0, 0, 5, 0]]
+    for variable, words in (
+        (Category("label", ("ape", "bee")), ["4 of 12 have another 'label'", "ape, bee"]),
+        (Category("id", ("1",)), ["'id' is of another kind"]),
+        (Number("label"), ["'label' is of another kind"]),
+        (Category("labl", ("1",)), ["did you mean 'label'"]),
+    ):
+        with pytest.raises(ValueError) as caught:
+            gallery.conditional_on("here", ContextSpec((variable,)))
+        assert all(word in str(caught.value) for word in ["here", *words])
 
 
 # Pictures or table
@@ -440,16 +489,16 @@ def test_context_does_not_make_a_table_of_images(faces, tmp_path):
     assert holds_images(options) and isinstance(load_data(options), Images)
     assert not holds_images(DataOptions(str(faces), columns=["id"], context=["smiling"]))
     table = load_data(DataOptions(str(faces), columns=["id"], context=["celeb"]))
-    assert isinstance(table, Table) and table.context_columns == ["celeb"]
+    assert isinstance(table, Table) and table.context.columns == ["celeb"]
     random = np.random.default_rng(0)
     plain = pa.table({"a": random.normal(size=50), "b": random.normal(size=50)})
     pq.write_table(plain, tmp_path / "plain.parquet")
     options = DataOptions(str(tmp_path / "plain.parquet"), context=["b"])
     assert not holds_images(options)
     table = load_data(options)
-    assert isinstance(table, Table) and table.columns == ["a"] and table.context_columns == ["b"]
+    assert isinstance(table, Table) and table.columns == ["a"] and table.context.columns == ["b"]
     moons = load_data(DataOptions("moons", rows=100, context=["label"]))
-    assert isinstance(moons, Table) and moons.context_columns == ["label"]
+    assert isinstance(moons, Table) and moons.context.columns == ["label"]
 
 
 def test_an_array_of_images_takes_context(tmp_path):

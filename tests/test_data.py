@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffeo.context import ContextSpec, Number
 from diffeo.data import (
     GENERATORS,
     TableOptions,
@@ -97,11 +98,23 @@ def test_generators_are_seeded_and_leave_the_global_state_alone(name):
     assert (np.random.get_state()[1] == before).all()
 
 
+def test_a_column_of_a_file_is_a_number_whatever_it_is_called(tmp_path):
+    random = np.random.default_rng(0)
+    names = ["a", "temp=C", "temp=F", "label=3"]
+    frame = pd.DataFrame(random.normal(size=(50, 4)), columns=names)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    table = load_table(TableOptions(str(tmp_path / "t.csv"), context=names[1:]))
+    assert table.context.variables == tuple(map(Number, names[1:]))
+    assert table.context.columns == names[1:] and table.context.category is None
+    one = load_table(TableOptions(str(tmp_path / "t.csv"), columns=["a"], context=["temp=C"]))
+    assert one.context.category is None and one.train.context.shape == (40, 1)
+
+
 def test_the_label_is_context_only_when_asked_for():
     plain = load_table(TableOptions("moons", rows=1000))
     assert plain.columns == ["x", "y"] and plain.train.context is None and plain.notes == []
     labelled = load_table(TableOptions("moons", rows=1000, context=["label"]))
-    assert labelled.context_features == 1
+    assert labelled.context == ContextSpec((Number("label"),))
     assert labelled.train.context.unique().tolist() == [0.0, 1.0]
     assert (labelled.train.x == plain.train.x).all()
     upper = labelled.train.context[:, 0] == 0

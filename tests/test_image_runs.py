@@ -347,7 +347,7 @@ def test_strict_names_all_that_is_wrong_and_trains_nothing(messy, tmp_path, caps
 def test_a_gallery_keeps_the_order_of_its_source(messy):
     gallery = load_gallery(ImageOptions(str(messy), size=8))
     assert gallery.names == sorted(gallery.names) and len(gallery.names) == 200
-    assert torch.equal(gallery.pictures.all(3), gallery.pictures.batch(torch.arange(3)))
+    assert torch.equal(gallery.images.all(3), gallery.images.batch(torch.arange(3)))
 
 
 # Glow, and models with a context ------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_a_model_of_images_is_conditional_on_what_is_named(tmp_path, capsys):
         "colour",
     ]
     data = load_data(DataOptions("shapes", size=8, rows=300, context=["filled", "colour"]))
-    assert data.context_columns == columns
+    assert data.context.columns == columns
     assert main(["eval", "shapes"]) == 0
     assert main(["sample", "shapes", "-n=4", "--context=filled=1,colour=red", "--out=s.npz"]) == 0
     assert np.load("s.npz")["images"].shape == (4, 3, 8, 8)

@@ -392,7 +392,7 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
     first = load(folder)
     (key,) = Path("cache").iterdir()
-    names = ["attributes.npy", "labels.npy", "meta.json", "pixels.npy"]
+    names = ["labels.npy", "meta.json", "pixels.npy", "values.npy"]
     assert sorted(p.name for p in key.iterdir()) == names
     assert json.loads((key / "meta.json").read_text())["shape"] == [10, 1, 6, 8]
     assert isinstance(first.train.pixels, np.memmap) and not first.train.pixels.flags.writeable
@@ -452,7 +452,8 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
 def test_what_a_killed_build_left_is_removed(tmp_path):
     folder = folder_of(tmp_path / "f", 40)
     code = (
-        "import os; from diffeo.data import building; from diffeo.data.images.loading import *\n"
+        "import os; from diffeo.data.images import building\n"
+        "from diffeo.data.images.loading import *\n"
         "append = building.PixelFile.append\n"
         "def killed(self, pixels):\n"
         "    append(self, pixels)\n"
@@ -481,8 +482,8 @@ DAMAGE = {
     "other pixels": lambda key: np.save(key / "pixels.npy", noise(9, 1, 6, 8)),
     "no labels": lambda key: (key / "labels.npy").unlink(),
     "short labels": lambda key: cut(key / "labels.npy"),
-    "no attributes": lambda key: (key / "attributes.npy").unlink(),
-    "other attributes": lambda key: np.save(key / "attributes.npy", np.zeros((10, 2), np.float32)),
+    "no attributes": lambda key: (key / "values.npy").unlink(),
+    "other attributes": lambda key: np.save(key / "values.npy", np.zeros((10, 2), np.float32)),
     "no meta": lambda key: (key / "meta.json").unlink(),
     "short meta": lambda key: cut(key / "meta.json"),
     "odd meta": lambda key: (key / "meta.json").write_text("[]"),

@@ -15,6 +15,7 @@ import diffeo
 from diffeo import figures, latent
 from diffeo.cli import main
 from diffeo.cli.shorthand import spell_out
+from diffeo.context import ContextSpec, Number
 from diffeo.data import Gallery, ImageOptions, ImageSplit, load_gallery, load_images
 from diffeo.run import Run
 
@@ -49,9 +50,9 @@ def with_contexts(monkeypatch):
 
     def gallery(run, source):
         found = load_gallery(ImageOptions(source, rows=120))
-        parts = found.pictures
+        parts = found.images
         split = Conditional(parts.pixels, parts.rows, parts.labels, parts.attributes)
-        return Gallery(split, found.names, [], found.attribute_names)
+        return Gallery(split, found.names, [], found.attributes)
 
     monkeypatch.setattr(Run, "gallery", gallery)
 
@@ -153,7 +154,7 @@ def test_a_film_is_made_by_ffmpeg(run, monkeypatch, capsys):
 def test_paths_of_a_conditional_model(run, with_contexts):
     arguments = ["interpolate", "labels", "--data=digits", "--pairs=2", "--frames=3"]
     assert main([*arguments, "--out=i.png"]) == 0
-    split = Run("labels").gallery("digits").pictures
+    split = Run("labels").gallery("digits").images
     x, context = split.take(torch.arange(4))
     drawn = sheet_of("i.png", 6, 3)
     assert (drawn[0::3] == x[::2, 0].numpy()).all()
@@ -233,7 +234,7 @@ def test_edits_of_a_conditional_model(run, with_contexts, monkeypatch):
     arguments = ["labels", "--data=digits", "--kind=mean"]
     assert main(["directions", *arguments, "--out=d.safetensors"]) == 0
     assert main(["edit", *arguments, "--attribute=label=3", "-n=5", "--out=e.png"]) == 0
-    split = Run("labels").gallery("digits").pictures
+    split = Run("labels").gallery("digits").images
     assert torch.equal(drawn[0][0][:, 2], split.take(torch.arange(5))[0])
     x, context = split.take(torch.arange(120))
     with torch.no_grad():
@@ -248,10 +249,11 @@ def test_edits_of_a_conditional_model(run, with_contexts, monkeypatch):
 def test_attributes_that_are_not_known_or_never_vary(run, monkeypatch, capsys):
     def gallery(run, source):
         found = load_gallery(ImageOptions(source, rows=120))
-        attributes = found.pictures.attributes[:, :3].clone()
+        attributes = found.images.attributes[:, :3].clone()
         attributes[:, 0], attributes[::2, 1] = 1.0, torch.nan
-        split = replace(found.pictures, attributes=attributes)
-        return Gallery(split, found.names, [], ["same", "some", "all"])
+        split = replace(found.images, attributes=attributes)
+        names = ContextSpec(tuple(map(Number, ["same", "some", "all"])))
+        return Gallery(split, found.names, [], names)
 
     monkeypatch.setattr(Run, "gallery", gallery)
     assert main(["directions", "digits", "--data=digits", "--out=d.safetensors"]) == 0

@@ -323,14 +323,14 @@ def test_images_with_labels_and_back(run, capsys):
     assert main(arguments) == 0
     opened, seen = Run("glow"), set()
     gallery = load_gallery(ImageOptions("drawn"))
-    labels = gallery.pictures.attributes
+    labels = gallery.images.attributes
     assert gallery.attribute_names == ["label=0", "label=1"]
     for i, count in enumerate((10, 10, 5)):
         seed, rows = part_seed(1, i), slice(10 * i, 10 * i + count)
         assert (labels[rows].sum(1) == 1).all()
         seen |= {tuple(labels[rows, 0].tolist())}
         x = opened.sample(count, context=labels[rows], seed=seed)
-        assert (gallery.pictures.all()[rows] == x).all()
+        assert (gallery.images.all()[rows] == x).all()
     assert len(seen) == 3
     assert main(["score", "glow", "--data=drawn", "--out=out", "--kind=complexity"]) == 0
     assert main(["score", "glow", "--data=drawn/train-00000.parquet", "--out=one.csv"]) == 0

@@ -614,7 +614,7 @@ def test_mnist_is_as_good_as_its_card_says(shared_data):
     said = float(re.search(r"- test: (1\.\d+)", card_of(zoo.find("mnist"))[1])[1])
     run = Run("mnist")
     gallery = run.gallery(str(shared_data / "mnist" / "test.parquet"))
-    x, context = gallery.pictures.take(torch.arange(2_000))
+    x, context = gallery.images.take(torch.arange(2_000))
     with torch.no_grad():
         parts = zip(x.split(100), context.split(100), strict=True)
         bits = torch.cat([run.flow.bits_per_dim(*part) for part in parts])

@@ -330,7 +330,7 @@ def test_a_cache_that_lies_is_made_anew(tmp_path):
     specimens.pictures(tmp_path / "pngs")
     options = ImageOptions(str(tmp_path / "pngs"), cache=str(tmp_path / "cache"))
     whole = load_gallery(options)
-    pixels = whole.pictures.all()
+    pixels = whole.images.all()
     (kept,) = (tmp_path / "cache").iterdir()
     meta = json.loads((kept / "meta.json").read_text())
     for change in (
@@ -345,7 +345,7 @@ def test_a_cache_that_lies_is_made_anew(tmp_path):
     ):
         change()
         again = load_gallery(options)
-        assert torch.equal(again.pictures.all(), pixels)
+        assert torch.equal(again.images.all(), pixels)
         assert again.names == whole.names
 
 

@@ -86,7 +86,7 @@ def chosen_attributes(options: Namespace, run: Run) -> tuple[ImageSplit, list[st
 def _chosen(options: Namespace, run: Run, split: str) -> tuple[ImageSplit, list[str]]:
     if options.data is not None:
         gallery = run.gallery(options.data)
-        return gallery.pictures, gallery.attribute_names
+        return gallery.images, gallery.attribute_names
     data = run.data()
     assert isinstance(data, Images)
     return data.split(split), data.attribute_names

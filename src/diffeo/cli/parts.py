@@ -34,7 +34,7 @@ def score(options: Namespace, run: Run, console: Console) -> None:
 
     def batches(source: str) -> Iterable[Batch]:
         if run.flow.takes_pixels:
-            return Batches(run.gallery(source, unlabelled=True).pictures, run.flow.chunk)
+            return Batches(run.gallery(source, unlabelled=True).images, run.flow.chunk)
         return run.rows(source, unlabelled=True, delimiter=options.delimiter)
 
     usual = reference(options, run, batches)

@@ -29,7 +29,7 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     """Write each picture of `--data`: its name, log-likelihood, bits/dim, and score of `--kind`."""
     out = check_writable(options.out)
     gallery = run.gallery(options.data, unlabelled=True)
-    if class_count(run.flow) and gallery.pictures.context is None:
+    if class_count(run.flow) and gallery.images.context is None:
         say_unlabelled(options.data, run, console)
     usual = reference(
         options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))
@@ -83,4 +83,4 @@ def _sample_at_temperatures(options: Namespace, run: Run, console: Console) -> N
 
 
 def _batches(run: Run, gallery: Gallery) -> Batches:
-    return Batches(gallery.pictures, run.flow.chunk)
+    return Batches(gallery.images, run.flow.chunk)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from diffeo.context import ContextSpec
+
 SplitType = TypeVar("SplitType")
 
 
@@ -16,18 +18,13 @@ class Divided(Generic[SplitType]):
         train: what to learn from.
         val: what to choose by.
         test: what to report on.
-        context_columns: what the columns of the context are called.
+        context: what the density is conditional on.
     """
 
     train: SplitType
     val: SplitType
     test: SplitType
-    context_columns: list[str] = field(default_factory=list)
-
-    @property
-    def context_features(self) -> int:
-        """How many columns are context."""
-        return len(self.context_columns)
+    context: ContextSpec = field(default_factory=ContextSpec)
 
     def split(self, name: str) -> SplitType:
         """The split called train, val or test.

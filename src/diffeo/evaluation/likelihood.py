@@ -191,7 +191,7 @@ def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = Non
 def true_nll(table: Table, split: str) -> float | None:
     """Mean negative log-density of a split under the law that drew it; None if it is not known."""
     options = table.options
-    if options.source != "moons" or table.columns != ["x", "y"] or table.context_columns:
+    if options.source != "moons" or table.columns != ["x", "y"] or table.context:
         return None
     x = table.split(split).x.numpy().astype(np.float64)
     noise = 0.05 if options.noise is None else options.noise

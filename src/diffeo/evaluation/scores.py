@@ -231,7 +231,7 @@ def image_scores(
     seed: int = 0,
 ) -> dict[str, list[str] | Array]:
     """Of each picture its name, log-likelihood, bits/dim and score, by column; see `scores`."""
-    batches = Batches(gallery.pictures, flow.chunk)
+    batches = Batches(gallery.images, flow.chunk)
     pairs = list(scores(flow, batches, kind, reference, seed=seed))
     nats, values = (torch.cat(column) for column in zip(*pairs, strict=True))
     bits = -nats / flow.nats_per_bpd

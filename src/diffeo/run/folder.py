@@ -139,7 +139,7 @@ class Run:
         told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
         if told or not (unlabelled and class_count(self.flow)):
             gallery = gallery.conditional_on(source, self.context_columns)
-        shape = gallery.pictures.pixels.shape[1:]
+        shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(
                 f"{source} holds pictures of {size_of(shape)} and the model takes "

@@ -156,7 +156,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         model = model or RealNVP
         event, what = data.features, f"{data.features} columns"
         metadata = {"columns": data.columns}
-    metadata["context_columns"] = data.context_columns
+    metadata["context_columns"] = data.context.columns
     try:
         flow = model(event, **needs)
     except TypeError as error:
@@ -166,10 +166,10 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         raise ValueError(
             f"{type(flow).__name__} does not model {what}: choose another model by --model."
         )
-    if flow.context_features != data.context_features:
+    if flow.context_features != data.context.width:
         raise ValueError(
             f"{type(flow).__name__} wants {flow.context_features} columns of context and "
-            f"{data.name} has {data.context_features}: name them by --data.context."
+            f"{data.name} has {data.context.width}: name them by --data.context."
         )
     flow.metadata = {"data": data.name, **metadata}
     return flow
@@ -178,8 +178,8 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
 def _needs(data: Data) -> dict[str, Any]:
     """What a model is told about the data beside their shape."""
     needs: dict[str, Any] = {}
-    if data.context_features:
-        needs["context_features"] = data.context_features
+    if data.context:
+        needs["context_features"] = data.context.width
     if not isinstance(data, Images) and any(data.steps):
         needs["steps"] = data.steps
     return needs

@@ -61,7 +61,7 @@ class Scoring:
                 self.run.flow, gallery, self.kind, self.reference, seed=part.number
             )
         write_columns(file, columns)
-        lacking = class_count(self.run.flow) and gallery.pictures.context is None
+        lacking = class_count(self.run.flow) and gallery.images.context is None
         return [*gallery.notes, *([self.run.unlabelled(self.source)] if lacking else [])]
 
 

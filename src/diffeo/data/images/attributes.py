@@ -1,32 +1,36 @@
-"""Attributes of pictures: named facts, gathered picture by picture and encoded as numbers."""
+"""Attributes of images: gathered image by image, encoded as columns, and chosen as context."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from diffeo.context import Category, ContextSpec, Number, Variable
 from diffeo.data.files import listing, suggestion
 
 Value = float | str | None
-Numbers = NDArray[np.float32]
+# For each attribute its columns `[images, 1]`, or `[images, values]` of a category.
+Columns = dict[Variable, NDArray[np.float32]]
 
-MOST_TEXTS = 50  # a column of more is one of names or sentences, and says little by its values
+MOST_TEXTS = 50  # a column of more holds names or sentences, whose values tell little
 MOST_CLASSES = 256  # of labels, each of which costs a column
 
 
 class Collector:
-    """Gathers the attributes of pictures as they come; memory holds a number for each."""
+    """Gathers the attributes of images as they come; memory holds a number for each."""
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
         self._count = 0
 
     def append(self, attributes: Mapping[str, Value]) -> None:
-        """Adds those of the next picture; what it lacks is missing there."""
+        """Adds those of the next image; what it lacks is missing there."""
         for name, value in attributes.items():
             self._columns.setdefault(name, _Column()).put(self._count, value)
         self._count += 1
@@ -34,152 +38,178 @@ class Collector:
     def __contains__(self, name: str) -> bool:
         return name in self._columns
 
-    def encode(self) -> dict[str, Numbers]:
-        """Columns `[pictures]` by name.
+    def encode(self) -> Columns:
+        """The columns of each attribute; NaN stands for what is missing or infinite.
 
-        A number is itself, and a text one column of 0 and 1 for each value, called NAME=VALUE. NaN
-        stands for what is missing or infinite. A column of more than `MOST_TEXTS` texts is left
-        out, and so is one that mixes texts and numbers, or that no picture has.
+        A text is a category of its values in alphabetical order. An attribute of more than
+        `MOST_TEXTS` texts is left out, as is one that mixes texts and numbers or that no image has.
         """
-        encoded: dict[str, Numbers] = {}
+        encoded: Columns = {}
         for name, column in self._columns.items():
-            if column.left_out or column.empty:
+            if not column.numbers:
                 continue
-            values = column.values(self._count)
+            column.pad(self._count)
+            numbers = np.array(column.numbers)
             if column.texts:
-                # Dictionaries keep their order, so that the texts are those numbered 0, 1, ...
-                columns = one_hot(name, values, list(column.texts))
-                encoded |= {key: columns[key] for key in sorted(columns)}
+                values = sorted(column.texts)
+                ranks = np.argsort([column.texts[value] for value in values]).astype(float)
+                known = ~np.isnan(numbers)
+                numbers[known] = ranks[numbers[known].astype(int)]
+                encoded[Category(name, tuple(values))] = one_hot(numbers, len(values))
             else:
                 with np.errstate(over="ignore"):
-                    number = values.astype(np.float32)
+                    number = numbers.astype(np.float32)
                 number[~np.isfinite(number)] = np.nan
-                encoded[name] = number
+                encoded[Number(name)] = number[:, None]
         return encoded
 
 
 class _Column:
-    """One attribute: its numbers, or for each text the number under which it was first seen."""
+    """One attribute: its numbers, or for each text the rank in which it was first seen."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
-        self.left_out = False
-        self._numbers = array("d")
+        self.numbers = array("d")
+        self._usable = True
 
     def put(self, row: int, value: Value) -> None:
-        if value is None or value != value or self.left_out:
+        if value is None or value != value or not self._usable:
             return
-        if self._numbers and isinstance(value, str) != bool(self.texts):
-            self._leave_out()
-            return
+        is_text = isinstance(value, str)
+        self._usable = not self.numbers or is_text == bool(self.texts)
         if isinstance(value, str):
             value = self.texts.setdefault(value, len(self.texts))
-            if len(self.texts) > MOST_TEXTS:
-                self._leave_out()
-                return
-        self._pad(row)
-        self._numbers.append(value)
+        if self._usable and len(self.texts) <= MOST_TEXTS:
+            self.pad(row)
+            self.numbers.append(value)
+        else:
+            self._usable = False
+            del self.numbers[:]
 
-    @property
-    def empty(self) -> bool:
-        return not self._numbers
-
-    def values(self, rows: int) -> NDArray[np.float64]:
-        self._pad(rows)
-        return np.array(self._numbers)
-
-    def _pad(self, rows: int) -> None:
-        if len(self._numbers) < rows:
-            self._numbers.extend([math.nan] * (rows - len(self._numbers)))
-
-    def _leave_out(self) -> None:
-        self.left_out = True
-        del self._numbers[:]
+    def pad(self, rows: int) -> None:
+        """Fill up to so many rows with missing values."""
+        self.numbers.extend([math.nan] * (rows - len(self.numbers)))
 
 
-def one_hot(name: str, codes: NDArray[np.float64], values: list[str]) -> dict[str, Numbers]:
-    """A column of 0 and 1 `[pictures]` for each value in their order, called NAME=VALUE.
-
-    Args:
-        name: of the attribute.
-        codes: which of the values each picture has, NaN where that is missing `[pictures]`.
-        values: the values 0, 1, ...; if there are more than `MOST_CLASSES`, there is no column.
-    """
-    if len(values) > MOST_CLASSES:
-        return {}
-    missing = np.isnan(codes)
-    return {
-        f"{name}={value}": np.where(missing, np.nan, codes == code).astype(np.float32)
-        for code, value in enumerate(values)
-    }
+def one_hot(numbers: NDArray[np.float64], values: int) -> NDArray[np.float32]:
+    """Columns of 0 and 1 `[images, values]` of numbers `[images]`, NaN where these are."""
+    columns = (numbers[:, None] == np.arange(values)).astype(np.float32)
+    columns[np.isnan(numbers)] = np.nan
+    return columns
 
 
 def encode_label(
     name: str, labels: Sequence[int | str | None], numbers: NDArray[np.int64], names: list[str]
-) -> dict[str, Numbers]:
-    """Labels as `one_hot` columns, or as one column of 0 and 1 if they are truth values.
+) -> Columns:
+    """Labels as a category of at most `MOST_CLASSES` values, or truth values as a number.
 
     Args:
-        name: of the column of labels.
+        name: of the attribute.
         labels: as the source gives them.
-        numbers: the same as numbers, -1 where there is none `[pictures]`.
+        numbers: the same as numbers, -1 where there is none `[images]`.
         names: what the numbers 0, 1, ... are called.
     """
-    codes = np.where(numbers < 0, np.nan, numbers)
-    if names and all(isinstance(label, bool) for label in labels if label is not None):
+    if not 0 < len(names) <= MOST_CLASSES:
+        return {}
+    if all(isinstance(label, bool) for label in labels if label is not None):
         truth = [math.nan if label is None else float(label) for label in labels]
-        return {name: np.array(truth, dtype=np.float32)}
-    return one_hot(name, codes, names)
+        return {Number(name): np.array(truth, dtype=np.float32)[:, None]}
+    return {
+        Category(name, tuple(names)): one_hot(np.where(numbers < 0, np.nan, numbers), len(names))
+    }
 
 
-def as_matrix(columns: dict[str, Numbers], rows: int) -> Numbers:
-    """Columns `[rows]` beside each other, `[rows, columns]`."""
-    matrix = np.empty((rows, len(columns)), dtype=np.float32)
-    for i, column in enumerate(columns.values()):
-        matrix[:, i] = column
-    return matrix
+def choose(source: str, attributes: ContextSpec, wanted: Sequence[str]) -> ContextSpec:
+    """The context that a user means by names such as `filled`, `shape` or `shape=circle`.
 
-
-def choose(source: str, names: list[str], wanted: list[str]) -> list[str]:
-    """The columns that a user means: by their names, or by that of a text for all its values.
+    An attribute comes as it is; a single value of a category becomes a number, 0 or 1.
 
     Args:
         source: named in messages.
-        names: those there are.
-        wanted: what the user wrote, such as `filled`, `shape` or `shape=circle`.
+        attributes: those there are.
+        wanted: names of attributes and of columns.
 
     Raises:
         ValueError: a name that is unknown or chosen twice.
     """
-    chosen: list[str] = []
+    known: dict[str, Variable] = {column: Number(column) for column in attributes.columns}
+    known |= {variable.name: variable for variable in attributes.variables}
+    chosen: list[Variable] = []
     for name in wanted:
-        columns = [name] if name in names else [n for n in names if n.startswith(f"{name}=")]
-        if not columns:
-            if not names:
-                raise ValueError(
-                    f"{source}: its pictures have no attributes, and no '{name}': "
-                    "leave out --data.context"
-                )
-            known = [*names, *dict.fromkeys(n.partition("=")[0] for n in names if "=" in n)]
+        if not known:
+            raise ValueError(
+                f"{source}: its images have no attributes, and no '{name}': leave out "
+                "--data.context"
+            )
+        if name not in known:
             raise ValueError(
                 f"{source} has no attribute '{name}'{suggestion(name, known)}: "
-                f"it has {listing(names)}"
+                f"it has {listing(attributes.columns)}"
             )
-        twice = [column for column in columns if column in chosen]
+        before = {column for variable in chosen for column in variable.columns}
+        twice = [column for column in known[name].columns if column in before]
         if twice:
             raise ValueError(
                 f"{source}: attribute '{twice[0]}' is chosen twice: name it once in --data.context"
             )
-        chosen += columns
-    return chosen
+        chosen.append(known[name])
+    return ContextSpec(tuple(chosen))
 
 
-def check_present(source: str, columns: dict[str, Numbers]) -> None:
-    """Refuses columns `[pictures]` by name of which some values are missing."""
-    gaps = {name: int(np.isnan(column).sum()) for name, column in columns.items()}
-    lacking = [f"{gap} of {len(columns[name])} lack '{name}'" for name, gap in gaps.items() if gap]
+def context_columns(
+    source: str, attributes: ContextSpec, values: Tensor, context: ContextSpec
+) -> Tensor:
+    """The columns of a context `[images, width]` from those of all attributes.
+
+    Args:
+        source: named in messages.
+        attributes: those there are.
+        values: of the attributes `[images, attributes.width]`.
+        context: made of some of them; its categories may have values that no image has.
+
+    Raises:
+        ValueError: an attribute that is unknown, or that an image lacks or has another value of.
+    """
+    columns = [
+        torch.zeros(len(values)) if place is None else values[:, place]
+        for variable in context.variables
+        for place in _places(source, attributes, variable)
+    ]
+    found = torch.stack(columns, dim=1)
+    gaps = zip(context.columns, found.isnan().sum(0).tolist(), strict=True)
+    lacking = [f"{gap} of {len(values)} lack '{name}'" for name, gap in gaps if gap]
     if lacking:
         raise ValueError(
-            f"{source}: not every picture has the context, {listing(lacking, 5)}: fill them in, or "
+            f"{source}: not every image has the context, {listing(lacking, 5)}: fill them in, or "
             "leave these out of --data.context"
+        )
+    for variable, part in context.parts():
+        if isinstance(variable, Number):
+            continue
+        if others := int((found[:, part] == 0).all(1).sum()):
+            raise ValueError(
+                f"{source}: {others} of {len(values)} have another '{variable.name}' than the "
+                f"context, whose values are {listing(variable.values)}: leave these images out"
+            )
+    return found
+
+
+def _places(source: str, attributes: ContextSpec, variable: Variable) -> Iterator[int | None]:
+    """Where the columns of a variable are among those of the attributes; None for no image's."""
+    own, part = next(
+        (found for found in attributes.parts() if found[0].name == variable.name),
+        (None, slice(0)),
+    )
+    if isinstance(variable, Category) and isinstance(own, Category):
+        for value in variable.values:
+            yield part.start + own.values.index(value) if value in own.values else None
+    elif isinstance(variable, Number) and isinstance(own, Number):
+        yield part.start
+    elif isinstance(variable, Number) and variable.name in attributes.columns:
+        yield attributes.columns.index(variable.name)
+    else:
+        choose(source, attributes, [variable.name])  # which knows better what is wrong
+        raise ValueError(
+            f"{source}: attribute '{variable.name}' is of another kind than the context's: give "
+            "images with the attribute of the training"
         )

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from diffeo.data.images.attributes import Collector, as_matrix, encode_label
+from diffeo.context import ContextSpec
+from diffeo.data.images.attributes import Collector, encode_label
 from diffeo.data.images.cache import Contents, Gap
 from diffeo.data.images.decoding import Pixels, UnreadableError, decode
 from diffeo.data.images.source import Entry, ImageSource, Label
@@ -82,8 +83,10 @@ def build(
         names=names,
         labels=numbers,
         label_names=label_names,
-        attributes=as_matrix(columns, len(labels)),
-        attribute_names=list(columns),
+        attributes=ContextSpec(tuple(columns)),
+        values=np.concatenate(
+            [*columns.values()] or [np.empty((len(labels), 0), np.float32)], axis=1
+        ),
         splits=dict(splits),
         gaps=gaps,
         unit=source.unit,

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.data.bounds import check_plain
-from diffeo.data.images.attributes import Numbers
 from diffeo.data.images.decoding import Pixels
 from diffeo.data.images.options import ImageOptions
 from diffeo.data.images.source import SPLITS
 from diffeo.utils.parsing import parse_json, read_text
 
-VERSION = 3  # of what the folders hold and of how pictures are decoded
+VERSION = 4  # of what the folders hold and of how pictures are decoded
 
 META_BYTES = 2**30  # of the names of some ten million pictures
-_ARRAYS = ("labels", "attributes")  # files of their own; the rest is in meta.json
+_ARRAYS = ("labels", "values")  # files of their own; the rest is in meta.json
 
 Gap = tuple[str, str]
 Labels = NDArray[np.int64]
@@ -41,8 +41,8 @@ class Contents:
         names: what each picture is called: its file, or its row.
         labels: the class of each picture `[pictures]`, -1 where it has none.
         label_names: what the labels 0, 1, ... are called.
-        attributes: what else is known of each picture `[pictures, columns]`, NaN where it is not.
-        attribute_names: what these columns are called.
+        attributes: what else is known of the images.
+        values: of the attributes `[images, attributes.width]`, NaN where they are not known.
         splits: how many of the pictures, in their order, the source gives to each split.
         gaps: what was left out: the name and the kind of trouble.
         unit: what pictures are counted in: files, rows.
@@ -52,8 +52,8 @@ class Contents:
     names: list[str]
     labels: Labels
     label_names: list[str]
-    attributes: Numbers
-    attribute_names: list[str]
+    attributes: ContextSpec
+    values: NDArray[np.float32]
     splits: dict[str, int]
     gaps: list[Gap]
     unit: str
@@ -146,6 +146,10 @@ def uncached(build: Callable[[Path], Contents]) -> Pictures:
 
 def _save(folder: Path, contents: Contents) -> None:
     meta = {field.name: getattr(contents, field.name) for field in dataclasses.fields(contents)}
+    meta["attributes"] = [
+        [variable.name, variable.values if isinstance(variable, Category) else None]
+        for variable in contents.attributes.variables
+    ]
     for name in _ARRAYS:
         np.save(folder / f"{name}.npy", meta.pop(name))
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -160,8 +164,14 @@ def _load(folder: Path) -> Pictures | None:
     try:
         meta = parse_json(read_text(folder / "meta.json", META_BYTES))
         gaps = [(name, kind) for name, kind in meta.pop("gaps")]
+        attributes = ContextSpec(
+            tuple(
+                Number(name) if values is None else Category(name, tuple(values))
+                for name, values in meta.pop("attributes")
+            )
+        )
         arrays: Any = {name: np.array(_mapped(folder / f"{name}.npy")) for name in _ARRAYS}
-        contents = Contents(gaps=gaps, **arrays, **meta)
+        contents = Contents(gaps=gaps, attributes=attributes, **arrays, **meta)
         pixels = _mapped(folder / "pixels.npy")
         whole = _fits(pixels, contents)
     except Exception:  # damage makes NumPy's and Python's readers raise nearly anything
@@ -179,7 +189,7 @@ def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
     """Whether pixels and what is said of them are of one set of pictures."""
     known = contents
     count = len(pixels)
-    texts = [known.names, known.label_names, known.attribute_names, map("".join, known.gaps)]
+    texts = [known.names, known.label_names, known.attributes.columns, map("".join, known.gaps)]
     return (
         pixels.dtype == np.uint8
         and list(pixels.shape) == known.shape
@@ -192,8 +202,8 @@ def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
         and known.labels.shape == (count,)
         and known.labels.min() >= -1
         and known.labels.max() < max(len(known.label_names), 1)
-        and known.attributes.dtype == np.float32
-        and known.attributes.shape == (count, len(known.attribute_names))
+        and known.values.dtype == np.float32
+        and known.values.shape == (count, known.attributes.width)
         and {*known.splits} <= {*SPLITS}
         and all(type(n) is int and n >= 0 for n in known.splits.values())
         and sum(known.splits.values()) == count

@@ -28,7 +28,7 @@ def load_gallery(options: ImageOptions, console: Console | None = None) -> Galle
     pictures = _decoded(options, console)
     contents = pictures.contents
     whole = _part(pictures, np.arange(len(pictures.pixels)))
-    gallery = Gallery(whole, contents.names, _notes(contents, options), contents.attribute_names)
+    gallery = Gallery(whole, contents.names, _notes(contents, options), contents.attributes)
     return gallery.conditional_on(options.source, options.context or [])
 
 
@@ -65,7 +65,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
         test=test,
         notes=_notes(contents, options),
         options=options,
-        attribute_names=contents.attribute_names,
+        attributes=contents.attributes,
     )
     return images.conditional_on(options.context or [])
 
@@ -104,7 +104,7 @@ def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]
 
 def _part(pictures: Pictures, rows: NDArray[np.int64]) -> ImageSplit:
     labels = torch.from_numpy(pictures.contents.labels[rows])
-    attributes = torch.from_numpy(pictures.contents.attributes[rows])
+    attributes = torch.from_numpy(pictures.contents.values[rows])
     return ImageSplit(
         pictures.pixels,
         rows,

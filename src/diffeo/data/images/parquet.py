@@ -105,8 +105,9 @@ def find_columns(name: str, schema: Any, options: ImageOptions) -> Columns:
 
 def _texts(names: Any) -> list[str] | None:
     """Names of classes as the source's notes have them, if that is what they are."""
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if known else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names if len({*names}) == len(names) else None
 
 
 def _holds_images(kind: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffeo.data.images.attributes import check_present, choose
+from diffeo.context import ContextSpec
+from diffeo.data.images.attributes import choose, context_columns
 from diffeo.data.images.decoding import Pixels
 from diffeo.data.images.options import ImageOptions
 from diffeo.data.splits import Divided
@@ -59,15 +61,15 @@ class ImageSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Divided[ImageSplit]):
-    """Pictures of one size, split in three.
+    """Images of one size, split in three.
 
     Args:
         name: short, for titles.
         shape: channels, height and width.
         label_names: what the labels 0, 1, ... are called; empty where there are none.
         notes: sentences for the user.
-        options: what the pictures were loaded with.
-        attribute_names: what the columns of the splits' attributes are called.
+        options: what the images were loaded with.
+        attributes: what the columns of the splits' attributes mean.
     """
 
     name: str
@@ -75,73 +77,90 @@ class Images(Divided[ImageSplit]):
     label_names: list[str]
     notes: list[str] = field(default_factory=list)
     options: ImageOptions = field(default_factory=ImageOptions)
-    attribute_names: list[str] = field(default_factory=list)
+    attributes: ContextSpec = field(default_factory=ContextSpec)
 
-    def conditional_on(self, context: list[str]) -> Images:
-        """The same pictures with another context.
+    @property
+    def attribute_names(self) -> list[str]:
+        """The names of the columns of the splits' attributes."""
+        return self.attributes.columns
+
+    def conditional_on(self, context: Sequence[str]) -> Images:
+        """The same images with another context.
 
         Args:
-            context: names of attributes, or of a text for all its values; none for no context.
+            context: names of attributes, or NAME=VALUE for one value of a text; none for no
+                context.
 
         Raises:
-            ValueError: a name that is unknown or chosen twice, or one that not each picture has.
+            ValueError: a name that is unknown or chosen twice, or one that not each image has.
         """
-        columns = choose(self.options.source, self.attribute_names, context)
-        splits = _with_context(
-            self.options.source, [self.train, self.val, self.test], self.attribute_names, columns
+        source = self.options.source
+        spec = choose(source, self.attributes, context)
+        train, val, test = _with_context(
+            source, [self.train, self.val, self.test], self.attributes, spec
         )
         return dataclasses.replace(
             self,
-            train=splits[0],
-            val=splits[1],
-            test=splits[2],
-            options=dataclasses.replace(self.options, context=context or None),
-            context_columns=columns,
+            train=train,
+            val=val,
+            test=test,
+            options=dataclasses.replace(self.options, context=[*context] or None),
+            context=spec,
         )
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """All pictures of a source in its order.
+    """All images of a source in its order.
 
     Args:
-        pictures: they.
+        images: they.
         names: what each is called: its file inside the folder, or its row.
         notes: sentences for the user.
-        attribute_names: what the columns of the pictures' attributes are called.
-        context_columns: which of them are context.
+        attributes: what the columns of the images' attributes mean.
+        context: which of them are context.
     """
 
-    pictures: ImageSplit
+    images: ImageSplit
     names: list[str]
     notes: list[str]
-    attribute_names: list[str] = field(default_factory=list)
-    context_columns: list[str] = field(default_factory=list)
+    attributes: ContextSpec = field(default_factory=ContextSpec)
+    context: ContextSpec = field(default_factory=ContextSpec)
 
-    def conditional_on(self, source: str, context: list[str]) -> Gallery:
-        """The same pictures with another context, as `Images.conditional_on`; source for messages.
+    @property
+    def attribute_names(self) -> list[str]:
+        """The names of the columns of the images' attributes."""
+        return self.attributes.columns
+
+    def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Gallery:
+        """The same images with another context.
+
+        Args:
+            source: named in messages.
+            context: names as for `Images.conditional_on`; or that of a model, whose categories
+                may have values that no image has.
 
         Raises:
-            ValueError: as there.
+            ValueError: as there, or a value of a category that the context does not have.
         """
-        columns = choose(source, self.attribute_names, context)
-        (pictures,) = _with_context(source, [self.pictures], self.attribute_names, columns)
-        return dataclasses.replace(self, pictures=pictures, context_columns=columns)
+        if not isinstance(context, ContextSpec):
+            context = choose(source, self.attributes, context)
+        (images,) = _with_context(source, [self.images], self.attributes, context)
+        return dataclasses.replace(self, images=images, context=context)
 
 
 def _with_context(
-    source: str, splits: list[ImageSplit], names: list[str], columns: list[str]
+    source: str, splits: list[ImageSplit], attributes: ContextSpec, context: ContextSpec
 ) -> list[ImageSplit]:
-    """Splits whose context is some columns of their attributes, of which none may be missing."""
-    if not columns:
+    """Splits whose context is made of some of their attributes, none of which may be missing."""
+    if not context:
         return [dataclasses.replace(split, context=None) for split in splits]
-    places = [names.index(column) for column in columns]
-    contexts = [split.attributes[:, places] for split in splits if split.attributes is not None]
-    every = torch.cat(contexts).numpy()
-    check_present(source, {column: every[:, i] for i, column in enumerate(columns)})
+    none = torch.empty(0)
+    values = [none if split.attributes is None else split.attributes for split in splits]
+    rows = context_columns(source, attributes, torch.cat(values), context)
     return [
-        dataclasses.replace(split, context=context)
-        for split, context in zip(splits, contexts, strict=True)
+        dataclasses.replace(split, context=part)
+        for split, part in zip(splits, rows.split([*map(len, splits)]), strict=True)
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffeo.context import ContextSpec, Number
 from diffeo.data.files import Array, Source, listing
 from diffeo.data.splits import Divided
 from diffeo.data.tables.columns import (
@@ -102,7 +103,7 @@ def load_table(options: TableOptions) -> Table:
     return Table(
         name=Path(options.source).stem,
         columns=columns,
-        context_columns=context,
+        context=ContextSpec(tuple(map(Number, context))),
         train=train,
         val=val,
         test=test,
