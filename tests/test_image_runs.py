@@ -428,7 +428,7 @@ def test_an_edit_by_condition_decodes_the_same_noise_under_another_context(tmp_p
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            diffeo.figures, "labelled_sheet", lambda x, *words: drawn.append((x, words)) or Figure()
+            diffeo.figures, "image_grid", lambda x, *words: drawn.append((x, words)) or Figure()
         )
         arguments = ["edit", "shapes", "--attribute=filled", "-n=5", "--out=e.png"]
         assert main([*arguments, "--strengths=-1,0,1"]) == 0

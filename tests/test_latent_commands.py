@@ -83,11 +83,9 @@ def sheet_of(path, count, columns):
 
 
 def figures_drawn(monkeypatch):
-    """What is handed to `labelled_sheet`, call by call."""
-    calls, draw = [], figures.labelled_sheet
-    monkeypatch.setattr(
-        figures, "labelled_sheet", lambda *given: calls.append(given) or draw(*given)
-    )
+    """What is handed to `image_grid`, call by call."""
+    calls, draw = [], figures.image_grid
+    monkeypatch.setattr(figures, "image_grid", lambda *given: calls.append(given) or draw(*given))
     return calls
 
 
@@ -427,7 +425,7 @@ def test_lists_may_begin_with_a_minus_sign():
 def test_labels_stand_above_images_that_are_exact(channels, side):
     x = pixels(15, channels, side, side).unflatten(0, (3, 5))
     labels = ["data", "0.25", "a longer label", "two\nlines", "\N{MINUS SIGN}1"]
-    figure = figures.labelled_sheet(x, labels, "a caption in grey")
+    figure = figures.image_grid(x, labels, "a caption in grey")
     words = {text.get_text(): text for text in figure.texts}
     assert set(words) == {"data", "0.25", "a longer label", "two", "lines", "\N{MINUS SIGN}1"} | {
         "a caption in grey"
@@ -453,7 +451,7 @@ def test_labels_stand_above_images_that_are_exact(channels, side):
 def test_sheets_that_cannot_be_labelled_are_refused():
     x = pixels(6, 1, 8, 8).unflatten(0, (2, 3))
     for wrong, labels in ((x, ["a"]), (x[0], list("abc")), (x[:0], list("abc")), (x[:, :0], [])):
-        with pytest.raises(ValueError, match="expected pictures of shape"):
-            figures.labelled_sheet(wrong, labels)
+        with pytest.raises(ValueError, match="expected images of shape"):
+            figures.image_grid(wrong, labels)
     with pytest.raises(ValueError, match=r"torch\.uint8"):
-        figures.labelled_sheet(x.float(), list("abc"))
+        figures.image_grid(x.float(), list("abc"))

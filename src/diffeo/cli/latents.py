@@ -98,7 +98,7 @@ def edit(options: Namespace, console: Console) -> None:
         ]
         caption = f"strength of {', '.join(names)}, direction of kind {directions.kind}"
     labels = [tick(strength) for strength in options.strengths]
-    figures.save(figures.labelled_sheet(torch.stack(columns, dim=1), labels, caption), out)
+    figures.save(figures.image_grid(torch.stack(columns, dim=1), labels, caption), out)
     _say(console, f"Drawn into {out}.")
 
 
@@ -187,7 +187,7 @@ def levels(options: Namespace, console: Console) -> None:
         columns.append(redrawn[:, 0])
     labels = ["data", *(f"level {level}\nredrawn" for level in numbers)]
     caption = f"temperature {tick(options.temperature)}"
-    figures.save(figures.labelled_sheet(torch.stack(columns, dim=1), labels, caption), out)
+    figures.save(figures.image_grid(torch.stack(columns, dim=1), labels, caption), out)
     _say(console, f"Drawn into {out}.")
 
 

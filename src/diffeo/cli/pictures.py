@@ -78,7 +78,7 @@ def _sample_at_temperatures(options: Namespace, run: Run, console: Console) -> N
         run.flow, count, options.temperatures, context=context, generator=generator
     )
     labels = [tick(temperature) for temperature in options.temperatures]
-    figures.save(figures.labelled_sheet(x, labels, "temperature"), out)
+    figures.save(figures.image_grid(x, labels, "temperature"), out)
     console.print(f"Drawn into {out}.", highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from diffeo import figures
 from diffeo.evaluation import scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.figures.latents import base_density
+from diffeo.figures.points import base_density, base_of, latent_reach
 from diffeo.latent.coding import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
@@ -141,7 +141,8 @@ def place(subject: Subject, found: Findings) -> str:
 
 def levels(subject: Subject, found: Findings) -> str:
     """A histogram of each level of the latents, against the standard base density."""
-    flow = subject.flow
+    flow, base = subject.flow, base_of(subject.flow)
+    name = type(base).__name__.lower()
     # The middles of a dequantizer's cells would lie closer together than the base's noise.
     with torch.no_grad():
         if flow.dequantizer is None:
@@ -158,21 +159,21 @@ def levels(subject: Subject, found: Findings) -> str:
             continue
         spread = f"mean {values.mean():.2f}, standard deviation {values.std():.2f}"
         title = f"level {i} ({size}): {spread}".replace("-", "−")
-        reach = 4.0 if flow.base == "normal" else 7.0
+        reach = latent_reach(base) + 0.5
         usual = float(np.quantile(np.abs(values), 0.99))
         reach = max(reach, min(1.1 * usual, 1e6)) if math.isfinite(usual) else reach
         parts.append(
             charts.histogram(
                 values,
                 "z",
-                f"Histogram of level {i}, {spread}, against the standard {flow.base}.",
+                f"Histogram of level {i}, {spread}, against the standard {name}.",
                 title=title,
-                curve=lambda z: base_density(z, flow.base),
+                curve=lambda z: base_density(base, z),
                 reach=(-reach, reach),
                 look="chart latent",
             )
         )
-    line = f"The line is the standard {flow.base}, which the latents of the data follow."
+    line = f"The line is the standard {name}, which the latents of the data follow."
     return images.note(line) + f'<div class="charts">{"".join(parts)}</div>'
 
 

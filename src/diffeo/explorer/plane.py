@@ -12,12 +12,12 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
+from diffeo.bases import Normal
 from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.explorer.ways import Way, back, links, way, words
-from diffeo.figures.plane import REACH
-from diffeo.figures.points import Window, numbers, square
+from diffeo.figures.points import Window, base_of, latent_reach, square_window, to_numpy
 from diffeo.figures.style import DENSITY, WHEEL, tick
 
 CELLS = 200  # of the density, along a side
@@ -49,7 +49,7 @@ class Plane:
     @cached_property
     def window(self) -> Window:
         """The limits of data space."""
-        return square(numbers(self.data))
+        return square_window(to_numpy(self.data))
 
     @cached_property
     def frame(self) -> charts.Frame:
@@ -132,11 +132,12 @@ class Plane:
 
     def path(self, way: Way) -> str:
         """The way drawn: a numbered dot after each layer, over the circles of the noise."""
-        points = numbers(way.points[:, 0])
-        reach = max(REACH[self.subject.flow.base], 1.15 * float(np.abs(points[1:]).max()))
+        points = to_numpy(way.points[:, 0])
+        farthest = 1.15 * float(np.abs(points[1:]).max())
+        reach = max(latent_reach(base_of(self.subject.flow)), farthest)
         frame = charts.Frame(-reach, reach, -reach, reach, LEFT, TOP, SIDE, SIDE)
         parts = []
-        if self.subject.flow.base == "normal":
+        if isinstance(base_of(self.subject.flow), Normal):
             for radius in (1, 2, 3):
                 parts.append(
                     f'<circle class="ring" cx="{frame.across(0):.1f}" '
@@ -190,15 +191,15 @@ class Plane:
         flow = self.subject.flow
         z = flow.noise(FLOWING, generator(seed))
         context = None if self.context is None else self.context.expand(FLOWING, -1)
-        stations = numbers(back(flow, z, context))
-        reach = REACH[flow.base]
+        stations = to_numpy(back(flow, z, context))
+        reach = latent_reach(base_of(flow))
         plain = (-reach, reach), (-reach, reach)
         names = ["noise", *(f"undone: {words(link)}" for link in reversed(_links(flow)))]
         if flow.dequantizer is not None:
             names.append("rounded to its grid")
         shares, labels = [], []
         for i, points in enumerate(stations):
-            window = plain if _fits(points, reach) else square(points)
+            window = plain if _fits(points, reach) else square_window(points)
             if i == len(stations) - 1:
                 window, names[i] = self.window, f"data ({names[i]})"
             (left, right), (low, high) = window

@@ -1,9 +1,8 @@
-"""Data against samples, for any number of columns."""
+"""Data and samples of any number of columns: histograms and pairwise contours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from diffeo.figures.points import Limits, Window, check, finite, limits, numbers
+from diffeo.figures.points import Limits, Window, check_table, finite_rows, limits, to_numpy
 from diffeo.figures.style import DATA, MODEL, Array, house_style, oklch, panel, plain, write
 
 COLUMNS = 8  # drawn of a table
@@ -37,7 +36,7 @@ def corner(
 
     Args:
         x: data `(rows, features)`; None draws the samples alone.
-        samples: drawn from the model, `(any number, features)`.
+        samples: `(any number, features)`.
         columns: names of the features.
 
     Raises:
@@ -45,16 +44,15 @@ def corner(
     """
     alone = x is None
     x = samples[:0] if x is None else x
-    check(samples if alone else x, columns, plane=False)
+    check_table(samples if alone else x, columns)
     if samples.ndim != 2 or samples.shape[1] != x.shape[1]:
         wanted = f"(rows, {x.shape[1]})"
         raise ValueError(f"expected samples of shape {wanted}, got {tuple(samples.shape)}.")
     d = min(x.shape[1], COLUMNS)
-    data, drawn = numbers(x[:, :d]), numbers(samples[:, :d])
-    left_out = int((~finite(drawn)).sum())
-    data, drawn = data[finite(data)], drawn[finite(drawn)]
-    seen = drawn[finite(drawn)] if alone else data
-    ends = [limits(values, tail=0.005, margin=0.06) for values in seen.T]
+    data, drawn = to_numpy(x[:, :d]), to_numpy(samples[:, :d])
+    not_finite = int((~finite_rows(drawn)).sum())
+    data, drawn = data[finite_rows(data)], drawn[finite_rows(drawn)]
+    ends = [limits(values, tail=0.005, margin=0.06) for values in (drawn if alone else data).T]
 
     side, gap, left, bottom = max(1.25, 4.2 / d), 0.14, 0.85, 0.6
     size = d * side + (d - 1) * gap
@@ -67,8 +65,8 @@ def corner(
                 _histograms(axes, data[:, row], drawn[:, row], ends[row])
                 axes.set_yticks([])
             else:
-                window, pair = (ends[column], ends[row]), [column, row]
-                _contours(axes, data[:, pair], drawn[:, pair], window)
+                pair = [column, row]
+                _contours(axes, data[:, pair], drawn[:, pair], (ends[column], ends[row]))
                 axes.set(ylim=ends[row], yticks=_inner_ticks(ends[row], side))
             axes.set(xlim=ends[column], xticks=_inner_ticks(ends[column], side))
             axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0, labelsize=7.5)
@@ -77,16 +75,14 @@ def corner(
             if column == 0 and d > 1:
                 axes.set_ylabel(plain(columns[row], 16))
     figure.align_labels()
-    # The empty triangle is the place for the words.
-    title = (
-        f"first {d} of {x.shape[1]} columns"
-        if x.shape[1] > d
-        else f"{'' if alone else 'data and '}samples"
-    )
+    # The title and the legend stand in the empty triangle.
+    title = "samples" if alone else "data and samples"
+    if x.shape[1] > d:
+        title = f"first {d} of {x.shape[1]} columns"
     write(figure, left, bottom + size + 0.17, title, size=10 + d / 2, weight="bold")
     labels = [f"data, {len(data):,} rows", f"samples, {len(drawn):,} rows"]
-    if left_out:
-        labels[1] += f"\n({left_out:,} not finite, left out)"
+    if not_finite:
+        labels[1] += f"\n({not_finite:,} not finite, left out)"
     keys = [Patch(color=DATA, alpha=0.3, lw=0), Line2D([], [], color=MODEL, lw=1.2)]
     figure.legend(
         keys[alone:],
@@ -103,7 +99,7 @@ def corner(
 
 
 def _inner_ticks(ends: Limits, inches: float) -> list[float]:
-    """A few round numbers, none so near an end that its label meets that of the next panel."""
+    """A few round numbers, none so near an end that its label touches that of the next panel."""
     low, high = ends
     edge = 0.16 / inches * (high - low)
     ticks = MaxNLocator(max(4, int(3 * inches)), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
@@ -111,27 +107,24 @@ def _inner_ticks(ends: Limits, inches: float) -> list[float]:
 
 
 def _histograms(axes: Axes, data: Array, drawn: Array, ends: Limits) -> None:
-    """Both shares per bin of one column; what falls outside the limits still counts in them."""
-    filled: dict[str, Any] = {"color": DATA, "alpha": 0.3, "histtype": "stepfilled"}
-    line: dict[str, Any] = {"color": MODEL, "lw": 1.2, "histtype": "step"}
-    for values, look in ((data, filled), (drawn, line)):
-        weights = np.full(len(values), 1 / max(len(values), 1))
-        axes.hist(values, bins=40, range=ends, weights=weights, **look)
+    """Shares of data and samples in each bin of a column, of all values, also those outside."""
+    bins = np.linspace(*ends, 41)
+    shares = [np.histogram(values, bins)[0] / max(len(values), 1) for values in (data, drawn)]
+    axes.stairs(shares[0], bins, fill=True, color=DATA, alpha=0.3, lw=0)
+    axes.stairs(shares[1], bins, color=MODEL, lw=1.2)
 
 
 def _contours(axes: Axes, data: Array, drawn: Array, window: Window) -> None:
-    """Filled contours of the data, and lines of the samples, that hold the same shares of each."""
+    """Filled contours of the data, and lines of the samples, which hold the same shares."""
     xs, ys = (np.linspace(*ends, 2 * BINS + 1)[1::2] for ends in window)  # middles of the bins
-    heights = _heights(data, window)
-    if levels := _levels(heights):
+    if levels := _levels(heights := _heights(data, window)):
         axes.contourf(xs, ys, heights, [*levels, np.inf], colors=BLUES[-len(levels) :])
-    heights = _heights(drawn, window)
-    if levels := _levels(heights):
+    if levels := _levels(heights := _heights(drawn, window)):
         axes.contour(xs, ys, heights, levels, colors=MODEL, linewidths=0.9)
 
 
 def _heights(points: Array, window: Window) -> Array:
-    """A smooth histogram `(BINS, BINS)` of points `(rows, 2)`, rising to the right and upwards."""
+    """A smoothed histogram `(BINS, BINS)` of points `(rows, 2)`, indexed by y, then x."""
     heights, *_ = np.histogram2d(points[:, 0], points[:, 1], BINS, range=list(window))
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.6) ** 2)
     for axis in (0, 1):

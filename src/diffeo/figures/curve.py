@@ -1,4 +1,4 @@
-"""The loss of each epoch."""
+"""The loss by epoch."""
 
 from __future__ import annotations
 
@@ -21,21 +21,15 @@ def training_curve(
     unit: str = "nats",
     title: str | None = None,
 ) -> Figure:
-    """Negative log-likelihood by epoch, and the best epoch of the validation curve.
+    """Negative log-likelihood (NLL) by epoch, and the best epoch of the validation curve.
 
-    Args:
-        epochs: number of each epoch.
-        train: mean NLL of the training split at each of them; NaN where it was not measured.
-        validation: the same of the validation split.
-        floor: the lowest NLL that any model can reach, where it is known.
-        unit: what they are in.
-        title: what was trained.
+    NaN stands for what was not measured, and `floor` is the lowest NLL that any model can reach.
 
     Raises:
         ValueError: if the lists differ in length, or hold no finite value.
     """
-    if not len(epochs) == len(train) == len(validation):
-        lengths = f"{len(epochs)}, {len(train)} and {len(validation)}"
+    lengths = len(epochs), len(train), len(validation)
+    if len({*lengths}) > 1:
         raise ValueError(f"epochs, train and validation differ in length: {lengths}.")
     at, curves = np.asarray(epochs, float), np.array([train, validation], float)
     good = np.isfinite(curves)

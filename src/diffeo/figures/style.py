@@ -1,4 +1,4 @@
-"""The looks: colours, settings, panels placed in inches, short labels; and writing a figure."""
+"""The style of all figures: colours, settings, placed panels, short labels; and `save`."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ DENSITY = ListedColormap(
 )
 WHEEL = ListedColormap(oklch(0.68, 0.145, 360 * _t + 20), name="wheel")
 
+DPI = 160  # of a file
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "figure.dpi": 110,
-    "savefig.dpi": 160,
+    "savefig.dpi": DPI,
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "text.color": INK,
@@ -61,14 +62,10 @@ STYLE: dict[str, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.titlepad": 7,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": GREY,
-    "ytick.labelcolor": GREY,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
+    **dict.fromkeys(("xtick.color", "ytick.color"), LINE),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), GREY),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3),
     "legend.frameon": False,
     "lines.solid_capstyle": "round",
 }
@@ -77,15 +74,15 @@ _lock = threading.RLock()
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Our settings for the length of a block, or of a function that it decorates."""
+    """Draw with these settings, in a block or in a decorated function."""
     # matplotlib has one table of settings for all threads: two that change and restore it at the
-    # same time would leave ours behind.
+    # same time would leave these behind.
     with _lock, matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
 
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches: a fixed layout is quicker than a solved one, and steadier."""
+    """Axes at a place in inches: a fixed layout is faster than a solved one, and more stable."""
     w, h = figure.get_size_inches()
     axes = figure.add_axes((left / w, bottom / h, width / w, height / h))
     for axis in (axes.xaxis, axes.yaxis):
@@ -96,20 +93,19 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:
     """Text at a place in inches."""
-    figure.text(x, y, plain(text), transform=figure.dpi_scale_trans, **options)
+    if text.strip():
+        figure.text(x, y, plain(text), transform=figure.dpi_scale_trans, **options)
 
 
-def mount(sheet: Array, left: int, right: int, bottom: int, top: int) -> Figure:
+def mount(colors: Array, left: int, right: int, bottom: int, top: int) -> Figure:
     """A figure of an array of colours `(height, width, 3)`, with margins in pixels of the file.
 
     Each pixel of the array is one of a file that `save` writes.
     """
-    dpi = STYLE["savefig.dpi"]
-    tall, wide = sheet.shape[:2]
-    full = left + wide + right, bottom + tall + top
-    figure = Figure(figsize=(full[0] / dpi, full[1] / dpi))
-    axes = figure.add_axes((left / full[0], bottom / full[1], wide / full[0], tall / full[1]))
-    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    tall, wide = colors.shape[:2]
+    figure = Figure(figsize=((left + wide + right) / DPI, (bottom + tall + top) / DPI))
+    axes = panel(figure, left / DPI, bottom / DPI, wide / DPI, tall / DPI)
+    axes.imshow(colors, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     return figure
 
@@ -124,16 +120,16 @@ def tick(value: float, position: object = None) -> str:
 
 
 def plain(text: str, width: int = 200) -> str:
-    """Text cut to a width, with `$` as itself and not as the start of a formula."""
+    """Text shortened to a width, with `$` as itself and not as the start of a formula."""
     text = text if len(text) <= width else text[: width - 1].rstrip() + "…"
     return text.replace("$", r"\$")
 
 
-def entitle(axes: Axes, title: str, left_out: int = 0, color: str = INK) -> None:
-    """What a panel shows, and how many points it leaves out."""
+def set_title(axes: Axes, title: str, not_finite: int = 0, color: str = INK) -> None:
+    """A panel's title, and how many points it omits because they are not finite."""
     axes.set_title(title, color=color)
-    if left_out:
-        axes.set_title(f"{left_out:,} not finite", loc="right", fontsize=7.5, color=GREY)
+    if not_finite:
+        axes.set_title(f"{not_finite:,} not finite", loc="right", fontsize=7.5, color=GREY)
 
 
 def dots(axes: Axes, points: Array, **options: Any) -> None:
@@ -143,12 +139,9 @@ def dots(axes: Axes, points: Array, **options: Any) -> None:
 
 @house_style()
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure; the kind of file is that of the suffix, and the folder is made if need be.
-
-    A reader never meets half a picture: the file is written beside and then put in place.
-    """
+    """Write a figure atomically; the suffix chooses the file format, missing folders are made."""
     with atomic_write(Path(path)) as partial:
         kind = partial.suffix[1:] or "png"
-        # A file larger by a tenth, in half the time, which is a good part of that of drawing.
-        lightly: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
-        figure.savefig(partial, format=kind, **lightly)
+        # Files a tenth larger, in half the time, which is a good part of that of drawing.
+        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
+        figure.savefig(partial, format=kind, **options)

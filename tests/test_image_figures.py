@@ -294,7 +294,7 @@ def test_reconstructions_are_the_data_the_decoded_and_what_the_last_level_keeps(
         "decoded",
         "without level 1",
         "50 % of z left",
-        "6 of 6 pictures come back bit for bit",
+        "6 of 6 images come back bit for bit",
     ]
 
 
@@ -329,7 +329,7 @@ def test_all_images_are_counted_and_ten_are_drawn() -> None:
     np.testing.assert_array_equal(rows[0], x[:10, 0])
     same = (rows[0] == rows[1]).all(axis=(1, 2))
     assert same.tolist() == [i % 3 != 0 for i in range(10)]
-    caption = "16 of 25 pictures come back bit for bit; the first 10 are drawn"
+    caption = "16 of 25 images come back bit for bit; the first 10 are drawn"
     assert _words(figure) == ["data", "decoded", caption]
 
 
@@ -341,7 +341,7 @@ def test_fewer_bits_are_compared_with_what_they_keep() -> None:
     np.testing.assert_array_equal(rows[0], x[:4, 0])
     np.testing.assert_array_equal(rows[1], x[:4, 0] & 0b11100000)
     assert _words(figure)[-1] == (
-        "4 of 4 pictures come back bit for bit, in the bits that the flow models"
+        "4 of 4 images come back bit for bit, in the bits that the flow models"
     )
 
 
@@ -536,7 +536,7 @@ def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Pat
             call()
     with pytest.raises(ValueError, match="no pictures to lay out: pass at least one"):
         figures.tile(none)
-    with pytest.raises(ValueError, match="no pictures to encode: pass at least one"):
+    with pytest.raises(ValueError, match="no images to encode: pass at least one"):
         figures.reconstructions(flow, none)
     with pytest.raises(ValueError, match="x is empty: pass at least one event"):
         figures.latent_histograms(flow, none)
@@ -557,7 +557,7 @@ def test_flows_that_take_other_data_are_refused(flow: ImageRealNVP) -> None:
     assert isinstance(flow.dequantizer, PixelDequantize)
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, 1, 8, 8\)"):
         figures.reconstructions(flow, _images(2, 3))
-    with pytest.raises(ValueError, match="this flow takes no 8-bit pictures: pass an image flow"):
+    with pytest.raises(ValueError, match="this flow takes no 8-bit images: pass an image flow"):
         figures.reconstructions(RealNVP(2, layers=2, hidden=(8,)), _images())
     with pytest.raises(ValueError, match="takes no context"):
         figures.latent_histograms(flow, _images(2), torch.zeros(2, 1))
