@@ -1,4 +1,4 @@
-"""Attributes of pictures: read from every kind of source, encoded, kept, and used as context."""
+"""Attributes of images: read from every kind of source, encoded, and used as context."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load(source: Path | str, **options) -> Images:
 
 
 def columns_of(images: Images) -> dict[str, dict[int, float]]:
-    """For each attribute, its value by the number that a picture's first pixel holds."""
+    """For each attribute, its value by the number that a image's first pixel holds."""
     found: dict[str, dict[int, float]] = {name: {} for name in images.attribute_names}
     for split in ("train", "val", "test"):
         attributes = images.split(split).attributes
@@ -56,7 +56,7 @@ def columns_of(images: Images) -> dict[str, dict[int, float]]:
 
 
 def assert_columns(images: Images, expected: dict[str, list[float]]) -> None:
-    """Whether the attributes are these, in this order, of pictures 0, 1, ..."""
+    """Whether the attributes are these, in this order, of images 0, 1, ..."""
     found = columns_of(images)
     assert images.attribute_names == list(expected)
     for name, values in expected.items():
@@ -146,7 +146,7 @@ def rich_table(count: int = 12) -> pa.Table:
         half=pa.array(np.arange(count, dtype=np.float16)),
         hair=pa.array([None if n == 4 else ("red", "black")[n % 2] for n in i]),
         hat=pa.array(["top", "bowler"][n % 2] for n in i).dictionary_encode(),
-        caption=pa.array([f"picture {n}" for n in i] if count > MOST_TEXTS else ["same"] * count),
+        caption=pa.array([f"image {n}" for n in i] if count > MOST_TEXTS else ["same"] * count),
         day=pa.array([0] * count, pa.date32()),
         box=pa.array([[1, 2]] * count),
         nothing=pa.nulls(count),
@@ -330,8 +330,8 @@ def test_file_names_of_digits(tmp_path):
     ("text", "words"),
     [
         ("name,a\n00.png,1\n", ["no column 'file_name'", "did you mean 'name'", "name, a"]),
-        ("file_name,a\nf/00.png,1\n", ["no picture that is there", "f/00.png"]),
-        ("file_name,a\n", ["no picture that is there"]),
+        ("file_name,a\nf/00.png,1\n", ["no image that is there", "f/00.png"]),
+        ("file_name,a\n", ["no image that is there"]),
         ("file_name,a\n00.png,1\n./00.png,2\n", ["00.png a second time"]),
         ("file_name,a\n00.png,1\n,2\n", ["no file_name in row 2"]),
         ("", ["damaged"]),
@@ -393,10 +393,10 @@ def test_context_comes_with_its_images_in_the_order_asked_for(faces):
     assert load(faces, context=["label"]).context.category.name == "label"
     for split in (images.train, images.val, images.test):
         indices = torch.arange(len(split)).flip(0)
-        pictures, context = split.take(indices)
+        x, context = split.take(indices)
         assert context.dtype == torch.float32 and context.shape == (len(split), 7)
-        assert (pictures == split.batch(indices)).all()
-        for n, row in zip(pictures[:, 0, 0, 0].tolist(), context.tolist(), strict=True):
+        assert (x == split.batch(indices)).all()
+        for n, row in zip(x[:, 0, 0, 0].tolist(), context.tolist(), strict=True):
             classes = [float(n % 3 == k) for k in range(4)]
             assert row == [1 - 2 * (n % 2), *classes, n, n % 2 == 0]
 
@@ -417,8 +417,8 @@ def test_another_context_for_the_same_data(faces):
 def test_a_gallery_has_attributes_and_context(faces):
     gallery = load_gallery(ImageOptions(str(faces), cache="cache", context=["hat", "id"]))
     assert gallery.context.columns == ["hat=bowler", "hat=top", "id"]
-    pictures, context = gallery.images.take(torch.tensor([7, 2]))
-    assert pictures[:, 0, 0, 0].tolist() == [7, 2] and context.tolist() == [[1, 0, 7], [0, 1, 2]]
+    x, context = gallery.images.take(torch.tensor([7, 2]))
+    assert x[:, 0, 0, 0].tolist() == [7, 2] and context.tolist() == [[1, 0, 7], [0, 1, 2]]
     assert gallery.attribute_names == load(faces).attribute_names
     assert gallery.images.attributes.shape == (12, len(gallery.attribute_names))
     with pytest.raises(ValueError, match="lack 'age'"):

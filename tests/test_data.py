@@ -466,9 +466,9 @@ def test_refused_sources(tmp_path):
 
 
 def test_text_after_the_first_chunk(tmp_path, monkeypatch):
-    from diffeo.data.tables import table
+    from diffeo.data.tables import loading
 
-    monkeypatch.setattr(table, "BATCH_ROWS", 10)
+    monkeypatch.setattr(loading, "BATCH_ROWS", 10)
     path = tmp_path / "t.csv"
     with_values(b=but(33, "red"))(path)
     assert "row 34 " in refusal(lambda: load_table(TableOptions(str(path))))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffeo import figures
 from diffeo.bijections.pixels import PixelDequantize
-from diffeo.data.images.sheets import PAPER
+from diffeo.data.images.grid import PAPER
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
 
@@ -511,7 +511,7 @@ def test_what_has_not_the_shape_of_images_is_refused(
     flow: ImageRealNVP, tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     x = torch.zeros(shape, dtype=torch.uint8)
-    match = r"expected pictures of shape \(n, C, H, W\), got \("
+    match = r"expected images of shape \(n, C, H, W\), got \("
     with pytest.raises(ValueError, match=match):
         figures.tile(x)
     with pytest.raises(ValueError, match=match):
@@ -526,7 +526,7 @@ def test_what_has_not_the_shape_of_images_is_refused(
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Path) -> None:
     x, none = _images(2), _images(0)
-    match = r"pictures are torch\.float32: pass them as torch\.uint8, 0 to 255"
+    match = r"images are torch\.float32: pass them as torch\.uint8, 0 to 255"
     for call in (
         lambda: figures.tile(x / 255),
         lambda: figures.write_images([x / 255], tmp_path / "folder"),
@@ -534,7 +534,7 @@ def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Pat
     ):
         with pytest.raises(ValueError, match=match):
             call()
-    with pytest.raises(ValueError, match="no pictures to lay out: pass at least one"):
+    with pytest.raises(ValueError, match="no images to lay out: pass at least one"):
         figures.tile(none)
     with pytest.raises(ValueError, match="no images to encode: pass at least one"):
         figures.reconstructions(flow, none)

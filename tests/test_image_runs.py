@@ -325,7 +325,7 @@ def test_a_messy_folder_trains_and_says_what_it_left_out(messy, tmp_path, capsys
     lines = capsys.readouterr().out.splitlines()
     told = [line for line in lines if "left out" in line]
     assert len(told) == 1
-    assert "left out 5 of 205 files: 4 no pictures (README.txt, cats/empty.png, " in told[0]
+    assert "left out 5 of 205 files: 4 no images (README.txt, cats/empty.png, " in told[0]
     assert "1 broken (dogs/cut.jpg)" in told[0]
     assert any("from 160 pictures (20 to validate, 20 to test)" in line for line in lines)
     assert json.loads((tmp_path / "run/model/config.json").read_text())["metadata"]["labels"] == [

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from diffeo.data import ImageOptions, Images, augment, load_images
 from diffeo.data.images import building
 from diffeo.data.images import cache as caches
 from diffeo.data.images.decoding import UnreadableError, decode
-from diffeo.data.images.loading import ImageOptions, Images, augment, load_images
-from diffeo.data.images.sources import is_image_source
+from diffeo.data.images.opening import is_image_source
 
 
 def load(source: Path | str, **options) -> Images:
@@ -74,9 +74,9 @@ def everything(images: Images) -> list[int]:
 # Decoding
 
 
-def saved(picture: Image.Image, kind: str, **keywords) -> bytes:
+def saved(image: Image.Image, kind: str, **keywords) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **keywords)
+    image.save(file, kind, **keywords)
     return file.getvalue()
 
 
@@ -116,17 +116,17 @@ def test_sixteen_bits_keep_their_upper_eight():
 
 
 def test_palettes():
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.putpixel((1, 0), 1)
-    assert decode(saved(picture, "PNG")).tolist() == [[[10, 200]], [[20, 100]], [[30, 50]]]
-    assert decode(saved(picture, "GIF"))[:, 0, 1].tolist() == [200, 100, 50]
-    assert decode(saved(picture, "PNG", transparency=0))[:, 0].T.tolist() == [
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    assert decode(saved(image, "PNG")).tolist() == [[[10, 200]], [[20, 100]], [[30, 50]]]
+    assert decode(saved(image, "GIF"))[:, 0, 1].tolist() == [200, 100, 50]
+    assert decode(saved(image, "PNG", transparency=0))[:, 0].T.tolist() == [
         [255, 255, 255],
         [200, 100, 50],
     ]
-    picture.putpalette([9, 9, 9, 8, 8, 8])
-    assert decode(saved(picture, "PNG")).tolist() == [[[9, 8]]]
+    image.putpalette([9, 9, 9, 8, 8, 8])
+    assert decode(saved(image, "PNG")).tolist() == [[[9, 8]]]
 
 
 def test_a_transparent_colour():
@@ -217,9 +217,9 @@ UNREADABLE = {
     "truncated": (PNG[: len(PNG) // 2], "broken"),
     "truncated jpeg": (encoded(noise(40, 40), "JPEG")[:900], "broken"),
     "garbled": (PNG[:60] + bytes(200) + PNG[260:], "broken"),
-    "text": (b"this is a note", "no pictures"),
-    "nothing": (b"", "no pictures"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no pictures"),
+    "text": (b"this is a note", "no images"),
+    "nothing": (b"", "no images"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no images"),
     "bomb": (bomb(60_000, 60_000), "too large"),
     "wide": (bomb(10_001, 1), "too large"),
     "many pixels": (bomb(9_900, 9_900), "too large"),
@@ -275,7 +275,7 @@ def test_a_image_outside_the_classes_is_noted(tmp_path):
     folder_of(tmp_path / "f", 1)
     images = load(tmp_path / "f")
     assert images.notes == [
-        f"{tmp_path / 'f'}: 1 of 6 pictures have no label, so that their split has no labels"
+        f"{tmp_path / 'f'}: 1 of 6 images have no label, so that their split has no labels"
     ]
     found = [images.split(name).labels is None for name in ("train", "val", "test")]
     assert sum(found) == 1
@@ -289,13 +289,13 @@ def test_one_image_in_colour_makes_all_three_channels(tmp_path, colours_at):
     (folder / f"{colours_at:02}.png").write_bytes(encoded(red))
     images = load(folder)
     assert images.shape == (3, 6, 8) and everything(images) == list(range(10))
-    pictures = torch.cat([images.split(name).all() for name in ("train", "val", "test")])
-    coloured = pictures[pictures[:, 0, 0, 0] == colours_at]
+    x = torch.cat([images.split(name).all() for name in ("train", "val", "test")])
+    coloured = x[x[:, 0, 0, 0] == colours_at]
     assert coloured[0, 1:].max() == 0
-    for picture in pictures[pictures[:, 0, 0, 0] != colours_at]:
-        np.testing.assert_array_equal(picture, [picture[0].numpy()] * 3)
-        expected = noise(6, 8, seed=int(picture[0, 0, 0]))
-        np.testing.assert_array_equal(picture[0].ravel()[1:], expected.ravel()[1:])
+    for image in x[x[:, 0, 0, 0] != colours_at]:
+        np.testing.assert_array_equal(image, [image[0].numpy()] * 3)
+        expected = noise(6, 8, seed=int(image[0, 0, 0]))
+        np.testing.assert_array_equal(image[0].ravel()[1:], expected.ravel()[1:])
     assert load(folder, grey=True).shape == (1, 6, 8)
 
 
@@ -312,7 +312,7 @@ def test_odd_names(tmp_path):
     folder = folder_of(tmp_path / "f", 4)
     for i, name in enumerate([" a b.png", "new\nline.png", "ünï.PNG", "no_ending", "-x.jpg"]):
         (folder / name).write_bytes(encoded(np.full((6, 8), 100 + i, np.uint8)))
-    (folder / "bad\nname.png").write_bytes(b"no picture")
+    (folder / "bad\nname.png").write_bytes(b"no image")
     images = load(folder)
     assert everything(images) == [0, 1, 2, 3, 100, 101, 102, 103, 104]
     assert "\n" not in images.notes[0] and r"'bad\nname.png'" in images.notes[0]
@@ -349,7 +349,7 @@ def test_what_cannot_be_read_is_left_out_with_a_note(tmp_path, recwarn):
     assert everything(images) == list(range(20))
     assert images.notes == [
         f"{folder}: left out 8 of 28 files: 4 broken (a.png, b.png, c.png, ...), "
-        "2 too large (bomb.png, many.png), 2 no pictures (notes.txt, text.png)"
+        "2 too large (bomb.png, many.png), 2 no images (notes.txt, text.png)"
     ]
     assert load(folder).notes == images.notes  # from the cache
     assert not list(recwarn)
@@ -371,7 +371,7 @@ def test_no_image_at_all(tmp_path):
     (tmp_path / "empty" / "a.png").write_bytes(PNG[:500])
     (tmp_path / "empty" / "b.txt").write_text("text")
     sentence = refusal(lambda: load(tmp_path / "empty"))
-    assert "no picture that can be read: 1 broken (a.png), 1 no picture (b.txt)" in sentence
+    assert "no image that can be read: 1 broken (a.png), 1 no image (b.txt)" in sentence
     assert list(Path("cache").iterdir()) == []
 
 
@@ -453,7 +453,7 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
     folder = folder_of(tmp_path / "f", 40)
     code = (
         "import os; from diffeo.data.images import building\n"
-        "from diffeo.data.images.loading import *\n"
+        "from diffeo.data import *\n"
         "append = building.PixelFile.append\n"
         "def killed(self, pixels):\n"
         "    append(self, pixels)\n"
@@ -608,17 +608,17 @@ def test_digits_need_no_cache():
 
 
 def table_of(count: int, first: int = 0, label: str | None = "label", bare: bool = False):
-    """A table of pictures as Hugging Face writes it, or with bare bytes and no notes."""
-    pictures = []
+    """A table of images as Hugging Face writes it, or with bare bytes and no notes."""
+    files = []
     for i in range(count):
         pixels = np.zeros((6, 8, 3), dtype=np.uint8)
         pixels[0, 0] = first + i
-        pictures.append(encoded(pixels))
+        files.append(encoded(pixels))
     columns = {"id": pa.array(range(count))}
     if bare:
-        columns["photo"] = pa.array(pictures, pa.binary())
+        columns["photo"] = pa.array(files, pa.binary())
     else:
-        structs = [{"bytes": p, "path": None} for p in pictures]
+        structs = [{"bytes": p, "path": None} for p in files]
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         columns["img"] = pa.array(structs, kind)
     if label is not None:
@@ -677,8 +677,8 @@ def test_bad_rows_and_missing_labels_of_parquet(tmp_path):
     images = load(tmp_path / "a.parquet")
     assert everything(images) == [0, 3, *range(5, 12)]
     left_out, unlabelled = images.notes
-    assert "left out 3 of 12 rows: 2 no pictures (a.parquet row 2, a.parquet row 3), " in left_out
-    assert "1 broken (a.parquet row 5)" in left_out and "2 of 9 pictures" in unlabelled
+    assert "left out 3 of 12 rows: 2 no images (a.parquet row 2, a.parquet row 3), " in left_out
+    assert "1 broken (a.parquet row 5)" in left_out and "2 of 9 images" in unlabelled
 
 
 def test_a_folder_of_train_and_test_tables(tmp_path):
@@ -833,12 +833,12 @@ def flipped(path: Path) -> None:
 plain = array(noise(9, 4, 4))
 REFUSALS = {
     "floats": ("a.npz", array(np.zeros((9, 4, 4), np.float32)), {}, ["float32", "pass uint8"]),
-    "axes": ("a.npz", array(noise(9, 4)), {}, ["(9, 4)", "(pictures, height, width)"]),
+    "axes": ("a.npz", array(noise(9, 4)), {}, ["(9, 4)", "(images, height, width)"]),
     "channels": ("a.npz", array(noise(9, 2, 4, 4)), {}, ["(9, 2, 4, 4)"]),
-    "no rows": ("a.npz", array(noise(0, 4, 4)), {}, ["(0, 4, 4)", "no picture"]),
+    "no rows": ("a.npz", array(noise(0, 4, 4)), {}, ["(0, 4, 4)", "no image"]),
     "no pixels": ("a.npz", array(noise(9, 0, 4)), {}, ["(9, 0, 4)"]),
-    "two pictures": ("a.npz", array(noise(2, 4, 4)), {}, ["2 pictures", "--data.splits"]),
-    "one picture": ("a.npz", array(noise(1, 4, 4)), {}, ["1 picture "]),
+    "two images": ("a.npz", array(noise(2, 4, 4)), {}, ["2 images", "--data.splits"]),
+    "one image": ("a.npz", array(noise(1, 4, 4)), {}, ["1 image,"]),
     "no x": ("a.npz", lambda p: np.savez(p, a=noise(9, 4, 4), b=noise(3)), {}, ["a (9, 4, 4)"]),
     "labels": ("a.npz", array(noise(9, 4, 4), y=np.zeros(8, int)), {}, ["'y'", "(8,)"]),
     "float labels": ("a.npz", array(noise(9, 4, 4), y=np.zeros(9)), {}, ["'y'", "float64"]),
@@ -851,7 +851,7 @@ REFUSALS = {
         "a.parquet",
         lambda p: pq.write_table(pa.table({"a": [1], "b": [2.0]}), p),
         {},
-        ["no column of pictures", "a, b"],
+        ["no column of images", "a, b"],
     ),
     "column of an array": ("a.npz", plain, {"image_column": "x"}, ["--data.image_column"]),
     "one file": ("a.png", lambda p: p.write_bytes(PNG), {}, ["cannot be read", "a folder of"]),
@@ -881,7 +881,7 @@ def test_refusals(tmp_path, name):
         ("", ["--data.source"]),
         ("~no_such_user/a.npz", ["~no_such_user", "home"]),
         ("missing.npz", ["no file missing.npz"]),
-        ("nowhere/", ["unknown source 'nowhere/'", "a folder of pictures"]),
+        ("nowhere/", ["unknown source 'nowhere/'", "a folder of images"]),
         ("nowhere/x.parquet", ["no file nowhere/x.parquet"]),
     ],
 )
@@ -919,8 +919,8 @@ def test_real_data(shared_data):
         table = next(pq.ParquetFile(folder / "test.parquet").iter_batches(500)).to_pylist()
         row = int(images.test.rows[0]) - 500
         column = "image" if name == "mnist" else "img"
-        picture = np.asarray(Image.open(io.BytesIO(table[row][column]["bytes"])))
+        image = np.asarray(Image.open(io.BytesIO(table[row][column]["bytes"])))
         np.testing.assert_array_equal(
-            images.test.all(1)[0].permute(1, 2, 0).squeeze(-1).numpy(), picture
+            images.test.all(1)[0].permute(1, 2, 0).squeeze(-1).numpy(), image
         )
         assert images.test.labels[0] == table[row]["label"]

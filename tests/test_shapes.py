@@ -17,7 +17,8 @@ from diffeo.data import (
     is_image_source,
     load_data,
 )
-from diffeo.data.images import building, shapes
+from diffeo.data.images import building
+from diffeo.data.images import synthetic as shapes
 
 N, LARGE = 120, 192
 
@@ -32,8 +33,8 @@ def drawn():
 @pytest.fixture(scope="module")
 def coverage(drawn):
     """How far each pixel is of the shape's colour: greys have none. Filled ones are whole."""
-    pictures, _ = drawn
-    chroma = pictures.max(-1) - pictures.min(-1)
+    images, _ = drawn
+    chroma = images.max(-1) - images.min(-1)
     return chroma > 0.16
 
 
@@ -68,7 +69,7 @@ def test_what_is_given_back(drawn):
 
 
 def areas(columns) -> np.ndarray:
-    """In squares of the picture's width, by formulas of their own."""
+    """In squares of the image's width, by formulas of their own."""
     r = columns["size"]
     side = 1.3 * r * np.sqrt(3)
     known = {"circle": np.pi * r**2, "square": np.pi * r**2, "triangle": np.sqrt(3) / 4 * side**2}
@@ -93,12 +94,12 @@ def test_edges_are_smooth_so_that_a_ring_has_its_area_at_every_size(size):
         pixels, columns = draw_shapes(600, side, seed=5)
         chosen = (columns["shape"] == "circle") & (columns["colour"] == "blue")
         chosen &= ~columns["filled"] & ~columns["dark"]
-        pictures = pixels[chosen, 0].astype(float)  # blue has little red, paper has much
+        images = pixels[chosen, 0].astype(float)  # blue has little red, paper has much
         steps = (np.arange(side) + 0.5) / side - 0.5
         plane = np.stack([np.ones((side, side)), *np.meshgrid(steps, steps)], -1).reshape(-1, 3)
         edge = (np.abs(plane[:, 1:]) > 0.5 - 0.04).any(1)  # the background alone, a plane
-        fit, *_ = np.linalg.lstsq(plane[edge], pictures.reshape(-1, side**2).T[edge], rcond=None)
-        found.append((plane @ fit).T - pictures.reshape(-1, side**2))
+        fit, *_ = np.linalg.lstsq(plane[edge], images.reshape(-1, side**2).T[edge], rcond=None)
+        found.append((plane @ fit).T - images.reshape(-1, side**2))
     small, large = found
     assert small.min() > -3  # nothing beyond the ring, and none lighter than the paper
     depth = np.array([np.median(light[light > light.max() / 2]) for light in large])
@@ -153,17 +154,17 @@ def test_a_square_is_turned_as_the_rotation_says(drawn, coverage):
 # Colours
 
 
-def at(pictures, columns, distance) -> np.ndarray:
-    """The pixels `[n, 3]` at a distance to the right of each centre, in widths of the picture."""
+def at(images, columns, distance) -> np.ndarray:
+    """The pixels `[n, 3]` at a distance to the right of each centre, in widths of the image."""
     column = ((columns["x"] + distance) * LARGE).astype(int)
     row = (columns["y"] * LARGE).astype(int)
-    return pictures[np.arange(len(pictures)), row, column]
+    return images[np.arange(len(images)), row, column]
 
 
 def test_the_middle_is_filled_or_shows_the_background(drawn):
-    pictures, columns = drawn
-    middle = oklab(at(pictures, columns, 0))
-    corners = oklab(pictures[:, [0, 0, -1, -1], [0, -1, 0, -1]])
+    images, columns = drawn
+    middle = oklab(at(images, columns, 0))
+    corners = oklab(images[:, [0, 0, -1, -1], [0, -1, 0, -1]])
     filled = columns["filled"]
     chroma = np.hypot(middle[:, 1], middle[:, 2])
     assert chroma[filled].min() > 0.11 and chroma[~filled].max() < 0.02
@@ -171,8 +172,8 @@ def test_the_middle_is_filled_or_shows_the_background(drawn):
 
 
 def test_colours_have_their_hues_and_one_lightness(drawn):
-    pictures, columns = drawn
-    middle = oklab(at(pictures, columns, 0))[columns["filled"]]
+    images, columns = drawn
+    middle = oklab(at(images, columns, 0))[columns["filled"]]
     names = columns["colour"][columns["filled"]]
     light = [middle[names == name, 0].mean() for name in ("red", "green", "blue")]
     assert max(light) - min(light) < 0.03
@@ -184,8 +185,8 @@ def test_colours_have_their_hues_and_one_lightness(drawn):
 
 
 def test_dark_and_light_backgrounds(drawn):
-    pictures, columns = drawn
-    corners = oklab(pictures[:, [0, 0, -1, -1], [0, -1, 0, -1]])
+    images, columns = drawn
+    corners = oklab(images[:, [0, 0, -1, -1], [0, -1, 0, -1]])
     light = corners[..., 0].mean(1)
     assert light[columns["dark"]].max() < 0.35 and light[~columns["dark"]].min() > 0.85
     assert np.ptp(corners[..., 0], axis=1).min() > 0.01  # a gradient, and a subtle one
@@ -195,11 +196,11 @@ def test_dark_and_light_backgrounds(drawn):
 
 def test_the_outline_is_as_wide_as_the_stroke(drawn):
     """Along the ray to the right of a circle's centre, of hollow ones and of filled ones."""
-    pictures, columns = drawn
+    images, columns = drawn
     for i in np.flatnonzero(columns["shape"] == "circle"):
         row = int(columns["y"][i] * LARGE)
         start, stop = ((columns["x"][i] + np.array([0, 0.35])) * LARGE).astype(int)
-        ray = oklab(pictures[i, row, start : min(stop, LARGE)])
+        ray = oklab(images[i, row, start : min(stop, LARGE)])
         chroma = np.hypot(ray[:, 1], ray[:, 2])
         if columns["filled"][i]:
             outline = (chroma > 0.05) & (ray[:, 0] < ray[0, 0] - 0.1)
@@ -245,7 +246,7 @@ def test_a_size_changes_the_pixels_and_nothing_else():
     for name, column in small[1].items():
         np.testing.assert_array_equal(column, large[1][name])
     averaged = large[0].reshape(30, 3, 16, 4, 16, 4).mean((3, 5))
-    assert np.abs(averaged - small[0]).mean() < 2  # the same picture, seen with fewer pixels
+    assert np.abs(averaged - small[0]).mean() < 2  # the same image, seen with fewer pixels
 
 
 def test_attributes_are_independent():
@@ -320,7 +321,7 @@ def test_defaults():
         (lambda: draw_shapes(1, 0), ["0 x 0"]),
         (lambda: draw_shapes(1, 1, -1), ["seed -1", "0 or more"]),
         (lambda: load_data(options(seed=-1)), ["shapes", "seed -1"]),
-        (lambda: load_data(options(noise=0.1)), ["shapes holds pictures", "--data.noise"]),
+        (lambda: load_data(options(noise=0.1)), ["shapes holds images", "--data.noise"]),
         (lambda: load_data(options(label_column="shape")), ["shapes", "--data.label_column"]),
         (lambda: load_data(options(context=["fild"])), ["'fild'", "did you mean 'filled'"]),
         (lambda: load_data(DataOptions("shaeps")), ["'shaeps'", "did you mean 'shapes'"]),

@@ -20,8 +20,8 @@ from rich.console import Console
 import diffeo
 from diffeo import models
 from diffeo.cli import main
-from diffeo.data import ImageOptions, TableOptions, load_gallery, load_table, stream
-from diffeo.data import bounds as limits
+from diffeo.data import ImageOptions, TableOptions, limits, load_gallery, load_table, stream
+from diffeo.data.arrow import parquet_batches, to_numpy
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.latent import Directions
@@ -250,7 +250,7 @@ def test_settings_of_a_run_have_their_types(here):
             Run(here / "run").data()
 
 
-# Tables and pictures ----------------------------------------------------------------------------
+# Tables and images ------------------------------------------------------------------------------
 
 
 def test_a_table_has_columns_that_can_be_counted(tmp_path):
@@ -258,7 +258,7 @@ def test_a_table_has_columns_that_can_be_counted(tmp_path):
     thrift.write_footer(tmp_path / "few.parquet", 3, 10**12)
     (tmp_path / "wide.csv").write_text(",".join(["a"] * (limits.MOST_COLUMNS + 1)) + "\n1\n")
     for name in ("wide.parquet", "wide.csv"):
-        with pytest.raises(ValueError, match=f"^{tmp_path / name} has 100,001 columns"):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name} has .*100,00[01] columns"):
             load_table(TableOptions(str(tmp_path / name)))
     with pytest.raises(ValueError, match="no rows"):
         load_table(TableOptions(str(tmp_path / "few.parquet")))
@@ -301,14 +301,12 @@ def test_a_dictionary_is_held_once(tmp_path):
     )
     table = pa.table({"image": column, "y": np.arange(300.0)})
     pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
-    (batch, *_) = limits.parquet_batches("a", tmp_path / "a.parquet", ["image", "y"], 256)
+    (batch, *_) = parquet_batches("a", tmp_path / "a.parquet", ["image", "y"], 256)
     assert pa.types.is_dictionary(batch.column(0).type)
-    from diffeo.data.files import from_arrow
-
-    values = from_arrow(batch.column(0))
+    values = to_numpy(batch.column(0))
     assert values[0] is values[3] and values[1] == b"x" and values[2] is None
     numbers = pa.DictionaryArray.from_arrays(pa.array([1, None, 0]), pa.array([5, 7]))
-    assert from_arrow(numbers)[[0, 2]].tolist() == [7, 5] and np.isnan(from_arrow(numbers)[1])
+    assert to_numpy(numbers)[[0, 2]].tolist() == [7, 5] and np.isnan(to_numpy(numbers)[1])
 
 
 def test_images_are_of_a_size_that_can_be_held(tmp_path):

@@ -12,7 +12,8 @@ from torch import Generator
 from diffeo.cli.common import figure_file, reference, say_unlabelled
 from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
-from diffeo.data.images.sheets import save_images, write_images
+from diffeo.data.images.grid import save_images
+from diffeo.data.images.writing import write_images
 from diffeo.evaluation.likelihood import Score, class_count, evaluate_batches
 from diffeo.evaluation.scores import image_scores
 from diffeo.run import Run

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 
 class Rows(Protocol):
-    """A split of a table, or of pictures on the disk."""
+    """A split of a table, or of images on the disk."""
 
     def __len__(self) -> int: ...
 

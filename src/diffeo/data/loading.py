@@ -1,4 +1,4 @@
-"""One way in for tables and pictures: what the source holds decides."""
+"""Loads a table or images, whichever the source holds."""
 
 from __future__ import annotations
 
@@ -7,54 +7,47 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from diffeo.data.images.loading import load_images
+from diffeo.data.images.loading import Images, load_images
+from diffeo.data.images.opening import is_image_source
 from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.sets import Images
-from diffeo.data.images.sources import is_image_source
+from diffeo.data.tables.loading import Table, load_table
+from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.options import TableOptions
-from diffeo.data.tables.sources import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
-from diffeo.data.tables.table import Table, load_table
 
 Data = Table | Images
 
 
 @dataclass
 class DataOptions(ImageOptions, TableOptions):
-    """Which table or which pictures to learn from, and how.
+    """Which table or which images to learn from, and how.
 
     Args:
         source: For a table, a generator (moons, circles, swiss_roll, gaussians), a bundled one
             (iris, wine, breast_cancer, diabetes), or a .csv, .parquet, .npy or .npz file. For
-            pictures, the bundled digits, shapes that are drawn here, a folder of them or of
+            images, the bundled digits, shapes that are drawn here, a folder of them or of
             train*.parquet and test*.parquet, or a .parquet, .npy or .npz file that holds some.
-            Either may be hf://owner/name. By default moons, or digits for a model of pictures.
-        context: What the density is conditional on: columns of a table, or attributes of pictures
-            (labels, other columns of their table, a folder's metadata.csv).
-        rows: How many rows or shapes are drawn, or how many of a source's first rows or pictures
-            are used.
-        splits: The shares for training, validation and testing, where pictures come without splits.
-        seed: The seed of what is drawn and of the split.
+            Either may be hf://owner/name. By default moons, or digits for a model of images.
     """
 
     source: str = ""
 
 
 def load_data(options: DataOptions, console: Console | None = None) -> Data:
-    """Reads a source as pictures if it holds some and no columns are chosen, else as a table.
+    """Reads a source as images if it holds some and no columns are chosen, else as a table.
 
     Raises:
         ValueError: as `load_table` and `load_images`, and for an option of the other kind.
     """
     if holds_images(options):
-        _refuse(options, TableOptions, ImageOptions, "holds pictures", "a table")
+        _refuse(options, TableOptions, ImageOptions, "holds images", "a table")
         return load_images(options, console)
-    _refuse(options, ImageOptions, TableOptions, "is a table", "pictures")
+    _refuse(options, ImageOptions, TableOptions, "is a table", "images")
     return load_table(options)
 
 
 def holds_images(options: DataOptions) -> bool:
-    """Whether `load_data` will read pictures."""
+    """Whether `load_data` will read images."""
     if options.columns is not None:
         return False
     # A table that has a name of ours is meant by it, even where a folder has the same.
@@ -62,7 +55,7 @@ def holds_images(options: DataOptions) -> bool:
 
 
 def _refuse(options: DataOptions, other: type, ours: type, what: str, whose: str) -> None:
-    """Refuses what the user said that only the other kind of data knows."""
+    """Refuses a value of an option that only the other kind of data has."""
     known = {field.name for field in dataclasses.fields(ours)}
     for field in dataclasses.fields(other):
         if field.name not in known and getattr(options, field.name) != field.default:

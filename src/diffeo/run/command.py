@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from diffeo.data import DataOptions
-from diffeo.data.images.options import IMAGE_SETS
-from diffeo.data.tables.sources import BUNDLED
+from diffeo.data.images.opening import IMAGE_SETS
+from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
 from diffeo.pretrained.storage import public_name

@@ -23,7 +23,7 @@ from diffeo.data import (
     stream,
 )
 from diffeo.data.images.options import LARGEST
-from diffeo.data.tables.options import open_options
+from diffeo.data.tables.opening import open_table
 from diffeo.evaluation.likelihood import Batch, class_count
 from diffeo.flow import Flow
 from diffeo.utils.finite import all_finite
@@ -104,7 +104,7 @@ class Run:
         """Whether the model is conditional on classes alone, and a table says nothing of them."""
         if not class_count(self.flow):
             return False
-        found = open_options(TableOptions(source), delimiter)
+        found = open_table(TableOptions(source, delimiter=delimiter))
         if found.named:
             return {*self.context_columns}.isdisjoint(found.columns)
         # Columns without names are known by how many they are.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffeo.data.images.source import list_files
+from diffeo.data.images.folders import list_files
 
 ENDINGS = (".parquet", ".csv")
 

@@ -1,4 +1,4 @@
-"""Pictures in NumPy's files, and the bundled digits."""
+"""Images in NumPy's files."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from diffeo.data.bounds import check_archive
-from diffeo.data.files import Array, listing, reading
+from diffeo.data.files import Array, file_hash, listing, reading
 from diffeo.data.images.decoding import LONGEST_SIDE, Pixels
-from diffeo.data.images.source import Entry, ImageSource, Label, Part, file_hash
+from diffeo.data.images.options import ImageOptions
+from diffeo.data.images.source import Entry, ImageSource, Label, Part
+from diffeo.data.limits import check_archive
 
 _IMAGES, _LABELS = ("x", "images"), ("y", "labels")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy file says about its array."""
+    """The header of a .npy file."""
 
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[Any]
 
 
-def open_array(name: str, path: Path) -> ImageSource:
+def open_array(path: Path, options: ImageOptions) -> ImageSource:
     """A .npy file, or the array of a .npz file that is named x or images or is the only one.
 
     Its shape is (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels. A .npz may hold
@@ -36,32 +37,33 @@ def open_array(name: str, path: Path) -> ImageSource:
     Raises:
         ValueError: no such array, another type than uint8, another shape, or a damaged file.
     """
+    name = options.source
     with reading(name):
         headers = read_headers(path)
-    key = images_key(headers)
+    key = find_images(headers)
     if key is None:
         held = listing(f"{key} {header.shape}" for key, header in headers.items())
         raise ValueError(
-            f"{name} holds {held or 'no array'}: save one array of pictures named x, and labels "
+            f"{name} holds {held or 'no array'}: save one array of images named x, and labels "
             "named y if there are any"
         )
     header = headers[key]
     shape = header.shape
     if header.dtype != np.uint8:
-        raise ValueError(f"{name} holds pictures of {header.dtype}: pass uint8 values, 0 to 255")
+        raise ValueError(f"{name} holds images of {header.dtype}: pass uint8 values, 0 to 255")
     if len(shape) not in (3, 4) or (len(shape) == 4 and not {shape[1], shape[3]} & {1, 3}):
         raise ValueError(
-            f"{name} holds an array of shape {shape}: save one of (pictures, height, width), "
-            "(pictures, height, width, channels) or (pictures, channels, height, width)"
+            f"{name} holds an array of shape {shape}: save one of (images, height, width), "
+            "(images, height, width, channels) or (images, channels, height, width)"
         )
     if min(shape) < 1:
-        raise ValueError(f"{name} holds an array of shape {shape}: there is no picture in it")
+        raise ValueError(f"{name} holds an array of shape {shape}: there is no image in it")
     if max(shape[1:]) > LONGEST_SIDE:
         raise ValueError(
-            f"{name} holds pictures of shape {shape[1:]}: save some of {LONGEST_SIDE:,} pixels a "
+            f"{name} holds images of shape {shape[1:]}: save some of {LONGEST_SIDE:,} pixels a "
             "side at most"
         )
-    labels = _labels(name, path, headers, shape[0])
+    labels = _read_labels(name, path, headers, shape[0])
 
     def read() -> Iterator[Entry]:
         with reading(name):
@@ -81,40 +83,39 @@ def read_headers(path: Path) -> dict[str, Header]:
     with zipfile.ZipFile(path) as archive:
         check_archive(path.name, archive)
         for member in archive.namelist():
-            if not member.endswith(".npy"):
-                continue
-            with archive.open(member) as file:
-                headers[member.removesuffix(".npy")] = _header(file)
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    headers[member.removesuffix(".npy")] = _read_header(file)
     return headers
 
 
-def _header(file: Any) -> Header:
+def _read_header(file: Any) -> Header:
     version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in read:
-        raise ValueError(f"version {version} of NumPy's format is not known")
-    return Header(*read[version](file))
+    if version == (1, 0):
+        return Header(*np.lib.format.read_array_header_1_0(file))
+    if version == (2, 0):
+        return Header(*np.lib.format.read_array_header_2_0(file))
+    raise ValueError(f"version {version} of NumPy's format is not known")
 
 
-def images_key(headers: dict[str, Header]) -> str | None:
-    """The name of the array that holds the pictures, or None."""
-    others = [key for key in headers if key not in _LABELS]
+def find_images(headers: dict[str, Header]) -> str | None:
+    """The name of the array that holds the images, or None."""
     named = [key for key in _IMAGES if key in headers]
-    return next(iter(named or others), None) if named or len(others) == 1 else None
+    others = [key for key in headers if key not in _LABELS]
+    return named[0] if named else others[0] if len(others) == 1 else None
 
 
-def _labels(name: str, path: Path, headers: dict[str, Header], pictures: int) -> list[Label] | None:
+def _read_labels(
+    name: str, path: Path, headers: dict[str, Header], images: int
+) -> list[Label] | None:
     key = next((key for key in _LABELS if key in headers), None)
     if key is None:
         return None
     header = headers[key]
-    if header.shape not in ((pictures,), (pictures, 1)) or header.dtype.kind not in "iubU":
+    if header.shape not in ((images,), (images, 1)) or header.dtype.kind not in "iubU":
         raise ValueError(
             f"{name} holds labels '{key}' of {header.dtype} and shape {header.shape}: save one "
-            f"whole number or text for each of its {pictures} pictures"
+            f"whole number or text for each of its {images} images"
         )
     with reading(name), np.load(path, allow_pickle=False) as file:
         labels: list[Label] = file[key].reshape(-1).tolist()
@@ -122,17 +123,17 @@ def _labels(name: str, path: Path, headers: dict[str, Header], pictures: int) ->
 
 
 def _rows(path: Path, key: str, header: Header) -> Iterator[Array]:
-    """The pictures of an array one by one, without ever holding it whole."""
+    """The images of an array one by one, without ever holding it whole."""
     if not key:
         yield from np.lib.format.open_memmap(path, mode="r")
-    elif header.fortran:  # its pictures are not contiguous
+    elif header.fortran:  # its images are not contiguous
         with np.load(path, allow_pickle=False) as file:
             yield from file[key]
     else:
         shape = header.shape[1:]
         size = int(np.prod(shape))
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-            _header(file)
+            _read_header(file)
             for _ in range(header.shape[0]):
                 pixels = file.read(size)
                 if len(pixels) < size:
@@ -147,18 +148,3 @@ def _channels_last(pixels: Pixels) -> Pixels:
     if pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def open_digits() -> ImageSource:
-    """Scikit-learn's 1,797 digits, 8 x 8 pixels of v = 0 to 16, here floor(255 v / 16)."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = (digits.images * 255 // 16).astype(np.uint8)
-
-    def read() -> Iterator[Entry]:
-        for row, (picture, label) in enumerate(zip(pixels, digits.target, strict=True), 1):
-            yield Entry(f"row {row}", picture, int(label))
-
-    part = Part("train", len(pixels), read)
-    return ImageSource("digits", "rows", [part], None, [str(i) for i in range(10)])

@@ -1,4 +1,4 @@
-"""Decoded pictures on the disk: made once, whole or not at all, and mapped instead of read."""
+"""Decoded images on the disk: made once, whole or not at all, and mapped instead of read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffeo.context import Category, ContextSpec, Number
-from diffeo.data.bounds import check_plain
 from diffeo.data.images.decoding import Pixels
 from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.source import SPLITS
+from diffeo.data.limits import check_plain
+from diffeo.data.splits import SPLITS
 from diffeo.utils.parsing import parse_json, read_text
 
-VERSION = 4  # of what the folders hold and of how pictures are decoded
+VERSION = 4  # of what the folders hold and of how images are decoded
 
-META_BYTES = 2**30  # of the names of some ten million pictures
+META_BYTES = 2**30  # of the names of some ten million images
 _ARRAYS = ("labels", "values")  # files of their own; the rest is in meta.json
 
 Gap = tuple[str, str]
@@ -34,18 +34,18 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Contents:
-    """What is known of decoded pictures beside their pixels.
+    """What is known of decoded images, except for their pixels.
 
     Args:
-        shape: `[pictures, channels, height, width]`.
-        names: what each picture is called: its file, or its row.
-        labels: the class of each picture `[pictures]`, -1 where it has none.
+        shape: `[images, channels, height, width]`.
+        names: what each image is called: its file, or its row.
+        labels: the class of each image `[images]`, -1 where it has none.
         label_names: what the labels 0, 1, ... are called.
         attributes: what else is known of the images.
         values: of the attributes `[images, attributes.width]`, NaN where they are not known.
-        splits: how many of the pictures, in their order, the source gives to each split.
+        splits: how many of the images, in their order, the source gives to each split.
         gaps: what was left out: the name and the kind of trouble.
-        unit: what pictures are counted in: files, rows.
+        unit: what images are counted in: files, rows.
     """
 
     shape: list[int]
@@ -59,14 +59,6 @@ class Contents:
     unit: str
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Decoded pictures: `pixels` `[pictures, channels, height, width]`, and what goes with them."""
-
-    pixels: Pixels
-    contents: Contents
-
-
 def cache_folder(options: ImageOptions) -> Path:
     """The folder of all caches: the options', $DIFFEO_CACHE, or ~/.cache/diffeo."""
     folder = options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo"
@@ -74,41 +66,30 @@ def cache_folder(options: ImageOptions) -> Path:
 
 
 def cache_key(options: ImageOptions, content: str) -> str:
-    """The name of a cache, from all that its pixels, labels and attributes depend on.
-
-    Args:
-        options: of which those count that have a say in decoding; not those of splitting.
-        content: the hash of the source.
-    """
-    parts = [
-        VERSION,
-        options.size,
-        options.grey,
-        options.image_column,
-        options.label_column,
-        options.rows,
-        content,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    """The name of a cache, from the hash of the source and the options that change decoding."""
+    parts = [VERSION, options.size, options.grey, options.image_column, options.label_column]
+    return hashlib.sha256(json.dumps([*parts, options.rows, content]).encode()).hexdigest()
 
 
-def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Pictures:
-    """The pictures under a key, built if they are missing or damaged.
+def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> tuple[Pixels, Contents]:
+    """The images under a key, built if they are missing or damaged.
 
-    They are built in a folder beside, which takes its name at the end: what an interruption leaves
-    is never used, and removed by the next build.
+    They are built in a folder of their own, which is renamed at the end: what an interruption
+    leaves is never used, and removed by the next build.
 
     Args:
         folder: of all caches; made where it is missing.
         key: which one.
         build: writes pixels to the .npy file it is given, and returns the rest.
 
+    Returns:
+        Pixels `[images, channels, height, width]`, mapped from the disk, and what goes with them.
+
     Raises:
         ValueError: a folder that cannot be written, and whatever `build` raises.
     """
     home = folder / key
-    found = _load(home)
-    if found is not None:
+    if found := _load(home):
         return found
     partial = folder / f"{key}.partial-{os.getpid()}"
     try:
@@ -121,8 +102,7 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Picture
             shutil.rmtree(home, ignore_errors=True)  # damaged
         partial.rename(home)
     except OSError as error:
-        found = _load(home)
-        if found is not None:  # another process was first
+        if found := _load(home):  # another process was first
             return found
         raise ValueError(
             f"the cache {folder} cannot be written, {error.strerror}: "
@@ -130,18 +110,17 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Picture
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    found = _load(home)
-    if found is None:
-        raise ValueError(f"the cache {home} was damaged as it was made: try again")
-    return found
+    if found := _load(home):
+        return found
+    raise ValueError(f"the cache {home} was damaged as it was made: try again")
 
 
-def uncached(build: Callable[[Path], Contents]) -> Pictures:
-    """Pictures in memory, for few of them; `build` as for `cached`."""
+def uncached(build: Callable[[Path], Contents]) -> tuple[Pixels, Contents]:
+    """Images in memory, for few of them; `build` as for `cached`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pixels.npy"
         contents = build(path)
-        return Pictures(np.load(path), contents)
+        return np.load(path), contents
 
 
 def _save(folder: Path, contents: Contents) -> None:
@@ -155,11 +134,11 @@ def _save(folder: Path, contents: Contents) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _load(folder: Path) -> Pictures | None:
+def _load(folder: Path) -> tuple[Pixels, Contents] | None:
     """Opens a cache, or finds that it is missing or damaged.
 
-    Damage is what the sizes of its files tell, and the kinds of what they say; to read every pixel
-    would take the time it saves.
+    The sizes of its files and the types of their values are checked; to read every pixel would take
+    the time that the cache saves.
     """
     try:
         meta = parse_json(read_text(folder / "meta.json", META_BYTES))
@@ -176,7 +155,7 @@ def _load(folder: Path) -> Pictures | None:
         whole = _fits(pixels, contents)
     except Exception:  # damage makes NumPy's and Python's readers raise nearly anything
         return None
-    return Pictures(pixels, contents) if whole else None
+    return (pixels, contents) if whole else None
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -186,9 +165,8 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
-    """Whether pixels and what is said of them are of one set of pictures."""
-    known = contents
-    count = len(pixels)
+    """Whether pixels and contents are of one set of images."""
+    known, count = contents, len(pixels)
     texts = [known.names, known.label_names, known.attributes.columns, map("".join, known.gaps)]
     return (
         pixels.dtype == np.uint8

@@ -7,7 +7,8 @@ import shlex
 import numpy as np
 from numpy.typing import NDArray
 
-from diffeo.data.files import Array, Chunk
+from diffeo.data.files import Array
+from diffeo.data.tables.source import Chunk
 
 _CHOOSE = "with --data.columns or --data.context"
 

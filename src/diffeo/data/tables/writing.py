@@ -10,23 +10,23 @@ from typing import IO
 
 import numpy as np
 
-from diffeo.data.files import ENDINGS, Array
+from diffeo.data.files import Array
 from diffeo.utils.files import atomic_write
 
 
 def check_writable(path: str | Path) -> Path:
-    """Makes sure that a table can be written to a path, before any work is done for it.
+    """The path of a table to be written, checked before any work is done for it.
 
-    The folder is made where it is missing. Returns the path.
+    The folder is made where it is missing.
 
     Raises:
         ValueError: an unknown ending, a path that is a folder, or a folder that cannot be made or
             written to.
     """
     path = Path(path).expanduser()
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in WRITERS:
         raise ValueError(
-            f"{path} cannot be written: its name has to end in one of {', '.join(ENDINGS)}"
+            f"{path} cannot be written: its name has to end in one of {', '.join(WRITERS)}"
         )
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
@@ -44,8 +44,8 @@ def check_writable(path: str | Path) -> Path:
 def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) -> None:
     """Writes batches of rows as one table: .csv, .parquet, .npy, or .npz with `x` and `columns`.
 
-    The rows go to a file beside it, which takes the path's place at the end and is removed upon an
-    error. CSV and Parquet hold one batch in memory, NumPy's formats all.
+    The file appears only when it is whole. CSV and Parquet hold one batch in memory, NumPy's
+    formats all.
 
     Args:
         path: where to; its ending decides the format.
@@ -58,37 +58,7 @@ def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) 
     """
     path = check_writable(path)
     with atomic_write(path) as partial, partial.open("wb") as file:
-        _WRITERS[path.suffix.lower()](file, columns, _checked(path, columns, batches))
-
-
-def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]) -> None:
-    """Writes whole columns, of text or of numbers, as one file.
-
-    Args:
-        path: where to; its ending decides the format. .npz holds each column under its name, .npy
-            the only one, or those of numbers side by side.
-        columns: each `[rows]`, or, in NumPy's formats, `[rows, ...]`.
-
-    Raises:
-        ValueError: a path that `check_writable` refuses.
-    """
-    path = check_writable(path)
-    ending = path.suffix.lower()
-    arrays = {name: np.asarray(column) for name, column in columns.items()}
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        if ending == ".npz":
-            np.savez(file, allow_pickle=False, **arrays)
-        elif ending == ".npy":
-            numbers = [column for column in arrays.values() if column.dtype.kind != "U"]
-            np.save(file, numbers[0] if len(numbers) == 1 else np.column_stack(numbers))
-        else:
-            import pandas
-
-            frame = pandas.DataFrame(dict(columns))
-            if ending == ".csv":
-                frame.to_csv(file, index=False)
-            else:
-                frame.to_parquet(file, index=False)
+        WRITERS[path.suffix.lower()](file, columns, _checked(path, columns, batches))
 
 
 def _checked(path: Path, columns: list[str], batches: Iterable[Array]) -> Iterator[Array]:
@@ -122,20 +92,47 @@ def _write_parquet(file: IO[bytes], columns: list[str], batches: Iterator[Array]
 
 
 def _write_npy(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
-    np.save(file, _whole(columns, batches))
+    np.save(file, np.concatenate([*batches] or [np.empty((0, len(columns)))]))
 
 
 def _write_npz(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
-    np.savez(file, x=_whole(columns, batches), columns=np.array(columns, dtype=np.str_))
+    x = np.concatenate([*batches] or [np.empty((0, len(columns)))])
+    np.savez(file, x=x, columns=np.array(columns, dtype=np.str_))
 
 
-def _whole(columns: list[str], batches: Iterator[Array]) -> Array:
-    return np.concatenate([*batches] or [np.empty((0, len(columns)))])
-
-
-_WRITERS = {
+WRITERS = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".npy": _write_npy,
     ".npz": _write_npz,
 }
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]) -> None:
+    """Writes whole columns, of text or of numbers, as one file.
+
+    Args:
+        path: where to; its ending decides the format. .npz holds each column under its name, .npy
+            the only one, or those of numbers side by side.
+        columns: each `[rows]`, or, in NumPy's formats, `[rows, ...]`.
+
+    Raises:
+        ValueError: a path that `check_writable` refuses.
+    """
+    path = check_writable(path)
+    ending = path.suffix.lower()
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        if ending == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        elif ending == ".npy":
+            numbers = [column for column in arrays.values() if column.dtype.kind != "U"]
+            np.save(file, numbers[0] if len(numbers) == 1 else np.column_stack(numbers))
+        else:
+            import pandas
+
+            frame = pandas.DataFrame(dict(columns))
+            if ending == ".csv":
+                frame.to_csv(file, index=False)
+            else:
+                frame.to_parquet(file, index=False)

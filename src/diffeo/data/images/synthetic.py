@@ -1,9 +1,8 @@
-"""Circles, squares and triangles with known attributes, drawn instead of downloaded."""
+"""Images of our own: the bundled digits, and drawn shapes with known attributes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,50 +21,29 @@ DEFAULT_ROWS, DEFAULT_SIZE = 20_000, 24
 
 SHAPES = ("circle", "square", "triangle")
 HUES = {"red": 25.0, "green": 150.0, "blue": 255.0}  # degrees in OKLCH
-# Shares of the picture's width. The largest triangle, however it is turned, touches the edge where
+# Shares of the image's width. The largest triangle, however it is turned, touches the edge where
 # it is farthest from the middle: so the place can be drawn without regard to shape and size.
 SIZE, STROKE, PLACE, ROTATION = (0.17, 0.28), (0.035, 0.075), (0.365, 0.635), (-25.0, 25.0)
 SQUARE, TRIANGLE = np.sqrt(np.pi) / 2, 1.3 / 2  # apothems of size 1
 
-_BLOCK = 256  # pictures that share a stream of random numbers
-_DRAWS = 16  # random numbers for each picture; some are kept for later
-_PIXELS = 2**18  # of pictures drawn at once, which bounds the memory
+_BLOCK = 256  # images that share a stream of random numbers
+_DRAWS = 16  # random numbers for each image; some are not used yet
+_PIXELS = 2**18  # of images drawn at once, which bounds the memory
 
 
-def draw_shapes(
-    n: int = DEFAULT_ROWS, size: int = DEFAULT_SIZE, seed: int = 0
-) -> tuple[Pixels, Columns]:
-    """Draws pictures of one shape each, and tells what was drawn; all attributes are independent.
+def open_digits(options: ImageOptions) -> ImageSource:
+    """Scikit-learn's 1,797 digits, 8 x 8 pixels of v = 0 to 16, here floor(255 v / 16)."""
+    from sklearn.datasets import load_digits
 
-    Args:
-        n: how many pictures; the first are the same however many there are.
-        size: their height and width in pixels.
-        seed: the same seed draws the same pictures; the global random state is not touched.
+    digits = load_digits()
+    pixels = (digits.images * 255 // 16).astype(np.uint8)
 
-    Returns:
-        Pixels, uint8 `[n, 3, size, size]`, and columns `[n]`:
+    def read() -> Iterator[Entry]:
+        for row, (image, label) in enumerate(zip(pixels, digits.target, strict=True), 1):
+            yield Entry(f"row {row}", image, int(label))
 
-        - `shape`: circle, square or triangle.
-        - `colour`: red, green or blue, all of about the same lightness.
-        - `filled`: whether the shape is filled and has a darker outline, or is an outline alone.
-        - `stroke`: the width of the outline, as a share of the picture's width.
-        - `size`: the radius of a circle, as a share of the picture's width. A square of that size
-          has the circle's area; a triangle's corners are 1.3 times as far from its centre.
-        - `x`, `y`: the centre, from 0 (left, top) to 1.
-        - `rotation`: in degrees, clockwise; a circle's cannot be seen.
-        - `dark`: whether the background is dark or light.
-
-    Raises:
-        ValueError: fewer than one picture or pixel, or a negative seed.
-    """
-    if n < 1 or size < 1 or seed < 0:
-        raise ValueError(
-            f"{n} shapes of {size} x {size} pixels cannot be drawn with seed {seed}: "
-            "ask for at least one picture, one pixel, and a seed of 0 or more"
-        )
-    parts = list(_drawn(n, size, seed))
-    columns = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
-    return np.concatenate([pixels for pixels, _ in parts]), columns
+    part = Part("train", len(pixels), read)
+    return ImageSource(options.source, "rows", [part], None, [str(i) for i in range(10)])
 
 
 def open_shapes(options: ImageOptions) -> ImageSource:
@@ -79,22 +57,57 @@ def open_shapes(options: ImageOptions) -> ImageSource:
         row = 0
         for pixels, columns in _drawn(rows, size, options.seed):
             known = {name: column.tolist() for name, column in columns.items()}
-            for i, picture in enumerate(pixels):
+            for i, image in enumerate(pixels):
                 row += 1
                 attributes = {name: values[i] for name, values in known.items()}
-                content = np.ascontiguousarray(picture.transpose(1, 2, 0))
+                content = np.ascontiguousarray(image.transpose(1, 2, 0))
                 yield Entry(f"row {row}", content, None, attributes)
 
     def content() -> str:
-        return hashlib.sha256(
-            json.dumps(["shapes", VERSION, rows, size, options.seed]).encode()
-        ).hexdigest()
+        facts = ["shapes", VERSION, rows, size, options.seed]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    return ImageSource("shapes", "rows", [Part("train", rows, read)], content)
+    return ImageSource(options.source, "rows", [Part("train", rows, read)], content)
+
+
+def draw_shapes(
+    n: int = DEFAULT_ROWS, size: int = DEFAULT_SIZE, seed: int = 0
+) -> tuple[Pixels, Columns]:
+    """Draws images of one shape each, with their attributes, which are all independent.
+
+    Args:
+        n: how many images; the first are the same however many there are.
+        size: their height and width in pixels.
+        seed: the same seed draws the same images; the global random state is not touched.
+
+    Returns:
+        Pixels, uint8 `[n, 3, size, size]`, and columns `[n]`:
+
+        - `shape`: circle, square or triangle.
+        - `colour`: red, green or blue, all of about the same lightness.
+        - `filled`: whether the shape is filled and has a darker outline, or is an outline alone.
+        - `stroke`: the width of the outline, as a share of the image's width.
+        - `size`: the radius of a circle, as a share of the image's width. A square of that size
+          has the circle's area; a triangle's corners are 1.3 times as far from its centre.
+        - `x`, `y`: the centre, from 0 (left, top) to 1.
+        - `rotation`: in degrees, clockwise; a circle's cannot be seen.
+        - `dark`: whether the background is dark or light.
+
+    Raises:
+        ValueError: fewer than one image or pixel, or a negative seed.
+    """
+    if n < 1 or size < 1 or seed < 0:
+        raise ValueError(
+            f"{n} shapes of {size} x {size} pixels cannot be drawn with seed {seed}: "
+            "ask for at least one image, one pixel, and a seed of 0 or more"
+        )
+    parts = list(_drawn(n, size, seed))
+    columns = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
+    return np.concatenate([pixels for pixels, _ in parts]), columns
 
 
 def _drawn(n: int, size: int, seed: int) -> Iterator[tuple[Pixels, Columns]]:
-    """The first n pictures and their columns, a few at a time."""
+    """The first n images and their columns, a few at a time."""
     for block, start in enumerate(range(0, n, _BLOCK)):
         draws = np.random.Generator(np.random.PCG64([seed, block])).random((_BLOCK, _DRAWS))
         at_once = max(1, _PIXELS // size**2)
@@ -124,7 +137,7 @@ def _between(u: Floats, low: float, high: float) -> Floats:
 
 
 def _render(columns: Columns, u: Floats, size: int) -> Pixels:
-    """Pictures `[n, 3, size, size]`; numbers `[n, 7]` in [0, 1) vary what is no attribute."""
+    """Images `[n, 3, size, size]`; numbers `[n, 7]` in [0, 1) vary what is no attribute."""
     steps = (np.arange(size) + 0.5) / size - 0.5
     across, down = steps[None, None, :], steps[None, :, None]
     distance = _distance(
@@ -152,24 +165,24 @@ def _render(columns: Columns, u: Floats, size: int) -> Pixels:
     for channel in range(3):
         low, high = (_tall(end[channel]) for end in ends)
         background = low + (high - low) * ramp
-        within = np.where(_tall(columns["filled"]), _tall(inside[channel]), background)
-        value = _tall(outline[channel]) * (covered - hole) + within * hole
+        filling = np.where(_tall(columns["filled"]), _tall(inside[channel]), background)
+        value = _tall(outline[channel]) * (covered - hole) + filling * hole
         value += background * (1 - covered)
         pixels[:, channel] = np.rint(255 * value)
     return pixels
 
 
 def _tall(values: NDArray[Any]) -> NDArray[Any]:
-    """One value for each picture, to be combined with pixels: `[n, 1, 1]`."""
+    """One value for each image, to be combined with pixels: `[n, 1, 1]`."""
     return values[:, None, None]
 
 
 def _distance(columns: Columns, x: Floats, y: Floats) -> Floats:
-    """The signed distance to the shape's edge, negative inside, in widths of the picture.
+    """The signed distance to the shape's edge, negative inside, in widths of the image.
 
         circle: |p| - r        polygon: max_k (p . n_k) - apothem
 
-    The latter is exact inside and beside the edges, and keeps corners sharp when it is offset.
+    The latter is exact inside and along the edges, and keeps corners sharp when it is offset.
     """
     angle = _tall(np.deg2rad(columns["rotation"]))
     x, y = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -1,0 +1,186 @@
+"""Tables of pyarrow, which hold numbers or images: parquet files and datasets of the hub."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeo.data.files import Array, reading
+from diffeo.data.limits import (
+    FOOTER_BYTES,
+    MOST_COLUMNS,
+    UNPACKED,
+    RefusedError,
+    check_plain,
+    check_unpacked,
+)
+
+
+@dataclass(frozen=True)
+class ArrowTable:
+    """A table that has been opened but not read.
+
+    Args:
+        name: for messages.
+        schema: pyarrow's.
+        rows: how many there are.
+        read: `read(columns, rows)` yields record batches of these columns, `rows` at most.
+        content: `content()` changes with what the table holds.
+    """
+
+    name: str
+    schema: Any
+    rows: int
+    read: Callable[[list[str], int], Iterator[Any]]
+    content: Callable[[], str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns, without those in which pandas stores the labels of rows."""
+        return [name for name in self.schema.names if not name.startswith("__index_level_")]
+
+
+def open_parquet(name: str, path: Path, content: Callable[[], str] = str) -> ArrowTable:
+    """A parquet file; `content` as of `ArrowTable`.
+
+    Raises:
+        ValueError: a file that is damaged, or has too many columns.
+    """
+    import pyarrow.parquet
+
+    check_plain(name, path)
+    with reading(name):
+        _check_footer(path)
+        try:
+            with pyarrow.parquet.ParquetFile(
+                path, thrift_container_size_limit=MOST_COLUMNS + 1
+            ) as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
+        except OSError as error:
+            if "Exceeded size limit" not in str(error):
+                raise
+            raise RefusedError(
+                f"{name} has more than {MOST_COLUMNS:,} columns, which are the most that are read: "
+                "save those that are wanted"
+            ) from error
+
+    def read(columns: list[str], most: int) -> Iterator[Any]:
+        with reading(name):
+            yield from parquet_batches(name, path, columns, most)
+
+    return ArrowTable(name, schema, rows, read, content)
+
+
+def _check_footer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.seek(0, io.SEEK_END) < 12:
+            return
+        file.seek(-8, io.SEEK_END)
+        (length,) = struct.unpack("<I", file.read(4))
+    if length > FOOTER_BYTES:
+        raise ValueError(f"it has a footer of {length:,} bytes: save it in fewer row groups")
+
+
+def parquet_batches(name: str, path: Path, columns: list[str], rows: int) -> Iterator[Any]:
+    """Batches of at most so many rows of a parquet file, in memory that its size justifies.
+
+    A dictionary of a few bytes may stand for the same gigabyte over and over. Texts and bytes stay
+    dictionaries; inside of structs, where pyarrow cannot do so, few rows are read at once.
+
+    Raises:
+        ValueError: if these columns unpack into far more than they are.
+    """
+    import pyarrow.parquet
+
+    wanted = set(columns)
+    metadata = pyarrow.parquet.read_metadata(path)
+    leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    # A leaf of a struct is called COLUMN.FIELD; the name of a column may have dots in it, too.
+    chosen = [
+        i for i, leaf in enumerate(leaves) if wanted & {leaf.path, leaf.path.partition(".")[0]}
+    ]
+    packed = unpacked = 0
+    largest = 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        sizes = {i: group.column(i).total_uncompressed_size for i in chosen}
+        packed += sum(group.column(i).total_compressed_size for i in chosen)
+        # Of numbers, for which runs of equal ones may stand, at least these.
+        unpacked += max(sum(sizes.values()), 8 * group.num_rows * len(chosen))
+        largest = max([largest, *(sizes[i] for i in chosen if leaves[i].path not in wanted)])
+    check_unpacked(name, packed, unpacked)
+    texts = [leaves[i].path for i in chosen if leaves[i].physical_type == "BYTE_ARRAY"]
+    texts = [text for text in texts if text in wanted]
+    with pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+        yield from file.iter_batches(max(1, min(rows, UNPACKED // largest)), columns=columns)
+
+
+def open_hub(name: str) -> dict[str, ArrowTable]:
+    """The splits of `hf://owner/name` or `hf://owner/name/config`, by name.
+
+    Raises:
+        ValueError: if the datasets package is missing, or the hub has no such dataset.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            'reading hf:// needs the datasets package: pip install "diffeo[hub]"'
+        ) from error
+    parts = name.removeprefix("hf://").strip("/").split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise ValueError(
+            f"{name} is not a dataset: write hf://owner/name or hf://owner/name/config"
+        )
+    try:
+        splits: dict[str, Any] = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be loaded from the hub: {reason}") from error
+    return {split: _hub_table(split, table) for split, table in splits.items()}
+
+
+def _hub_table(name: str, table: Any) -> ArrowTable:
+    def read(columns: list[str], rows: int) -> Iterator[Any]:
+        for part in table.select_columns(columns).with_format("arrow").iter(rows):
+            yield from part.combine_chunks().to_batches()
+
+    schema = table.features.arrow_schema
+    return ArrowTable(name, schema, len(table), read, lambda: str(table._fingerprint))
+
+
+def to_numpy(column: Any) -> Array:
+    """A pyarrow column as NumPy's, `[rows]`; what is missing is NaN in a column of numbers.
+
+    Equal values of a dictionary stay one object, since each may be large.
+    """
+    import pyarrow
+
+    if pyarrow.types.is_decimal(column.type) or pyarrow.types.is_null(column.type):
+        column = column.cast(pyarrow.float64())
+    if not pyarrow.types.is_dictionary(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    known = column.dictionary.to_numpy(zero_copy_only=False)
+    places = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
+    if column.null_count:
+        missing: Any = np.nan if known.dtype.kind in "iuf" else None
+        known = np.append(known, missing)
+    return np.asarray(known[places])
+
+
+def to_list(column: Any) -> list[Any]:
+    """The values of a pyarrow column, of a struct those called bytes; equal ones as `to_numpy`."""
+    from pyarrow import compute, types
+
+    while types.is_struct(column.type):
+        column = compute.struct_field(column, "bytes")
+    if not types.is_dictionary(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    known = column.dictionary.to_pylist()
+    return [None if place is None else known[place] for place in column.indices.to_pylist()]
