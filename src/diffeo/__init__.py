@@ -12,7 +12,7 @@ from diffeo.utils.lazy import lazy_import
 from diffeo.utils.version import __version__
 
 if TYPE_CHECKING:
-    from diffeo.bijections.base import Bijection, Chain, Inverse
+    from diffeo.bijections import Bijection, Chain, Inverse
     from diffeo.flow import Flow, load
     from diffeo.models import NICE, Glow, ImageRealNVP, RealNVP, TableFlow
 
@@ -33,7 +33,7 @@ __all__ = [
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.
 __getattr__ = lazy_import(
     __name__,
-    dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections.base")
+    dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections")
     | dict.fromkeys(("Flow", "load"), "flow")
     | dict.fromkeys(("NICE", "Glow", "ImageRealNVP", "RealNVP", "TableFlow"), "models"),
 )

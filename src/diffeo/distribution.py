@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from diffeo.flow import Flow
-
 # A standard error of a thirtieth of the spread of log p - log q.
 KL_SAMPLES = 1_000
+Flow: TypeAlias = Any  # a `diffeo.flow.Flow`, which is above this module
 
 
 class FlowDistribution(Distribution):
@@ -27,8 +23,8 @@ class FlowDistribution(Distribution):
         x = f^-1(z; context),  z ~ p_Z;    log p(x | context) in nats
 
     Args:
-        flow: the density. It is held, not copied, and used in the mode it is in: learn it with
-            `train()`, use it with `eval()`.
+        flow: the density. It is not copied, and used in its own mode: call `train()` to learn it,
+            `eval()` to use it.
         context: what it is conditional on, `(*batch, context_features)`, or the classes `(*batch)`
             of a class-conditional flow, as integers. Its rows are the batch: `(context_features,)`
             is one distribution, of batch shape (), and a flow without context has that too.
@@ -36,7 +32,7 @@ class FlowDistribution(Distribution):
 
     `rsample` is reparametrized: gradients reach the flow's weights and the context. A flow with a
     dequantizer draws from a grid, and so has `sample` alone; its `log_prob` is that of a noisy copy
-    of the value (see `Flow.log_prob`). Pictures are `uint8`, and their support is 0 to 255.
+    of the value (see `Flow.log_prob`). Images are `uint8`, and their support is 0 to 255.
 
     Flows know no mean, variance or entropy in closed form; as other distributions without, they
     raise NotImplementedError. `kl_divergence` is estimated by `monte_carlo_kl`.
@@ -45,7 +41,7 @@ class FlowDistribution(Distribution):
     `pyro.sample` takes as well; register the weights by `pyro.module("flow", flow)`.
 
     >>> import diffeo
-    >>> p = diffeo.RealNVP(features=2, context_features=3).eval().distribution(torch.zeros(5, 3))
+    >>> p = diffeo.RealNVP(features=2, context=3).eval().distribution(torch.zeros(5, 3))
     >>> p.batch_shape, p.event_shape, p.rsample((7,)).shape
     (torch.Size([5]), torch.Size([2]), torch.Size([7, 5, 2]))
     >>> p.log_prob(torch.zeros(2)).shape
@@ -75,7 +71,7 @@ class FlowDistribution(Distribution):
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        """All of real space; of pictures the whole numbers from 0 to 255."""
+        """All of real space; for images the whole numbers from 0 to 255."""
         values = (
             constraints.integer_interval(0, 255) if self.flow.takes_pixels else constraints.real
         )
@@ -164,15 +160,13 @@ def __getattr__(name: str) -> Any:
 
 def _rows_of(flow: Flow, context: Tensor | None) -> Tensor | None:
     """The context as rows `(*batch, context_features)`, classes as a row of zeros and a one."""
-    width, classes = flow.context_features, flow.num_classes
+    width = flow.context_features
     if context is None and width == 0:
         return None
-    if classes and context is not None and not context.is_floating_point():
-        if not ((context >= 0) & (context < classes)).all():
-            raise ValueError(f"classes must be whole numbers from 0 to {classes - 1}.")
-        return F.one_hot(context.long(), classes).to(flow.noise(0))
     if width == 0:
         raise ValueError("this flow takes no context: leave it out.")
+    if context is not None:
+        context = flow.context.as_rows(context, flow.noise(0))
     if context is None or context.shape[-1:] != (width,):
         shape = None if context is None else tuple(context.shape)
         raise ValueError(f"this flow needs a context of shape (..., {width}), got {shape}.")

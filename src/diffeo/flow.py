@@ -1,30 +1,34 @@
-"""A bijection and a base density make a flow."""
+"""A flow: a bijection onto the noise of a base density."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor
 
-from diffeo.bijections.backward import Memory
-from diffeo.bijections.base import Bijection, Chain, Context, Dequantizer
+from diffeo.bases import Base, Normal
+from diffeo.bijections.base import Bijection
+from diffeo.bijections.chain import Chain
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.dequantization import Dequantizer
+from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.context import Context, ContextSpec
 from diffeo.distribution import FlowDistribution, distribution_of
-from diffeo.pretrained.hub import Shareable
+from diffeo.pretrained.hub import PretrainedModel
+from diffeo.utils.modules import eval_mode as eval_mode
+from diffeo.utils.system import check_compiler
 
-Base = Literal["normal", "logistic"]
 Condition = Context | Int[Tensor, " batch"]
 
 
-class Flow(Shareable):
+class Flow(PretrainedModel):
     """A density made of a bijection f onto standard noise.
 
         log p(x) = log p_Z(f(x)) + log|det df/dx|,   x = f^-1(z) with z ~ p_Z
@@ -32,18 +36,16 @@ class Flow(Shareable):
     Args:
         bijection: f, from data `(batch, *shape)` to noise `(batch, dims)`.
         shape: of one event: the number of features of a table's row, or (C, H, W) of an image.
-        base: p_Z, independent in each dimension: "normal", N(0, 1), or "logistic", the standard
-            logistic of NICE.
-        context_features: width of the context of a conditional density p(x | context); 0 for none.
-        num_classes: number of classes of a class-conditional density p(x | class), whose context
-            is a whole number for each event, `(batch,)`; the bijection sees it as a row of zeros
-            and a one, `(batch, num_classes)`, and may be given that too.
+        base: p_Z, independent in each dimension; by default `Normal()`.
+        context: what a conditional density p(x | context) depends on: a `ContextSpec`, or how many
+            numbers there are. Where it is one category, classes may be given as whole numbers
+            `(batch,)`; the bijection sees a row of zeros and a one, `(batch, classes)`.
         context_encoder: a map applied to the context before the bijection sees it.
-        dequantizer: the door for discrete data, passed before the bijection.
+        dequantizer: maps discrete data to the continuum, before the bijection.
         latent_shapes: shape of each level inside the flat z, in order; by default one level.
 
-    A subclass whose constructor takes plain values (numbers, strings, lists of them) can be saved
-    and loaded; `metadata`, a dictionary of such values, travels with it.
+    Attributes:
+        metadata: plain values that are saved with the model, such as the names of columns.
 
     (Rezende & Mohamed 2015; Papamakarios et al. 2021)
     """
@@ -53,36 +55,32 @@ class Flow(Shareable):
         bijection: Bijection,
         shape: int | Sequence[int],
         *,
-        base: Base = "normal",
-        context_features: int = 0,
-        num_classes: int = 0,
+        base: Base | None = None,
+        context: ContextSpec | int | None = None,
         context_encoder: Bijection | None = None,
         dequantizer: Dequantizer | None = None,
-        latent_shapes: Sequence[tuple[int, ...]] | None = None,
+        latent_shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        if base not in ("normal", "logistic"):
-            raise ValueError(f"base is {base!r}: choose 'normal' or 'logistic'.")
         self.bijection = bijection
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self.dims = math.prod(self.shape)
-        self.latent_shapes = list(latent_shapes or [(self.dims,)])
-        self.base = base
-        if num_classes and context_features not in (0, num_classes):
-            raise ValueError(
-                f"{num_classes} classes are a context of as many features, not of "
-                f"{context_features}: leave context_features out."
-            )
-        self.context_features = context_features or num_classes
-        self.num_classes = num_classes
+        self.latent_shapes = [tuple(shape) for shape in latent_shapes or [(self.dims,)]]
+        self.base = Normal() if base is None else base
+        self.context = ContextSpec.of(context)
         self.context_encoder = context_encoder
         self.dequantizer = dequantizer
         self.metadata: dict[str, Any] = {}
 
     @property
+    def context_features(self) -> int:
+        """Width of the context; 0 for none."""
+        return self.context.width
+
+    @property
     def takes_pixels(self) -> bool:
         """Whether events are pixels, uint8; their density is then measured in bits/dim."""
-        return self.dequantizer is not None and self.dequantizer.takes is not None
+        return self.dequantizer is not None and self.dequantizer.input_dtype is not None
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +89,7 @@ class Flow(Shareable):
 
     @property
     def nats_per_bpd(self) -> float:
-        """What one bit/dim is of a whole event, in nats: `dims * log 2`."""
+        """How many nats of a whole event are one bit/dim: `dims * log 2`."""
         return self.dims * math.log(2)
 
     @property
@@ -114,22 +112,19 @@ class Flow(Shareable):
 
         In eval mode it is -inf where an event is so far from all data that it leaves the range of
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
-        event may give NaN, so that whoever trains notices.
+        event may give NaN, which a training loop then notices.
 
         Raises:
             ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
-        entry = None
         given = x
         if self.dequantizer is not None:
-            x, entry = self.dequantizer.noisy(x, generator)
+            x, _ = self.dequantizer.noisy(x, generator)  # whose log-determinant is 0
         with self.naming():
             z, log_det = self.bijection(x, context)
-        log_prob = self._base_log_prob(z) + log_det
-        if entry is not None:
-            log_prob = log_prob + entry
-        return log_prob if self.training else _nowhere(log_prob, given, context)
+        log_prob = self.base.log_prob(z) + log_det
+        return log_prob if self.training else _nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(
         self,
@@ -180,15 +175,7 @@ class Flow(Shareable):
     def noise(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n dims"]:
         """Draw n points of the base density, `(n, dims)`."""
         like = self._reference()
-        device = generator.device if generator is not None else like.device
-        z = torch.empty(n, self.dims, dtype=like.dtype, device=device)
-        if self.base == "normal":
-            z.normal_(generator=generator)
-        else:
-            # Inverse of the logistic's distribution function, kept off 0 where it is infinite.
-            z.uniform_(generator=generator)
-            z = z.clamp_(min=torch.finfo(z.dtype).tiny, max=1 - torch.finfo(z.dtype).eps).logit()
-        return z.to(like.device)
+        return self.base.sample(n, self.dims, like, generator).to(like.device)
 
     def distribution(
         self, context: Tensor | None = None, *, validate_args: bool | None = None
@@ -216,8 +203,8 @@ class Flow(Shareable):
         """
         context = self._check(x, context)
         if self.dequantizer is not None:
-            door = self.dequantizer
-            x, _ = door(x) if generator is None else door.noisy(x, generator)
+            dequantizer = self.dequantizer
+            x, _ = dequantizer(x) if generator is None else dequantizer.noisy(x, generator)
         with self.naming():
             return self.bijection(x, context)[0].contiguous()
 
@@ -249,14 +236,23 @@ class Flow(Shareable):
     def initialize(
         self, x: Shaped[Tensor, "batch *shape"], context: Condition | None = None
     ) -> Self:
-        """Let the links that start from data see x: pass the whole training split, or a good part.
+        """Set what starts from data: pass the whole training split, or a good part of it.
 
-        Does nothing to a model that has been initialised before. Returns the flow itself.
+        Before, a standardization or an actnorm is the identity, so a flow whose couplings are at
+        their start is its base density. What was initialised before stays as it is. Training loops
+        of diffeo call this. Returns the flow itself.
         """
-        was_training = self.training
-        self.train()
-        self.encode(x, context)
-        return self.train(was_training)
+        encoder, self.context_encoder = self.context_encoder, None
+        context = self._check(x, context)
+        self.context_encoder = encoder
+        if encoder is not None:
+            assert context is not None  # as `_check` has seen to
+            context = encoder.initialize(context)
+        if self.dequantizer is not None:
+            self.dequantizer.initialize(x)
+            x, _ = self.dequantizer(x)
+        self.bijection.initialize(x, context)
+        return self
 
     @torch.no_grad()
     def recalibrate(
@@ -265,10 +261,10 @@ class Flow(Shareable):
         *,
         generator: Generator | None = None,
     ) -> Self:
-        """Let batch normalizations take their averages from these batches `(x, context)`.
+        """Set the averages of batch normalizations from these batches `(x, context)`.
 
         A flow with `BatchNorm` that was trained by hand, or whose weights were changed, needs it
-        before it is evaluated; a few thousand training events do. Others pass it unchanged.
+        before it is evaluated; a few thousand training events suffice. Others stay as they are.
         Returns the flow itself.
         """
         norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
@@ -285,10 +281,9 @@ class Flow(Shareable):
     def set_precision(self, dtype: torch.dtype | None) -> Self:
         """Let the networks compute in a lower precision, such as `torch.bfloat16`.
 
-        None is that of the flow.
-        The stream of the data and the log-determinants stay as they are, and log-likelihoods agree
-        to about 1e-3 of their value. To decode what was encoded bit for bit, take None (see
-        `Coupling`). Returns the flow itself.
+        None is that of the flow. The data between the networks and the log-determinants keep their
+        precision, and log-likelihoods agree to about 1e-3 of their value. To decode what was
+        encoded bit for bit, use None (see `Coupling`). Returns the flow itself.
         """
         for module in self.modules():
             if isinstance(module, Coupling):
@@ -296,26 +291,36 @@ class Flow(Shareable):
         return self
 
     def set_memory(self, memory: Memory) -> Self:
-        """Choose what training keeps: "stored" activations, or "constant" memory (see `Chain`).
+        """Choose what training stores: "stored" activations, or "constant" memory (see `Chain`).
 
-        With constant memory it grows no more with the number of couplings, and training takes up
-        to a third more time. Returns the flow itself.
+        Constant memory does not grow with the number of couplings, and training takes about a third
+        more time. Returns the flow itself.
         """
         for module in self.modules():
             if isinstance(module, Chain):
                 module.memory = memory
         return self
 
-    # Inside -------------------------------------------------------------------------------------
+    def compile(self, *args: Any, **options: Any) -> Self:  # type: ignore[override]
+        """Compile the bijection's `forward` with `torch.compile`, once for all batch sizes.
 
-    def _base_log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
-        if self.base == "normal":
-            return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
-        return -(F.softplus(z) + F.softplus(-z)).sum(1)
+        `log_prob`, `encode` and training use it from the next call on, which compiles and takes
+        some seconds to minutes. Weights, state and results stay, up to rounding. It pays for small
+        tables and on GPUs; on a CPU, convolutions gain nothing. Copies of the flow are not
+        compiled. Options are those of `torch.compile`. Returns the flow itself.
+
+        Raises:
+            ValueError: if there is no compiler for the flow's device.
+        """
+        check_compiler(self.device.type)
+        self.bijection.compile(*args, **{"dynamic": True} | options)
+        return self
+
+    # Internals ----------------------------------------------------------------------------------
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """Say which layer it is that cannot be inverted, by its name in the flow."""
+        """Name the layer in the flow, where an error says that it cannot be inverted."""
         try:
             yield
         except SingularError as error:
@@ -323,18 +328,17 @@ class Flow(Shareable):
             raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
 
     def _check(self, x: Tensor, context: Condition | None) -> Context | None:
-        """Refuse what does not fit, and bring the context to the form that the links expect."""
+        """Refuse what does not fit, and encode the context as the bijection expects it."""
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, ("batch", *self.shape)))
             raise ValueError(f"expected x of shape ({wanted}), got {tuple(x.shape)}.")
-        if self.dequantizer is not None and self.dequantizer.takes is not None:
-            if x.dtype != self.dequantizer.takes:
-                raise ValueError(
-                    f"x is {x.dtype} but this flow takes {self.dequantizer.takes}: pass pixels as "
-                    "they are, 0 to 255."
-                )
-        else:
+        dtype = self.dequantizer.input_dtype if self.dequantizer is not None else None
+        if dtype is None:
             self._check_dtype("x", x)
+        elif x.dtype != dtype:
+            raise ValueError(
+                f"x is {x.dtype} but this flow takes {dtype}: pass pixels as they are, 0 to 255."
+            )
         return self._check_context(len(x), context)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:
@@ -345,33 +349,25 @@ class Flow(Shareable):
             )
 
     def _check_context(self, rows: int, context: Condition | None) -> Context | None:
-        if self.context_features == 0:
+        if not self.context:
             if context is not None:
                 raise ValueError("this flow takes no context: leave it out.")
             return None
-        if self.num_classes and context is not None and not context.is_floating_point():
-            context = self._one_hot(context)
+        if context is not None:
+            context = self.context.as_rows(context, self._reference())
         shape = None if context is None else tuple(context.shape)
-        if context is None or shape != (rows, self.context_features):
+        if context is None or shape != (rows, self.context.width):
             raise ValueError(
-                f"this flow needs a context of shape ({rows}, {self.context_features}), "
-                f"got {shape}."
+                f"this flow needs a context of shape ({rows}, {self.context.width}), got {shape}."
             )
         self._check_dtype("context", context)
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context
 
-    def _one_hot(self, labels: Int[Tensor, " batch"]) -> Context:
-        if labels.ndim != 1 or not ((labels >= 0) & (labels < self.num_classes)).all():
-            raise ValueError(
-                f"classes must be whole numbers (batch,) from 0 to {self.num_classes - 1}."
-            )
-        return F.one_hot(labels.long(), self.num_classes).to(self._reference().dtype)
 
-
-def _nowhere(log_prob: Tensor, *given: Tensor | None) -> Tensor:
-    """-inf for NaN, but where a NaN was given."""
+def _nan_to_minus_infinity(log_prob: Tensor, *given: Tensor | None) -> Tensor:
+    """-inf for NaN, except where a NaN was given."""
     lost = log_prob.isnan()
     for tensor in given:
         if tensor is not None and tensor.is_floating_point():
@@ -379,18 +375,5 @@ def _nowhere(log_prob: Tensor, *given: Tensor | None) -> Tensor:
     return log_prob.masked_fill(lost, -math.inf)
 
 
-@contextmanager
-def eval_mode(flow: Flow) -> Iterator[None]:
-    """The flow in eval mode and without gradients; every module's own mode comes back after."""
-    modes = [(module, module.training) for module in flow.modules()]
-    flow.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-# The one word for most: a folder, a model that ships ("mnist"), or one on the hub.
+# Of a folder, a model that ships ("mnist"), or one on the hub.
 load = Flow.from_pretrained

@@ -1,14 +1,47 @@
-"""From values on a grid to a continuum and back: the one link that is not a bijection."""
+"""Dequantizers: from discrete values to the continuum, by noise, and back by rounding."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from jaxtyping import Float, Shaped
+from torch import Generator, Tensor, nn
 
-from diffeo.bijections.base import Dequantizer
+from diffeo.utils.config import Configurable
+
+
+class Dequantizer(Configurable, nn.Module, ABC):
+    """Maps discrete data to the continuum and back; not a bijection, since it draws noise.
+
+    `forward` puts a value at the middle of its cell, `noisy` anywhere in the cell, and `inverse`
+    returns any point of the cell to the value, so `inverse(forward(x))` is x bit for bit.
+
+    Attributes:
+        input_dtype: the dtype of discrete data; None for that of the flow.
+    """
+
+    input_dtype: torch.dtype | None = None
+
+    @abstractmethod
+    def forward(
+        self, x: Shaped[Tensor, "batch *shape"]
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        """The middle of each cell: `(y, log_det)`."""
+
+    @abstractmethod
+    def noisy(
+        self, x: Shaped[Tensor, "batch *shape"], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        """A point drawn uniformly from each cell: `(y, log_det)`."""
+
+    @abstractmethod
+    def inverse(self, y: Float[Tensor, "batch *shape"]) -> Shaped[Tensor, "batch *shape"]:
+        """The value whose cell contains y."""
+
+    def initialize(self, x: Shaped[Tensor, "batch *shape"]) -> None:
+        """Set what starts from data, unless it was set before."""
 
 
 class UniformDequantize(Dequantizer):
@@ -26,8 +59,8 @@ class UniformDequantize(Dequantizer):
         steps: width of a cell for each feature of `(batch, features)`; 0 for a continuous one,
             which passes untouched.
 
-    The grid goes through the first row that is met in training mode, and through 0 where that row
-    is a multiple of the step.
+    The grid goes through 0, or through the first row of `initialize` where that is no multiple of
+    the step.
     (Uria et al. 2013, section 5.2; Theis et al. 2016, section 3.1)
     """
 
@@ -52,14 +85,18 @@ class UniformDequantize(Dequantizer):
     def forward(
         self, x: Float[Tensor, "batch features"]
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        if self.training and not self.initialized and len(x):
-            # How far the grid lies from 0, which most go through: rounding errors of a row that is
-            # on the grid of 0 are left out, since they would come back with every value.
-            discrete, step = self._grid(x.device)
-            rest = x[0] - step * (x[0] / step).round()
-            self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
-            self.initialized.fill_(True)
         return x, x.new_zeros(x.shape[0])
+
+    @torch.no_grad()
+    def initialize(self, x: Float[Tensor, "batch features"]) -> None:
+        if self.initialized or not len(x):
+            return
+        # How far the grid lies from 0: rounding errors of a row that is on the grid of 0 are left
+        # out, since they would come back with every value.
+        discrete, step = self._grid(x.device)
+        rest = x[0] - step * (x[0] / step).round()
+        self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
+        self.initialized.fill_(True)
 
     def noisy(
         self, x: Float[Tensor, "batch features"], generator: Generator | None = None

@@ -1,12 +1,15 @@
-"""Maps that treat each element by itself: standardization, NICE's scaling, a learned prior."""
+"""Elementwise maps with parameters of their own: standardization, scaling, a learned prior."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.context import Context
 
 
 class Standardize(Bijection):
@@ -17,14 +20,12 @@ class Standardize(Bijection):
     Args:
         features: D of the input `(batch, D)`.
 
-    The first batch in training mode sets `mean` and `std`, so pass the whole training split once
-    (`Flow.initialize` does). `initialized` is a buffer: a loaded model is never fitted again.
+    `initialize` sets `mean` and `std`; before, it is the identity. `initialized` is a buffer: a
+    loaded model is never initialised again.
 
     Raises:
-        ValueError: if that batch has fewer than two rows, or a feature without spread.
+        ValueError: by `initialize`, if there are fewer than two rows, or a feature is constant.
     """
-
-    alone = True
 
     mean: Tensor
     std: Tensor
@@ -39,14 +40,20 @@ class Standardize(Bijection):
     def forward(
         self, x: Float[Tensor, "batch features"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        if self.training and not self.initialized:
-            self._fit(x.detach())
         return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[0])
 
     def inverse(
         self, y: Float[Tensor, "batch features"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
         return y * self.std + self.mean, self.std.log().sum().expand(y.shape[0])
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> Float[Tensor, "batch features"]:
+        if not self.initialized:
+            self._fit(x)
+        return self(x)[0]
 
     def _fit(self, x: Tensor) -> None:
         if len(x) < 2:
@@ -62,9 +69,13 @@ class Standardize(Bijection):
         self.std.copy_(std)
         self.initialized.fill_(True)
 
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3,), "constant")
+
 
 class Scale(Bijection):
-    """Learned positive scaling of each feature, the only link of NICE that changes volume.
+    """Learned positive scaling of each feature, the only map of NICE that changes volume.
 
         y = exp(s) * x,   log|det dy/dx| = sum(s)
 
@@ -88,9 +99,13 @@ class Scale(Bijection):
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
         return y * (-self.log_scale).exp(), -self.log_scale.sum().expand(y.shape[0])
 
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3,), "constant")
+
 
 class LearnedPrior(Bijection):
-    """Standardize each element by a learned mean and spread, which a context may move.
+    """Standardize each element by a learned mean and spread, which may depend on a context.
 
         y = (x - m) * exp(-s),   log|det dy/dx| = -sum(s),   (m, s) = b + W context
 
@@ -130,6 +145,11 @@ class LearnedPrior(Bijection):
         if self.weight is not None and context is not None:
             moments = moments + torch.tensordot(context, self.weight, dims=1)
         return moments[:, 0], moments[:, 1]
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(2, 3), (2, 3), "constant")
+        yield Example(lambda: cls(2, 2, 1, context_features=3), (2, 2, 1), context_features=3)
 
 
 def _sum(log_std: Tensor, x: Tensor) -> Tensor:

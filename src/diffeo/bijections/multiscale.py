@@ -1,12 +1,18 @@
-"""Latents that leave early, so that the rest of the flow has less to carry."""
+"""Multi-scale flows: some latents leave early, so that the rest of the flow is smaller."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.bijections.chain import Chain
+from diffeo.bijections.normalization import ActNorm
+from diffeo.bijections.reshape import Flatten
+from diffeo.context import Context
 
 
 class FactorOut(Bijection):
@@ -14,8 +20,8 @@ class FactorOut(Bijection):
 
         (a, b) = halves of x,   y = [flat(b), inner(a)],   log|det dy/dx| = log|det dinner/da|
 
-    A learned prior of the part that leaves is a coupling before this link that keeps `a`: then b is
-    standardized given a, and every part of the latent vector is plain noise.
+    A learned prior of the part that leaves is a coupling before this one, in which `a` passes
+    unchanged: b is then standardized given a, and all latents are standard noise.
 
     Args:
         shape: (C, H, W) of the input; C is even.
@@ -23,8 +29,6 @@ class FactorOut(Bijection):
 
     (Dinh et al. 2017, section 3.6)
     """
-
-    alone = True
 
     def __init__(self, shape: tuple[int, int, int], inner: Bijection) -> None:
         super().__init__()
@@ -47,3 +51,20 @@ class FactorOut(Bijection):
         size = self.shape[0] * self.shape[1] * self.shape[2]
         stays, log_det = self.inner.inverse(y[:, size:], context)
         return torch.cat((stays, y[:, :size].unflatten(1, self.shape)), dim=1), log_det
+
+    def initialize(
+        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
+    ) -> Float[Tensor, "batch dims"]:
+        stays, leaves = x.chunk(2, dim=1)
+        return torch.cat((leaves.flatten(1), self.inner.initialize(stays, context)), dim=1)
+
+    @property
+    def cheap_inverse(self) -> bool:  # type: ignore[override]
+        """Whether that of the inner flow is."""
+        return self.inner.cheap_inverse
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(
+            lambda: cls((4, 2, 2), Chain(ActNorm(2), Flatten(2, 2, 2))), (4, 2, 2), "constant"
+        )

@@ -1,8 +1,8 @@
-"""Normalization of channels, as bijections: by the statistics of each batch, or of the first."""
+"""Normalization of channels as bijections, by the statistics of each batch or of the first."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.bijections.backward import rebuilding
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.bijections.memory import is_replaying
+from diffeo.context import Context
 
 
 class BatchNorm(Bijection):
@@ -28,14 +29,15 @@ class BatchNorm(Bijection):
         momentum: weight of a new batch in the running averages.
         eps: added to the variance.
 
-    Running averages trail weights that move, and do not belong at all to averaged weights. The
+    Running averages lag behind weights that move, and do not belong to averaged weights. The
     likelihood of a stack of such layers may then be off by orders of magnitude in eval mode. So
-    whoever evaluates calls `restart()` on each layer and passes some batches in training mode:
-    until the next `restart`, the averages weigh all batches equally, and are those of the weights
-    at hand.
+    before an evaluation `Flow.recalibrate` calls `restart()` on each layer and passes some batches
+    in training mode; until the next `restart` the averages weigh all batches equally.
 
     (Dinh et al. 2017, section 3.7 and appendix E)
     """
+
+    cheap_inverse = False  # in training mode, the statistics are those of the last batch
 
     running_mean: Tensor
     running_var: Tensor
@@ -64,8 +66,8 @@ class BatchNorm(Bijection):
     ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
         mean, var = self.running_mean, self.running_var
         if self.training:
-            mean, var = _batch_statistics(x)
-            self._remember(mean.detach(), var.detach())
+            mean, var = batch_statistics(x)
+            self._update(mean.detach(), var.detach())
         var = var + self.eps
         y = (x - _column(mean, x)) * _column(var.rsqrt(), x)
         return y, self._log_det(x, var)
@@ -84,7 +86,7 @@ class BatchNorm(Bijection):
         # The weight of ones makes the kernel keep statistics in its dtype, not in that of x.
         ones = torch.ones_like(self.running_var)
         y, mean, scale = torch.native_batch_norm(x, ones, None, None, None, True, 0.0, self.eps)
-        self._remember(mean, scale**-2 - self.eps)
+        self._update(mean, scale**-2 - self.eps)
         return y
 
     def inverse(
@@ -101,21 +103,13 @@ class BatchNorm(Bijection):
         pixels = x[0, 0].numel() if x.shape[0] else 0
         return (-0.5 * pixels * var.log().sum()).expand(x.shape[0])
 
-    def note(self) -> tuple[Tensor, Tensor]:
-        """The statistics of the last batch."""
-        return self.last_mean.clone(), self.last_var.clone()
-
-    def rebuild(
-        self, y: Tensor, context: Context | None, note: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Any]:
-        """See `Bijection.rebuild`."""
-        self.last_mean.copy_(note[0])
-        self.last_var.copy_(note[1])
-        return super().rebuild(y, context, note)
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3, 2, 2), "constant", normalizes_batches=True)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, var: Tensor) -> None:
-        if rebuilding():
+    def _update(self, mean: Tensor, var: Tensor) -> None:
+        if is_replaying():
             return
         self.last_mean.copy_(mean)
         self.last_var.copy_(var)
@@ -128,7 +122,7 @@ class BatchNorm(Bijection):
 
 
 class ActNorm(Bijection):
-    """Affine map of each channel, such that its first batch comes out with mean 0 and variance 1.
+    """Affine map of each channel, whose first batch comes out with mean 0 and variance 1.
 
         y = exp(3 s) * (x + b),   log|det dy/dx| = 3 H W sum(s)
 
@@ -136,10 +130,10 @@ class ActNorm(Bijection):
         channels: C of the input `(batch, C, *spatial)`.
         scale: standard deviation with which the first batch comes out, instead of 1.
 
-    The first batch in training mode sets `b` and `s`, over all processes of a distributed run;
-    from then on they are learned. `initialized` is a buffer, so a loaded model is never initialised
-    twice. A channel that does not vary in the first batch is only shifted. The 3, which is that of
-    the paper's own code, lets the scale learn faster.
+    `initialize` sets `b` and `s` from a batch, over all processes of a distributed run; before, the
+    map is the identity, and afterwards they are learned. `initialized` is a buffer, so a loaded
+    model is never initialised again. A channel that does not vary in that batch is only shifted.
+    The factor 3, from the paper's own code, lets the scale learn faster.
 
     (Kingma & Dhariwal 2018, section 3.1)
     """
@@ -155,44 +149,34 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
-        self._started = False
-        # No lambda, which could not be pickled.
-        self.register_load_state_dict_post_hook(_ask_again)
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
-        self.start_from(x)
         factor = self.factor()
         y = torch.addcmul(_column(factor * self.shift, x), x, _column(factor, x))
         return y, self._log_det(x)
 
     def factor(self) -> Float[Tensor, " channels"]:
         """What each channel is multiplied by, `exp(3 s)`."""
-        return self.log_factor().exp()
+        return (self.SPEED * self.log_scale).exp()
 
-    def log_factor(self) -> Float[Tensor, " channels"]:
-        """Its logarithm, `3 s`."""
-        return self.SPEED * self.log_scale
-
-    def awaits_data(self) -> bool:
-        """Whether the next batch is the one that sets `b` and `s`."""
-        # Asked once of the buffer, since to ask a GPU is to wait for it.
-        if self.training and not self._started:
-            self._started = bool(self.initialized)
-        return self.training and not self._started
+    def log_det_per_pixel(self) -> Float[Tensor, ""]:
+        """log|det dy/dx| of one pixel, `3 sum(s)`."""
+        return self.SPEED * self.log_scale.sum()
 
     @torch.no_grad()
-    def start_from(self, x: Float[Tensor, "batch channels *spatial"]) -> None:
-        """Set `b` and `s` by x if this is the first batch in training mode."""
-        if not self.awaits_data():
-            return
-        # In float64, since the mean of a channel may be far larger than its spread.
-        mean, var = _batch_statistics(x.double())
-        std = torch.where(var > 0, var.sqrt(), self.scale)
-        self.shift.copy_(-mean)
-        self.log_scale.copy_((self.scale / std).log() / self.SPEED)
-        self.initialized.fill_(True)
+    def initialize(
+        self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
+    ) -> Float[Tensor, "batch channels *spatial"]:
+        if not self.initialized:
+            # In float64, since the mean of a channel may be far larger than its spread.
+            mean, var = batch_statistics(x.double())
+            std = torch.where(var > 0, var.sqrt(), self.scale)
+            self.shift.copy_(-mean)
+            self.log_scale.copy_((self.scale / std).log() / self.SPEED)
+            self.initialized.fill_(True)
+        return self(x)[0]
 
     def inverse(
         self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
@@ -202,15 +186,15 @@ class ActNorm(Bijection):
 
     def _log_det(self, x: Tensor) -> Tensor:
         pixels = x[0, 0].numel() if x.shape[0] else 0
-        return (self.SPEED * pixels * self.log_scale.sum()).expand(x.shape[0])
+        return (pixels * self.log_det_per_pixel()).expand(x.shape[0])
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, scale={self.scale}"
 
-
-def _ask_again(norm: ActNorm, _: Any) -> None:
-    """Let a norm that was loaded look whether it has been initialised."""
-    norm._started = False
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3, 2, 2), "constant")
+        yield Example(lambda: cls(4, scale=0.5), (4,), "constant")
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:
@@ -218,7 +202,7 @@ def _column(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
-def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel `(C,)`, over all processes."""
     axes = [0, *range(2, x.ndim)]
     processes = _processes()

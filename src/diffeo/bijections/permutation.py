@@ -1,16 +1,16 @@
-"""Maps that exchange features, so that couplings cut differently each time."""
+"""Permutations of features, so that each coupling divides them differently."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeo.bijections.backward import Gradients
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.context import Context
 
 
 class Permutation(Bijection):
@@ -38,8 +38,8 @@ class Permutation(Bijection):
         self.register_buffer("order", index)
         # Not saved: it follows from `order`, which a loaded state replaces.
         self.register_buffer("undo", index.argsort(), persistent=False)
-        # No lambda, which could not be pickled.
-        self.register_load_state_dict_post_hook(_follow)
+        # A function, since a lambda cannot be pickled.
+        self.register_load_state_dict_post_hook(_update_inverse)
 
     @classmethod
     def reverse(cls, features: int) -> Permutation:
@@ -50,49 +50,28 @@ class Permutation(Bijection):
     def shuffle(cls, features: int, seed: int) -> Permutation:
         """A fixed random order, drawn from a generator of its own."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randperm(features, generator=generator).tolist())
+        return cls(torch.randperm(features, generator=generator, device="cpu").tolist())
 
     def forward(
         self, x: Float[Tensor, "batch features *rest"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
-        return _reordered(x, self.order), x.new_zeros(x.shape[0])
+        return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
     def inverse(
         self, y: Float[Tensor, "batch features *rest"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
-        return _reordered(y, self.undo), y.new_zeros(y.shape[0])
+        return y.index_select(1, self.undo), y.new_zeros(y.shape[0])
 
-    # Backward -----------------------------------------------------------------------------------
-
-    def run(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Any]:
-        """See `Bijection.run`."""
-        return *self(x), None
-
-    def rebuild(self, y: Tensor, context: Context | None, note: Any) -> tuple[Tensor, Any]:
-        """See `Bijection.rebuild`."""
-        return _reordered(y, self.undo), None
-
-    def back(
-        self,
-        kept: Any,
-        context: Context | None,
-        grad: Tensor,
-        grad_log_det: Tensor,
-        found: Gradients,
-    ) -> Tensor:
-        """See `Bijection.back`."""
-        return _reordered(grad, self.undo)
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls.reverse(4), (4,), "zero", other=lambda: cls(range(4)))
+        yield Example(lambda: cls.shuffle(7, 1), (7,), "zero", other=lambda: cls.shuffle(7, 2))
+        yield Example(lambda: cls([1, 2, 0]), (3, 2, 2), "zero")
 
 
-def _follow(permutation: Permutation, _: Any) -> None:
-    """Let the inverse be that of an order that was loaded."""
+def _update_inverse(permutation: Permutation, _: Any) -> None:
+    """Make the inverse that of an order that was loaded."""
     undo = permutation.order.argsort()
     if not torch.equal(permutation.order[undo], torch.arange(len(undo), device=undo.device)):
         raise ValueError("the order that was loaded is no permutation.")
     permutation.undo = undo
-
-
-def _reordered(x: Tensor, order: Tensor) -> Tensor:
-    if x.ndim == 2:  # where each feature is in one piece (see `beside`)
-        return x.t().index_select(0, order).t()
-    return x.index_select(1, order)

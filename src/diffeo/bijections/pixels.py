@@ -1,19 +1,22 @@
-"""From 8-bit pixels to the real line and back."""
+"""Between 8-bit pixels and the real line."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 
-from diffeo.bijections.base import Bijection, Context, Dequantizer
+from diffeo.bijections.base import Bijection, Example
+from diffeo.bijections.dequantization import Dequantizer
+from diffeo.context import Context
 
 
 class PixelDequantize(Dequantizer):
-    """The door for pictures: 8-bit pixels, or their leading bits, spread over unit cells.
+    """The dequantizer of images: 8-bit pixels, or their leading bits, spread over unit cells.
 
         v = floor(x / 2^(8 - bits)),   0 <= v < 2^bits
         forward:  y = v + 1/2
@@ -30,7 +33,7 @@ class PixelDequantize(Dequantizer):
     (Theis et al. 2016, section 3.1)
     """
 
-    takes = torch.uint8
+    input_dtype = torch.uint8
 
     def __init__(self, bits: int = 8) -> None:
         super().__init__()
@@ -84,8 +87,6 @@ class Logit(Bijection):
     (Dinh et al. 2017, section 4.1)
     """
 
-    alone = True
-
     def __init__(self, scale: float, margin: float = 0.05) -> None:
         super().__init__()
         if not 0 <= margin < 0.5:
@@ -110,6 +111,10 @@ class Logit(Bijection):
     def extra_repr(self) -> str:
         return f"scale={self.scale}, margin={self.margin}"
 
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(scale=16.0), (2, 3), interval=(0.5, 15.5))
+
 
 class Center(Bijection):
     """From [0, scale], where pixels lie, to [-1/2, 1/2].
@@ -121,8 +126,6 @@ class Center(Bijection):
 
     (Kingma & Dhariwal 2018, in their code)
     """
-
-    alone = True
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -143,3 +146,7 @@ class Center(Bijection):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(scale=16.0), (2, 3), "constant", interval=(0.5, 15.5))

@@ -1,12 +1,15 @@
-"""Maps that move elements and change none: space to depth, and the flat vector at the end."""
+"""Maps that move elements and change none: space to depth, and flattening."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.context import Context
 
 
 class Squeeze(Bijection):
@@ -15,18 +18,16 @@ class Squeeze(Bijection):
         (batch, C, H, W) -> (batch, 4 C, H/2, W/2),   log|det dy/dx| = 0
 
     Args:
-        ordered: False puts the four pixels of a channel side by side, so that a channel cut takes
-            whole channels apart. True puts the two pixels of one diagonal of all channels first,
-            then those of the other: a channel cut then takes a checkerboard apart, as the paper
-            does where it factors out.
+        ordered: False puts the four pixels of a channel side by side, so that a split of the
+            channels divides whole channels. True puts the two pixels of one diagonal of all
+            channels first, then those of the other: a split of the channels is then a
+            checkerboard, as in the paper where it factors out.
 
     Raises:
         ValueError: in `forward`, if H or W is odd.
 
     (Dinh et al. 2017, section 3.6)
     """
-
-    alone = True
 
     def __init__(self, ordered: bool = False) -> None:
         super().__init__()
@@ -62,6 +63,11 @@ class Squeeze(Bijection):
     def extra_repr(self) -> str:
         return f"ordered={self.ordered}"
 
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(), (2, 4, 6), "zero")
+        yield Example(lambda: cls(ordered=True), (2, 4, 2), "zero")
+
 
 class Flatten(Bijection):
     """An event of any shape as a vector.
@@ -71,8 +77,6 @@ class Flatten(Bijection):
     Args:
         shape: that of an event.
     """
-
-    alone = True
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -90,3 +94,7 @@ class Flatten(Bijection):
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.shape))
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(2, 3, 2), (2, 3, 2), "zero")

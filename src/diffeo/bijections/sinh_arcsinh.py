@@ -1,12 +1,15 @@
-"""A learned bend of each feature by itself: its skewness and the weight of its tails."""
+"""A learned map of each feature by itself: its skewness and the weight of its tails."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.context import Context
 
 
 class SinhArcsinh(Bijection):
@@ -16,9 +19,9 @@ class SinhArcsinh(Bijection):
         log|det dy/dx| = sum(log d - s + log cosh(d * a - e) - log cosh(a))
 
     The inverse has the same form, so it costs the same. With d > 1 heavy tails become those of a
-    normal distribution, and e takes away skewness. It starts as the identity. A coupling is affine
-    in each feature that it bends, and only others tell it how: of features that have nothing to do
-    with each other, it can change no shape. This can.
+    normal distribution, and e takes away skewness. It starts as the identity. An affine
+    coupling, whose scale and shift depend on other features alone, cannot change the shape of
+    features that are independent of each other. This can.
 
     Far out it is a power, |x| ~ |y|^(1/d): with the bound of 1.5, y = 8 is at most 1e5 widths away,
     and one link leaves float32 at |y| = 1e8. Powers of a stack multiply.
@@ -69,6 +72,10 @@ class SinhArcsinh(Bijection):
 
     def extra_repr(self) -> str:
         return f"{len(self.shift)}, bound={self.bound}"
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3,))
 
 
 def _log_cosh(a: Tensor) -> Tensor:

@@ -1,114 +1,100 @@
-"""Where a coupling cuts its input: the part that is kept and steers, and the part that is bent."""
+"""How a coupling divides its input: one part passes unchanged, the other is transformed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from diffeo.utils.config import Configurable
 
 
-class Cut(Protocol):
-    """Takes a tensor apart into (kept, bent) and puts the two together again."""
+class Split(Configurable, nn.Module, ABC):
+    """Divides a tensor into the part that passes unchanged and the part that is transformed."""
 
+    @abstractmethod
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take `x` apart: `(kept, bent)`."""
-        ...
+        """Divide x: `(unchanged, transformed)`."""
 
-    def merge(self, kept: Tensor, bent: Tensor) -> Tensor:
+    @abstractmethod
+    def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         """Undo `split`."""
-        ...
-
-    def gather(self, kept: Tensor, bent: Tensor) -> Tensor:
-        """The transpose of `split`, by which gradients go back."""
-        ...
 
 
-class FeatureSplit:
-    """Cut axis 1 into two contiguous halves.
+class FeatureSplit(Split):
+    """Divide axis 1 into two contiguous halves.
 
     Args:
-        features: D of the input `(batch, D, *rest)`, a table's features or an image's channels.
+        features: D of the input `(batch, D, *rest)`: columns of a table or channels of an image.
             Odd D gives the second half one more.
-        keep: which half is kept; alternate it from one coupling to the next.
+        keep: which half passes unchanged; alternate it from one coupling to the next.
 
     Attributes:
-        kept, bent: the number of features on each side.
+        identity: the number of features that pass unchanged.
+        transformed: the number of the others.
 
     Raises:
-        ValueError: if there are fewer than two features, of which neither could steer the other.
+        ValueError: if there are fewer than two features.
     """
 
     def __init__(self, features: int, keep: Literal["first", "second"] = "first") -> None:
+        super().__init__()
         if features < 2:
             raise ValueError(
-                f"a coupling keeps some features to steer the others, so it needs at least 2, not "
-                f"{features}: add a column."
+                f"a coupling needs at least 2 features, one to condition the other, not {features}:"
+                " add a column."
             )
         self.keep = keep
-        self.first = features // 2
-        self.kept, self.bent = self.first, features - self.first
-        if keep == "second":
-            self.kept, self.bent = self.bent, self.kept
+        self.sizes = [features // 2, features - features // 2]
+        self.identity, self.transformed = self.sizes if keep == "first" else self.sizes[::-1]
 
     def split(
         self, x: Float[Tensor, "batch features *rest"]
-    ) -> tuple[Float[Tensor, "batch kept *rest"], Float[Tensor, "batch bent *rest"]]:
-        """Take x `(batch, D, *rest)` apart: `(kept, bent)`, both views of it."""
-        first, second = x.split_with_sizes([self.first, x.shape[1] - self.first], dim=1)
+    ) -> tuple[Float[Tensor, "batch identity *rest"], Float[Tensor, "batch transformed *rest"]]:
+        first, second = x.split(self.sizes, dim=1)
         return (first, second) if self.keep == "first" else (second, first)
 
     def merge(
-        self, kept: Float[Tensor, "batch kept *rest"], bent: Float[Tensor, "batch bent *rest"]
+        self,
+        unchanged: Float[Tensor, "batch identity *rest"],
+        transformed: Float[Tensor, "batch transformed *rest"],
     ) -> Float[Tensor, "batch features *rest"]:
-        """Undo `split`: x `(batch, D, *rest)`."""
-        return concat_features((kept, bent) if self.keep == "first" else (bent, kept))
+        halves = (unchanged, transformed) if self.keep == "first" else (transformed, unchanged)
+        return torch.cat(halves, dim=1)
 
-    # It moves elements and changes none.
-    gather = merge
-
-    def __repr__(self) -> str:
-        return f"FeatureSplit(features={self.kept + self.bent}, keep={self.keep!r})"
+    def extra_repr(self) -> str:
+        return f"features={sum(self.sizes)}, keep={self.keep!r}"
 
 
-class NoSplit:
-    """Keep nothing and bend all of axis 1, so that the context alone steers.
+class NoSplit(Split):
+    """Transform all of axis 1, so that the context alone conditions the map.
 
     Args:
         features: D of the input `(batch, D, *rest)`.
 
     Attributes:
-        kept, bent: the number of features on each side, 0 and D.
+        identity: 0, the number of features that pass unchanged.
+        transformed: D.
     """
 
     def __init__(self, features: int) -> None:
-        self.kept, self.bent = 0, features
+        super().__init__()
+        self.identity, self.transformed = 0, features
 
     def split(
-        self, x: Float[Tensor, "batch bent *rest"]
-    ) -> tuple[Float[Tensor, "batch 0 *rest"], Float[Tensor, "batch bent *rest"]]:
-        """Nothing of x, and all of it."""
+        self, x: Float[Tensor, "batch features *rest"]
+    ) -> tuple[Float[Tensor, "batch 0 *rest"], Float[Tensor, "batch features *rest"]]:
         return x[:, :0], x
 
     def merge(
-        self, kept: Float[Tensor, "batch 0 *rest"], bent: Float[Tensor, "batch bent *rest"]
-    ) -> Float[Tensor, "batch bent *rest"]:
-        """Undo `split`."""
-        return bent
+        self,
+        unchanged: Float[Tensor, "batch 0 *rest"],
+        transformed: Float[Tensor, "batch features *rest"],
+    ) -> Float[Tensor, "batch features *rest"]:
+        return transformed
 
-    gather = merge
-
-    def __repr__(self) -> str:
-        return f"NoSplit(features={self.bent})"
-
-
-def concat_features(parts: Sequence[Tensor]) -> Tensor:
-    """Parts side by side along axis 1; of a table each feature is laid in one piece.
-
-    So the parts that a cut takes of it are pieces too, and elementwise operations run through.
-    """
-    if parts[0].ndim == 2:
-        return torch.cat([part.t() for part in parts]).t()
-    return torch.cat(list(parts), dim=1)
+    def extra_repr(self) -> str:
+        return f"features={self.transformed}"

@@ -1,12 +1,15 @@
-"""Away with mean and covariance: what a Gaussian knows of the data."""
+"""Whitening: removes mean and covariance."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeo.bijections.base import Bijection, Context
+from diffeo.bijections.base import Bijection, Example
+from diffeo.context import Context
 
 
 class Whiten(Bijection):
@@ -19,14 +22,12 @@ class Whiten(Bijection):
     Args:
         features: D of the input `(batch, D)`.
 
-    `fit` sets `mean` and `root`, L; or the first batch in training mode does, as in `Standardize`.
-    `initialized` is a buffer: a loaded model is never fitted again.
+    `fit` or `initialize` sets `mean` and `root`, L; before, it is the identity. `initialized` is a
+    buffer: a loaded model is never initialised again.
 
     Raises:
-        ValueError: if that batch has a covariance that is not positive definite.
+        ValueError: by `fit` and `initialize`, if the covariance is not positive definite.
     """
-
-    alone = True
 
     mean: Tensor
     root: Tensor
@@ -41,10 +42,6 @@ class Whiten(Bijection):
     def forward(
         self, x: Float[Tensor, "batch features"], context: Context | None = None
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        if self.training and not self.initialized:
-            # In float64, since the squares of a large column lose their digits in float32.
-            rows = x.detach().double()
-            self.fit(rows.mean(0), rows.T.cov(correction=0).view(x.shape[1], -1))
         y = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False).T
         return y, -self._log_det(x)
 
@@ -53,11 +50,20 @@ class Whiten(Bijection):
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
         return y @ self.root.T + self.mean, self._log_det(y)
 
+    def initialize(
+        self, x: Float[Tensor, "batch features"], context: Context | None = None
+    ) -> Float[Tensor, "batch features"]:
+        if not self.initialized:
+            # In float64, since the squares of a large column lose their digits in float32.
+            rows = x.detach().double()
+            self.fit(rows.mean(0), rows.T.cov(correction=0).view(x.shape[1], -1))
+        return self(x)[0]
+
     @torch.no_grad()
     def fit(
         self, mean: Float[Tensor, " features"], covariance: Float[Tensor, "features features"]
     ) -> None:
-        """Take mean and covariance from elsewhere, such as a shrunk estimate of few rows."""
+        """Set mean and covariance, such as a shrunk estimate from few rows."""
         root, failed = torch.linalg.cholesky_ex(covariance)
         if failed or not root.isfinite().all():
             raise ValueError(
@@ -73,3 +79,7 @@ class Whiten(Bijection):
 
     def extra_repr(self) -> str:
         return f"{len(self.mean)}"
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3,), "constant")

@@ -7,11 +7,13 @@ model. So a file is read here first, and refused before anything is imported.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
 from diffeo import models
-from diffeo.pretrained.storage import public_name
+from diffeo.flow import Flow
+from diffeo.utils.config import public_name
 from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options; where one is a single word, that is a file or a class.
@@ -60,9 +62,9 @@ def _check_class(name: str, value: Any, trusted: set[str] | None) -> None:
 
 def known_models() -> set[str]:
     """What the models of diffeo may be called."""
-    classes = [getattr(models, name) for name in models.__all__]
+    classes = [c for c in vars(models).values() if isclass(c) and issubclass(c, Flow)]
     full = {f"{model.__module__}.{model.__qualname__}" for model in classes}
-    return full | {public_name(model) for model in classes} | {*models.__all__}
+    return full | {public_name(model) for model in classes} | {model.__name__ for model in classes}
 
 
 def _flat(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffeo.bijections.base import Bijection, Chain
+from diffeo.bases import Logistic
+from diffeo.bijections import Bijection, Chain
 from diffeo.flow import Flow
 
 
@@ -59,7 +60,7 @@ def way(flow: Flow, x: Tensor, context: Tensor | None = None) -> Way:
             log_dets.append(step)
         steps = torch.stack(log_dets)
         base = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
-        if flow.base == "logistic":
+        if isinstance(flow.base, Logistic):
             base = -(torch.nn.functional.softplus(x) + torch.nn.functional.softplus(-x)).sum(1)
     return Way(names, torch.stack(points), steps, base + steps.sum(0))
 

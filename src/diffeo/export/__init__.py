@@ -15,9 +15,8 @@ from torch import Generator, Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
-from diffeo.bijections.base import Dequantizer
 from diffeo.bijections.convolution import InvertibleConv1x1
-from diffeo.bijections.dequantization import UniformDequantize
+from diffeo.bijections.dequantization import Dequantizer, UniformDequantize
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.pixels import PixelDequantize
 from diffeo.flow import Flow, eval_mode

@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxtyping import Float, Shaped
 from torch import Tensor, cat
 
-from diffeo.bijections.base import Context
+from diffeo.context import Context
 from diffeo.flow import Flow, eval_mode
 
 

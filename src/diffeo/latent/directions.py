@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffeo.bijections.base import Context
+from diffeo.context import Context
 from diffeo.flow import Flow
 from diffeo.latent.coding import decode, encode
-from diffeo.pretrained import storage
+from diffeo.utils.config import public_name
 from diffeo.utils.files import atomic_write
 from diffeo.utils.parsing import parse_json
 
@@ -66,7 +66,7 @@ class Directions:
         Raises:
             ValueError: then.
         """
-        model = storage.public_name(type(flow))
+        model = public_name(type(flow))
         if (model, flow.latent_shapes) != (self.model, self.latent_shapes):
             raise ValueError(
                 f"these directions are of a {self.model} with latents {self.latent_shapes}, and "

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffeo.flow import Flow
 from diffeo.latent.coding import encode
 from diffeo.latent.directions import Directions
-from diffeo.pretrained import storage
+from diffeo.utils.config import public_name
 
 DirectionKind = Literal["mean", "partial", "discriminant"]
 WIDEST = 4_096  # dims of the largest covariance: 128 MiB in float64
@@ -99,7 +99,7 @@ def find_directions(
         present=torch.where(two_valued, sums.at_high, sums.count)[varies].long().tolist(),
         absent=torch.where(two_valued, sums.at_low, 0.0)[varies].long().tolist(),
         kind=kind,
-        model=storage.public_name(type(flow)),
+        model=public_name(type(flow)),
         latent_shapes=flow.latent_shapes,
         notes=notes,
     )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
-from diffeo.bijections.base import Context
+from diffeo.context import Context
 from diffeo.flow import Flow
 from diffeo.latent.coding import decode, encode, spread
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffeo.bijections.base import Bijection, Chain
+from diffeo.bases import Base
+from diffeo.bijections.base import Bijection
+from diffeo.bijections.chain import Chain
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.elementwise import LearnedPrior
@@ -16,9 +18,10 @@ from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.splits import FeatureSplit
-from diffeo.bijections.univariate import Additive, Affine
+from diffeo.bijections.univariate import Affine, Univariate
+from diffeo.context import ContextSpec
 from diffeo.flow import Flow
-from diffeo.models.sizes import check_size, most_halvings
+from diffeo.models.common import Network, check_size, coupling, most_halvings
 from diffeo.networks.glow import GlowNet, ZeroConv
 
 Mixing = Literal["invertible_conv", "shuffle", "reverse"]
@@ -40,23 +43,24 @@ class Glow(Flow):
         levels: L; by default that of `usual_settings`, as are the next two.
         steps: K, the number of steps of each level.
         hidden_channels: width of the coupling networks.
-        coupling: "affine" or "additive"; in samples the latter shows fewer artefacts.
+        univariate: the elementwise map of each coupling; by default `Affine(bound=2.0)`. In
+            samples `Additive()` shows fewer artefacts.
+        network: the network of each coupling (see `diffeo.models.common.Network`).
         permutation: how channels are mixed between couplings: "invertible_conv", or one of the
             paper's two baselines, "shuffle" (a fixed random order) and "reverse".
         lu: whether 1x1 convolutions learn the parts of an LU decomposition, or the matrix itself.
         bits: how many bits of each pixel are modelled, 1 to 8; the paper shows samples of 5.
         margin: 0 to center pixels, as the paper does; or that of a `Logit` instead. One like 1e-5
-            stretches the cells of black and of white, so that pictures with much of either, such
+            stretches the cells of black and of white, so that images with much of either, such
             as MNIST, are learned in a fraction of the steps (Papamakarios et al. 2017); of
-            photographs centered pixels are learned faster. By default 1e-5 for pictures of one
+            photographs centered pixels are learned faster. By default 1e-5 for images of one
             channel, and 0 for others.
         learned_top_prior: whether the last level's prior is learned; with a context it always is.
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
-        bound: the largest |log scale| of one coupling (see `Affine`).
-        num_classes: number of classes of a class-conditional density p(x | class), if it is one.
-        context_features: width of the context of any other conditional density; 0 for none. Once
-            normalized by an actnorm of its own, it moves the priors, and steers the couplings as
-            further channels of their input.
+        base: by default `Normal()`.
+        context: of a conditional density: a `ContextSpec` (`ContextSpec.classes(10)` for ten
+            classes), or how many numbers there are. An actnorm of its own normalizes it. The priors depend on it, and it is added to the inputs of the
+            couplings' networks as further channels.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.
@@ -70,18 +74,19 @@ class Glow(Flow):
         levels: int | None = None,
         steps: int | None = None,
         hidden_channels: int | None = None,
-        coupling: Literal["affine", "additive"] = "affine",
+        univariate: Univariate | None = None,
+        network: Network = GlowNet,
         permutation: Mixing = "invertible_conv",
         lu: bool = True,
         bits: int = 8,
         margin: float | None = None,
         learned_top_prior: bool = True,
         actnorm_scale: float = 1.0,
-        bound: float = 2.0,
-        num_classes: int | None = None,
-        context_features: int = 0,
+        base: Base | None = None,
+        context: ContextSpec | int | None = None,
     ) -> None:
-        num_classes = num_classes or 0
+        context = ContextSpec.of(context)
+        univariate = univariate or Affine(2.0)
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         levels = usual[0] if levels is None else levels
@@ -91,13 +96,13 @@ class Glow(Flow):
         builder = _Levels(
             steps,
             hidden_channels,
-            coupling,
+            univariate,
+            network,
             permutation,
             lu,
             learned_top_prior,
             actnorm_scale,
-            bound,
-            context_features or num_classes,
+            context.width,
         )
         if margin is None:
             margin = 1e-5 if channels == 1 else 0.0
@@ -105,33 +110,34 @@ class Glow(Flow):
         super().__init__(
             Chain(entry, builder.build((channels, height, width), levels)),
             (channels, height, width),
-            context_features=context_features,
-            num_classes=num_classes,
-            context_encoder=ActNorm(context_features) if context_features else None,
+            base=base,
+            context=context,
+            context_encoder=ActNorm(context.width) if context else None,
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )
-        # A saved model keeps what it was made with, whatever becomes usual later.
+        # A saved model keeps what it was made with, whatever the defaults become.
         self.arguments |= {
             "levels": levels,
             "steps": steps,
             "hidden_channels": hidden_channels,
+            "univariate": univariate,
             "margin": margin,
         }
 
 
 @dataclass
 class _Levels:
-    """Builds the levels from the first to the last, and notes what each leaves behind."""
+    """Builds the levels from the first to the last, and notes the shapes of their latents."""
 
     steps: int
     hidden_channels: int
-    coupling: str
+    univariate: Univariate
+    network: Network
     permutation: str
     lu: bool
     learned_top_prior: bool
     actnorm_scale: float
-    bound: float
     context_features: int
     latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -162,25 +168,21 @@ class _Levels:
             mixed = [norm, Permutation.shuffle(channels, seed=step)]
         else:
             mixed = [norm, Permutation.reverse(channels)]
-        return [*mixed, self._couple(channels)]
-
-    def _couple(self, channels: int) -> Coupling:
-        cut = FeatureSplit(channels)
-        bend = Affine(self.bound) if self.coupling == "affine" else Additive()
-        outputs = bend.parameters_each * cut.bent
-        net = GlowNet(cut.kept, outputs, self.hidden_channels, self.context_features)
-        return Coupling(cut, bend, net)
+        split, width = FeatureSplit(channels), self.hidden_channels
+        return [
+            *mixed,
+            coupling(split, self.univariate, self.network, width, self.context_features),
+        ]
 
     def _split_prior(self, channels: int) -> Coupling:
         """Standardizes the half that leaves, given the half that stays."""
-        cut = FeatureSplit(channels)
-        bend = Affine()
-        net = ZeroConv(cut.kept, bend.parameters_each * cut.bent, self.context_features)
-        return Coupling(cut, bend, net)
+        split, univariate = FeatureSplit(channels), Affine()
+        outputs = univariate.parameters_each * split.transformed
+        return Coupling(split, univariate, ZeroConv(split.identity, outputs, self.context_features))
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:
-    """Levels, steps and hidden channels by the size of the pictures, in pixels.
+    """Levels, steps and hidden channels by the size of the images, in pixels.
 
     From 64 on those of the paper for 64 x 64, from 28 on those for CIFAR-10, and less below;
     fewer levels where the size cannot be halved so often.

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from diffeo.bijections.base import Bijection, Chain, Inverse
-from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
+from diffeo.bases import Base
+from diffeo.bijections.base import Bijection
+from diffeo.bijections.chain import Chain, Inverse
+from diffeo.bijections.checkerboard import (
+    CompactCheckerboard,
+    Diagonal,
+    MaskedCheckerboard,
+    MaskedNetwork,
+)
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.pixels import Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.bijections.splits import FeatureSplit
-from diffeo.bijections.univariate import Additive, Affine
+from diffeo.bijections.splits import FeatureSplit, Split
+from diffeo.bijections.univariate import Affine, Univariate
+from diffeo.context import ContextSpec
 from diffeo.flow import Flow
-from diffeo.models.sizes import check_size, most_halvings
+from diffeo.models.common import Network, check_size, most_halvings
 from diffeo.networks.resnet import ResNet
 
 Checkerboard = Literal["compact", "masked"]
@@ -36,13 +46,16 @@ class ImageRealNVP(Flow):
         scales: L, the number of scales; by default that of `usual_settings`, as are the next two.
         hidden_channels: width of the networks of the first scale.
         blocks: residual blocks of each network.
-        coupling: "affine", or "additive" as in NICE.
+        univariate: the elementwise map of each coupling; by default `Affine(bound=2.0)`.
+        network: the network of each coupling (see `diffeo.models.common.Network`), in place of a
+            `ResNet` with so many blocks.
         mask: "checkerboard+channel" as in the paper, or only one of them.
-        checkerboard: "compact" packs the kept pixels; "masked" puts zeros between, as in the paper.
+        checkerboard: "compact" packs the pixels of a colour; "masked" puts zeros between, as in the
+            paper.
         bits: how many bits of each pixel are modelled, 1 to 8.
-        bound: the largest |log scale| of one coupling (see `Affine`).
-        context_features: width of the context of a conditional density; 0 for none. It is
-            normalized by an actnorm of its own.
+        base: by default `Normal()`.
+        context: of a conditional density: a `ContextSpec`, or how many numbers there are. An
+            actnorm of its own normalizes it.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.
@@ -56,13 +69,16 @@ class ImageRealNVP(Flow):
         scales: int | None = None,
         hidden_channels: int | None = None,
         blocks: int | None = None,
-        coupling: Literal["affine", "additive"] = "affine",
+        univariate: Univariate | None = None,
+        network: Network | None = None,
         mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
         checkerboard: Checkerboard = "compact",
         bits: int = 8,
-        bound: float = 2.0,
-        context_features: int = 0,
+        base: Base | None = None,
+        context: ContextSpec | int | None = None,
     ) -> None:
+        univariate = univariate or Affine(2.0)
+        context_features = ContextSpec.of(context).width
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         scales = usual[0] if scales is None else scales
@@ -70,30 +86,40 @@ class ImageRealNVP(Flow):
         blocks = usual[2] if blocks is None else blocks
         check_size(height, width, scales, "scale")
         builder = _Scales(
-            hidden_channels, blocks, coupling, mask, checkerboard, bound, context_features
+            hidden_channels,
+            univariate,
+            network or partial(ResNet, blocks=blocks),
+            mask,
+            checkerboard,
+            context_features,
         )
         super().__init__(
             Chain(Logit(2.0**bits), builder.build((channels, height, width), scales)),
             (channels, height, width),
-            context_features=context_features,
+            base=base,
+            context=context,
             context_encoder=ActNorm(context_features) if context_features else None,
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )
-        # A saved model keeps what it was made with, whatever becomes usual later.
-        self.arguments |= {"scales": scales, "hidden_channels": hidden_channels, "blocks": blocks}
+        # A saved model keeps what it was made with, whatever the defaults become.
+        self.arguments |= {
+            "scales": scales,
+            "hidden_channels": hidden_channels,
+            "blocks": blocks,
+            "univariate": univariate,
+        }
 
 
 @dataclass
 class _Scales:
-    """Builds the scales from the first to the last, and notes what each leaves behind."""
+    """Builds the scales from the first to the last, and notes the shapes of their latents."""
 
     hidden_channels: int
-    blocks: int
-    coupling: str
+    univariate: Univariate
+    network: Network
     mask: str
     checkerboard: str
-    bound: float
     context_features: int
     latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -120,7 +146,7 @@ class _Scales:
             return []
         links: list[Bijection] = []
         for i in range(count):
-            keep = "main" if i % 2 == 0 else "anti"
+            keep: Diagonal = "main" if i % 2 == 0 else "anti"
             if self.checkerboard == "compact":
                 links.append(self._couple(CompactCheckerboard(keep), 2 * channels, width))
             else:
@@ -133,35 +159,24 @@ class _Scales:
             return []
         links: list[Bijection] = []
         for i in range(count):
-            cut = FeatureSplit(channels, keep="second" if i % 2 == 0 else "first")
-            links += [self._couple(cut, channels // 2, width), BatchNorm(channels)]
+            split = FeatureSplit(channels, keep="second" if i % 2 == 0 else "first")
+            links += [self._couple(split, channels // 2, width), BatchNorm(channels)]
         return links
 
-    def _couple(
-        self,
-        cut: CompactCheckerboard | MaskedCheckerboard | FeatureSplit,
-        channels: int,
-        width: int,
-    ) -> Coupling:
-        bend = Affine(self.bound) if self.coupling == "affine" else Additive()
-        masked = isinstance(cut, MaskedCheckerboard)
-        net = ResNet(
-            channels + masked,
-            bend.parameters_each * channels,
-            width,
-            self.blocks,
-            self.context_features,
-        )
-        return Coupling(
-            cut, bend, MaskedNetwork(cut, net) if isinstance(cut, MaskedCheckerboard) else net
-        )
+    def _couple(self, split: Split, channels: int, width: int) -> Coupling:
+        univariate = copy.deepcopy(self.univariate)
+        masked = isinstance(split, MaskedCheckerboard)
+        outputs = univariate.parameters_each * channels
+        net = self.network(channels + masked, outputs, width, self.context_features)
+        conditioner = MaskedNetwork(split, net) if isinstance(split, MaskedCheckerboard) else net
+        return Coupling(split, univariate, conditioner)
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:
-    """Scales, hidden channels and blocks by the size of the pictures, in pixels.
+    """Scales, hidden channels and blocks by the size of the images, in pixels.
 
     From 64 on those of the paper for 64 x 64, from 28 on those for CIFAR-10, and less below, where
-    so much would learn by heart; fewer scales where the size cannot be halved so often.
+    so many weights would overfit; fewer scales where the size cannot be halved so often.
     """
     smaller = min(height, width)
     scales, hidden_channels, blocks = (

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diffeo.bijections.base import Bijection, Chain, Dequantizer
-from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.dequantization import UniformDequantize
+from diffeo.bases import Base, Logistic
+from diffeo.bijections.base import Bijection
+from diffeo.bijections.chain import Chain
+from diffeo.bijections.dequantization import Dequantizer, UniformDequantize
 from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.pixels import Center, PixelDequantize
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.splits import FeatureSplit
-from diffeo.bijections.univariate import Additive
-from diffeo.flow import Base, Flow
+from diffeo.bijections.univariate import Additive, Univariate
+from diffeo.context import ContextSpec
+from diffeo.flow import Flow
+from diffeo.models.common import Network, coupling
 from diffeo.networks.mlp import MLP
 
 
@@ -23,16 +26,18 @@ class NICE(Flow):
 
         standardize -> (additive coupling) x layers -> scale -> base
 
-    Couplings keep the first and the second half in turn. They preserve volume; the scaling and the
-    standardization alone change it. Pictures are flattened, and their even and odd elements are the
-    two halves, as in the paper; instead of standardized they are brought to [-1/2, 1/2].
+    Couplings pass the first and the second half in turn. They preserve volume; only the scaling and
+    the standardization change it. Images are flattened, and their even and odd elements are the two
+    halves, as in the paper; instead of being standardized they are scaled to [-1/2, 1/2].
 
     Args:
-        features: D of the data `(batch, D)`, at least 2, or (C, H, W) of 8-bit pictures.
+        features: D of the data `(batch, D)`, at least 2, or (C, H, W) of 8-bit images.
         layers: number of couplings.
         hidden: widths of the hidden layers of each coupling's network.
-        base: "logistic" as in the paper, or "normal".
-        context_features: width of the context of a conditional density; 0 for none.
+        univariate: the elementwise map of each coupling; by default `Additive()`.
+        network: the network of each coupling (see `diffeo.models.common.Network`).
+        base: by default `Logistic()`, as in the paper.
+        context: of a conditional density: a `ContextSpec`, or how many numbers there are.
         steps: step of each feature's grid, to dequantize rounded columns; 0 for a continuous one.
         bits: how many bits of each pixel are modelled, 1 to 8.
 
@@ -44,13 +49,17 @@ class NICE(Flow):
         features: int | Sequence[int],
         layers: int = 4,
         hidden: Sequence[int] = (256, 256),
-        base: Base = "logistic",
-        context_features: int = 0,
+        univariate: Univariate | None = None,
+        network: Network = MLP,
+        base: Base | None = None,
+        context: ContextSpec | int | None = None,
         steps: Sequence[float] | None = None,
         bits: int = 8,
     ) -> None:
         shape = (features,) if isinstance(features, int) else tuple(features)
         dims = math.prod(shape)
+        univariate, base = univariate or Additive(), base or Logistic()
+        width = ContextSpec.of(context).width
         scale = Scale(dims)
         entry: list[Bijection] = [Standardize(dims)]
         dequantizer: Dequantizer | None = UniformDequantize(steps) if steps else None
@@ -60,14 +69,14 @@ class NICE(Flow):
             dequantizer = PixelDequantize(bits)
         couplings = []
         for i in range(layers):
-            cut = FeatureSplit(dims, keep="first" if i % 2 == 0 else "second")
-            mlp = MLP(cut.kept, cut.bent, hidden, context_features)
-            couplings.append(Coupling(cut, Additive(), mlp))
+            split = FeatureSplit(dims, keep="first" if i % 2 == 0 else "second")
+            couplings.append(coupling(split, univariate, network, hidden, width))
         super().__init__(
             Chain(*entry, *couplings, scale),
             shape,
             base=base,
-            context_features=context_features,
-            context_encoder=Standardize(context_features) if context_features else None,
+            context=context,
+            context_encoder=Standardize(width) if width else None,
             dequantizer=dequantizer,
         )
+        self.arguments |= {"univariate": univariate, "base": base}

@@ -1,40 +1,44 @@
-"""TableFlow: a Gaussian with bent marginals, and couplings on top of it."""
+"""TableFlow: a Gaussian with transformed marginals, and couplings on top of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffeo.bijections.base import Bijection, Chain
-from diffeo.bijections.coupling import Coupling
+from diffeo.bases import Base
+from diffeo.bijections.base import Bijection
+from diffeo.bijections.chain import Chain
 from diffeo.bijections.elementwise import LearnedPrior, Standardize
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
 from diffeo.bijections.splits import NoSplit
-from diffeo.bijections.univariate import Affine
+from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.bijections.whitening import Whiten
+from diffeo.context import ContextSpec
 from diffeo.flow import Flow
-from diffeo.models.realnvp import affine_couplings
+from diffeo.models.common import Network, coupling, table_couplings
 from diffeo.networks.mlp import MLP
 
 
 class TableFlow(Flow):
-    """A flow for tables that starts from what is known of small ones.
+    """A flow for tables that starts from a Gaussian, for small ones.
 
-        standardize -> bend each column -> whiten -> (affine coupling) x layers -> base
+        standardize -> transform each column -> whiten -> (affine coupling) x layers -> base
 
     Before the first step of training it is a Gaussian with the covariance of the data, once each
-    column has been bent (`SinhArcsinh`) into the shape of a normal distribution. The couplings
-    start as the identity and alternate as in `RealNVP`. With a context the first of them bends all
-    columns by the context alone. A single column, which has no other to steer it, is bent and
-    scaled `layers` times instead.
+    column has been transformed (`SinhArcsinh`) into the shape of a normal distribution. The
+    couplings start as the identity and alternate as in `RealNVP`. With a context the first of them
+    transforms all columns, given the context alone. A single column, which no other conditions, is
+    transformed and scaled `layers` times instead.
 
     Args:
         features: D of the data `(batch, D)`.
         layers: number of couplings.
         hidden: widths of the hidden layers of each coupling's network.
-        bound: the largest |log scale| of one coupling (see `Affine`).
-        context_features: width of the context of a conditional density; 0 for none.
+        univariate: the elementwise map of each coupling; by default `Affine(bound=3.0)`.
+        network: the network of each coupling (see `diffeo.models.common.Network`).
+        base: by default `Normal()`.
+        context: of a conditional density: a `ContextSpec`, or how many numbers there are.
 
-    (Dinh et al. 2017 for the couplings; Jones & Pewsey 2009 for the bends)
+    (Dinh et al. 2017 for the couplings; Jones & Pewsey 2009 for the transformed columns)
     """
 
     def __init__(
@@ -42,21 +46,26 @@ class TableFlow(Flow):
         features: int,
         layers: int = 8,
         hidden: Sequence[int] = (64, 64),
-        bound: float = 3.0,
-        context_features: int = 0,
+        univariate: Univariate | None = None,
+        network: Network = MLP,
+        base: Base | None = None,
+        context: ContextSpec | int | None = None,
     ) -> None:
+        univariate = univariate or Affine()
+        width = ContextSpec.of(context).width
         links: list[Bijection] = [Standardize(features), SinhArcsinh(features), Whiten(features)]
-        if context_features:
-            mlp = MLP(0, 2 * features, hidden, context_features)
-            links.append(Coupling(NoSplit(features), Affine(bound), mlp))
+        if width:
+            links.append(coupling(NoSplit(features), univariate, network, hidden, width))
         if features == 1:
             for _ in range(layers):
-                links += [SinhArcsinh(1), LearnedPrior(1, context_features=context_features)]
+                links += [SinhArcsinh(1), LearnedPrior(1, context_features=width)]
         else:
-            links += affine_couplings(features, layers, hidden, bound, context_features)
+            links += table_couplings(features, layers, hidden, univariate, network, width)
         super().__init__(
             Chain(*links),
             features,
-            context_features=context_features,
-            context_encoder=Standardize(context_features) if context_features else None,
+            base=base,
+            context=context,
+            context_encoder=Standardize(width) if width else None,
         )
+        self.arguments |= {"univariate": univariate}

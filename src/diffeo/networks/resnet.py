@@ -1,4 +1,4 @@
-"""The networks that steer couplings of images."""
+"""The convolutional networks of couplings of images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from diffeo.bijections.base import Context
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.context import Context
+from diffeo.utils.config import Configurable
 
 
 class Normalized(nn.Module):
@@ -25,7 +26,7 @@ class Normalized(nn.Module):
         return self.norm.normalize(x).relu_()
 
 
-class ResNet(nn.Module):
+class ResNet(Configurable, nn.Module):
     """Residual network with weight normalisation, and a skip from each block to the output.
 
         h_0 = conv3x3(relu(norm([x, -x, context])))
@@ -36,8 +37,8 @@ class ResNet(nn.Module):
         inputs: channels of x `(batch, inputs, H, W)`.
         outputs: channels of the output `(batch, outputs, H, W)`.
         hidden_channels: channels of h.
+        context_features: width of the context, added to all pixels as further channels.
         blocks: number of residual blocks.
-        context_features: width of the context, laid over all pixels as further channels.
 
     All convolutions but the last are weight-normalised (Salimans & Kingma 2016). The last starts
     at zero, so that a coupling starts as the identity. Both x and -x go in, so that no half of the
@@ -51,8 +52,8 @@ class ResNet(nn.Module):
         inputs: int,
         outputs: int,
         hidden_channels: int = 64,
-        blocks: int = 8,
         context_features: int = 0,
+        blocks: int = 8,
     ) -> None:
         super().__init__()
         c = hidden_channels
@@ -72,8 +73,8 @@ class ResNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
-        """The parameters `(batch, outputs, H, W)` for kept pixels x `(batch, inputs, H, W)`."""
-        h = self.entry(channels_last(torch.cat((x, -x, *laid_over(context, x)), dim=1)))
+        """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
+        h = self.entry(channels_last(torch.cat((x, -x, *context_channels(context, x)), dim=1)))
         total = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             # In place, since no convolution needs its own output for its gradient.
@@ -82,14 +83,14 @@ class ResNet(nn.Module):
         return self.exit(total)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Configurable, nn.Module):
     """Three plain convolutions: 3x3, 1x1, 3x3, with ReLU between them.
 
     Args:
         inputs: channels of x `(batch, inputs, H, W)`.
         outputs: channels of the output `(batch, outputs, H, W)`.
         hidden_channels: channels between.
-        context_features: width of the context, laid over all pixels as further channels.
+        context_features: width of the context, added to all pixels as further channels.
 
     The last convolution starts at zero.
     """
@@ -113,8 +114,8 @@ class ConvNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
-        """The parameters `(batch, outputs, H, W)` for kept pixels x `(batch, inputs, H, W)`."""
-        return self.layers(channels_last(torch.cat((x, *laid_over(context, x)), dim=1)))
+        """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
+        return self.layers(channels_last(torch.cat((x, *context_channels(context, x)), dim=1)))
 
 
 def conv(inputs: int, outputs: int, size: int) -> nn.Module:
@@ -130,7 +131,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def laid_over(context: Context | None, x: Tensor) -> list[Tensor]:
+def context_channels(context: Context | None, x: Tensor) -> list[Tensor]:
     """The context as channels of the size of x; none without a context."""
     if context is None:
         return []

@@ -1,4 +1,4 @@
-"""The model card: what a shared model says of itself, to people and to the hub."""
+"""The model card: the README of a shared model, for people and for the hub."""
 
 from __future__ import annotations
 
@@ -8,44 +8,42 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import ModelCardData
 
-from diffeo.pretrained.storage import public_name
+from diffeo.context import Category
+from diffeo.utils.config import public_name
 
-if TYPE_CHECKING:
-    from diffeo.flow import Flow
-
+Flow: TypeAlias = Any  # a `diffeo.flow.Flow`, which is above this module
 LISTED = 40  # names of columns or classes; of more, only so many
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says beside what the model itself knows.
+    """What a model card contains beside what follows from the model.
 
-    Whatever is said is put in such a form that it cannot end the place where it stands: names of
-    columns and data come from anywhere.
+    All texts are escaped, since names of columns and data may hold anything.
 
     Args:
-        name: what the model is loaded by, `owner/name`.
-        results: of each split, its score.
+        name: the name to load the model by, `owner/name`.
+        results: the score of each split.
         notes: more sentences about them.
-        command: what trained it.
-        picture: a file with samples, which is copied beside the card.
-        caption: what the picture shows.
-        license: an identifier of the hub's, such as "apache-2.0"; the card says how to add one if
-            there is none.
+        command: the command that trained it.
+        image: a file with samples, which is copied into the folder of the card.
+        caption: what the image shows.
+        license: an identifier of the hub's, such as "apache-2.0"; if there is none, the card
+            explains how to add one.
         dataset: the name of the data on the hub, `owner/name`.
-        dtype: what the kernels of the networks are kept as; None for the model's own type.
+        dtype: the dtype in which the kernels of the networks are stored; None for the model's own.
     """
 
     name: str = "OWNER/NAME"
     results: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     command: str | None = None
-    picture: Path | None = None
+    image: Path | None = None
     caption: str = "Samples"
     license: str | None = None
     dataset: str | None = None
@@ -53,8 +51,8 @@ class Card:
 
     @property
     def image_name(self) -> str:
-        """What the picture is called beside the card."""
-        return f"samples{self.picture.suffix}" if self.picture is not None else ""
+        """The name of the image in the folder of the card."""
+        return f"samples{self.image.suffix}" if self.image is not None else ""
 
     def text(self, flow: Flow) -> str:
         """The whole card of a model, in Markdown below a header in YAML."""
@@ -69,7 +67,7 @@ class Card:
         if self.results:
             lines = [f"- {_plain(split)}: {_plain(text)}" for split, text in self.results.items()]
             sections += ["## How well", "\n".join(lines), *map(_plain, self.notes)]
-        if self.picture is not None:
+        if self.image is not None:
             sections += [f"![{_plain(self.caption)}]({self.image_name})", _plain(self.caption)]
         if self.command is not None:
             sections += ["## How it was made", _fenced("console", self.command)]
@@ -96,8 +94,8 @@ class Card:
     def _weights(self, flow: Flow) -> str:
         count = f"{sum(weight.numel() for weight in flow.parameters()):,} weights"
         if self.dtype is not None:
-            kept = str(self.dtype).removeprefix("torch.")
-            count += f", the kernels of its networks kept as {kept}; it computes as any other"
+            dtype = str(self.dtype).removeprefix("torch.")
+            count += f", the kernels of its networks stored as {dtype}; it computes as any other"
         return f"Model: {_code(type(flow).__name__)}, {count}. Its arguments are in `config.json`."
 
     def _usage(self, flow: Flow) -> list[str]:
@@ -115,10 +113,11 @@ class Card:
         given = ""
         if flow.context_features:
             lines.append(f"    context = torch.zeros(16, {flow.context_features})")
-            columns = flow.metadata.get("context_columns") or []
-            # Of a class the first, of a number 0.
-            first = [i for i, column in enumerate(columns) if column in _example(flow).split(",")]
-            lines += [f"    context[:, {i}] = 1  # {_one_line(columns[i])}" for i in first]
+            lines += [
+                f"    context[:, {columns.start}] = 1  # {_one_line(variable.columns[0])}"
+                for variable, columns in flow.context.parts()
+                if isinstance(variable, Category)
+            ]
             given = ", context"
         lines += [
             f"    x = flow.sample(16{given})",
@@ -129,18 +128,16 @@ class Card:
 
 
 def _data(flow: Flow) -> str:
-    return str(flow.metadata.get("data") or "data of no name")
+    return str(flow.metadata.get("data") or "unnamed data")
 
 
 def _facts(flow: Flow) -> list[str]:
-    """What the model says of its data: their name and shape, columns and context."""
+    """The name and shape of the data, their columns and context."""
     lines = [f"Data: {_code(_data(flow))}."]
     if flow.takes_pixels:
         channels, height, width = flow.shape
         plural = "s" if channels > 1 else ""
-        lines.append(
-            f"Events: pictures of {width} x {height} pixels in {channels} channel{plural}."
-        )
+        lines.append(f"Events: images of {width} x {height} pixels in {channels} channel{plural}.")
     else:
         columns = flow.metadata.get("columns") or [f"x{i}" for i in range(flow.dims)]
         lines.append(f"Events: rows of {len(columns)} columns, {_listed(columns)}.")
@@ -149,29 +146,21 @@ def _facts(flow: Flow) -> list[str]:
 
 
 def _given(flow: Flow) -> list[str]:
-    """What the density is conditional on: each class with its names, and each number."""
-    if not flow.context_features:
-        return []
-    names = flow.metadata.get("context_columns") or []
-    if not names:
-        return [f"{flow.context_features} numbers for each event"]
-    classes: dict[str, list[str]] = {}
-    for column in names:
-        what, equals, which = column.partition("=")
-        classes.setdefault(what, []).extend([which] * bool(equals))
+    """What the density is conditional on: each category with its values, and each number."""
     return [
-        f"{_code(what)}, one of {_listed(which)}" if which else f"the number {_code(what)}"
-        for what, which in classes.items()
+        f"{_code(variable.name)}, one of {_listed(variable.values)}"
+        if isinstance(variable, Category)
+        else f"the number {_code(variable.name)}"
+        for variable in flow.context.variables
     ]
 
 
 def _example(flow: Flow) -> str:
-    """What `--context` may be: a class where there are some, and a VALUE for each number."""
-    said: dict[str, str] = {}
-    for column in flow.metadata.get("context_columns") or ["NAME"]:
-        what, equals, which = column.partition("=")
-        said.setdefault(what, which if equals else "VALUE")
-    return ",".join(f"{what}={which}" for what, which in said.items())
+    """An argument of `--context`: the first value of each category, and VALUE for a number."""
+    return ",".join(
+        variable.columns[0] if isinstance(variable, Category) else f"{variable.name}=VALUE"
+        for variable in flow.context.variables
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

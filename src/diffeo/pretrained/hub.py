@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import itertools
 import os
 import shutil
@@ -17,41 +17,31 @@ from diffeo.bijections.coupling import Coupling
 from diffeo.pretrained import storage
 from diffeo.pretrained.card import Card
 from diffeo.utils.allocation import limit_allocation
+from diffeo.utils.config import Configurable, find_class, from_config, to_config
 from diffeo.utils.files import atomic_write
 from diffeo.utils.finite import first_not_finite
 
 CARD = "README.md"
 
 
-class Shareable(
+class PretrainedModel(
+    Configurable,
     ModelHubMixin,
     nn.Module,
     library_name="diffeo",
     tags=["normalizing-flow", "density-estimation"],
 ):
-    """What makes a model known to `huggingface_hub`: how it is saved, loaded and pushed.
+    """How a model is saved, loaded and pushed, with the interface of `huggingface_hub`.
 
-    A subclass whose constructor takes plain values (numbers, strings, lists of them) needs nothing
-    more. The mixin's own files, a config of its making and weights that may be pickled, are not
-    used; its `push_to_hub` is.
+    A class whose arguments are plain values and objects of diffeo's needs nothing more. The mixin's
+    own files, a config of its making and weights that may be pickled, are not used; its
+    `push_to_hub` is.
     """
 
-    arguments: dict[str, Any]
     metadata: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        # A model's configuration is what its constructor was called with. Read here, it needs no
-        # bookkeeping in any model. The mixin's __new__ would keep another, less complete one.
-        model = object.__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        bound = signature.bind_partial(model, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                arguments |= arguments.pop(name)  # by their own names, as they were passed
-        object.__setattr__(model, "arguments", arguments)
-        return model
+    # The mixin's would record the arguments once more, and incompletely.
+    __new__ = Configurable.__new__  # type: ignore[assignment]
 
     def save_pretrained(  # type: ignore[override]  # the mixin's first argument has a long name
         self,
@@ -68,20 +58,21 @@ class Shareable(
 
         Args:
             folder: where.
-            dtype: `torch.bfloat16` keeps the kernels of the networks in 16 bits, which nearly
+            dtype: `torch.bfloat16` stores the kernels of the networks in 16 bits, which nearly
                 halves the file. What the bijections themselves learn (actnorms, 1x1 convolutions,
                 learned scales), biases, scales and buffers stay as they are. The model that is
-                loaded computes in the type that this one has, with rounded kernels.
-            config: stays None: a flow's configuration is its own.
-            model_card_kwargs: what a model card says (see `Card`), to write one into `README.md`;
-                none is written by default.
+                loaded computes in the dtype of this one, with rounded kernels.
+            config: must be None; it is the mixin's.
+            model_card_kwargs: the arguments of a `Card`, to write one into `README.md`; none is
+                written by default.
             push_to_hub: whether to push to the hub too; its address is returned then.
             repo_id: the name there; by default that of the folder.
             options: see `push_to_hub`.
 
         Raises:
-            ValueError: if the flow is not of a subclass with plain arguments, holds numbers that
-                are not finite, or dtype is another; what lies in the folder stays then.
+            ValueError: if the flow was made with something that is neither a plain value nor an
+                object of diffeo's, was changed since, has weights that are not finite, or dtype is
+                another; the folder stays as it was then.
         """
         if config is not None:
             raise ValueError("a flow's configuration is its own: leave config out.")
@@ -161,28 +152,24 @@ class Shareable(
             ValueError: as `save_pretrained`, or if the name is none.
             OSError: what `huggingface_hub` says of the server.
         """
-        said = {"name": repo_id} | (model_card_kwargs or {}) | {"dtype": dtype}
+        card = {"name": repo_id} | (model_card_kwargs or {}) | {"dtype": dtype}
         options = {"commit_message": "Share a flow, by diffeo"} | options
-        return super().push_to_hub(repo_id, model_card_kwargs=said, **options)
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card, made of what the model knows and of what `Card` is told."""
-        return ModelCard(self._said_by(Card(*args, **kwargs)))
+        """The model card, from the model and from the arguments of a `Card`."""
+        return ModelCard(Card(*args, **kwargs).text(self))
 
     def _save_pretrained(self, save_directory: Path, dtype: torch.dtype | None = None) -> None:
-        if Shareable in type(self).__bases__:
-            raise ValueError(
-                f"a bare {type(self).__name__} cannot be rebuilt: make a subclass with plain "
-                "arguments."
-            )
         if dtype not in (None, *storage.STORED.values()):
             choices = ", ".join(f"torch.{name}" for name in storage.STORED)
-            raise ValueError(f"weights are not kept as {dtype}: pass {choices}, or nothing.")
+            raise ValueError(f"weights are not stored as {dtype}: pass {choices}, or nothing.")
         config = {
-            "class": storage.public_name(type(self)),
-            "arguments": self.arguments,
+            "format": 2,
+            **to_config(self),
             "metadata": self.metadata,
         }
+        _check_unchanged(self, config)
         state = self.state_dict()
         if dtype is not None:
             config |= {"dtype": _name(self._reference().dtype), "stored_as": _name(dtype)}
@@ -195,7 +182,7 @@ class Shareable(
         if bad is not None:
             layer = type(self.get_submodule(bad.rpartition(".")[0])).__name__
             raise ValueError(
-                f"the model is not saved, since its {bad} ({layer}) holds numbers that are not "
+                f"the model is not saved, since its {bad} ({layer}) has numbers that are not "
                 "finite: go back to an earlier model, or train with a smaller learning rate."
             )
 
@@ -204,12 +191,20 @@ class Shareable(
         folder = storage.find_model(model_id, **download)
         config, state = storage.read_model(folder)
         where = folder / storage.CONFIG
-        model = storage.find_class(Shareable, config["class"], trust, where)
+        importlib.import_module("diffeo.models")  # so that the names of ours are known
+        try:
+            model = find_class(config["class"], trust)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         if not issubclass(model, cls):
             raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
         try:
             with limit_allocation(state):
-                flow = model(**config["arguments"])
+                flow = from_config({"class": config["class"], "arguments": config["arguments"]})
+            if config.get("format", 1) == 1 and flow.context_encoder is not None:
+                # 0.1.0 did not normalize classes, which is what an encoder does at its start.
+                fresh = flow.context_encoder.state_dict(prefix="context_encoder.")
+                state = {**fresh, **state}
             _check_types(flow.state_dict(), state)
             # assign, so that a model saved in float64 comes back in float64.
             flow.load_state_dict(state, assign=True)
@@ -217,19 +212,15 @@ class Shareable(
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
         flow.metadata = config.get("metadata", {})
-        # What is not saved, such as a dequantizer's dtype, follows what is.
+        # For what is not saved, such as a dequantizer's dtype.
         return flow.to(flow._reference().dtype).eval()
 
     def _write_card(self, folder: Path, card: Card) -> None:
-        if card.picture is not None:
+        if card.image is not None:
             with atomic_write(folder / card.image_name) as partial:
-                shutil.copyfile(card.picture, partial)
+                shutil.copyfile(card.image, partial)
         with atomic_write(folder / CARD) as partial:
-            partial.write_text(self._said_by(card), encoding="utf-8")
-
-    def _said_by(self, card: Card) -> str:
-        flow: Any = self  # every model is one
-        return card.text(flow)
+            partial.write_text(card.text(self), encoding="utf-8")
 
     def _reference(self) -> Tensor:
         """Any floating tensor of the model, for its dtype and device."""
@@ -240,8 +231,8 @@ class Shareable(
 def _kernels(model: nn.Module) -> list[str]:
     """The names of the weights that may be rounded: kernels and matrices of networks.
 
-    On MNIST's Glow they are 96 of 100 weights, and rounding them to bfloat16 moves the bits/dim by
-    0.00002; the 384 numbers of its actnorms would cost 0.0016 (docs/results.md).
+    In MNIST's Glow they are 96 of 100 weights, and rounding them to bfloat16 changes the bits/dim
+    by 0.00002; rounding the 384 numbers of its actnorms changes it by 0.0016 (docs/results.md).
     """
     return [
         f"{prefix}.conditioner.{name}"
@@ -252,17 +243,35 @@ def _kernels(model: nn.Module) -> list[str]:
     ]
 
 
+def _check_unchanged(model: nn.Module, config: dict[str, Any]) -> None:
+    """Refuse a model whose modules are no longer those that its configuration makes.
+
+    Raises:
+        ValueError: then; loading it would give another model.
+    """
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        fresh = from_config({"class": config["class"], "arguments": config["arguments"]})
+    for (name, ours), (_, theirs) in itertools.zip_longest(
+        model.named_modules(), fresh.named_modules(), fillvalue=("", None)
+    ):
+        if type(ours) is not type(theirs):
+            raise ValueError(
+                f"the model is not saved, since its {name or 'list of modules'} was changed after "
+                "it was made, and loading would not restore that: make it with its constructor."
+            )
+
+
 def _check_types(made: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Refuse weights of other types than those that were made; float32 may be float64.
+    """Refuse weights of other dtypes than those of the model; float32 may be float64.
 
     Raises:
         ValueError: then.
     """
     floats = set(storage.COMPUTED.values())
     for name in made.keys() & state.keys():
-        wanted, kept = made[name].dtype, state[name].dtype
-        if kept != wanted and not {kept, wanted} <= floats:
-            raise ValueError(f"{name} is of {_name(kept)}, and {_name(wanted)} was expected")
+        wanted, found = made[name].dtype, state[name].dtype
+        if found != wanted and not {found, wanted} <= floats:
+            raise ValueError(f"{name} is of {_name(found)}, and {_name(wanted)} was expected")
 
 
 def _name(dtype: torch.dtype) -> str:

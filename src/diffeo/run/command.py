@@ -17,10 +17,10 @@ from diffeo.data.images.opening import IMAGE_SETS
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
-from diffeo.pretrained.storage import public_name
 from diffeo.run import presets
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.config import public_name
 
 Settings = Mapping[str, Any]
 

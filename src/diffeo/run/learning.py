@@ -26,7 +26,6 @@ from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
-from diffeo.pretrained.storage import public_name
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
@@ -34,6 +33,7 @@ from diffeo.training.fit import fit
 from diffeo.training.options import TrainerOptions, limit_threads
 from diffeo.training.processes import is_first, launched
 from diffeo.training.steps import OptimizerOptions
+from diffeo.utils.config import public_name
 from diffeo.utils.files import atomic_write
 from diffeo.utils.precision import Precision, networks_dtype
 
