@@ -67,7 +67,7 @@ class Epidemics:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.flow = diffeo.RealNVP(2, layers=8, hidden=(64, 64), context_features=DAYS // EVERY)
+        self.flow = diffeo.RealNVP(2, layers=8, hidden=(64, 64), context=DAYS // EVERY)
         parameters, tests = simulate(2_000)
         self.flow.initialize(parameters, tests.sqrt())
 

@@ -17,7 +17,7 @@ from test_conformance import autodiff_log_det, refusal
 from torch import Tensor, nn
 
 from diffeo import NICE, Chain, Flow, RealNVP
-from diffeo.bijections.base import Dequantizer
+from diffeo.bijections import Dequantizer
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.elementwise import Scale, Standardize

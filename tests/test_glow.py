@@ -24,7 +24,7 @@ from diffeo.bijections import (
     Logit,
 )
 from diffeo.models.glow import usual_settings
-from diffeo.models.sizes import check_size
+from diffeo.models.common import check_size
 from diffeo.networks import GlowNet, ZeroConv
 
 

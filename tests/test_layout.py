@@ -9,7 +9,7 @@ from constructors import checkerboard, coupling, perturb
 from torch import nn
 
 from diffeo import ImageRealNVP
-from diffeo.bijections.base import Chain
+from diffeo.bijections import Chain
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.networks.resnet import ConvNet, ResNet

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffeo import Glow, ImageRealNVP, RealNVP
-from diffeo.bijections.base import Bijection, Chain
+from diffeo.bijections import Bijection, Chain
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.elementwise import Scale
@@ -22,7 +22,7 @@ from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine
-from diffeo.bijections.watching import watched
+from diffeo.training.lookout import watched
 from diffeo.cli.shorthand import spell_out
 from diffeo.data import DataOptions
 from diffeo.flow import Flow

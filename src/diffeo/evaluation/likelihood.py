@@ -155,14 +155,9 @@ def _bound(
 
 
 def class_count(flow: Flow) -> int:
-    """How many classes a flow is conditional on, where it is on them and nothing else; else 0.
-
-    They are those of `num_classes`, or all its context columns, called `name=class` with one name.
-    """
-    columns: list[str] = flow.metadata.get("context_columns", [])
-    names = {name if found else None for name, found, _ in (c.partition("=") for c in columns)}
-    alike = len(names) == 1 and None not in names and len(columns) == flow.context_features
-    return len(columns) if alike else flow.num_classes
+    """How many classes a class-conditional flow has; 0 for any other flow."""
+    category = flow.context.category
+    return len(category.values) if category else 0
 
 
 def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:

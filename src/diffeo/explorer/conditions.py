@@ -170,12 +170,7 @@ def _set(context: Tensor, part: Choice | Number, value: Any) -> None:
 
 
 def _class_names(flow: Flow) -> list[str]:
-    if not flow.num_classes:
-        return [f"c{i}" for i in range(flow.context_features)]
-    labels = flow.metadata.get("labels") or []
-    if len(labels) != flow.num_classes:
-        labels = [str(i) for i in range(flow.num_classes)]
-    return [f"label={label}" for label in labels]
+    return flow.context.columns
 
 
 def _usual_range(flow: Flow) -> tuple[Tensor, Tensor]:

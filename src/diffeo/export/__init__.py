@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 
 from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.dequantization import Dequantizer, UniformDequantize
-from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.pixels import PixelDequantize
 from diffeo.flow import Flow, eval_mode
 from diffeo.utils.files import atomic_write
@@ -137,8 +136,9 @@ class _Task(nn.Module):
         flow = self.flow
         if context is None:
             return None
-        if flow.num_classes:
-            context = nn.functional.one_hot(context, flow.num_classes).to(torch.float32)
+        if flow.context.category:
+            count = len(flow.context.category.values)
+            context = nn.functional.one_hot(context, count).to(torch.float32)
         return context if flow.context_encoder is None else flow.context_encoder(context)[0]
 
 
@@ -163,7 +163,7 @@ class _Score(_Task):
         if self.flow.dequantizer is not None and noise is not None:
             x = _within(self.flow.dequantizer, x, noise)
         z, log_det = self.flow.bijection(x, self._rows(context))
-        return self.flow._base_log_prob(z) + log_det
+        return self.flow.base.log_prob(z) + log_det
 
     def truth(self, n: int) -> tuple[Inputs, Tensor]:
         flow, context = self.flow, _contexts(self.flow, n)
@@ -208,8 +208,9 @@ def _within(door: Dequantizer, x: Tensor, u: Tensor) -> Tensor:
 
 def _contexts(flow: Flow, n: int) -> Inputs:
     """Contexts like those that the flow has seen; none for one without."""
-    if flow.num_classes:
-        return {"context": torch.randint(flow.num_classes, (n,), generator=_seeded(n))}
+    if flow.context.category:
+        count = len(flow.context.category.values)
+        return {"context": torch.randint(count, (n,), generator=_seeded(n))}
     if not flow.context_features:
         return {}
     context = torch.randn(n, flow.context_features, generator=_seeded(n))
@@ -253,9 +254,6 @@ def _plain(flow: Flow) -> Flow:
         for module in list(plain.modules()):
             if parametrize.is_parametrized(module):
                 _settle(module)
-            if isinstance(module, ActNorm):
-                # Which does nothing any more, but leaves its `no_grad` in a trace.
-                module.start_from = _nothing  # type: ignore[method-assign]
             for name, child in list(module.named_children()):
                 if isinstance(child, InvertibleConv1x1):
                     setattr(module, name, _Mixing(child))
@@ -272,9 +270,6 @@ def _settle(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in made.items():
         module.register_buffer(name, value)
-
-
-def _nothing(x: Tensor) -> None: ...
 
 
 # Tracing, writing, checking ---------------------------------------------------------------------

@@ -59,8 +59,8 @@ class Glow(Flow):
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
         base: by default `Normal()`.
         context: of a conditional density: a `ContextSpec` (`ContextSpec.classes(10)` for ten
-            classes), or how many numbers there are. An actnorm of its own normalizes it. The priors depend on it, and it is added to the inputs of the
-            couplings' networks as further channels.
+            classes), or how many numbers there are. An actnorm of its own normalizes it. The priors
+            depend on it, and it is added to the inputs of the networks as further channels.
 
     Raises:
         ValueError: if the size cannot be halved so often, with those that can.

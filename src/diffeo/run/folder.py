@@ -52,11 +52,10 @@ class Run:
         self.flow = Flow.from_pretrained(name, trust=trust)
         said = self.flow.metadata
         self.columns: list[str] = said.get("columns") or [f"x{i}" for i in range(self.flow.dims)]
-        self.context_columns: list[str] = said.get("context_columns", [])
+        self.context_columns: list[str] = self.flow.context.columns
         size = said.get("size")
         if not (
             _are_names(self.columns, (self.flow.dims,))
-            and _are_names(self.context_columns, (0, self.flow.context_features))
             and (size is None or (type(size) is int and 0 < size <= LARGEST))
         ):
             raise ValueError(

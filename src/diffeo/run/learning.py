@@ -156,7 +156,6 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         model = model or RealNVP
         event, what = data.features, f"{data.features} columns"
         metadata = {"columns": data.columns}
-    metadata["context_columns"] = data.context.columns
     try:
         flow = model(event, **needs)
     except TypeError as error:
@@ -179,7 +178,7 @@ def _needs(data: Data) -> dict[str, Any]:
     """What a model is told about the data beside their shape."""
     needs: dict[str, Any] = {}
     if data.context:
-        needs["context_features"] = data.context.width
+        needs["context"] = data.context
     if not isinstance(data, Images) and any(data.steps):
         needs["steps"] = data.steps
     return needs

@@ -81,7 +81,7 @@ def build(x: Array, context: Array | None, settings: Settings, seed: int) -> Tab
             x.shape[1],
             layers=settings.layers,
             hidden=(settings.hidden,) * 2,
-            context_features=0 if context is None else context.shape[1],
+            context=0 if context is None else context.shape[1],
         ).double()
     start(flow, torch.tensor(x), None if context is None else torch.tensor(context))
     return flow
@@ -118,7 +118,7 @@ def learn(
     with torch.no_grad():
         w, log_det = links[:START](torch.tensor(x))
         c = None if context is None else encoder(torch.tensor(context))[0].float()
-    body = Flow(links[START:], x.shape[1], context_features=flow.context_features).float()
+    body = Flow(links[START:], x.shape[1], context=flow.context).float()
     held_out, rest = order[: settings.held_out], order[settings.held_out :]
     val, train = (_take((w.float(), c), rows) for rows in (held_out, rest))
     entry = float(log_det[held_out].mean())

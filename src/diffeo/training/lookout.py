@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,7 +14,6 @@ from torch import Generator, Tensor, nn
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.watching import Watch, watched
 from diffeo.flow import Flow
 from diffeo.utils.finite import all_finite, first_not_finite
 
@@ -44,7 +46,26 @@ class NotFiniteError(FloatingPointError):
         self.remedy = remedy
 
 
-class Lookout(Watch):
+@contextlib.contextmanager
+def watched(lookout: Lookout | None) -> Iterator[None]:
+    """Let a lookout see what bijections and networks compute, by forward hooks."""
+    hooks = []
+    if lookout is not None:
+        parts = [m for m in lookout.flow.modules() if isinstance(m, Bijection)]
+        parts += [m.conditioner for m in parts if isinstance(m, Coupling)]
+
+        def hook(part: nn.Module, _: Any, made: Any) -> None:
+            lookout.passed(part, *(made if isinstance(made, tuple) else (made,)))
+
+        hooks = [part.register_forward_hook(hook) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Lookout:
     """Looks on (see `watched`) and notes the first layer that makes a number that is not finite.
 
     Going forward that is a link, or the network that steers it; going back, a link whose input has

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffeo.bijections.backward import Memory
+from diffeo.bijections.memory import Memory
 from diffeo.data.batches import Rows
 from diffeo.flow import Flow
 from diffeo.utils.memory import free_memory

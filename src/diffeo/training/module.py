@@ -13,10 +13,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor
 from torch.optim import Adam
 
-from diffeo.bijections.watching import watched
 from diffeo.data.batches import mix
 from diffeo.flow import Flow
-from diffeo.training.lookout import Lookout, NotFiniteError, find_fault
+from diffeo.training.lookout import Lookout, NotFiniteError, find_fault, watched
 from diffeo.training.options import loss_of
 from diffeo.training.steps import OptimizerOptions
 from diffeo.utils.finite import first_not_finite

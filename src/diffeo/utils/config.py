@@ -36,6 +36,8 @@ class Configurable:
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name)
+            elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[name]:
+                del arguments[name]
         object.__setattr__(made, "arguments", arguments)
         return made
 
