@@ -1,80 +1,71 @@
-"""Every bijection and every model, made small: a new one is added here, in one line, and tested."""
+"""Every bijection and every model, made small.
+
+Bijections and univariate maps come from their own `examples()`: a new one is tested without being
+named here. Here are combinations of them, and the models.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from inspect import isabstract
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from diffeo.bijections import Bijection, Chain, Inverse
-from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
-from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
-from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
-from diffeo.bijections.multiscale import FactorOut
-from diffeo.bijections.normalization import ActNorm, BatchNorm
-from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.pixels import Center, Logit
-from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.bijections.sinh_arcsinh import SinhArcsinh
-from diffeo.bijections.splits import FeatureSplit, NoSplit
-from diffeo.bijections.univariate import Additive, Affine
-from diffeo.bijections.whitening import Whiten
+from diffeo.bases import Logistic, Normal
+from diffeo.bijections import (
+    Additive,
+    Affine,
+    Bijection,
+    Chain,
+    CompactCheckerboard,
+    Coupling,
+    FactorOut,
+    FeatureSplit,
+    Flatten,
+    Inverse,
+    MaskedCheckerboard,
+    MaskedNetwork,
+    Permutation,
+    Scale,
+    Squeeze,
+    Standardize,
+    Univariate,
+)
+from diffeo.bijections.base import Example
 from diffeo.flow import Flow
-from diffeo.models.glow import Glow
-from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.nice import NICE
-from diffeo.models.realnvp import RealNVP
-from diffeo.models.table_flow import TableFlow
-from diffeo.networks.glow import GlowNet
-from diffeo.networks.mlp import MLP
-from diffeo.networks.resnet import ConvNet, ResNet
-
-
-def pixels(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
-    """Points between 0 and 16, off the ends."""
-    return torch.rand(n, *shape, generator=source, dtype=torch.float64) * 15 + 0.5
-
-
-def normals(n: int, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
-    return torch.randn(n, *shape, generator=source, dtype=torch.float64)
+from diffeo.models import NICE, Glow, ImageRealNVP, RealNVP, TableFlow
+from diffeo.networks import MLP, ConvNet, GlowNet, ResNet
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How to make a map, and what is known of it.
-
-    Args:
-        make: makes it, as a user would.
-        shape: of one event x.
-        log_det: "zero" where volume is preserved, "constant" where each row's is the same.
-        context_features: width of the context; 0 for none.
-        other: makes one of the same shapes but another state, to load a state into.
-        data: draws n points of this shape where the map is defined.
-        statistics: whether it normalizes by batches, and so differs in training mode.
-        by: how far from its start it is moved; less for stacks whose Jacobian would otherwise be
-            too ill-conditioned to compare with.
-    """
+    """How to make a map, and what is known of it; see `Example`."""
 
     make: Callable[[], Bijection | Flow]
     shape: tuple[int, ...]
     log_det: Literal["zero", "constant", "varying"] = "varying"
     context_features: int = 0
     other: Callable[[], Bijection | Flow] | None = None
-    data: Callable[[int, tuple[int, ...], torch.Generator], Tensor] = normals
-    statistics: bool = False
-    by: float = 0.3
+    interval: tuple[float, float] | None = None
+    normalizes_batches: bool = False
+    perturbation: float = 0.3
 
     @property
     def volume_preserving(self) -> bool:
         return self.log_det == "zero"
 
     def x(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
-        return self.data(n, self.shape, torch.Generator().manual_seed(seed)).to(dtype)
+        source = torch.Generator().manual_seed(seed)
+        if self.interval is None:
+            return torch.randn(n, *self.shape, generator=source, dtype=torch.float64).to(dtype)
+        low, high = self.interval
+        u = torch.rand(n, *self.shape, generator=source, dtype=torch.float64)
+        return (low + (high - low) * u).to(dtype)
 
     def context(self, n: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor | None:
         if not self.context_features:
@@ -84,17 +75,15 @@ class Entry:
         return torch.randn(shape, generator=source, dtype=torch.float64).to(dtype)
 
     def ready(self, dtype: torch.dtype = torch.float64) -> Bijection | Flow:
-        """One that has seen data and is far from its zero-initialised start, in eval mode."""
+        """One that was initialised and is far from its zero-initialised start, in eval mode."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = self.make()
-            x, context = (
-                self.x(64, torch.float32, 3),
-                self.context(64, torch.float32),
-            )
-            start = module.initialize if isinstance(module, Flow) else module.train()
-            start(x, context)
-            return perturb(module, self.by).to(dtype).eval()
+            x, context = self.x(64, torch.float32, 3), self.context(64, torch.float32)
+            # Batch normalizations take their averages from it.
+            module.train()
+            module.initialize(x, context)
+            return perturb(module, self.perturbation).to(dtype).eval()
 
 
 def perturb(module: nn.Module, by: float = 0.3) -> nn.Module:
@@ -108,28 +97,52 @@ def perturb(module: nn.Module, by: float = 0.3) -> nn.Module:
     return module
 
 
-def fitted(features: int) -> Standardize:
-    """Already fitted, for places where data comes from the other side."""
-    link = Standardize(features)
-    link(torch.randn(50, features, generator=torch.Generator().manual_seed(4)) * 3 - 1)
-    return link
+def subclasses(cls: type) -> Iterator[type]:
+    """Those of diffeo's that can be made."""
+    for child in cls.__subclasses__():
+        if child.__module__.startswith("diffeo.") and not isabstract(child):
+            yield child
+        yield from subclasses(child)
 
 
-def coupling(bend: str, keep: str, features: int, context_features: int = 0) -> Coupling:
-    made = Additive() if bend == "additive" else Affine()
-    cut = FeatureSplit(features, keep)
-    mlp = MLP(cut.kept, made.parameters_each * cut.bent, (8, 8), context_features)
-    return Coupling(cut, made, mlp)
+def described(name: str, examples) -> dict[str, Entry]:
+    found = [Entry(**{f: getattr(e, f) for f in Example.__dataclass_fields__}) for e in examples]
+    return {f"{name} {i}": entry for i, entry in enumerate(found)}
+
+
+def univariate_coupling(univariate: Univariate, context_features: int) -> Coupling:
+    """A coupling of four features with a univariate map."""
+    univariate, split = copy.deepcopy(univariate), FeatureSplit(4)
+    outputs = univariate.parameters_each * split.transformed
+    return Coupling(split, univariate, MLP(split.identity, outputs, (8, 8), context_features))
+
+
+# Without examples of their own: an abstract container's, and the dequantizers', which are none.
+EXAMPLES: dict[str, Entry] = {
+    name: entry
+    for cls in dict.fromkeys(subclasses(Bijection))
+    for name, entry in described(cls.__name__, cls.examples()).items()
+} | {
+    f"{cls.__name__} {i}{', context' if context else ''}": Entry(
+        partial(univariate_coupling, univariate, context),
+        (4,),
+        "zero" if cls is Additive else "varying",
+        context,
+    )
+    for cls in subclasses(Univariate)
+    for i, univariate in enumerate(cls.examples())
+    for context in (0, 2)
+}
 
 
 def checkerboard(kind: str, keep: str, context_features: int = 0) -> Coupling:
     channels = 2 if not context_features and keep == "main" else 1
     if kind == "compact":
-        net = ResNet(2 * channels, 4 * channels, 4, 1, context_features)
+        net = ResNet(2 * channels, 4 * channels, 4, context_features, blocks=1)
         return Coupling(CompactCheckerboard(keep), Affine(), net)
-    cut = MaskedCheckerboard(keep)
-    net = ResNet(channels + 1, 2 * channels, 4, 1, context_features)
-    return Coupling(cut, Affine(), MaskedNetwork(cut, net))
+    split = MaskedCheckerboard(keep)
+    net = ResNet(channels + 1, 2 * channels, 4, context_features, blocks=1)
+    return Coupling(split, Affine(), MaskedNetwork(split, net))
 
 
 def images(**options) -> Chain:
@@ -141,6 +154,12 @@ def glow(**options) -> Chain:
     return Glow((1, 4, 4), **settings).bijection
 
 
+def coupling(keep, features, context_features=0, univariate=None) -> Coupling:
+    univariate, split = copy.deepcopy(univariate or Affine()), FeatureSplit(features, keep)
+    outputs = univariate.parameters_each * split.transformed
+    return Coupling(split, univariate, MLP(split.identity, outputs, (8, 8), context_features))
+
+
 def factored_out() -> Chain:
     first = Coupling(FeatureSplit(4), Affine(), ConvNet(2, 4, 4))
     inner = Coupling(FeatureSplit(2), Affine(), ConvNet(1, 2, 4))
@@ -148,139 +167,122 @@ def factored_out() -> Chain:
 
 
 def nested(context_features: int = 0) -> Chain:
-    inner = Chain(coupling("affine", "second", 3, context_features), Permutation([1, 2, 0]))
+    inner = Chain(coupling("second", 3, context_features), Permutation([1, 2, 0]))
     return Chain(
         Standardize(3),
         Inverse(Chain(inner, Scale(3))),
-        coupling("affine", "first", 3, context_features),
+        coupling("first", 3, context_features),
     )
 
 
-BIJECTIONS: dict[str, Entry] = {
-    "Standardize": Entry(lambda: Standardize(3), (3,), "constant"),
-    "Scale": Entry(lambda: Scale(3), (3,), "constant"),
-    "SinhArcsinh": Entry(lambda: SinhArcsinh(3), (3,)),
-    "Whiten": Entry(lambda: Whiten(3), (3,), "constant"),
-    "NoSplit, context": Entry(
-        lambda: Coupling(NoSplit(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
-    ),
-    "reverse": Entry(
-        lambda: Permutation.reverse(4), (4,), "zero", other=lambda: Permutation(range(4))
-    ),
-    "shuffle": Entry(
-        lambda: Permutation.shuffle(7, 1), (7,), "zero", other=lambda: Permutation.shuffle(7, 2)
-    ),
-    "permuted pixels": Entry(lambda: Permutation([1, 2, 0]), (3, 2, 2), "zero"),
-    "Inverse": Entry(lambda: Inverse(coupling("affine", "first", 3)), (3,)),
-    "Inverse shuffle": Entry(lambda: Inverse(Permutation([1, 2, 0])), (3,), "zero"),
-    "Inverse fitted": Entry(lambda: Inverse(fitted(2)), (2,), "constant"),
-    "empty chain": Entry(lambda: Chain(), (3,), "zero"),
+PIXELS = (0.5, 15.5)
+
+COMBINATIONS: dict[str, Entry] = {
+    "Inverse coupling": Entry(lambda: Inverse(coupling("first", 3)), (3,)),
+    "Inverse Squeeze": Entry(lambda: Inverse(Squeeze(ordered=True)), (4, 2, 1), "zero"),
     "Chain": Entry(
-        lambda: Chain(Standardize(3), coupling("affine", "first", 3), Permutation([1, 2, 0])), (3,)
+        lambda: Chain(Standardize(3), coupling("first", 3), Permutation([1, 2, 0])), (3,)
     ),
     "nested": Entry(nested, (3,)),
-    "Squeeze": Entry(lambda: Squeeze(), (2, 4, 6), "zero"),
-    "ordered Squeeze": Entry(lambda: Squeeze(ordered=True), (2, 4, 2), "zero"),
-    "Inverse Squeeze": Entry(lambda: Inverse(Squeeze(ordered=True)), (4, 2, 1), "zero"),
-    "Flatten": Entry(lambda: Flatten(2, 3, 2), (2, 3, 2), "zero"),
+    "nested, context": Entry(lambda: nested(2), (3,), context_features=2),
     "FactorOut": Entry(factored_out, (4, 2, 2)),
-    "Logit": Entry(lambda: Logit(scale=16.0), (2, 3), data=pixels),
-    "Center": Entry(lambda: Center(scale=16.0), (2, 3), "constant", data=pixels),
-    "BatchNorm": Entry(lambda: BatchNorm(3), (3, 2, 2), "constant", statistics=True),
-    "ActNorm": Entry(lambda: ActNorm(3), (3, 2, 2), "constant"),
-    "ActNorm of a table": Entry(lambda: ActNorm(4, scale=0.5), (4,), "constant"),
-    "InvertibleConv1x1": Entry(lambda: InvertibleConv1x1(3), (3, 2, 2), "constant"),
-    "InvertibleConv1x1, dense": Entry(
-        lambda: InvertibleConv1x1(4, lu=False), (4, 1, 2), "constant"
-    ),
-    "NormalizedConv1x1": Entry(
-        lambda: NormalizedConv1x1(ActNorm(4), InvertibleConv1x1(4)), (4, 3, 2), "constant"
-    ),
-    "LearnedPrior": Entry(lambda: LearnedPrior(2, 3), (2, 3), "constant"),
-    "LearnedPrior, context": Entry(
-        lambda: LearnedPrior(2, 2, 1, context_features=3), (2, 2, 1), context_features=3
-    ),
     "Glow's coupling": Entry(
         lambda: Coupling(FeatureSplit(3), Affine(), GlowNet(1, 4, 5, context_features=2)),
         (3, 2, 2),
         context_features=2,
-        by=0.1,
+        perturbation=0.1,
     ),
-    "Glow": Entry(lambda: glow(), (1, 4, 4), by=0.1, data=pixels),
+    "Glow": Entry(lambda: glow(), (1, 4, 4), perturbation=0.1, interval=PIXELS),
     "Glow, dense, own prior": Entry(
-        lambda: glow(lu=False, learned_top_prior=False), (1, 4, 4), by=0.05, data=pixels
+        lambda: glow(lu=False, learned_top_prior=False),
+        (1, 4, 4),
+        perturbation=0.05,
+        interval=PIXELS,
     ),
     "Glow, additive, shuffle": Entry(
-        lambda: glow(coupling="additive", permutation="shuffle"), (1, 4, 4), by=0.1, data=pixels
+        lambda: glow(univariate=Additive(), permutation="shuffle"),
+        (1, 4, 4),
+        perturbation=0.1,
+        interval=PIXELS,
     ),
     "Glow, reverse, context": Entry(
-        lambda: glow(permutation="reverse", context_features=2),
+        lambda: glow(permutation="reverse", context=2),
         (1, 4, 4),
-        by=0.1,
-        data=pixels,
+        perturbation=0.1,
+        interval=PIXELS,
         context_features=2,
     ),
-    "image coupling": Entry(lambda: checkerboard("compact", "main"), (2, 4, 4), statistics=True),
+    "image coupling": Entry(
+        lambda: checkerboard("compact", "main"), (2, 4, 4), normalizes_batches=True
+    ),
     "image coupling, anti": Entry(
-        lambda: checkerboard("compact", "anti"), (1, 2, 4), statistics=True
+        lambda: checkerboard("compact", "anti"), (1, 2, 4), normalizes_batches=True
     ),
     "image coupling, masked": Entry(
-        lambda: checkerboard("masked", "main"), (2, 3, 3), statistics=True
+        lambda: checkerboard("masked", "main"), (2, 3, 3), normalizes_batches=True
     ),
     "image coupling, masked, anti": Entry(
-        lambda: checkerboard("masked", "anti"), (1, 2, 4), statistics=True
+        lambda: checkerboard("masked", "anti"), (1, 2, 4), normalizes_batches=True
     ),
     "image coupling, context": Entry(
-        lambda: checkerboard("compact", "main", 2), (1, 4, 4), context_features=2, statistics=True
+        lambda: checkerboard("compact", "main", 2),
+        (1, 4, 4),
+        context_features=2,
+        normalizes_batches=True,
     ),
     "image coupling, three convolutions": Entry(
         lambda: Coupling(FeatureSplit(3), Affine(), ConvNet(1, 4, 5)), (3, 2, 2)
     ),
-    "ImageRealNVP": Entry(lambda: images(), (1, 4, 4), data=pixels, statistics=True),
+    "ImageRealNVP": Entry(lambda: images(), (1, 4, 4), interval=PIXELS, normalizes_batches=True),
     "ImageRealNVP, masked": Entry(
-        lambda: images(checkerboard="masked"), (1, 4, 4), data=pixels, statistics=True
+        lambda: images(checkerboard="masked"), (1, 4, 4), interval=PIXELS, normalizes_batches=True
     ),
     "ImageRealNVP, context": Entry(
-        lambda: images(context_features=2),
+        lambda: images(context=2),
         (1, 4, 4),
-        data=pixels,
+        interval=PIXELS,
         context_features=2,
-        statistics=True,
+        normalizes_batches=True,
     ),
     "ImageRealNVP, channel, additive": Entry(
-        lambda: images(mask="channel", coupling="additive"), (1, 4, 4), data=pixels, statistics=True
+        lambda: images(mask="channel", univariate=Additive()),
+        (1, 4, 4),
+        interval=PIXELS,
+        normalizes_batches=True,
     ),
-    "NICE of pictures": Entry(
-        lambda: NICE((1, 2, 3), hidden=(8,), bits=4).bijection, (1, 2, 3), "constant", data=pixels
+    "NICE of images": Entry(
+        lambda: NICE((1, 2, 3), hidden=(8,), bits=4).bijection,
+        (1, 2, 3),
+        "constant",
+        interval=PIXELS,
     ),
-    "nested, context": Entry(lambda: nested(2), (3,), context_features=2),
 } | {
-    f"{bend} {keep} {features}{', context' if context else ''}": Entry(
-        lambda bend=bend, keep=keep, features=features, context=context: coupling(
-            bend, keep, features, context
-        ),
+    f"{type(univariate).__name__} {keep} {features}{', context' if context else ''}": Entry(
+        partial(coupling, keep, features, context, univariate),
         (features,),
-        "zero" if bend == "additive" else "varying",
+        "zero" if isinstance(univariate, Additive) else "varying",
         context,
     )
-    for bend in ("additive", "affine")
+    for univariate in (Additive(), Affine())
     for keep in ("first", "second")
     for features in (4, 5)
     for context in (0, 2)
 }
 
+BIJECTIONS = EXAMPLES | COMBINATIONS
+
 MODELS: dict[str, Entry] = {
-    f"{name} {base} {features}{', context' if context else ''}": Entry(
+    f"{name} {type(base).__name__} {features}{', context' if context else ''}": Entry(
         lambda model=model, base=base, features=features, context=context: model(
-            features, layers=3, hidden=(8,), base=base, context_features=context
+            features, layers=3, hidden=(8,), base=base, context=context
         ),
         (features,),
         log_det,
         context,
     )
     for name, model, bases, log_det in (
-        ("NICE", NICE, ("logistic", "normal"), "constant"),
-        ("RealNVP", RealNVP, ("normal", "logistic"), "varying"),
+        ("NICE", NICE, (Logistic(), Normal()), "constant"),
+        ("RealNVP", RealNVP, (Normal(), Logistic()), "varying"),
     )
     for base in bases
     for features in (2, 3, 5)
@@ -288,11 +290,11 @@ MODELS: dict[str, Entry] = {
 } | {
     f"TableFlow {features}{', context' if context else ''}": Entry(
         lambda features=features, context=context: TableFlow(
-            features, layers=3, hidden=(8,), context_features=context
+            features, layers=3, hidden=(8,), context=context
         ),
         (features,),
         context_features=context,
-        by=0.1,
+        perturbation=0.1,
     )
     for features in (1, 2, 5)
     for context in (0, 2)

@@ -8,6 +8,7 @@ import gc
 import pytest
 import torch
 from constructors import BIJECTIONS, Entry, perturb
+from diffeo.bijections.backward import Gradients, weights_of
 from torch import Tensor, nn
 
 from diffeo import Chain, Flow, Glow, ImageRealNVP, RealNVP
@@ -20,7 +21,6 @@ from diffeo.bijections import (
     backward,
     together,
 )
-from diffeo.bijections.backward import Gradients, weights_of
 from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.bijections.univariate import Additive, Affine, Univariate
@@ -200,12 +200,12 @@ def flows() -> dict[str, tuple[Flow, Tensor, Tensor | None]]:
     rows = torch.randn(40, 5)
     return {
         "Glow": (Glow((3, 8, 8), 2, 3, 8), pictures, None),
-        "Glow, context": (Glow((3, 8, 8), 2, 3, 8, context_features=2), pictures, context),
+        "Glow, context": (Glow((3, 8, 8), 2, 3, 8, context=2), pictures, context),
         "Glow, dense": (Glow((3, 8, 8), 2, 3, 8, lu=False), pictures, None),
         "Glow, shuffle": (Glow((3, 8, 8), 2, 3, 8, permutation="shuffle"), pictures, None),
         "ImageRealNVP": (ImageRealNVP((3, 8, 8), 2, 8, 1), pictures, None),
         "ImageRealNVP, masked": (
-            ImageRealNVP((3, 8, 8), 2, 8, 1, checkerboard="masked", context_features=2),
+            ImageRealNVP((3, 8, 8), 2, 8, 1, checkerboard="masked", context=2),
             pictures,
             context,
         ),

@@ -23,6 +23,8 @@ from torch.distributions.categorical import Categorical
 from torch.distributions.transforms import ExpTransform
 
 import diffeo
+from diffeo import bases
+from diffeo.context import ContextSpec
 from diffeo.distribution import FlowDistribution, monte_carlo_kl
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -31,7 +33,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 @pytest.fixture
 def flow():
     """A conditional one of two columns, in float64, whose context matters."""
-    made = diffeo.RealNVP(2, layers=4, hidden=(8,), context_features=3)
+    made = diffeo.RealNVP(2, layers=4, hidden=(8,), context=3)
     made.initialize(torch.randn(50, 2) * 2 + 1, torch.randn(50, 3))
     return perturb(made, 0.2).double().eval()
 
@@ -44,7 +46,7 @@ def plain():
 
 def gaussian(mean, scale):
     """The flow of a Gaussian, `mean + scale * z`."""
-    flow = diffeo.NICE(2, layers=0, base="normal").double()
+    flow = diffeo.NICE(2, layers=0, base=bases.Normal()).double()
     flow.bijection[0].mean.copy_(torch.tensor(mean))
     flow.bijection[0].std.copy_(torch.tensor(scale))
     flow.bijection[0].initialized.fill_(True)
@@ -115,7 +117,9 @@ def test_expand_repeats_and_copies_nothing(flow, plain):
 
 
 def test_classes_are_contexts_too(unchecked):
-    glow = diffeo.Glow((1, 4, 4), levels=1, steps=1, hidden_channels=4, num_classes=3)
+    glow = diffeo.Glow(
+        (1, 4, 4), levels=1, steps=1, hidden_channels=4, context=ContextSpec.classes(3)
+    )
     x = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     glow = perturb(glow.initialize(x, labels), 0.05).eval()
@@ -438,7 +442,7 @@ def test_a_flow_is_a_likelihood(pyro):
         def inverse(self, y, context=None):
             return y + context, y.new_zeros(y.shape[0])
 
-    flow = diffeo.Flow(Shifted(), 2, context_features=2)
+    flow = diffeo.Flow(Shifted(), 2, context=2)
     flow.register_buffer("like", torch.zeros(()))
     x = torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, -1.0]])
 

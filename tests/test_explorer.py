@@ -37,7 +37,7 @@ def perturbed(flow: diffeo.Flow) -> diffeo.Flow:
 
 
 def glow(features: int = 0, **options) -> diffeo.Flow:
-    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context_features=features, **options)
+    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context=features, **options)
     x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
     context = torch.eye(10)[torch.arange(64) % 10][:, :features] if features else None
     return perturbed(flow.initialize(x, context))
@@ -415,7 +415,7 @@ def test_a_way_adds_up(moons):
 
 @pytest.mark.parametrize("base", ["normal", "logistic"])
 def test_a_way_under_a_context_and_on_a_grid(base):
-    flow = diffeo.RealNVP(2, layers=2, hidden=(8,), base=base, context_features=1, steps=[0.5, 0.0])
+    flow = diffeo.RealNVP(2, layers=2, hidden=(8,), base=base, context=1, steps=[0.5, 0.0])
     x, context = torch.randn(20, 2).mul(4).round() / 2, torch.randn(20, 1)
     perturbed(flow.initialize(x, context))
     way = ways.way(flow, x, context)

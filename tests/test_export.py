@@ -15,6 +15,7 @@ from constructors import perturb
 import diffeo
 from diffeo import export as room
 from diffeo.cli import main
+from diffeo.context import ContextSpec
 from diffeo.export import export
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -34,7 +35,7 @@ def small(name):
         flow, context = diffeo.RealNVP(3, layers=2, hidden=(8,), steps=[0.0, 1.0, 0.5]), None
         x = torch.stack((rows[:, 0], rows[:, 1].round(), (2 * rows[:, 2]).round() / 2), dim=1)
     elif name == "NICE, context":
-        flow, x, context = diffeo.NICE(3, hidden=(8,), context_features=2), rows, few
+        flow, x, context = diffeo.NICE(3, hidden=(8,), context=2), rows, few
     elif name == "NICE of pictures":
         flow, x, context = diffeo.NICE((1, 4, 4), hidden=(8,), bits=5), pixels(64, 1, 4, 4), None
     elif name == "ImageRealNVP":
@@ -42,15 +43,17 @@ def small(name):
         x, context = pixels(64, 1, 4, 4), None
     elif name == "ImageRealNVP, masked, context":
         flow = diffeo.ImageRealNVP(
-            (1, 4, 4), hidden_channels=4, blocks=1, checkerboard="masked", context_features=2
+            (1, 4, 4), hidden_channels=4, blocks=1, checkerboard="masked", context=2
         )
         x, context = pixels(64, 1, 4, 4), few
     elif name == "Glow, classes":
-        flow = diffeo.Glow((1, 4, 4), levels=2, steps=1, hidden_channels=4, num_classes=3)
+        flow = diffeo.Glow(
+            (1, 4, 4), levels=2, steps=1, hidden_channels=4, context=ContextSpec.classes(3)
+        )
         x, context = pixels(64, 1, 4, 4), torch.randint(3, (64,))
     else:
         flow = diffeo.Glow(
-            (3, 4, 4), levels=1, steps=1, hidden_channels=4, lu=False, context_features=2, bits=6
+            (3, 4, 4), levels=1, steps=1, hidden_channels=4, lu=False, context=2, bits=6
         )
         x, context = pixels(64, 3, 4, 4), few
     flow = perturb(flow.initialize(x, context), 0.05).eval()

@@ -17,6 +17,7 @@ from PIL import Image, ImageSequence
 from torch import Generator, Tensor
 
 from diffeo import figures
+from diffeo.bases import Logistic
 from diffeo.models.realnvp import RealNVP
 
 COLUMNS = ("x0", "x1")
@@ -118,7 +119,7 @@ def test_four_panels_shares_axes_and_thins_the_points(flow: RealNVP) -> None:
 
 
 def test_logistic_base_has_its_own_reach() -> None:
-    flow = RealNVP(2, layers=2, hidden=(8,), base="logistic").initialize(_points())
+    flow = RealNVP(2, layers=2, hidden=(8,), base=Logistic()).initialize(_points())
     noise = figures.four_panels(flow, _points(2_000), generator=_source()).axes[2]
     spread = _drawn(noise).std()
     assert noise.get_xlim() == (-6.5, 6.5)
@@ -175,7 +176,7 @@ def test_what_is_not_finite_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_conditional_flow_uses_the_mean_context_and_says_so() -> None:
     x, context = _points(), torch.rand(500, 3, generator=_source())
-    flow = RealNVP(2, layers=2, hidden=(8,), context_features=3).initialize(x, context)
+    flow = RealNVP(2, layers=2, hidden=(8,), context=3).initialize(x, context)
     figures.four_panels(flow, x, context, generator=_source())
     for draw in (figures.density_map, figures.latent_grid):
         assert "mean context" in draw(flow, x, context).axes[0].get_title("left")

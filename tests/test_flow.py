@@ -43,7 +43,7 @@ def model(kind=RealNVP, features: int = 2, by: float = 0.3, **options) -> Flow:
 
 
 def conditional(**options) -> Flow:
-    return model(context_features=2, **options)
+    return model(context=2, **options)
 
 
 class ByHand(nn.Module):
@@ -97,7 +97,7 @@ def test_standardization_is_fitted_once_in_training_only_and_by_forward_only():
     link.eval()(x)
     link.train().inverse(x)
     assert not link.initialized
-    flow = NICE(2, hidden=(4,), context_features=1).eval()
+    flow = NICE(2, hidden=(4,), context=1).eval()
     assert flow.initialize(x, x[:, :1]) is flow
     assert not flow.training
     state = {name: value.clone() for name, value in flow.state_dict().items()}
@@ -123,7 +123,7 @@ def test_nice_without_networks_is_a_product_density():
 )
 @torch.no_grad()
 def test_density_integrates_to_one(kind, base, context):
-    flow = model(kind, base=base, by=0.05, context_features=0 if context is None else 1)
+    flow = model(kind, base=base, by=0.05, context=0 if context is None else 1)
     row = None if context is None else torch.tensor([[context]]).double()
     x = flow.sample(20_000, row, generator=source())
     low, high = x.min(0).values, x.max(0).values
@@ -344,7 +344,7 @@ def test_samples_of_wild_weights_are_finite():
     st.sampled_from([0, 2]),
 )
 def test_shapes_of_all_sizes(features, batch, layers, kind, width):
-    flow = model(kind, features, layers=layers, context_features=width)
+    flow = model(kind, features, layers=layers, context=width)
     x, context = normal(batch, features).double(), normal(batch, width).double() if width else None
     torch.testing.assert_close(flow.decode(flow.encode(x, context), context), x)
     _, log_det = flow.bijection(x, None if context is None else flow.context_encoder(context)[0])

@@ -23,8 +23,9 @@ from diffeo.bijections import (
     LearnedPrior,
     Logit,
 )
-from diffeo.models.glow import usual_settings
+from diffeo.context import ContextSpec
 from diffeo.models.common import check_size
+from diffeo.models.glow import usual_settings
 from diffeo.networks import GlowNet, ZeroConv
 
 
@@ -331,7 +332,7 @@ def test_it_is_made_as_the_paper_says():
     assert sorted(widths) == sorted([6, 12] + [8] * 12)  # two split priors, and each network's last
     own = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False)
     assert not any(isinstance(m, LearnedPrior) for m in own.modules())
-    told = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False, context_features=2)
+    told = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False, context=2)
     assert any(isinstance(m, LearnedPrior) for m in told.modules()), "which takes the context"
     turned = Glow((1, 8, 8), 1, 1, 4, permutation="reverse")
     assert [m.order.tolist() for m in turned.modules() if hasattr(m, "order")] == [[3, 2, 1, 0]]
@@ -398,7 +399,7 @@ def two_kinds(n, seed):
 
 def test_a_class_conditional_model_knows_and_draws_its_classes():
     torch.manual_seed(0)
-    flow = Glow((1, 4, 4), levels=1, steps=2, hidden_channels=16, num_classes=2)
+    flow = Glow((1, 4, 4), levels=1, steps=2, hidden_channels=16, context=ContextSpec.classes(2))
     x, y = two_kinds(400, 0)
     flow.initialize(x, y)
     optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
@@ -426,16 +427,13 @@ def test_a_class_conditional_model_knows_and_draws_its_classes():
 
 
 def test_a_class_that_is_none_is_refused(unchecked):
-    flow = Glow((1, 4, 4), levels=1, steps=1, hidden_channels=4, num_classes=3)
+    flow = Glow((1, 4, 4), levels=1, steps=1, hidden_channels=4, context=ContextSpec.classes(3))
     x = uint8(2, 1, 4, 4)
     for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([[0], [1]])):
         with pytest.raises(ValueError, match="from 0 to 2"):
             flow.log_prob(x, wrong)
     with pytest.raises(ValueError, match="needs a context"):
         flow.log_prob(x)
-    with pytest.raises(ValueError, match="leave context_features out"):
-        Glow((1, 4, 4), levels=1, num_classes=3, context_features=2)
-    assert Glow((1, 4, 4), 1, 1, 4, num_classes=3, context_features=3).context_features == 3
 
 
 @pytest.mark.parametrize(

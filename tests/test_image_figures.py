@@ -347,7 +347,7 @@ def test_fewer_bits_are_compared_with_what_they_keep() -> None:
 
 def test_each_image_is_decoded_with_its_own_context() -> None:
     x, context = _images(30), torch.randn(30, 2)
-    flow = ImageRealNVP(SHAPE, 2, hidden_channels=8, blocks=1, context_features=2)
+    flow = ImageRealNVP(SHAPE, 2, hidden_channels=8, blocks=1, context=2)
     flow = _ready(flow, x, context)
     figure = figures.reconstructions(flow, x, context)
     assert _words(figure)[-1].startswith("30 of 30")

@@ -30,7 +30,7 @@ def run(tmp_path):
     (tmp_path / "digits/config.yaml").write_text(DIGITS)
     table_flow().save_pretrained("table")
     for name, columns in (("labels", LABELS), ("mixed", ["dark", "shape=disc", "shape=ring"])):
-        flow = image_flow(context_features=len(columns))
+        flow = image_flow(context=len(columns))
         flow.metadata = {"context_columns": columns}
         flow.save_pretrained(name)
     return tmp_path

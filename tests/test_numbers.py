@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffeo import Glow, ImageRealNVP, RealNVP
+from diffeo.bases import Logistic
 from diffeo.bijections import Bijection, Chain
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
@@ -22,14 +23,13 @@ from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine
-from diffeo.training.lookout import watched
 from diffeo.cli.shorthand import spell_out
 from diffeo.data import DataOptions
 from diffeo.flow import Flow
 from diffeo.networks.mlp import MLP
 from diffeo.networks.resnet import ConvNet
 from diffeo.run import Run, train
-from diffeo.training.lookout import Lookout, NotFiniteError, find_fault
+from diffeo.training.lookout import Lookout, NotFiniteError, find_fault, watched
 from diffeo.training.module import FlowModule
 from diffeo.training.options import TrainerOptions
 from diffeo.training.steps import OptimizerOptions
@@ -217,7 +217,7 @@ def test_a_likelihood_that_overflows_names_the_link_that_grew():
 
 
 def test_a_gradient_whose_length_overflows_is_named():
-    flow = Flow(Chain(Scale(2), Scale(2)), 2, base="logistic").train()
+    flow = Flow(Chain(Scale(2), Scale(2)), 2, base=Logistic()).train()
     with torch.no_grad():
         flow.bijection[0].log_scale += 60
     fault = looked_at(flow, torch.ones(4, 2))
@@ -530,7 +530,7 @@ def test_rows_far_from_all_data_have_a_density_and_it_is_no_nan(name):
 
 
 def test_only_a_nan_has_a_nan_for_its_density():
-    flow = RealNVP(3, layers=8, hidden=(8,), context_features=1)
+    flow = RealNVP(3, layers=8, hidden=(8,), context=1)
     flow.initialize(torch.randn(50, 3), torch.randn(50, 1)).eval()
     for link in flow.bijection[1:]:
         for weight in link.parameters():

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from diffeo import Chain, Flow, ImageRealNVP
+from diffeo.bases import Logistic
 from diffeo.bijections import Flatten, Logit, PixelDequantize, Squeeze
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.bijections.univariate import Affine
-from diffeo.models.image_realnvp import usual_settings
 from diffeo.models.common import check_size
+from diffeo.models.image_realnvp import usual_settings
 
 
 def uint8(*shape, seed=0):
@@ -114,7 +115,7 @@ class Independent(Flow):
         super().__init__(
             Chain(Line(mean, scale), Flatten(*shape)),
             shape,
-            base="logistic",
+            base=Logistic(),
             dequantizer=PixelDequantize(),
         )
 
@@ -163,7 +164,7 @@ def test_a_uniform_density_has_as_many_bits_as_the_pixel():
     class Uniform(Flow):
         def __init__(self):
             bijection = Chain(Logit(256.0, margin=0.0), Flatten(1, 8, 8))
-            super().__init__(bijection, (1, 8, 8), base="logistic", dequantizer=PixelDequantize())
+            super().__init__(bijection, (1, 8, 8), base=Logistic(), dequantizer=PixelDequantize())
             self.register_buffer("like", torch.zeros(()))
 
     bits = Uniform().bits_per_dim(uint8(4, 1, 8, 8))

@@ -18,6 +18,7 @@ from commands import refused
 
 import diffeo
 from diffeo.cli import main
+from diffeo.context import ContextSpec
 from diffeo.data import ImageOptions, load_gallery
 from diffeo.evaluation.scores import Reference
 from diffeo.run import Run
@@ -43,7 +44,9 @@ def trained(tmp_path_factory):
     flow.metadata["columns"] = NAMES
     Reference.measure(flow, [(torch.randn(100, 3), None)]).keep(flow)
     flow.save_pretrained(folder / "model")
-    glow = diffeo.Glow((1, 4, 4), levels=1, steps=1, hidden_channels=4, num_classes=2)
+    glow = diffeo.Glow(
+        (1, 4, 4), levels=1, steps=1, hidden_channels=4, context=ContextSpec.classes(2)
+    )
     x = torch.randint(256, (50, 1, 4, 4), dtype=torch.uint8)
     glow.initialize(x, torch.randint(2, (50,)))
     glow.metadata["context_columns"] = ["label=0", "label=1"]

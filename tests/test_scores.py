@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 import diffeo
 from diffeo.bijections.base import Bijection
 from diffeo.cli import main
+from diffeo.context import ContextSpec
 from diffeo.evaluation.code_length import ColumnCode, image_bits, row_nats
 from diffeo.evaluation.likelihood import class_count, log_probs, mixture_log_prob
 from diffeo.evaluation.scores import KINDS, Reference, score, scores
@@ -50,7 +51,7 @@ def normal(features):
 
 def classes():
     """Three normal densities, one for each class."""
-    return Flow(Shifted(MEANS), 2, num_classes=3)
+    return Flow(Shifted(MEANS), 2, context=ContextSpec.classes(3))
 
 
 def pictures(channels=1, size=8, n=40):
@@ -287,7 +288,9 @@ def test_what_is_usual_is_known_with_and_without_classes():
 
 def test_one_noisy_copy_of_a_image_serves_all_its_classes():
     x, y = pictures(), torch.randint(3, (40,))
-    flow = diffeo.Glow(image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, num_classes=3)
+    flow = diffeo.Glow(
+        image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, context=ContextSpec.classes(3)
+    )
     flow.initialize(x, y).eval()
     for parameter in flow.parameters():  # so that classes differ
         parameter.data.add_(0.05 * torch.randn_like(parameter))
@@ -315,7 +318,7 @@ def test_one_noisy_copy_of_a_image_serves_all_its_classes():
     ],
 )
 def test_classes_are_columns_of_one_name(columns, count):
-    flow = diffeo.RealNVP(features=2, layers=2, context_features=3)
+    flow = diffeo.RealNVP(features=2, layers=2, context=3)
     flow.metadata = {"context_columns": columns}
     assert class_count(flow) == count
     if not count:
@@ -329,7 +332,7 @@ def test_classes_are_columns_of_one_name(columns, count):
 
 
 def test_a_reference_travels_with_its_model():
-    flow = diffeo.RealNVP(features=2, layers=2, context_features=2).eval()
+    flow = diffeo.RealNVP(features=2, layers=2, context=2).eval()
     flow.metadata = {"context_columns": ["kind=a", "kind=b"]}
     x, context = torch.randn(300, 2), torch.eye(2)[torch.randint(2, (300,))]
     reference = Reference.measure(flow, [(x, context)])

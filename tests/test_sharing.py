@@ -40,7 +40,7 @@ GLOW = ["--model=Glow", "--model.levels=1", "--model.steps=2", "--model.hidden_c
 
 def glow(context_features=0, **options) -> Flow:
     """A small Glow of digits whose weights are not those of the start."""
-    flow = diffeo.Glow((1, 8, 8), 2, 2, 8, context_features=context_features, **options)
+    flow = diffeo.Glow((1, 8, 8), 2, 2, 8, context=context_features, **options)
     context = torch.rand(64, context_features) if context_features else None
     flow.initialize(torch.randint(17, (64, 1, 8, 8), dtype=torch.uint8), context)
     return perturb(flow, 0.05).eval()

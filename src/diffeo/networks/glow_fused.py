@@ -52,8 +52,7 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(h, *layers)
         layers = tuple(tensor.to(dtype) for tensor in layers)
         h = h.to(dtype, memory_format=torch.channels_last)
-        with torch.autocast(h.device.type, enabled=False):
-            passes = [_forward(part, layers) for part in _parts(h, len(layers[0]))]
+        passes = [_forward(part, layers) for part in _parts(h, len(layers[0]))]
         ctx.layers, ctx.passes = layers, passes if any(ctx.needs_input_grad) else None
         return _joined([inputs.pop() for inputs in passes]).contiguous()
 
@@ -62,16 +61,17 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _with_graph(ctx, grad)
         layers, passes = ctx.layers, ctx.passes
+        h, *given = ctx.saved_tensors
         grad = grad.to(layers[0].dtype, memory_format=torch.channels_last)
         by_h: list[Tensor] = []
         sums: list[Tensor] = []
         for inputs, part in zip(passes, grad.split(len(passes[0][0])), strict=True):
             by_part, by_layers = _backward(part, inputs, layers)
             by_h.append(by_part)
-            sums = [a.float() + b for a, b in zip(sums, by_layers, strict=True)] or by_layers
-        h, *given = ctx.saved_tensors
-        gradients = (a.to(b.dtype) for a, b in zip(sums, given, strict=True))
-        return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *gradients
+            # In the dtype of the weights: parts may be of a lower precision.
+            found = [a.to(b.dtype) for a, b in zip(by_layers, given, strict=True)]
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *sums
 
 
 def _with_graph(ctx: Any, grad: Tensor) -> Any:
