@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 import torch
-from constructors import fitted, perturb
+from constructors import perturb
 from hypothesis import given
 from hypothesis import strategies as st
 from test_conformance import autodiff_log_det, refusal
