@@ -203,7 +203,7 @@ def editor(run: Run, images: Images, kind: str, most: int):
     flow, names = run.flow, images.attribute_names
     if kind == "condition":
         assert images.train.context is not None
-        conditions = latent.Conditions.of(images.context.columns, images.train.context)
+        conditions = latent.Conditions.of(flow.context, images.train.context)
 
         def recondition(x: Tensor, context: Tensor, name: str) -> Tensor:
             return latent.recondition(flow, x, context, conditions.moved(context, {name: 1.0}))

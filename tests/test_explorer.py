@@ -176,7 +176,7 @@ def test_where_a_likelihood_falls():
 
 def test_a_model_without_its_data_remembers_what_is_usual(tmp_path):
     flow = glow()
-    Usual(9, -5.0, tuple(float(v) for v in range(-110, -9))).keep(flow)
+    Usual(9, -5.0, tuple(float(v) for v in range(-110, -9))).attach(flow)
     flow.save_pretrained(tmp_path / "bare")
     subject = Subject(Run(tmp_path / "bare"))
     assert "9 held-out events" in subject.reference.source

@@ -1,4 +1,4 @@
-"""Moving about in latent space, against closed forms: paths, levels, temperatures, directions."""
+"""Arithmetic on latents against closed forms: paths, levels, temperatures, directions, contexts."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import diffeo
 from diffeo import latent
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.latent.paths import path
 
 DIMS = 5
@@ -30,7 +31,7 @@ def image_flow(bits=8, context_features=0, shape=(1, 8, 8)):
     """Away from the identity at which its last layers begin."""
     torch.manual_seed(0)
     flow = diffeo.ImageRealNVP(
-        shape, hidden_channels=4, blocks=1, bits=bits, context_features=context_features
+        shape, hidden_channels=4, blocks=1, bits=bits, context=context_features
     )
     perturb(flow, 0.05)
     x = pixels(64, *shape)
@@ -132,25 +133,25 @@ def test_the_context_of_a_path_changes_linearly():
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
 @pytest.mark.parametrize("context_features", [0, 2])
 def test_four_images_stand_in_the_corners(kind, context_features):
-    flow, corners = image_flow(context=context_features), pixels(4, 1, 8, 8)
+    flow, corners = image_flow(context_features=context_features), pixels(4, 1, 8, 8)
     context = torch.randn(4, 2) if context_features else None
-    sheet = latent.between_four(flow, corners, 3, 5, kind, context)
-    assert sheet.shape == (3, 5, 1, 8, 8)
+    surface = latent.between_four(flow, corners, 3, 5, kind, context)
+    assert surface.shape == (3, 5, 1, 8, 8)
     for i, place in enumerate([(0, 0), (0, -1), (-1, 0), (-1, -1)]):
-        assert torch.equal(sheet[place], corners[i])
+        assert torch.equal(surface[place], corners[i])
 
 
 def test_the_surface_between_four_rows():
     flow, corners = table_flow(2), rows(4)
     context = torch.randn(4, 2, generator=seeded(5), dtype=torch.float64)
-    sheet = latent.between_four(flow, corners, 4, 5, context=context)
+    surface = latent.between_four(flow, corners, 4, 5, context=context)
     s, t = 1 / 3, 3 / 4
     weights = torch.from_numpy(np.outer([1 - s, s], [1 - t, t]).flatten())
     with torch.no_grad():
         expected = flow.decode(
             weights[None] @ flow.encode(corners, context), weights[None] @ context
         )
-    assert torch.allclose(sheet[1, 3], expected[0], rtol=0, atol=1e-10)
+    assert torch.allclose(surface[1, 3], expected[0], rtol=0, atol=1e-10)
     edge = latent.between_four(flow, corners, 4, 5, "spherical", context)[:, 0]
     side = latent.interpolate(
         flow, corners[:1], corners[2:3], 4, "spherical", (context[:1], context[2:3])
@@ -162,7 +163,7 @@ def test_the_surface_between_four_rows():
 
 
 @pytest.mark.parametrize("levels", [[1], [2], [1, 2], [3, 1]])
-def test_levels_are_drawn_anew_and_the_others_kept(levels, monkeypatch):
+def test_levels_are_drawn_again_and_the_others_stay(levels, monkeypatch):
     flow = diffeo.ImageRealNVP((1, 16, 16), scales=3, hidden_channels=4, blocks=1)
     perturb(flow, 0.05)
     flow.initialize(pixels(32, 1, 16, 16)).eval()
@@ -177,7 +178,7 @@ def test_levels_are_drawn_anew_and_the_others_kept(levels, monkeypatch):
     noise = flow.split_latents(flow.noise(12, seeded(1)) * 0.5)
     for number, (old, new, drawn) in enumerate(zip(before, after, noise, strict=True), start=1):
         assert torch.equal(new, drawn if number in levels else old), number
-    assert len({picture.numpy().tobytes() for picture in result[0]}) == 4
+    assert len({image.numpy().tobytes() for image in result[0]}) == 4
 
 
 def test_redrawing_rows_follows_context_and_temperature():
@@ -187,8 +188,8 @@ def test_redrawing_rows_follows_context_and_temperature():
     with torch.no_grad():
         z = flow.encode(drawn.flatten(0, 1), context.repeat_interleave(20, 0))
     assert z.std().item() == pytest.approx(0.5, rel=0.02)
-    still = latent.resample(flow, x, [], context=context)
-    assert torch.allclose(still[:, 0], x, rtol=0, atol=1e-10)
+    same = latent.resample(flow, x, [], context=context)
+    assert torch.allclose(same[:, 0], x, rtol=0, atol=1e-10)
 
 
 def test_at_temperature_0_there_is_one_image_whatever_the_seed():
@@ -397,7 +398,7 @@ def test_an_edit_adds_its_directions():
 
 
 @pytest.mark.parametrize("bits", [8, 3])
-def test_at_strength_0_a_image_comes_back_bit_for_bit(bits):
+def test_at_strength_0_an_image_comes_back_bit_for_bit(bits):
     flow, x = image_flow(bits), pixels(40, 1, 8, 8)
     a = (x.flatten(1)[:, :2] > 127).float()
     directions = latent.find_directions(flow, [(x, a, None)], ["left", "right"])
@@ -490,7 +491,7 @@ def test_what_is_seen_is_not_changed_by_training_mode():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda f, x: latent.interpolate(f, x, x, 1), "frames is 1"),
         (lambda f, x: latent.interpolate(f, x, x, 3, "cubic"), "choose linear or spherical"),
@@ -509,8 +510,8 @@ def test_what_is_seen_is_not_changed_by_training_mode():
         (lambda f, x: latent.find_directions(f, [(x, x, None)], ["a"]), "1 columns|5 events"),
     ],
 )
-def test_what_cannot_be_done_is_said(unchecked, call, words):
-    with pytest.raises(ValueError, match=words) as error:
+def test_errors_name_the_remedy(unchecked, call, message):
+    with pytest.raises(ValueError, match=message) as error:
         call(table_flow(), rows(5))
     assert str(error.value).count(". ") == 0
 
@@ -538,11 +539,11 @@ def test_a_discriminant_shrunk_to_the_end_is_the_difference_of_means():
 
 # Conditions ---------------------------------------------------------------------------------------
 
-COLUMNS = ["dark", "shape=disc", "shape=ring", "shape=star", "size"]
+SPEC = ContextSpec((Number("dark"), Category("shape", ("disc", "ring", "star")), Number("size=cm")))
 
 
 def contexts(n, seed=0):
-    """Truth values, classes, and a number from 2 to 6."""
+    """Truth values, classes, and a number from 2 to 6, called "size=cm"."""
     source = seeded(seed)
     shape = torch.nn.functional.one_hot(torch.randint(3, (n,), generator=source), 3)
     dark = torch.randint(2, (n, 1), generator=source)
@@ -552,12 +553,13 @@ def contexts(n, seed=0):
 
 def test_a_condition_moves_by_its_step_and_stays_in_its_range():
     known = contexts(4000)
-    conditions = latent.Conditions.of(COLUMNS, known)
+    conditions = latent.Conditions.of(SPEC, known)
     context = torch.tensor([[0.0, 1.0, 0.0, 0.0, 2.5], [1.0, 0.0, 0.0, 1.0, 5.5]])
     before = context.clone()
 
     def moved(**strengths):
-        return conditions.moved(context, {k.replace("_", "="): v for k, v in strengths.items()})
+        names = {"size": "size=cm", "shape_ring": "shape=ring", "shape_disc": "shape=disc"}
+        return conditions.moved(context, {names.get(k, k): v for k, v in strengths.items()})
 
     assert moved(dark=1)[:, 0].tolist() == [1, 1]
     assert moved(dark=-1)[:, 0].tolist() == [0, 0]
@@ -578,16 +580,16 @@ def test_a_condition_moves_by_its_step_and_stays_in_its_range():
 
 
 def test_a_condition_that_is_none_is_refused():
-    conditions = latent.Conditions.of(COLUMNS, contexts(50))
+    conditions = latent.Conditions.of(SPEC, contexts(50))
     with pytest.raises(ValueError, match="not conditional on 'bright': choose from dark, shape="):
         conditions.moved(contexts(2), {"bright": 1.0})
     with pytest.raises(ValueError, match="no events"):
-        latent.Conditions.of(COLUMNS, contexts(0))
+        latent.Conditions.of(SPEC, contexts(0))
 
 
 @pytest.mark.parametrize("bits", [8, 5])
 def test_the_same_noise_under_another_context(bits):
-    flow = image_flow(bits, context=5)
+    flow = image_flow(bits, context_features=5)
     x, context, other = pixels(6, 1, 8, 8), contexts(6, 1), contexts(6, 2)
     grain = 2 ** (8 - bits)
     assert torch.equal(latent.recondition(flow, x, context, context), x // grain * grain)

@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
     flow = diffeo.RealNVP(3, layers=2)
     flow.initialize(torch.randn(500, 3) * 2 + 1)
     flow.metadata["columns"] = NAMES
-    Reference.measure(flow, [(torch.randn(100, 3), None)]).keep(flow)
+    Reference.measure(flow, [(torch.randn(100, 3), None)]).attach(flow)
     flow.save_pretrained(folder / "model")
     glow = diffeo.Glow(
         (1, 4, 4), levels=1, steps=1, hidden_channels=4, context=ContextSpec.classes(2)
@@ -338,9 +338,9 @@ def test_images_with_labels_and_back(run, capsys):
     assert main(["score", "glow", "--data=drawn", "--out=out", "--kind=complexity"]) == 0
     assert main(["score", "glow", "--data=drawn/train-00000.parquet", "--out=one.csv"]) == 0
     found = pd.read_parquet("out/train-00000.parquet")
-    assert list(found.columns) == ["picture", "log_prob", "bits_per_dim", "complexity"]
+    assert list(found.columns) == ["image", "log_prob", "bits_per_dim", "complexity"]
     alone = pd.read_csv("one.csv")
-    assert list(found["picture"]) == list(alone["picture"])
+    assert list(found["image"]) == list(alone["image"])
     assert found["log_prob"].to_numpy() == pytest.approx(alone["log_prob"].to_numpy(), rel=1e-5)
     # No two parts are scored with the same noise of dequantization.
     one = (run / "drawn/train-00000.parquet").read_bytes()

@@ -1,4 +1,4 @@
-"""Scores against closed forms: codes are densities and lossless, mixtures are sums."""
+"""Scores against closed forms: coders are lossless, densities of columns integrate to 1."""
 
 import io
 import itertools
@@ -20,9 +20,10 @@ from sklearn.datasets import load_digits
 import diffeo
 from diffeo.bijections.base import Bijection
 from diffeo.cli import main
-from diffeo.context import ContextSpec
-from diffeo.evaluation.code_length import ColumnCode, image_bits, row_nats
-from diffeo.evaluation.likelihood import class_count, log_probs, mixture_log_prob
+from diffeo.context import Category, ContextSpec, Number
+from diffeo.evaluation import code_length
+from diffeo.evaluation.code_length import ColumnDensity, image_bits, row_nats
+from diffeo.evaluation.likelihood import log_probs, mixture_log_prob
 from diffeo.evaluation.scores import KINDS, Reference, score, scores
 from diffeo.flow import Flow
 
@@ -54,15 +55,15 @@ def classes():
     return Flow(Shifted(MEANS), 2, context=ContextSpec.classes(3))
 
 
-def pictures(channels=1, size=8, n=40):
+def images(channels=1, size=8, n=40):
     return torch.randint(256, (n, channels, size, size), dtype=torch.uint8)
 
 
-# Codes of pictures ------------------------------------------------------------------------------
+# Images -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 1), (28, 28, 1), (9, 17, 3), (8, 6, 4)])
-def test_codes_hold_every_pixel(shape):
+def test_coders_are_lossless(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     *files, bare = (code(noise) for code in code_length.CODERS)
     for file in files:
@@ -76,15 +77,15 @@ def test_codes_hold_every_pixel(shape):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_noise_costs_its_bits_and_a_plain_image_none(channels):
-    x = pictures(channels, 32, 4)
+    x = images(channels, 32, 4)
     raw = 8 * x[0].numel()
     assert torch.all((image_bits(x) - raw).abs() < 0.03 * raw + 100)
     assert torch.equal(image_bits(torch.full_like(x, 128)), torch.zeros(4, dtype=torch.float64))
     assert torch.all(image_bits(torch.full_like(x, 7)) < 100)
 
 
-def test_what_is_simpler_is_shorter():
-    noise = pictures(1, 32, 4)
+def test_simpler_images_are_shorter():
+    noise = images(1, 32, 4)
     tiled = noise[..., :8, :8].repeat(1, 1, 4, 4)
     ramp = (torch.arange(32) * 8).to(torch.uint8).expand(4, 1, 32, 32)
     assert torch.all(image_bits(ramp) < image_bits(tiled))
@@ -99,20 +100,20 @@ def test_each_coder_is_the_shortest_of_something():
     edges = (x > y) * 255 * torch.ones(1, 1, 1, 1)
     best = set()
     for batch in (large, waves, edges):
-        for picture in batch.to(torch.uint8).permute(0, 2, 3, 1).numpy():
-            plain = np.full_like(picture, 128)
+        for image in batch.to(torch.uint8).permute(0, 2, 3, 1).numpy():
+            plain = np.full_like(image, 128)
             best.add(
-                np.argmin([len(code(picture)) - len(code(plain)) for code in code_length.CODERS])
+                np.argmin([len(code(image)) - len(code(plain)) for code in code_length.CODERS])
             )
     assert best == {0, 1, 2}
 
 
-def test_images_have_to_be_pixels():
+def test_images_have_to_be_pixels(unchecked):
     with pytest.raises(ValueError, match="uint8"):
         image_bits(torch.rand(2, 1, 8, 8))
 
 
-# Codes of columns -------------------------------------------------------------------------------
+# Columns ----------------------------------------------------------------------------------------
 
 COLUMNS = {
     "normal": lambda random: random.normal(3, 0.01, 2_000),
@@ -125,12 +126,12 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_the_code_of_a_column_is_a_density(name):
+def test_the_density_of_a_column_integrates_to_1(name):
     values = COLUMNS[name](np.random.default_rng(0))
-    code = ColumnCode.learn(values)
-    assert sum(code.counts) == len(values)
-    assert len(code.counts) <= code_length.MOST_BINS
-    edges = np.array(code.edges)
+    density = ColumnDensity.learn(values)
+    assert sum(density.counts) == len(values)
+    assert len(density.counts) <= code_length.MAX_BINS
+    edges = np.array(density.edges)
     assert np.all(np.diff(edges) > 0)
     assert not np.isin(values, edges).any()
     # Inside by the height of each bin, outside by the distribution function of Cauchy's law.
@@ -139,36 +140,36 @@ def test_the_code_of_a_column_is_a_density(name):
     for left, right in itertools.pairwise(edges):
         v = np.linspace(left, right, 2_003)
         v = (v[1:] + v[:-1]) / 2
-        total += np.exp(code.log_density(v)).mean() * (right - left)
+        total += np.exp(density.log_density(v)).mean() * (right - left)
     n = len(values)
     assert total == pytest.approx((n + 0.5) / (n + 1), rel=1e-6)
     far = middle + half * np.array([-1e30, -50.0, 2.0, 1e3])
     expected = stats.cauchy(middle, half).logpdf(far) - math.log(n + 1)
-    assert np.allclose(code.log_density(far), expected)
+    assert np.allclose(density.log_density(far), expected)
 
 
-def test_values_that_repeat_are_coded_by_how_often():
+def test_repeated_values_have_the_density_of_their_counts():
     values = np.repeat([0.0, 1.0, 2.0], [90, 9, 1])
-    code = ColumnCode.learn(values)
-    assert code.edges == (-0.5, 0.5, 1.5, 2.5) and code.counts == (90, 9, 1)
+    density = ColumnDensity.learn(values)
+    assert density.edges == (-0.5, 0.5, 1.5, 2.5) and density.counts == (90, 9, 1)
     escape = stats.cauchy(1, 1.5).pdf([0.0, 1.0, 2.0])
     expected = (np.array([90, 9, 1]) + escape) / 101
-    assert np.allclose(np.exp(code.log_density(np.array([0.0, 1.0, 2.0]))), expected)
+    assert np.allclose(np.exp(density.log_density(np.array([0.0, 1.0, 2.0]))), expected)
 
 
 def test_bins_hold_about_as_many_each():
-    code = ColumnCode.learn(np.random.default_rng(0).lognormal(size=10_000))
-    assert len(code.counts) == math.ceil(2 * 10_000**0.4)
-    assert max(code.counts) - min(code.counts) <= 2
+    density = ColumnDensity.learn(np.random.default_rng(0).lognormal(size=10_000))
+    assert len(density.counts) == math.ceil(2 * 10_000**0.4)
+    assert max(density.counts) - min(density.counts) <= 2
 
 
-def test_a_column_needs_values_and_rows_need_their_codes():
-    code = ColumnCode.learn(np.array([1.0, 2.0, np.nan, np.inf]))
-    assert sum(code.counts) == 2
+def test_a_column_needs_values_and_rows_need_as_many_columns():
+    density = ColumnDensity.learn(np.array([1.0, 2.0, np.nan, np.inf]))
+    assert sum(density.counts) == 2
     with pytest.raises(ValueError, match="finite"):
-        ColumnCode.learn(np.array([np.nan]))
-    with pytest.raises(ValueError, match="1 codes"):
-        row_nats(torch.zeros(4, 2), (code,))
+        ColumnDensity.learn(np.array([np.nan]))
+    with pytest.raises(ValueError, match="1 densities"):
+        row_nats(torch.zeros(4, 2), (density,))
 
 
 # Kinds of score ---------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_what_lies_far_outside_gains_nothing_by_being_far():
     assert torch.all(values.diff() < -10) and torch.isfinite(values).all()
 
 
-def test_columns_are_learned_from_training_rows_and_what_is_usual_from_others():
+def test_columns_are_learned_from_training_rows_and_likelihoods_from_others():
     flow, train = normal(1), torch.tensor([[0.0], [1.0], [4.0]], dtype=torch.float64)
     held_out = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
     reference = Reference.measure(
@@ -218,12 +219,12 @@ def test_columns_are_learned_from_training_rows_and_what_is_usual_from_others():
     )
     assert reference.events == 2
     assert reference.mean == pytest.approx(-1 - 0.5 * math.log(2 * math.pi))
-    assert reference.codes == (ColumnCode.learn(train[:, 0].numpy()),)
+    assert reference.columns == (ColumnDensity.learn(train[:, 0].numpy()),)
 
 
 @pytest.mark.parametrize("bits", [8, 3])
 def test_complexity_of_images_adds_their_bits(bits):
-    x = pictures()
+    x = images()
     flow = diffeo.Glow(image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, bits=bits)
     flow.initialize(x).eval()
     log_prob = torch.randn(len(x))
@@ -259,7 +260,7 @@ def test_ranks_of_held_out_events_are_spread_evenly():
     assert torch.all(ranks[order].diff() >= 0)
 
 
-# Classes that are not told ----------------------------------------------------------------------
+# Events without labels --------------------------------------------------------------------------
 
 
 def test_a_mixture_is_the_sum_of_its_classes():
@@ -268,26 +269,29 @@ def test_a_mixture_is_the_sum_of_its_classes():
     assert np.allclose(mixture_log_prob(flow, x), np.log(density))
     (values,) = log_probs(flow, [(x, None)])
     assert np.allclose(values, np.log(density))
-    (told,) = log_probs(flow, [(x, torch.full((200,), 2))])
-    assert np.allclose(told, stats.multivariate_normal(MEANS[2].numpy()).logpdf(x))
+    (of_class,) = log_probs(flow, [(x, torch.full((200,), 2))])
+    assert np.allclose(of_class, stats.multivariate_normal(MEANS[2].numpy()).logpdf(x))
 
 
-def test_what_is_usual_is_known_with_and_without_classes():
+def test_a_reference_is_measured_with_and_without_labels():
     flow, y = classes(), torch.randint(3, (3_000,))
     x = MEANS[y] + torch.randn(3_000, 2, dtype=torch.float64)
     reference = Reference.measure(flow, [(x, y)])
-    told = flow.log_prob(x, y)
-    untold = mixture_log_prob(flow, x)
-    assert reference.mean == pytest.approx(float(told.mean()))
-    assert reference.unlabelled.mean == pytest.approx(float(untold.mean()))
-    for context, log_prob, usual in ((y, told, reference), (None, untold, reference.unlabelled)):
+    labelled = flow.log_prob(x, y)
+    unlabelled = mixture_log_prob(flow, x)
+    assert reference.mean == pytest.approx(float(labelled.mean()))
+    assert reference.unlabelled.mean == pytest.approx(float(unlabelled.mean()))
+    for context, log_prob, against in (
+        (y, labelled, reference),
+        (None, unlabelled, reference.unlabelled),
+    ):
         ((_, values),) = scores(flow, [(x, context)], "typicality", reference)
-        assert torch.allclose(values, -(log_prob - usual.mean).abs())
-    assert reference.unlabelled.codes == reference.codes
+        assert torch.allclose(values, -(log_prob - against.mean).abs())
+    assert reference.unlabelled.columns == reference.columns
 
 
-def test_one_noisy_copy_of_a_image_serves_all_its_classes():
-    x, y = pictures(), torch.randint(3, (40,))
+def test_one_noisy_copy_of_an_image_serves_all_its_classes():
+    x, y = images(), torch.randint(3, (40,))
     flow = diffeo.Glow(
         image_shape=(1, 8, 8), levels=1, steps=2, hidden_channels=8, context=ContextSpec.classes(3)
     )
@@ -308,46 +312,52 @@ def test_one_noisy_copy_of_a_image_serves_all_its_classes():
 
 
 @pytest.mark.parametrize(
-    ("columns", "count"),
+    "variables",
     [
-        (["label=0", "label=1", "label=2"], 3),
-        (["label=0", "label=1", "shape=2"], 0),
-        (["label=0", "label=1", "age"], 0),
-        (["a", "b", "c"], 0),
-        ([], 0),
+        (Number("temp=C"),),
+        (Number("temp=C"), Number("temp=F")),
+        (Category("label", ("0", "1")), Category("shape", ("2", "3"))),
+        (Category("label", ("0", "1")), Number("age")),
+        (Number("a"), Number("b"), Number("c")),
     ],
 )
-def test_classes_are_columns_of_one_name(columns, count):
-    flow = diffeo.RealNVP(features=2, layers=2, context=3)
-    flow.metadata = {"context_columns": columns}
-    assert class_count(flow) == count
-    if not count:
+def test_only_a_single_category_is_a_mixture(variables):
+    """Columns whose names look like classes, such as temp=C, are no classes."""
+    flow = diffeo.RealNVP(features=2, layers=2, context=ContextSpec(variables)).eval()
+    x, context = torch.zeros(3, 2), torch.zeros(3, flow.context_features)
+    for call in (
+        lambda: flow.log_prob(x),
+        lambda: mixture_log_prob(flow, x),
+        lambda: list(log_probs(flow, [(x, None)])),
+        lambda: list(scores(flow, [(x, None)])),
+    ):
         with pytest.raises(ValueError, match="context"):
-            mixture_log_prob(flow, torch.zeros(1, 2))
-        with pytest.raises(ValueError, match="context"):
-            list(log_probs(flow, [(torch.zeros(1, 2), None)]))
+            call()
+    assert Reference.measure(flow, [(x, context)]).unlabelled is None
 
 
-# On the disk ------------------------------------------------------------------------------------
+# In files ---------------------------------------------------------------------------------------
 
 
 def test_a_reference_travels_with_its_model():
-    flow = diffeo.RealNVP(features=2, layers=2, context=2).eval()
-    flow.metadata = {"context_columns": ["kind=a", "kind=b"]}
+    flow = diffeo.RealNVP(2, layers=2, context=ContextSpec.classes(["a", "b"], "kind")).eval()
     x, context = torch.randn(300, 2), torch.eye(2)[torch.randint(2, (300,))]
     reference = Reference.measure(flow, [(x, context)])
-    reference.keep(flow)
+    reference.attach(flow)
     flow.save_pretrained("model")
     loaded = Reference.of(Flow.from_pretrained("model"))
-    assert loaded == reference and loaded.unlabelled.codes
+    assert loaded == reference and loaded.unlabelled.columns
     assert json.loads(json.dumps(reference.to_json(), allow_nan=False)) == reference.to_json()
+    numbers = reference.to_json()
+    numbers["codes"] = numbers.pop("columns")  # as in models of 0.1.0
+    assert Reference.from_json(numbers) == reference
     with pytest.raises(ValueError, match="damaged"):
         Reference.from_json({"events": 3})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A table, a table with classes, digits with labels: a little training each."""
+    """Models of a table and of digits with labels, trained a little; of a table with classes."""
     folder = tmp_path_factory.mktemp("trained")
     quick = ["--trainer.max_epochs=1", "--trainer.batch_size=100", "--trainer.figure_every=100"]
     random = np.random.default_rng(0)
@@ -355,32 +365,34 @@ def trained(tmp_path_factory):
     frame = pd.DataFrame(random.normal(size=(600, 2)) + 4 * kind[:, None], columns=["a", "b"])
     frame["kind=x"], frame["kind=y"] = kind, 1 - kind
     frame.to_csv(folder / "kinds.csv", index=False)
+    rows = torch.from_numpy(frame.to_numpy(np.float32))
+    x, context = rows[:, :2], rows[:, 2:]
+    flow = diffeo.RealNVP(2, layers=2, context=ContextSpec.classes(["x", "y"], "kind"))
+    flow.metadata = {"data": "kinds", "columns": ["a", "b"]}
+    flow.initialize(x, context).eval()
+    Reference.measure(flow, [(x[480:], context[480:])], [(x[:480], None)]).attach(flow)
+    flow.save_pretrained(folder / "kinds" / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DIFFEO_CACHE", str(folder / ".cache"))
         layers = ["--model.layers=2"]
         assert main(["train", "--data.rows=600", "--out=moons", *quick, *layers]) == 0
-        context = ["--data.context", "kind=x,kind=y"]
-        assert main(["train", "--data=kinds.csv", *context, "--out=kinds", *quick, *layers]) == 0
         glow = ["--model=Glow", "--model.levels=1", "--model.steps=2", "--model.hidden_channels=8"]
         digits = ["--data=digits", "--data.rows=300", "--data.context=label", "--out=digits"]
         assert main(["train", *digits, *quick, *glow]) == 0
     return folder
 
 
-def test_training_leaves_what_is_usual(run):
-    for name in ("moons", "kinds", "digits"):
+def test_training_saves_a_reference(run):
+    for name in ("moons", "digits"):
         flow = Flow.from_pretrained(f"{name}/model")
         reference = Reference.of(flow)
         val = json.loads(Path(f"{name}/results.json").read_text())["val"]
         assert reference.events == val["rows"]
-        # Of pictures the noise may be another.
+        # Images may have other noise.
         assert -reference.mean == pytest.approx(val["nll"], rel=0.02 if name == "digits" else 1e-5)
         assert (reference.unlabelled is None) == (name == "moons")
-        assert len(reference.codes) == (0 if name == "digits" else 2)
-    rows = pd.read_csv("kinds.csv")
-    counts = [sum(code.counts) for code in Reference.of(Flow.from_pretrained("kinds/model")).codes]
-    assert counts == [len(rows) * 8 // 10] * 2
+        assert len(reference.columns) == (0 if name == "digits" else 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -426,7 +438,7 @@ def test_images_without_labels_are_scored_under_all(run, capsys):
     assert main(["score", "digits", "--data=new", "--kind=complexity", "--out=o.csv"]) == 0
     assert "new has no label: scored under all 10, equally likely" in capsys.readouterr().out
     table = pd.read_csv("o.csv")
-    assert list(table) == ["picture", "log_prob", "bits_per_dim", "complexity"]
+    assert list(table) == ["image", "log_prob", "bits_per_dim", "complexity"]
     flow = Flow.from_pretrained("digits/model")
     x = torch.from_numpy(np.stack([np.asarray(Image.open(f"new/{i}.png")) for i in range(6)]))[
         :, None
@@ -435,11 +447,11 @@ def test_images_without_labels_are_scored_under_all(run, capsys):
         expected = mixture_log_prob(flow, x, generator=torch.Generator().manual_seed(0))
     assert np.allclose(table.log_prob, expected, rtol=1e-5)
     assert np.allclose(table.complexity - table.log_prob, image_bits(x) * math.log(2), atol=0.01)
-    # What needs the labels still says so.
+    # What needs labels says so.
     refused(["eval", "digits", "--data=new"], capsys, "label")
 
 
-def test_a_model_that_keeps_no_reference_takes_other_data(run, capsys):
+def test_a_model_without_a_reference_takes_other_data(run, capsys):
     for name in ("moons", "digits"):
         config = Path(name) / "model" / "config.json"
         settings = json.loads(config.read_text())
@@ -486,7 +498,7 @@ def test_permuted_rows_keep_their_columns_and_lose_their_rows():
 
 
 def test_strangers_are_images():
-    x = pictures(1, 28, 6)
+    x = images(1, 28, 6)
     made = outliers.strangers(x)
     assert torch.equal(made["rotated by 180°"], x.flip(2, 3))
     assert torch.equal(

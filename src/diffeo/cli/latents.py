@@ -109,7 +109,7 @@ def _recondition(options: Namespace, run: Run, x: Tensor, context: Tensor | None
     # How far a context goes is asked of the training, where that is at hand.
     known = run.data().train if run.config_file.is_file() else chosen_images(options, run)
     assert known.context is not None
-    conditions = latent.Conditions.of(run.context_columns, known.context)
+    conditions = latent.Conditions.of(run.flow.context, known.context)
     moved = [
         conditions.moved(context, dict.fromkeys(options.attribute, strength))
         for strength in options.strengths

@@ -14,7 +14,7 @@ from diffeo.cli.contexts import sample_context
 from diffeo.data import Batches, Gallery, check_writable, write_columns
 from diffeo.data.images.grid import save_images
 from diffeo.data.images.writing import write_images
-from diffeo.evaluation.likelihood import Score, class_count, evaluate_batches
+from diffeo.evaluation.likelihood import Score, evaluate_batches
 from diffeo.evaluation.scores import image_scores
 from diffeo.run import Run
 
@@ -30,7 +30,7 @@ def score(options: Namespace, run: Run, console: Console) -> None:
     """Write each picture of `--data`: its name, log-likelihood, bits/dim, and score of `--kind`."""
     out = check_writable(options.out)
     gallery = run.gallery(options.data, unlabelled=True)
-    if class_count(run.flow) and gallery.images.context is None:
+    if run.flow.context.category and gallery.images.context is None:
         say_unlabelled(options.data, run, console)
     usual = reference(
         options, run, lambda source: _batches(run, run.gallery(source, unlabelled=True))

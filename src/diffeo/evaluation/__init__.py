@@ -1,1 +1,1 @@
-"""How well a flow fits, and how unusual an event is; nothing here trains or draws."""
+"""How well a flow fits data, and how unusual an event is. Nothing here trains or draws."""

@@ -1,4 +1,4 @@
-"""How long a plain code for an event is: what a picture or a row costs without any flow."""
+"""Code lengths of events without any flow: lossless image files, and a histogram of each column."""
 
 from __future__ import annotations
 
@@ -12,35 +12,32 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Shaped
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 Pixels = NDArray[np.uint8]
-Numbers = NDArray[np.float64]
+Array = NDArray[np.float64]
 
-# Bare: no header, no alignment of bytes, and a window as large as most pictures.
+# No header, no alignment of bytes, and a window as large as most images.
 LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
-# More bins than this would make a model's config.json long, and say little more.
-MOST_BINS = 100
+MAX_BINS = 100  # more would make a model's config.json long and add little
 
 
-# Pictures ---------------------------------------------------------------------------------------
+# Images -----------------------------------------------------------------------------------------
 
 
-def image_bits(x: Tensor) -> Tensor:
-    """Bits of the shortest lossless file of each picture `(batch, C, H, W)`: `(batch,)`.
+def image_bits(x: Shaped[Tensor, "batch C H W"]) -> Float64[Tensor, " batch"]:
+    """Bits of the shortest lossless file of each image, `(batch,)`.
 
         L(x) = max(0, min over coders of 8 (bytes(x) - bytes(plain)))
 
-    where `plain` is one grey all over, of the same size: what a coder writes around any picture is
-    taken off, so that small pictures are not compared by headers. The coders are WebP (predicts
-    from neighbours; best for smooth pictures), reversible JPEG 2000 (wavelets; best for photos),
-    and LZMA on the bare pixels (finds repetitions; best for flat areas, sharp edges and noise). PNG
-    was never the shortest of them on MNIST, CIFAR-10 (JPEG) or noise.
-
-    Args:
-        x: uint8, on any device.
+    where `plain` is a uniform grey image of the same size: what a coder writes for any image is
+    subtracted, so that headers do not dominate small images. The coders are WebP (prediction from
+    neighbours; best for smooth images), reversible JPEG 2000 (wavelets; best for photos), and LZMA
+    on the bare pixels (repetitions; best for flat areas, sharp edges and noise). PNG was never the
+    shortest of them on MNIST, CIFAR-10 (JPEG) or noise.
 
     Raises:
         ValueError: if x is not uint8, or Pillow cannot write these formats.
@@ -49,74 +46,66 @@ def image_bits(x: Tensor) -> Tensor:
     """
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise ValueError(
-            f"a picture's code length needs uint8 pixels (batch, channels, height, width), not "
+            f"the code length of an image needs uint8 pixels (batch, channels, height, width), not "
             f"{x.dtype} {tuple(x.shape)}: pass them as they are, 0 to 255."
         )
-    arrays = x.permute(0, 2, 3, 1).numpy(force=True)
-    lengths = [_shortest(np.ascontiguousarray(array)) for array in arrays]
-    return torch.tensor(lengths, dtype=torch.float64)
-
-
-def _shortest(pixels: Pixels) -> int:
-    around = _around(pixels.shape)
-    lengths = [len(code(pixels)) - extra for code, extra in zip(CODERS, around, strict=True)]
-    return 8 * max(0, min(lengths))
+    bits = []
+    for pixels in map(np.ascontiguousarray, x.permute(0, 2, 3, 1).numpy(force=True)):
+        overheads = _overheads(pixels.shape)
+        lengths = [len(code(pixels)) - extra for code, extra in zip(CODERS, overheads, strict=True)]
+        bits.append(8 * max(0, min(lengths)))
+    return torch.tensor(bits, dtype=torch.float64)
 
 
 @cache
-def _around(shape: tuple[int, ...]) -> list[int]:
-    """What each coder writes for a picture in which there is nothing."""
+def _overheads(shape: tuple[int, ...]) -> list[int]:
+    """The bytes that each coder writes for a uniform image."""
     plain = np.full(shape, 128, dtype=np.uint8)
     return [len(code(plain)) for code in CODERS]
 
 
-def _webp(pixels: Pixels) -> bytes:
-    return _file(pixels, "WEBP", lossless=True, quality=50, method=4)
-
-
-def _jpeg2000(pixels: Pixels) -> bytes:
-    # Each level halves the picture, down to one pixel at least.
-    levels = 1 + min(2, int(math.log2(min(pixels.shape[:2]))))
-    colours = int(pixels.shape[2] == 3)
-    return _file(
-        pixels, "JPEG2000", irreversible=False, no_jp2=True, num_resolutions=levels, mct=colours
-    )
-
-
-def _lzma(pixels: Pixels) -> bytes:
-    return lzma.compress(pixels.tobytes(), format=lzma.FORMAT_RAW, filters=LZMA)
-
-
-def _file(pixels: Pixels, kind: str, **settings: Any) -> bytes:
+def _file(pixels: Pixels, file_format: str, **settings: Any) -> bytes:
     height, width, channels = pixels.shape
-    if channels != 3:  # grey; other numbers of channels one below the other
+    if channels != 3:  # grey; other numbers of channels are stacked vertically
         pixels = pixels.transpose(2, 0, 1).reshape(channels * height, width)
     file = io.BytesIO()
     try:
-        Image.fromarray(pixels).save(file, kind, **settings)
+        Image.fromarray(pixels).save(file, file_format, **settings)
     except (KeyError, OSError) as error:
         raise ValueError(
-            f"this Pillow cannot write {kind} ({error}): install the one of its own wheel."
+            f"this Pillow cannot write {file_format} ({error}): install the one of its own wheel."
         ) from error
     return file.getvalue()
 
 
+def _jpeg2000(pixels: Pixels) -> bytes:
+    # Each level halves the image, down to one pixel at least.
+    levels = 1 + min(2, int(math.log2(min(pixels.shape[:2]))))
+    settings = {"irreversible": False, "no_jp2": True, "num_resolutions": levels}
+    return _file(pixels, "JPEG2000", mct=int(pixels.shape[2] == 3), **settings)
+
+
 # Each turns pixels `[H, W, C]` into bytes that hold all of them.
-CODERS: tuple[Callable[[Pixels], bytes], ...] = (_webp, _jpeg2000, _lzma)
+CODERS: tuple[Callable[[Pixels], bytes], ...] = (
+    lambda pixels: _file(pixels, "WEBP", lossless=True, quality=50, method=4),
+    _jpeg2000,
+    lambda pixels: lzma.compress(pixels.tobytes(), format=lzma.FORMAT_RAW, filters=LZMA),
+)
 
 
 # Columns of a table -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ColumnCode:
-    """The density of one column by itself, as an order-0 coder learns it from training values.
+class ColumnDensity:
+    """The density of one column on its own, as an order-0 coder learns it from training values.
 
         q(v) = (n h(v) + c(v)) / (n + 1)
 
     h is the histogram of the n training values, and c one more value spread as a Cauchy density
     over the histogram's range, half of it inside: the coder's escape. So q integrates to 1, is
-    never 0, and falls so slowly outside of the training range that it makes up for no outlier.
+    never 0, and falls so slowly outside of the training range that it does not make up for
+    outliers.
 
     Args:
         edges: of the bins, rising `[bins + 1]`.
@@ -127,10 +116,10 @@ class ColumnCode:
     counts: tuple[int, ...]
 
     @classmethod
-    def learn(cls, values: Numbers) -> Self:
+    def learn(cls, values: Array) -> Self:
         """Bins of about equal counts, 2 n^(2/5) of them and 100 at most, for values `[n]`.
 
-        Edges lie midway between neighbouring values, so that values that repeat stay together; few
+        Edges lie midway between neighbouring values, so that equal values share a bin; few
         different values have a bin each. (The number of bins: Moore 1986)
 
         Raises:
@@ -148,20 +137,17 @@ class ColumnCode:
             first, last = levels[0] - half, levels[0] + half
         candidates = np.array([first, *middle, last])
         below = np.array([0, *counts.cumsum()])
-        bins = min(MOST_BINS, math.ceil(2 * len(values) ** 0.4))
+        bins = min(MAX_BINS, math.ceil(2 * len(values) ** 0.4))
         chosen = np.arange(len(candidates))
         if len(levels) > bins:
-            wanted = np.linspace(0, len(values), bins + 1)
-            chosen = np.unique(np.searchsorted(below, wanted))
-        # Midpoints of neighbours that differ in the last digit alone may fall onto one of them.
+            chosen = np.unique(np.searchsorted(below, np.linspace(0, len(values), bins + 1)))
+        # Midpoints of neighbours that differ in the last digit alone may round to one of them.
         chosen = chosen[np.diff(candidates[chosen], prepend=-np.inf) > 0]
-        edges, inside = candidates[chosen], np.diff(below[chosen])
-        return cls(tuple(edges.tolist()), tuple(inside.tolist()))
+        return cls(tuple(candidates[chosen].tolist()), tuple(np.diff(below[chosen]).tolist()))
 
-    def log_density(self, values: Numbers) -> Numbers:
+    def log_density(self, values: Array) -> Array:
         """The log q of each value `[n]`, in nats, in the units of the column."""
         edges, counts = np.array(self.edges), np.array(self.counts, dtype=np.float64)
-        total = counts.sum()
         heights = np.concatenate(([0.0], counts / np.diff(edges), [0.0]))
         place = np.searchsorted(edges, values, side="right")
         place[values == edges[-1]] -= 1
@@ -169,7 +155,7 @@ class ColumnCode:
         far = (values - middle) / half
         escape = -np.log(math.pi * half) - np.log1p(far * far)
         with np.errstate(divide="ignore"):
-            return np.logaddexp(np.log(heights[place]), escape) - math.log(total + 1)
+            return np.logaddexp(np.log(heights[place]), escape) - math.log(counts.sum() + 1)
 
     def to_json(self) -> dict[str, list[float]]:
         """Plain numbers."""
@@ -177,34 +163,36 @@ class ColumnCode:
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote.
+        """Read the numbers of `to_json`.
 
         Raises:
-            ValueError: if the edges do not rise, or there is no count for each bin.
+            ValueError: if the edges do not rise, or there is not one count for each bin.
         """
         edges = tuple(map(float, numbers["edges"]))
         counts = tuple(map(int, numbers["counts"]))
         rising = len(edges) > 1 and bool((np.diff(edges) > 0).all() and np.isfinite(edges).all())
         if not rising or len(counts) != len(edges) - 1 or min(counts) < 0:
-            raise ValueError("a column's code wants rising edges, and a count for each bin")
+            raise ValueError("a column's density needs rising edges, and a count for each bin")
         return cls(edges, counts)
 
 
-def row_nats(x: Tensor, codes: tuple[ColumnCode, ...]) -> Tensor:
-    """Nats of each row `(batch, *shape)` under codes of its columns: `(batch,)`.
+def row_nats(
+    x: Shaped[Tensor, "batch *shape"], columns: tuple[ColumnDensity, ...]
+) -> Float64[Tensor, " batch"]:
+    """Nats of each row under independent columns, `(batch,)`, in the units of the data.
 
         L(x) = -sum_j log q_j(x_j)
 
-    It is a density's, so that it may be below 0; in the units of the data.
+    It comes from a density, so it may be below 0.
 
     Raises:
-        ValueError: if there are not as many codes as columns.
+        ValueError: if there are not as many densities as columns.
     """
     rows = x.flatten(1).numpy(force=True).astype(np.float64)
-    if rows.shape[1] != len(codes):
+    if rows.shape[1] != len(columns):
         raise ValueError(
-            f"{len(codes)} codes of columns do not fit rows of {rows.shape[1]}: take the reference "
-            "of the same model."
+            f"{len(columns)} densities of columns do not fit rows of {rows.shape[1]}: use the "
+            "reference of the same model."
         )
-    columns = [code.log_density(rows[:, j]) for j, code in enumerate(codes)]
-    return torch.from_numpy(-np.sum(columns, axis=0))
+    nats = [-density.log_density(rows[:, j]) for j, density in enumerate(columns)]
+    return torch.from_numpy(np.sum(nats, axis=0))

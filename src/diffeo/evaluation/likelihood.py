@@ -1,4 +1,4 @@
-"""How well a flow fits: mean negative log-likelihood, its error, its floor where it is known."""
+"""Mean negative log-likelihood of a flow, its standard error, and its floor where that is known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from diffeo.data import Batches, Data, Table, moons_log_density
@@ -18,19 +19,18 @@ Batch = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood of some rows or pictures.
+    """Mean negative log-likelihood of rows or images, in nats and in the units of the data.
 
     Args:
         rows: how many there are.
-        nll: the mean in nats, in the units of the data.
+        nll: the mean.
         stderr: its standard error; NaN for a single row.
-        standardized: what the mean would be, were each column divided by its standard deviation
-            in the training split; None where that split is not at hand, and for pictures.
+        standardized: the mean after division of each column by its standard deviation in training;
+            None for images and where the training rows are not at hand.
         floor: the mean under the true density of the same rows, where that is known.
         bits_per_dim: the mean in bits for each pixel and channel; None for a table.
         bits_stderr: its standard error.
-        samples: how many noisy copies of each event were averaged; more than one make the mean an
-            importance-weighted bound, which lies below that of one copy.
+        samples: K of `log_probs`.
     """
 
     rows: int
@@ -63,13 +63,7 @@ class Score:
 
 
 def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
-    """Score one split ("train", "val" or "test") of a table or of pictures.
-
-    Args:
-        flow: the model.
-        data: what it is scored on.
-        split: which part of it.
-        samples: see `log_probs`.
+    """Score one split ("train", "val" or "test") of a table or of images; see `log_probs`.
 
     Raises:
         ValueError: if the data do not fit the flow.
@@ -82,7 +76,7 @@ def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
 
 
 def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
-    """Score all events of some batches; only sums are kept of them.
+    """Score all events of some batches in constant memory; see `log_probs`.
 
     Raises:
         ValueError: if there are none, or they do not fit the flow.
@@ -98,31 +92,33 @@ def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> 
         count, total = count + len(nll), total + float(nll.sum())
     if count == 0:
         raise ValueError("there are no rows to score: pass some.")
-    score = Score(count, total / count, math.nan, samples=samples)
-    if count > 1:
-        score = replace(score, stderr=math.sqrt(squares / (count - 1) / count))
+    stderr = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
+    score = Score(count, total / count, stderr, samples=samples)
     if flow.takes_pixels:
         bit = flow.nats_per_bpd
-        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=score.stderr / bit)
+        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=stderr / bit)
     return score
 
 
 def log_probs(
     flow: Flow, batches: Iterable[Batch], *, samples: int = 1, seed: int = 0
-) -> Iterator[Tensor]:
-    """Log-likelihoods `(batch,)` in nats of batches of events, computed in parts of bounded memory.
+) -> Iterator[Float[Tensor, " batch"]]:
+    """Log-likelihoods `(batch,)` in nats of batches of events, computed in chunks.
 
-    A flow that dequantizes knows the density of noisy copies x + u; the likelihood P(x) of the
+    A flow with a dequantizer knows the density of noisy copies x + u; the likelihood P(x) of the
     discrete event is their mean over u, and the log-likelihood of one copy is a lower bound of its
     logarithm. With K samples the bound is tighter (importance weighting, Burda et al. 2016):
 
         log P(x) >= E log(1/K sum_k p(x + u_k)),   u_k uniform in the cell
 
+    A class-conditional flow takes a batch without context as a mixture of all classes, equally
+    likely (`mixture_log_prob`).
+
     Args:
         flow: the model.
         batches: the events.
         samples: K.
-        seed: of the noise, so that the same events score the same again.
+        seed: of the noise u.
 
     Raises:
         ValueError: if K is below 1, or above 1 for a flow that draws no noise.
@@ -133,54 +129,50 @@ def log_probs(
             "where a model dequantizes."
         )
     generator = Generator().manual_seed(seed)
+
+    def bound(x: Tensor, context: Tensor | None) -> Tensor:
+        mixture = context is None and flow.context.category is not None
+        copies = [
+            mixture_log_prob(flow, x, generator=generator)
+            if mixture
+            else flow.log_prob(x, context, generator=generator)
+            for _ in range(samples)
+        ]
+        return torch.stack(copies).logsumexp(0) - math.log(samples)
+
     for x, context in batches:
-        x = x.to(flow.device)
-        contexts = [None] * len(x) if context is None else context.to(flow.device).split(flow.chunk)
-        parts = zip(x.split(flow.chunk), contexts, strict=False)
+        xs = x.to(flow.device).split(flow.chunk)
+        contexts = (
+            [None] * len(xs) if context is None else context.to(flow.device).split(flow.chunk)
+        )
         # Not around the `yield`, where it would hold for the caller too.
         with torch.no_grad():
-            result = torch.cat([_bound(flow, *part, samples, generator) for part in parts])
+            result = torch.cat([bound(*chunk) for chunk in zip(xs, contexts, strict=True)])
         yield result.cpu()
 
 
-def _bound(
-    flow: Flow, x: Tensor, context: Tensor | None, samples: int, generator: Generator
-) -> Tensor:
-    def one() -> Tensor:
-        if context is None and class_count(flow):
-            return mixture_log_prob(flow, x, generator=generator)
-        return flow.log_prob(x, context, generator=generator)
-
-    return torch.stack([one() for _ in range(samples)]).logsumexp(0) - math.log(samples)
-
-
-def class_count(flow: Flow) -> int:
-    """How many classes a class-conditional flow has; 0 for any other flow."""
-    category = flow.context.category
-    return len(category.values) if category else 0
-
-
-def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Log-density of x `(batch, *shape)` under all classes, equally likely: `(batch,)`, in nats.
+def mixture_log_prob(
+    flow: Flow, x: Shaped[Tensor, "batch *shape"], *, generator: Generator | None = None
+) -> Float[Tensor, " batch"]:
+    """Log-density of x under all classes, equally likely: `(batch,)`, in nats.
 
         log p(x) = log(1/C sum_c p(x | c))
 
     One noisy copy of an event serves all classes.
 
     Raises:
-        ValueError: if the flow is not conditional on classes alone.
+        ValueError: if the context of the flow is not one category.
     """
-    classes = class_count(flow)
-    if not classes:
+    if flow.context.category is None:
         raise ValueError("this flow is not conditional on classes alone: pass it a context.")
     if generator is None:
         generator = Generator().manual_seed(int(torch.randint(2**62, ())))
-    like = flow._reference()
     state, parts = generator.get_state(), []
-    for row in torch.eye(classes, dtype=like.dtype, device=like.device):
+    for label in range(flow.context.width):
         generator.set_state(state)
-        parts.append(flow.log_prob(x, row.expand(len(x), -1), generator=generator))
-    return torch.stack(parts).logsumexp(0) - math.log(classes)
+        labels = torch.full((len(x),), label, device=x.device)
+        parts.append(flow.log_prob(x, labels, generator=generator))
+    return torch.stack(parts).logsumexp(0) - math.log(len(parts))
 
 
 def true_nll(table: Table, split: str) -> float | None:

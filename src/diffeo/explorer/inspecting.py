@@ -59,7 +59,7 @@ def find(
     reference = subject.reference
     shares = [reference.share_below(float(value)) for value in nats]
     kinds: list[scores.Kind] = ["typicality"]
-    if subject.kind == "pictures" or reference.usual.codes:
+    if subject.kind == "pictures" or reference.usual.columns:
         kinds.append("complexity")
     others: dict[str, Tensor] = {
         kind: scores.score(subject.flow, x, nats, kind, reference.usual) for kind in kinds

@@ -1,9 +1,8 @@
-"""Moving about in latent space: arithmetic on z, for any flow.
+"""Arithmetic on latents: paths, levels, temperatures, directions, and other contexts, for any flow.
 
-Every latent of every flow is plain noise, `flow.encode(x)` is one vector `(batch, dims)`, and
-`flow.decode(z)` its exact inverse. So a path between two events is a path between two vectors, what
-a level holds is seen by drawing that part of z anew, and an attribute is a direction. A conditional
-flow may also decode the same z under another context.
+`flow.encode(x)` is one vector of plain noise for each event, `(batch, dims)`, and `flow.decode(z)`
+its exact inverse. So a path between two events is a path between two vectors, drawing a part of z
+again shows what that level holds, and an attribute is a direction. Nothing here trains or draws.
 """
 
 from diffeo.latent.conditions import Conditions, recondition

@@ -1,6 +1,6 @@
-"""Any number of events to z and back: in parts of bounded memory, in eval mode, without gradients.
+"""Encode and decode any number of events in chunks, in eval mode and without gradients.
 
-Results lie where the input lay, and the flow keeps its mode.
+Results lie on the device of the input, and the mode of the flow does not change.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ from diffeo.flow import Flow, eval_mode
 def encode(
     flow: Flow, x: Shaped[Tensor, "n *shape"], context: Context | None = None
 ) -> Float[Tensor, "n dims"]:
-    """`flow.encode` of x `(n, *shape)`, part by part."""
+    """`flow.encode` of x `(n, *shape)`, chunk by chunk; one row of context serves all events."""
     with eval_mode(flow):
-        return cat([flow.encode(*part).to(x.device) for part in _parts(flow, x, context)])
+        return cat([flow.encode(*chunk).to(x.device) for chunk in _chunks(flow, x, context)])
 
 
 def decode(
     flow: Flow, z: Float[Tensor, "n dims"], context: Context | None = None
 ) -> Shaped[Tensor, "n *shape"]:
-    """`flow.decode` of z `(n, dims)`, part by part."""
+    """`flow.decode` of z `(n, dims)`, chunk by chunk; one row of context serves all events."""
     with eval_mode(flow):
-        return cat([flow.decode(*part).to(z.device) for part in _parts(flow, z, context)])
+        return cat([flow.decode(*chunk).to(z.device) for chunk in _chunks(flow, z, context)])
 
 
-def _parts(
+def _chunks(
     flow: Flow, values: Tensor, context: Tensor | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    # One part at least: of no events, the flow says which shape is wrong.
-    starts = range(0, max(1, len(values)), flow.chunk)
-    rows = [slice(start, start + flow.chunk) for start in starts]
-    values = values.to(flow.device)
+    # `split` returns one chunk even of no events, so that the flow can refuse a wrong shape.
+    chunks = values.to(flow.device).split(flow.chunk)
     if context is None:
-        return [(values[part], None) for part in rows]
-    context = spread(context, len(values)).to(flow.device)
-    return [(values[part], context[part]) for part in rows]
+        return [(chunk, None) for chunk in chunks]
+    contexts = repeat_row(context, len(values)).to(flow.device)
+    starts = range(0, max(1, len(values)), flow.chunk)
+    return [(c, contexts[i : i + flow.chunk]) for c, i in zip(chunks, starts, strict=True)]
 
 
-def spread(
+def repeat_row(
     context: Float[Tensor, "rows context_features"], n: int
 ) -> Float[Tensor, "events context_features"]:
-    """One row of context for each of n events, of as many or of one row for all."""
+    """A context with one row for each of n events: itself, or its only row n times."""
     return context.expand(n, -1) if context.ndim == 2 and len(context) == 1 else context

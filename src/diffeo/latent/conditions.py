@@ -1,4 +1,4 @@
-"""Another context for the same noise: how a conditional flow edits what it is conditional on."""
+"""Change the context of events while their noise stays the same."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from diffeo.context import Context
+from diffeo.context import Category, Context, ContextSpec
 from diffeo.flow import Flow
-from diffeo.latent.coding import decode, encode, spread
+from diffeo.latent.coding import decode, encode, repeat_row
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """How far each column of a context goes, and in what steps.
+    """The range of each column of a context, and the step by which it is changed.
 
     Args:
-        names: of the columns; those of one choice among classes are called NAME=CLASS.
-        low: the smallest value of each `(m,)`.
-        high: the largest `(m,)`.
-        step: what strength 1 adds `(m,)`: for two values their distance, for a number of more
-            values two standard deviations, which for two equally likely values is the same.
+        spec: the context, of m columns.
+        low: the smallest value of each column.
+        high: the largest.
+        step: what strength 1 adds. For a column of two values it is their distance, for one of more
+            values two standard deviations, which is the same for two equally likely values.
     """
 
-    names: list[str]
+    spec: ContextSpec
     low: Float[Tensor, " m"]
     high: Float[Tensor, " m"]
     step: Float[Tensor, " m"]
 
     @classmethod
-    def of(cls, names: list[str], contexts: Float[Tensor, "n m"]) -> Conditions:
-        """Those of some events with contexts `(n, m)`.
+    def of(cls, spec: ContextSpec, contexts: Float[Tensor, "n m"]) -> Conditions:
+        """Measure the contexts of some events.
 
         Raises:
             ValueError: if there are no events.
@@ -42,37 +42,36 @@ class Conditions:
             raise ValueError("there are no events to learn conditions from: pass some.")
         low, high = contexts.amin(0), contexts.amax(0)
         two_valued = ((contexts == low) | (contexts == high)).all(0)
-        spread = 2 * contexts.double().std(0, correction=0).to(contexts.dtype)
-        return cls(names, low, high, torch.where(two_valued, high - low, spread))
+        deviation = contexts.double().std(0, correction=0).to(contexts.dtype)
+        return cls(spec, low, high, torch.where(two_valued, high - low, 2 * deviation))
 
     def moved(self, context: Context, strengths: Mapping[str, float]) -> Context:
-        """The context with more or less of some columns, `(n, m)`, never outside of their range.
+        """The context with more or less of some columns, `(n, m)`, clamped to their ranges.
 
             c' = clamp(c + strength * step, low, high)
 
-        For a class, NAME=CLASS, the step leads from the class at hand to that one: at strength 1
-        it is that class, and of a picture that is of it already nothing changes.
+        For a value of a category, NAME=VALUE, the step leads from the present value to that one: at
+        strength 1 the event has that value, and an event that has it already does not change.
 
         Raises:
             ValueError: if a name is no column.
         """
-        start, context = context, context.clone()
+        moved = context.clone()
         for name, strength in strengths.items():
-            if name not in self.names:
+            if name not in self.spec.columns:
                 raise ValueError(
                     f"the model is not conditional on '{name}': choose from "
-                    f"{', '.join(self.names)}."
+                    f"{', '.join(self.spec.columns)}."
                 )
-            column = self.names.index(name)
-            if "=" not in name:
-                context[:, column] += strength * self.step[column].to(context)
-                continue
-            choice = name.partition("=")[0]
-            group = [i for i, other in enumerate(self.names) if other.startswith(f"{choice}=")]
-            target = torch.zeros_like(start)
-            target[:, column] = 1.0
-            context[:, group] += strength * (target - start)[:, group]
-        return context.clamp(self.low.to(context), self.high.to(context))
+            for variable, part in self.spec.parts():
+                if name not in variable.columns:
+                    continue
+                step = self.step[part].to(context)
+                if isinstance(variable, Category):
+                    step = -context[:, part]
+                    step[:, variable.columns.index(name)] += 1.0
+                moved[:, part] += strength * step
+        return moved.clamp(self.low.to(context), self.high.to(context))
 
 
 def recondition(
@@ -85,16 +84,11 @@ def recondition(
 
         x' = decode(encode(x; context); other)
 
-    The noise, which holds all that the context does not say, stays as it is. Under the same
-    context the event comes back as it was, a picture bit for bit in the bits that the flow models.
-
-    Args:
-        flow: a conditional model.
-        x: events `(n, *shape)`.
-        context: theirs, `(n, context_features)` or one row.
-        other: the one instead, likewise.
+    The noise, which holds everything that the context does not, stays the same. Under the same
+    context the event comes back unchanged: an image bit for bit, in the bits that the flow models.
+    Each context has one row for each event, or one row for all.
 
     Raises:
         ValueError: if a context does not fit the flow.
     """
-    return decode(flow, encode(flow, x, context), spread(other, len(x)))
+    return decode(flow, encode(flow, x, context), repeat_row(other, len(x)))

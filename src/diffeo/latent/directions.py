@@ -1,4 +1,4 @@
-"""Directions of z that belong to attributes: kept in a file, and followed."""
+"""Directions of z that belong to attributes: saving, loading, and edits along them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
@@ -29,13 +29,13 @@ class Directions:
 
     Args:
         names: of the attributes.
-        vectors: their directions, float64 `(k, dims)`.
-        present: how many events had each attribute; of a number of more than two values, how many
+        vectors: their directions, float64.
+        present: how many events had each attribute; for a number of more than two values, how many
             events it was known of.
-        absent: how many had it not; 0 for such a number.
+        absent: how many did not have it; 0 for such a number.
         kind: how they were found, see `find_directions`.
-        model: the class of the flow that they are of.
-        latent_shapes: of the levels of its z.
+        model: the class of the flow.
+        latent_shapes: shapes of the levels of its z.
         notes: sentences for the user.
     """
 
@@ -61,7 +61,7 @@ class Directions:
         return self.vectors[self.names.index(name)]
 
     def check(self, flow: Flow) -> None:
-        """Refuse a flow of another class, or with other latents.
+        """Refuse a flow of another class or with other latents.
 
         Raises:
             ValueError: then.
@@ -75,54 +75,45 @@ class Directions:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one .safetensors file; what is no tensor goes into its header, as JSON.
+        """Write one .safetensors file: the vectors, and all else as JSON in its header.
 
         Raises:
-            ValueError: if the name of the file ends otherwise.
+            ValueError: if the name of the file has another suffix.
         """
-        path = _file(path)
-        words = {
-            "names": self.names,
-            "present": self.present,
-            "absent": self.absent,
-            "kind": self.kind,
-            "model": self.model,
-            "latent_shapes": self.latent_shapes,
-            "notes": self.notes,
-        }
-        header = {name: json.dumps(value) for name, value in words.items()}
+        path = _checked(path)
+        names = [part.name for part in fields(self) if part.name != "vectors"]
+        header = {name: json.dumps(getattr(self, name)) for name in names}
         with atomic_write(path) as partial:
             save_file({"vectors": self.vectors.cpu().contiguous()}, partial, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """What `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            ValueError: if the file is missing, or none of directions.
+            ValueError: if the file is missing, damaged, or holds something else.
         """
-        path = _file(path)
+        path = _checked(path)
         if not path.is_file():
             raise ValueError(f"{path} is missing: make it with `diffeo directions`.")
         try:
             with safe_open(path, framework="pt") as file:
-                words = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
-                words["latent_shapes"] = [tuple(shape) for shape in words["latent_shapes"]]
-                found = cls(vectors=file.get_tensor("vectors"), **words)
-                found._check()
+                header = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
+                header["latent_shapes"] = [tuple(shape) for shape in header["latent_shapes"]]
+                found = cls(vectors=file.get_tensor("vectors"), **header)
+                found._check_contents()
         except OSError:
             raise
-        except Exception as error:  # words of other kinds, types of numbers that torch lacks
+        except Exception as error:  # safetensors raises its own for a dtype that torch lacks
             raise ValueError(
-                f"{path} is damaged or holds no directions: make it anew with `diffeo directions`."
+                f"{path} is damaged or holds no directions: make it again with `diffeo directions`."
             ) from error
         return found
 
-    def _check(self) -> None:
-        """Refuse what a file may say and no directions have."""
+    def _check_contents(self) -> None:
+        """Refuse contents that a damaged or hostile file may have."""
         k, dims = len(self.names), sum(map(math.prod, self.latent_shapes))
-        lists = {"names": str, "present": int, "absent": int, "notes": str}
-        for name, kind in lists.items():
+        for name, kind in {"names": str, "present": int, "absent": int, "notes": str}.items():
             values = getattr(self, name)
             if not isinstance(values, list) or not all(type(value) is kind for value in values):
                 raise ValueError(f"{name} is no list of {kind.__name__}")
@@ -139,20 +130,13 @@ def edit(
     strengths: Mapping[str, float],
     context: Context | None = None,
 ) -> Shaped[Tensor, "n *shape"]:
-    """Events with more or less of some attributes, `(n, *shape)`.
+    """Events with more or less of some attributes, by name, `(n, *shape)`.
 
         x' = decode(encode(x) + sum_i strength_i direction_i)
 
-    At strength 0 the event comes back as `decode(encode(x))` does: a picture bit for bit, in the
+    At strength 0 the event comes back as `decode(encode(x))` does: an image bit for bit, in the
     bits that the flow models. At 1 it has moved as far as events without the attribute lie from
     those with it. (Kingma & Dhariwal 2018, section 6)
-
-    Args:
-        flow: the model.
-        x: events `(n, *shape)`.
-        directions: see `find_directions`.
-        strengths: how far along which, by name; negative to take an attribute away.
-        context: `(n, context_features)` for a conditional flow, or one row.
 
     Raises:
         ValueError: if the directions are of another model, or lack a name.
@@ -164,7 +148,7 @@ def edit(
     return decode(flow, z, context)
 
 
-def _file(path: str | os.PathLike[str]) -> Path:
+def _checked(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no file of directions: its name has to end in .safetensors.")

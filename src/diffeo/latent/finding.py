@@ -1,4 +1,4 @@
-"""Which way each attribute lies in latent space, from one pass over the data."""
+"""Find the direction of each attribute in latent space, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffeo.latent.directions import Directions
 from diffeo.utils.config import public_name
 
 DirectionKind = Literal["mean", "partial", "discriminant"]
-WIDEST = 4_096  # dims of the largest covariance: 128 MiB in float64
+MAX_DIMS = 4_096  # of the largest covariance: 128 MiB in float64
 
 
 def find_directions(
@@ -26,33 +26,31 @@ def find_directions(
     *,
     shrinkage: float = 0.1,
 ) -> Directions:
-    """The direction in z of each attribute a: how z moves as a goes from low to high.
+    """The direction in z of each attribute a: how z changes as a goes from low to high.
 
         mean:          d = cov(z, a) / var(a) * span(a)
         partial:       d_i = row i of Cov(a)^-1 Cov(a, z), times span(a_i)
         discriminant:  d' = w (w . d) / (w . w),   w = W^-1 d
 
-    The span of an attribute of two values is their distance, which makes d the mean of z with the
-    larger value less the mean with the smaller. That of a number of more values is two standard
+    The span of an attribute of two values is their distance, so that d is the mean of z with the
+    larger value minus the mean with the smaller. That of a number of more values is two standard
     deviations; for two values equally frequent this is the same.
 
-    "mean" takes along whatever goes with the attribute in the data. "partial" regresses z on all
+    "mean" includes whatever goes with the attribute in the data. "partial" regresses z on all
     attributes at once, so that each direction leaves the others as they are; where attributes
     determine each other, as the classes of one label do, it is the shortest solution.
     "discriminant" is Fisher's: the direction w that separates best, with the covariance W of z
-    within the classes (of what a leaves unexplained, for a number), as long as d reaches along it.
-    W is shrunk towards a multiple of the identity:  (1 - shrinkage) W + shrinkage tr(W)/dims I.
-
-    Only sums are kept, in float64, and each event is encoded once.
+    within the classes (for a number, of what a does not explain), and the length of d along it. W
+    is shrunk towards a multiple of the identity:  (1 - shrinkage) W + shrinkage tr(W)/dims I.
 
     Args:
-        flow: the model.
+        flow: the model; each event is encoded once.
         batches: events `(n, *shape)`, their attributes `(n, k)` with NaN where one is not known,
             and their context or None. An event is left out for the attributes that it lacks; for
             "partial" and "discriminant", if it lacks any.
         names: of the k attributes. One that never varies gets no direction, but a note.
-        kind: "mean", "partial" or "discriminant".
-        shrinkage: of the discriminant, above 0, which gives W an inverse however few events there
+        kind: which formula.
+        shrinkage: of the discriminant, above 0, which makes W invertible however few events there
             are, and up to 1, where the direction is that of "mean".
 
     Raises:
@@ -63,9 +61,9 @@ def find_directions(
     """
     if kind not in get_args(DirectionKind):
         raise ValueError(f"kind is {kind!r}: choose one of {', '.join(get_args(DirectionKind))}.")
-    if kind == "discriminant" and flow.dims > WIDEST:
+    if kind == "discriminant" and flow.dims > MAX_DIMS:
         raise ValueError(
-            f"z has {flow.dims:,} dimensions, and a discriminant takes at most {WIDEST:,}: find "
+            f"z has {flow.dims:,} dimensions, and a discriminant takes at most {MAX_DIMS:,}: find "
             "directions of kind mean or partial."
         )
     if not 0 < shrinkage <= 1:
@@ -88,28 +86,24 @@ def find_directions(
             f"of {', '.join(names)} none varies{lacking}: name attributes that differ from event "
             "to event, and are known."
         )
-    notes = [
-        f"'{name}' never varies where it is known: it has no direction."
-        for name, moves in zip(names, varies, strict=True)
-        if not moves
-    ]
+    note = "'{}' never varies where it is known: it has no direction."
     return Directions(
-        names=[name for name, moves in zip(names, varies, strict=True) if moves],
+        names=[name for name, found in zip(names, varies, strict=True) if found],
         vectors=_vectors(sums, varies, two_valued, kind, shrinkage),
         present=torch.where(two_valued, sums.at_high, sums.count)[varies].long().tolist(),
         absent=torch.where(two_valued, sums.at_low, 0.0)[varies].long().tolist(),
         kind=kind,
         model=public_name(type(flow)),
         latent_shapes=flow.latent_shapes,
-        notes=notes,
+        notes=[note.format(name) for name, found in zip(names, varies, strict=True) if not found],
     )
 
 
 class _Sums:
-    """Over events, for each attribute: how many, its ends, and sums of a, z, a a', a z' and z z'.
+    """Over events, for each attribute: their number, the extremes, and sums of a, z and products.
 
-    Attributes are counted from the first value met, since a year or a large number would lose its
-    variance in the difference of two large sums; z is standardized, and needs no such care.
+    Attributes are counted from the first value seen, since a year or a large number would lose its
+    variance in the difference of two large sums; z is standardized and needs no such care.
     """
 
     def __init__(self, attributes: int, dims: int, kind: DirectionKind) -> None:
@@ -121,19 +115,23 @@ class _Sums:
         self.z, self.az = zeros(attributes, dims), zeros(attributes, dims)
         self.zz = zeros(dims, dims) if kind == "discriminant" else zeros(0, 0)
         self.origin = torch.full_like(self.a, torch.nan)
-        self.low, self.high = self.a + torch.inf, self.a - torch.inf
+        self.low, self.minus_high = self.a + torch.inf, self.a + torch.inf
         self.at_low, self.at_high = zeros(attributes), zeros(attributes)
 
+    @property
+    def high(self) -> Tensor:
+        """The largest value of each attribute."""
+        return -self.minus_high
+
     def add(self, z: Float[Tensor, "n dims"], a: Float[Tensor, "n k"]) -> None:
-        """Take in the latents and attributes of some more events."""
+        """Add the latents and attributes of more events."""
         seen = ~a.isnan()
         if self.kind != "mean":
             seen = seen.all(dim=1, keepdim=True).expand_as(a)
-        low, at_low = _lowest(torch.where(seen, a, torch.inf))
-        high, at_high = _lowest(torch.where(seen, -a, torch.inf))
-        self.low, self.at_low = _lower(self.low, self.at_low, low, at_low)
-        self.high, self.at_high = _lower(-self.high, self.at_high, high, at_high)
-        self.high = -self.high
+        self.low, self.at_low = _lowest(self.low, self.at_low, torch.where(seen, a, torch.inf))
+        self.minus_high, self.at_high = _lowest(
+            self.minus_high, self.at_high, torch.where(seen, -a, torch.inf)
+        )
         first = a.gather(0, seen.int().argmax(dim=0, keepdim=True))[0]
         self.origin = torch.where(self.origin.isnan() & seen.any(0), first, self.origin)
 
@@ -148,32 +146,25 @@ class _Sums:
             self.zz += z.T @ z
 
 
-def _lowest(a: Tensor) -> tuple[Tensor, Tensor]:
-    """The least value of each column, and how many rows have it."""
-    low = a.amin(dim=0)
-    return low, ((a == low) & low.isfinite()).sum(0).double()
-
-
-def _lower(low: Tensor, count: Tensor, other: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower of two lowest values, and how many have it."""
-    least = torch.minimum(low, other)
-    return least, count * (low == least) + others * (other == least)
+def _lowest(low: Tensor, count: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest of a value and more values of each column, and how many there are of it."""
+    lowest = torch.minimum(low, values.amin(dim=0))
+    return lowest, count * (low == lowest) + ((values == lowest) & values.isfinite()).sum(0)
 
 
 def _vectors(
     sums: _Sums, varies: Tensor, two_valued: Tensor, kind: DirectionKind, shrinkage: float
 ) -> Float[Tensor, "k dims"]:
-    """The formulas of `find_directions`, for the attributes that vary."""
+    """Evaluate the formulas of `find_directions` for the attributes that vary."""
     n = sums.count[varies]
     a, z = sums.a[varies] / n, sums.z[varies] / n[:, None]
-    # For "mean", whose counts differ between attributes, only the diagonal of cov_aa has a meaning.
+    # For "mean" the counts differ between attributes, and only the diagonal of cov_aa is right.
     cov_aa = sums.aa[varies][:, varies] / n[:, None] - torch.outer(a, a)
     cov_az = sums.az[varies] / n[:, None] - a[:, None] * z
     var = cov_aa.diag()
     span = torch.where(two_valued[varies], (sums.high - sums.low)[varies], 2 * var.sqrt())
     if kind == "partial":
-        # In units of each attribute's standard deviation, so that units do not decide what is
-        # counted as singular.
+        # As correlations, so that units do not decide what counts as singular.
         std = var.sqrt()
         correlation = cov_aa / torch.outer(std, std)
         inverse = torch.linalg.pinv(correlation, rtol=1e-9, hermitian=True)
@@ -183,19 +174,11 @@ def _vectors(
     if kind == "mean":
         return mean
     cov_zz = sums.zz / n[0] - torch.outer(z[0], z[0])
-    return torch.stack(
-        [
-            _discriminant(cov_zz - v * torch.outer(s, s), d, shrinkage)
-            for v, s, d in zip(var, slope, mean, strict=True)
-        ]
-    )
-
-
-def _discriminant(
-    within: Float[Tensor, "dims dims"], d: Float[Tensor, " dims"], shrinkage: float
-) -> Float[Tensor, " dims"]:
-    """Fisher's: w (w . d) / (w . w) with w = W^-1 d, for the shrunk W."""
-    shrunk = (1 - shrinkage) * within
-    shrunk.diagonal().add_(shrinkage * within.diagonal().mean())
-    w = torch.linalg.solve(shrunk, d)
-    return w * (w @ d) / (w @ w)
+    directions = []
+    for v, s, d in zip(var, slope, mean, strict=True):
+        unexplained = cov_zz - v * torch.outer(s, s)
+        shrunk = (1 - shrinkage) * unexplained
+        shrunk.diagonal().add_(shrinkage * unexplained.diagonal().mean())
+        w = torch.linalg.solve(shrunk, d)
+        directions.append(w * (w @ d) / (w @ w))
+    return torch.stack(directions)

@@ -1,4 +1,4 @@
-"""Noise drawn anew, level by level, and one noise at many temperatures."""
+"""Draw the noise of some levels again, or decode one noise at many temperatures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor
 
 from diffeo.context import Context
 from diffeo.flow import Flow
-from diffeo.latent.coding import decode, encode, spread
+from diffeo.latent.coding import decode, encode, repeat_row
 
 
 def resample(
@@ -24,23 +24,17 @@ def resample(
     context: Context | None = None,
     generator: Generator | None = None,
 ) -> Shaped[Tensor, "n variants *shape"]:
-    """Variants of each event, `(n, variants, *shape)`, that differ from it in some levels alone.
+    """Variants of each event that differ from it in some levels alone, `(n, variants, *shape)`.
 
         z' = z outside of the levels,   temperature * noise inside
 
-    What changes is what those levels hold. (after Dinh et al. 2017, appendix D)
-
-    Args:
-        flow: the model.
-        x: events `(n, *shape)`.
-        levels: which to draw anew; 1 is the finest, the first of `flow.latent_shapes`.
-        temperature: of the new noise; at 0 the level is left at its most likely value.
-        variants: how many of each event.
-        context: `(n, context_features)` for a conditional flow, or one row.
-        generator: source of the noise; torch's global one if none is given.
+    What changes is what those levels hold. Level 1 is the finest, the first of
+    `flow.latent_shapes`; at temperature 0 a level takes its most likely value.
 
     Raises:
         ValueError: if there is no such level, or temperature or variants is out of its range.
+
+    (after Dinh et al. 2017, appendix D)
     """
     _check_temperatures([temperature])
     if variants < 1:
@@ -49,12 +43,12 @@ def resample(
     noise = flow.noise(len(z), generator).to(z.device) * temperature
     z = torch.where(in_levels(flow, levels).to(z.device), noise, z)
     if context is not None:
-        context = spread(context, len(x)).repeat_interleave(variants, dim=0)
+        context = repeat_row(context, len(x)).repeat_interleave(variants, dim=0)
     return decode(flow, z, context).unflatten(0, (len(x), variants))
 
 
-def in_levels(flow: Flow, levels: Sequence[int]) -> Tensor:
-    """Which dimensions of z lie in some levels, numbered from 1: bool `(dims,)`.
+def in_levels(flow: Flow, levels: Sequence[int]) -> Bool[Tensor, " dims"]:
+    """Which dimensions of z lie in some levels, numbered from 1.
 
     Raises:
         ValueError: if the flow has no such level.
@@ -80,18 +74,14 @@ def at_temperatures(
 
         x = decode(temperature * noise)
 
-    Since every level of z is plain noise, one factor cools all of them. At 0 there is one event,
-    whatever the noise; below 1 samples are more typical. (Kingma & Dhariwal 2018, section 6)
-
-    Args:
-        flow: the model.
-        noise: points of the base density `(n, dims)`, or how many to draw.
-        temperatures: 0 or more.
-        context: `(n, context_features)` for a conditional flow, or one row.
-        generator: source of the noise; torch's global one if none is given.
+    Every level of z is plain noise, so one factor scales all of them. At 0 there is one event,
+    whatever the noise; below 1 samples are more typical. `noise` is points of the base density, or
+    how many to draw.
 
     Raises:
         ValueError: if a temperature is negative or not finite, or there is none.
+
+    (Kingma & Dhariwal 2018, section 6)
     """
     _check_temperatures(temperatures)
     if isinstance(noise, int):
@@ -100,7 +90,7 @@ def at_temperatures(
     factors = torch.tensor(list(temperatures), dtype=noise.dtype, device=noise.device)
     z = (noise[:, None] * factors[:, None]).flatten(0, 1)
     if context is not None:
-        context = spread(context, n).repeat_interleave(count, dim=0)
+        context = repeat_row(context, n).repeat_interleave(count, dim=0)
     return decode(flow, z, context).unflatten(0, (n, count))
 
 

@@ -1,4 +1,4 @@
-"""Paths between events, straight or round, and the surface between four of them."""
+"""Paths between events, and the surface between four of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from diffeo.context import Context
 from diffeo.flow import Flow
-from diffeo.latent.coding import decode, encode, spread
+from diffeo.latent.coding import decode, encode, repeat_row
 
 PathKind = Literal["linear", "spherical"]
-NARROW = 1e-6  # radians off parallel or opposite, below which no plane to turn in is certain
+MIN_ANGLE = 1e-6  # radians from parallel or opposite; below it the plane of rotation is undefined
 
 
 def interpolate(
@@ -24,29 +24,23 @@ def interpolate(
     kind: PathKind = "linear",
     context: tuple[Tensor, Tensor] | None = None,
 ) -> Shaped[Tensor, "n frames *shape"]:
-    """What lies between events, `(n, frames, *shape)`: from `start` to `end`, both included.
+    """Paths from `start` to `end`, both included, `(n, frames, *shape)`.
 
         linear:     z(t) = (1 - t) a + t b
         spherical:  z(t) = ((1 - t) |a| + t |b|) slerp(a/|a|, b/|b|; t)
 
     with a and b the latents of the ends, and t from 0 to 1 in equal steps. The ends come back as
-    `decode(encode(x))` does: bit for bit for pictures, in the bits that the flow models. Noise of
-    many dimensions has nearly one length, sqrt(dims); a straight path dips below it, to about 0.7
-    of it half-way, and a spherical one does not.
+    `decode(encode(x))` does: bit for bit for images, in the bits that the flow models. Noise of
+    many dimensions has nearly one length, sqrt(dims); a linear path dips to about 0.7 of it
+    half-way, and a spherical one does not. Where latents are parallel, opposite or zero, no
+    rotation is defined and the spherical path is the linear one (Shoemake 1985).
 
-    Args:
-        flow: the model.
-        start: events `(n, *shape)`.
-        end: as many events.
-        frames: how many of each path, 2 or more.
-        kind: "linear" or "spherical" (Shoemake 1985). Parallel latents, and a zero, leave nothing
-            to turn; opposite ones have no plane to turn in: their path is the linear one.
-        context: of a conditional flow, that of the starts and that of the ends, `(n,
-            context_features)` each or one row; on the way it changes linearly.
+    `context` is that of the starts and that of the ends, `(n, context_features)` each or one row;
+    it changes linearly along the path.
 
     Raises:
-        ValueError: if frames or kind is none of these, or the events do not fit each other or the
-            flow.
+        ValueError: if frames is below 2, kind is unknown, or the events do not fit each other or
+            the flow.
     """
     _check(kind, frames=frames)
     if start.shape != end.shape:
@@ -54,13 +48,12 @@ def interpolate(
             f"start is of shape {tuple(start.shape)} and end of {tuple(end.shape)}: pass as many "
             "of each."
         )
-    first, last = context or (None, None)
+    n, (first, last) = len(start), context or (None, None)
     z = path(encode(flow, start, first), encode(flow, end, last), frames, kind)
     between = None
     if first is not None and last is not None:
-        n = len(start)
-        between = path(spread(first, n), spread(last, n), frames, "linear").flatten(0, 1)
-    return decode(flow, z.flatten(0, 1), between).unflatten(0, (len(start), frames))
+        between = path(repeat_row(first, n), repeat_row(last, n), frames, "linear").flatten(0, 1)
+    return decode(flow, z.flatten(0, 1), between).unflatten(0, (n, frames))
 
 
 def between_four(
@@ -71,36 +64,30 @@ def between_four(
     kind: PathKind = "linear",
     context: Context | None = None,
 ) -> Shaped[Tensor, "rows columns *shape"]:
-    """What lies between four events, `(rows, columns, *shape)`, with these in its corners.
+    """The surface between four events, `(rows, columns, *shape)`, which are its corners.
 
         z(s, t) = path(path(a, b; t), path(c, d; t); s)
 
-    the bilinear surface where `path` is linear. As in `interpolate`, corners come back exactly.
-
-    Args:
-        flow: the model.
-        corners: a upper left, b upper right, c lower left, d lower right, `(4, *shape)`.
-        rows: values of s, from 0 to 1, 2 or more.
-        columns: values of t, likewise.
-        kind: of the paths, see `interpolate`.
-        context: of a conditional flow, `(4, context_features)` or one row; bilinear between them.
+    with a upper left, b upper right, c lower left and d lower right, and s and t from 0 to 1. It is
+    bilinear where `path` is linear. As in `interpolate`, corners come back exactly. The context,
+    `(4, context_features)` or one row, is bilinear between them.
 
     Raises:
-        ValueError: if there are not four corners, or rows, columns or kind is none of these.
+        ValueError: if there are not four corners, rows or columns is below 2, or kind is unknown.
     """
     _check(kind, rows=rows, columns=columns)
     if len(corners) != 4:
         raise ValueError(f"there are {len(corners)} corners: pass four events.")
     z = _surface(encode(flow, corners, context), rows, columns, kind)
     if context is not None:
-        context = _surface(spread(context, 4), rows, columns, "linear")
+        context = _surface(repeat_row(context, 4), rows, columns, "linear")
     return decode(flow, z, context).unflatten(0, (rows, columns))
 
 
 def path(
     a: Float[Tensor, "n dims"], b: Float[Tensor, "n dims"], frames: int, kind: PathKind
 ) -> Float[Tensor, "n frames dims"]:
-    """From the vectors a to the vectors b, both included: `(n, frames, dims)`; see `interpolate`.
+    """Paths from vectors a to vectors b, both included: `(n, frames, dims)`; see `interpolate`.
 
         z(t) = from_a(t) a + from_b(t) b
 
@@ -114,17 +101,17 @@ def path(
         length_a, length_b = u.norm(dim=2, keepdim=True), v.norm(dim=2, keepdim=True)
         angle = _angle(u / length_a, v / length_b)
         length = from_a * length_a + from_b * length_b
-        round_a = length / length_a * ((from_a * angle).sin() / angle.sin())
-        round_b = length / length_b * ((from_b * angle).sin() / angle.sin())
-        # A comparison with NaN, the angle to a zero, is false.
-        turns = (angle > NARROW) & (angle < torch.pi - NARROW)
-        from_a = torch.where(turns, round_a, from_a)
-        from_b = torch.where(turns, round_b, from_b)
+        arc_a = length / length_a * ((from_a * angle).sin() / angle.sin())
+        arc_b = length / length_b * ((from_b * angle).sin() / angle.sin())
+        # The angle to a zero is NaN, for which both comparisons are false.
+        rotates = (angle > MIN_ANGLE) & (angle < torch.pi - MIN_ANGLE)
+        from_a = torch.where(rotates, arc_a, from_a)
+        from_b = torch.where(rotates, arc_b, from_b)
     return (from_a * u + from_b * v).to(a.dtype)
 
 
 def _angle(u: Tensor, v: Tensor) -> Tensor:
-    """Between unit vectors; exact for small angles too, where arccos is not (Kahan 2006)."""
+    """The angle between unit vectors, accurate where it is small too (Kahan 2006)."""
     return 2 * torch.atan2((u - v).norm(dim=2, keepdim=True), (u + v).norm(dim=2, keepdim=True))
 
 
@@ -139,4 +126,4 @@ def _check(kind: str, **counts: int) -> None:
         raise ValueError(f"a path is {kind!r}: choose {' or '.join(get_args(PathKind))}.")
     for name, count in counts.items():
         if count < 2:
-            raise ValueError(f"{name} is {count}: a path has 2 or more, its ends.")
+            raise ValueError(f"{name} is {count}: a path needs 2 or more, its two ends included.")

@@ -24,7 +24,7 @@ from diffeo.data import (
 )
 from diffeo.data.images.options import LARGEST
 from diffeo.data.tables.opening import open_table
-from diffeo.evaluation.likelihood import Batch, class_count
+from diffeo.evaluation.likelihood import Batch
 from diffeo.flow import Flow
 from diffeo.utils.finite import all_finite
 from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
@@ -101,7 +101,7 @@ class Run:
 
     def lacks_class(self, source: str, delimiter: str | None = None) -> bool:
         """Whether the model is conditional on classes alone, and a table says nothing of them."""
-        if not class_count(self.flow):
+        if self.flow.context.category is None:
             return False
         found = open_table(TableOptions(source, delimiter=delimiter))
         if found.named:
@@ -111,8 +111,12 @@ class Run:
 
     def unlabelled(self, source: str) -> str:
         """The sentence that says how events of no known class are scored."""
-        name = self.context_columns[0].partition("=")[0] if self.context_columns else "class"
-        return f"{source} has no {name}: scored under all {class_count(self.flow)}, equally likely."
+        category = self.flow.context.category
+        assert category is not None
+        return (
+            f"{source} has no {category.name}: scored under all {len(category.values)}, equally "
+            "likely."
+        )
 
     def gallery(
         self, source: str, *, unlabelled: bool = False, cache: str | None = None
@@ -136,7 +140,7 @@ class Run:
         )
         gallery = load_gallery(options)
         told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
-        if told or not (unlabelled and class_count(self.flow)):
+        if told or not (unlabelled and self.flow.context.category):
             gallery = gallery.conditional_on(source, self.context_columns)
         shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:

@@ -308,7 +308,7 @@ def _finish(
     run = Run(folder)
     flow = run.flow.to(device)
     scores = {name: evaluate(flow, data, name) for name in SPLITS}
-    Reference.learn(flow, data).keep(flow)
+    Reference.learn(flow, data).attach(flow)
     flow.cpu().save_pretrained(folder / "model")
     results = {name: dataclasses.asdict(score) for name, score in scores.items()}
     results["training"] = {"seconds": round(seconds, 2)}

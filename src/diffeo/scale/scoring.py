@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from diffeo.data import write_columns, write_table
-from diffeo.evaluation.likelihood import class_count
 from diffeo.evaluation.scores import (
     Kind,
     Reference,
@@ -61,7 +60,7 @@ class Scoring:
                 self.run.flow, gallery, self.kind, self.reference, seed=part.number
             )
         write_columns(file, columns)
-        lacking = class_count(self.run.flow) and gallery.images.context is None
+        lacking = self.run.flow.context.category and gallery.images.context is None
         return [*gallery.notes, *([self.run.unlabelled(self.source)] if lacking else [])]
 
 
