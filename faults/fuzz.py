@@ -27,9 +27,8 @@ from typing import Any
 import torch
 
 import diffeo
-from diffeo.cli.options import make_parser
-from diffeo.cli.shorthand import spell_out
-from diffeo.cli.trust import check_settings
+from diffeo.cli.parser import make_parser, parse
+from diffeo.cli.settings import check_settings
 from diffeo.data import (
     DataOptions,
     ImageOptions,
@@ -221,7 +220,7 @@ def _settings(content: bytes, folder: Path) -> None:
     specimens.csv(folder / "rows.csv")
     (folder / "config.yaml").write_bytes(content)
     check_settings(str(folder / "config.yaml"), None, set())
-    make_parser("train").parse_args(["train", "--config", str(folder / "config.yaml")])
+    make_parser("train").parse_args(["--config", str(folder / "config.yaml")])
 
 
 def _run(content: bytes, folder: Path) -> None:
@@ -243,7 +242,7 @@ def _words(content: bytes, folder: Path) -> None:
     words = [word.decode(errors="surrogateescape") for word in content.split(b" ") if word]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            make_parser("train").parse_args(spell_out(["train", *words]))
+            parse("train", words)
         except SystemExit as end:  # of --help
             if end.code:
                 raise AssertionError("ended without a sentence") from end

@@ -15,8 +15,9 @@ from commands import refused
 from PIL import Image
 
 import diffeo
-from diffeo.cli import main
-from diffeo.cli.overview import SUMMARIES
+from diffeo import cli
+from diffeo.cli import COMMANDS, main, summary
+from diffeo.cli.parser import make_parser
 from diffeo.data import TableOptions, load_table
 
 QUICK = [
@@ -161,24 +162,28 @@ def test_a_table_of_one_column(run, capsys):
 
 
 def test_help_and_version_explain(capsys):
-    for arguments in (["--help"], ["train", "--help"], ["score", "--help"], ["--version"]):
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 0
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"diffeo {diffeo.__version__}\n"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
     assert "--data SOURCE" in capsys.readouterr().out
 
 
-def test_the_overview_says_of_each_command_what_its_help_begins_with(capsys):
-    from diffeo.cli.commands import COMMANDS
-    from diffeo.cli.options import PARSERS
+def test_the_overview_lists_each_command_on_a_line(capsys):
+    modules = {path.stem for path in Path(cli.__file__).with_name("commands").glob("[a-z]*.py")}
+    assert {*COMMANDS} == modules
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in COMMANDS:
+        assert f"  {name:<13}{summary(name)}" in lines
+        assert len(summary(name)) < 80
 
-    assert list(SUMMARIES) == list(PARSERS) == list(COMMANDS)
-    for name, add in PARSERS.items():
-        assert SUMMARIES[name] == add.__doc__.splitlines()[0]
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert all(summary in said for summary in SUMMARIES.values())
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_of_each_command_has_help(name):
+    for action in make_parser(name)._actions:
+        assert action.help, action.option_strings
 
 
 def said_by(code):
@@ -192,8 +197,7 @@ def said_by(code):
 def test_what_is_heavy_is_imported_where_it_is_used():
     code = (
         "import sys, diffeo, diffeo.cli\n"
-        "try: diffeo.cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
+        "diffeo.cli.main(['--help'])\n"
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
     loaded = {*said_by(code).splitlines()[-1].split()}

@@ -163,11 +163,9 @@ def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_settings_that_the_parser_takes(name):
-    from diffeo.cli.options import make_parser
-    from diffeo.cli.shorthand import spell_out
+    from diffeo.cli.parser import parse
 
-    given = spell_out(["train", "--preset", name, "--data", "digits", "--trainer.max_epochs=7"])
-    config = make_parser("train").parse_args(given).train
+    config = parse("train", ["--preset", name, "--data", "digits", "--trainer.max_epochs=7"])
     model = {"diffeo.ImageRealNVP": ImageRealNVP, "diffeo.Glow": Glow}[config.model.class_path]
     side = next((size for size in (64, 24) if f"{size}" in name), 32)
     with torch.device("meta"):

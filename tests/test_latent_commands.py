@@ -14,7 +14,7 @@ from test_latent import image_flow, pixels, table_flow
 import diffeo
 from diffeo import figures, latent
 from diffeo.cli import main
-from diffeo.cli.shorthand import spell_out
+from diffeo.cli.parser import parse
 from diffeo.context import ContextSpec, Number
 from diffeo.data import Gallery, ImageOptions, ImageSplit, load_gallery, load_images
 from diffeo.run import Run
@@ -366,7 +366,7 @@ def test_contexts_that_there_are_not(run, capsys):
         (["interpolate", "digits", "--out=i.txt"], ["i.txt", ".gif"]),
         (["interpolate", "digits", "--out=i.gif", "--corners"], ["--corners", ".png"]),
         (["interpolate", "digits", "--out=i.png", "--pairs=0"], ["--pairs"]),
-        (["interpolate", "digits", "--out=i.png", "--pairs=900"], ["24 pictures", "1800"]),
+        (["interpolate", "digits", "--out=i.png", "--pairs=900"], ["24 images", "1800"]),
         (["interpolate", "digits", "--out=i.png", "--frames=1"], ["frames is 1"]),
         (["interpolate", "digits", "--out=i.png", "--kind=cubic"], ["cubic"]),
         (["interpolate", "table", "--out=i.png"], ["table"]),
@@ -414,8 +414,9 @@ def test_directions_of_another_model_are_refused(run, capsys):
 
 def test_lists_may_begin_with_a_minus_sign():
     for given in (["--strengths", "-2,-1,0"], ["--strengths=-2,-1,0"]):
-        assert spell_out(["edit", "r", *given]) == ["edit", "r", "--strengths=[-2,-1,0]"]
-    assert spell_out(["edit", "r", "--attribute", "a,label=3"])[2] == '--attribute=["a", "label=3"]'
+        options = parse("edit", ["r", *given, "--attribute", "a,label=3"])
+        assert options.strengths == [-2.0, -1.0, 0.0]
+        assert options.attribute == ["a", "label=3"]
 
 
 # The labelled sheet -------------------------------------------------------------------------------

@@ -406,7 +406,7 @@ def test_an_address_where_nobody_answers(run, capsys):
 
 
 def test_ray_is_imported_where_it_is_used():
-    code = "import sys, diffeo.cli.parts; print('ray' in sys.modules, 'pyarrow' in sys.modules)"
+    code = "import sys, diffeo.scale; print('ray' in sys.modules, 'pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

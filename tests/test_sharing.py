@@ -25,8 +25,7 @@ from safetensors.torch import load_file
 import diffeo
 from diffeo import Flow, figures
 from diffeo.cli import main
-from diffeo.cli.options import make_parser
-from diffeo.cli.shorthand import spell_out
+from diffeo.cli.parser import parse
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.pretrained import zoo
 from diffeo.pretrained.card import Card
@@ -468,8 +467,7 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
     assert words[:2] == ["diffeo", "train"]
     if name == "table":
         words[words.index("my rows.parquet")] = f"{run.parent}/never/my rows.parquet"
-    parser = make_parser("train")
-    said = parser.parse_args(spell_out(words[1:])).train
+    said = parse("train", words[2:])
     settings = yaml.safe_load(Path(name, "config.yaml").read_text())
     for section in ("optimizer", "trainer"):
         assert vars(said[section]) == settings[section]

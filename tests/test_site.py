@@ -43,10 +43,10 @@ def _rooms() -> list[str]:
 
 
 def test_each_command_is_on_its_page():
-    from diffeo.cli.options import PARSERS
+    from diffeo.cli import COMMANDS
 
     text = (API / "commands.md").read_text(encoding="utf-8")
-    for command in PARSERS:
+    for command in COMMANDS:
         assert f"| `diffeo {command}` |" in text
         assert f"\n## {command}\n\n<!-- help: {command} -->\n" in text
 

@@ -21,13 +21,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from jsonargparse import ArgumentParser
 from PIL import Image
 from snippets import PAGES, ROOT, Block, anchors, blocks, inline_code, links, name_of, resolve
 
-from diffeo.cli import main
-from diffeo.cli.options import PARSERS, make_parser
-from diffeo.cli.shorthand import spell_out
+from diffeo.cli import COMMANDS, main
+from diffeo.cli.parser import make_parser, parse
 
 SHORT = ["--trainer.max_epochs", "1", "--data.rows", "600"]
 SHALLOW = ["--model.steps", "2"]  # a Glow
@@ -103,7 +101,7 @@ def _understand(block: Block, words: list[str]) -> None:
         if block.reason and "--resume" in arguments:  # of a run that is not there
             place = arguments.index("--resume")
             arguments[place : place + 2] = []
-        make_parser(arguments[0]).parse_args(spell_out(arguments))
+        parse(arguments[0], arguments[1:])
     if program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = [word for word in arguments if "=" not in word]
@@ -150,10 +148,8 @@ def test_options_in_prose_exist(page):
 @functools.cache
 def _known_options() -> set[str]:
     known = {"--data", "--preset", "--detect_anomaly", "--help", "--version", *ELSEWHERE}
-    for add in PARSERS.values():
-        parser = ArgumentParser()
-        add(parser)
-        for action in parser._actions:
+    for command in COMMANDS:
+        for action in make_parser(command)._actions:
             known |= {option for option in action.option_strings if option.startswith("--")}
     for model in ("NICE", "RealNVP", "ImageRealNVP", "Glow"):
         flow = getattr(importlib.import_module("diffeo"), model)

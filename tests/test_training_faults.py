@@ -19,7 +19,7 @@ from rich.console import Console
 
 from diffeo import RealNVP
 from diffeo.cli import main
-from diffeo.cli.stopping import Stop
+from diffeo.cli.interrupts import Interrupts
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.training import checkpoints
@@ -334,11 +334,11 @@ def test_a_stop_before_there_is_a_run_is_short(rows, capsys, monkeypatch):
 
 
 def test_two_signals_are_one_stop_unless_they_are_far_apart(monkeypatch):
-    with Stop():
+    with Interrupts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr("diffeo.cli.stopping.ONE_STOP", 0.0)
+        monkeypatch.setattr("diffeo.cli.interrupts.ONE_STOP", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -346,7 +346,7 @@ def test_two_signals_are_one_stop_unless_they_are_far_apart(monkeypatch):
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Stop():
+        with Interrupts():
             os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:

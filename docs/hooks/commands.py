@@ -18,9 +18,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _help(command: str) -> str:
-    from diffeo.cli.options import PARSERS, make_parser
+    from diffeo.cli.parser import make_parser
 
     os.environ["COLUMNS"] = "96"
-    commands = next(action for action in make_parser()._actions if action.dest == "command")
-    assert command in PARSERS
-    return commands.choices[command].format_help().strip()
+    return make_parser(command).format_help().strip()

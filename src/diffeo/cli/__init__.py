@@ -1,19 +1,55 @@
-"""The command line: `diffeo train | eval | sample | score | plot | reconstruct | ...`."""
+"""The command line.
+
+`COMMANDS` names the commands. Each is a module of `diffeo.cli.commands` whose function `main` has
+the options as parameters and their help in its docstring: to add a command, write its module and
+add its name here.
+"""
 
 from __future__ import annotations
 
+import ast
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
-from diffeo.cli.overview import SUMMARIES, outline
-from diffeo.cli.stopping import Stop
+from diffeo.cli.interrupts import Interrupts
 from diffeo.utils.console import printable
+from diffeo.utils.version import __version__
+
+COMMANDS = (
+    "train",
+    "eval",
+    "sample",
+    "score",
+    "plot",
+    "reconstruct",
+    "interpolate",
+    "edit",
+    "directions",
+    "levels",
+    "explore",
+    "share",
+    "export",
+)
+
+OVERVIEW = """\
+usage: diffeo COMMAND [options]
+
+Normalizing flows: learn a density from a table or from images, then score and draw samples.
+To begin, run `diffeo train`, which learns a toy data set (two moons), `diffeo train --data my.csv`
+or `diffeo train --data digits`.
+
+commands:
+{commands}
+
+`diffeo COMMAND --help` lists the options of a command, `diffeo --version` prints the version.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if all went well, 2 after an error that the user can mend."""
-    with Stop() as stop:
+    """Run one command; return 0 on success, and 2 after an error that the user can correct."""
+    with Interrupts() as interrupts:
         try:
             _run(list(sys.argv[1:] if arguments is None else arguments))
         except (ArgumentError, ValueError, OSError, FloatingPointError) as error:
@@ -21,17 +57,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as error:
             print(f"diffeo: {printable(str(error)) or 'stopped.'}", file=sys.stderr)  # noqa: T201
-            return stop.status
+            return interrupts.status
     return 0
 
 
-def _run(given: list[str]) -> None:
-    if not given or given[0] not in SUMMARIES:
-        outline().parse_args(given)
-        return
-    from diffeo.cli.commands import run_command  # by PyTorch, which an overview does not need
+def _run(words: list[str]) -> None:
+    if not words:
+        raise ValueError("name a command, such as `diffeo train`: `diffeo --help` lists them.")
+    name, *options = words
+    if name in ("-h", "--help"):
+        lines = [f"  {name:<13}{summary(name)}" for name in COMMANDS]
+        print(OVERVIEW.format(commands="\n".join(lines)), end="")  # noqa: T201
+    elif name == "--version":
+        print(f"diffeo {__version__}")  # noqa: T201
+    elif name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}.")
+    else:
+        from diffeo.cli.parser import run_command  # imports PyTorch, which an overview can spare
 
-    run_command(given)
+        run_command(name, options)
+
+
+def summary(name: str) -> str:
+    """What a command does: the first line of its docstring, read without importing its module."""
+    source = Path(__file__).with_name("commands") / f"{name}.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return (ast.get_docstring(functions["main"]) or "").partition("\n")[0]
 
 
 def _sentence(error: Exception) -> str:

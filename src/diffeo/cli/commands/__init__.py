@@ -1,0 +1,1 @@
+"""The commands, one module each; `main` is the command, and its signature makes the options."""

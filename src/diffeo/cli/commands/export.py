@@ -1,0 +1,23 @@
+"""`diffeo export`."""
+
+from typing import Any
+
+from diffeo.cli.common import open_run, report
+from diffeo.export import Format, What, export
+
+
+def main(*, to: Format, what: What = "both", out: str = "export", **run: Any) -> None:
+    """Write a model as files that score and sample without diffeo.
+
+    score takes x (uint8 for images), noise (if the model dequantizes: uniform in 0 to 1, or 1/2
+    everywhere) and context (if the model takes one), and returns the log-likelihood in nats.
+    sample takes standard normal noise z and context, and returns x. See `diffeo.export.export`.
+
+    Args:
+        to: onnx, which needs pip install "diffeo[onnx]", or torch, a program of torch.export.
+        what: What the files compute.
+        out: The folder of score.onnx, sample.pt2 and so on.
+    """
+    opened = open_run(device="cpu", precision="float32", **run)
+    for file in export(opened.flow, out, to, what):
+        report(f"{file.path}: {file.takes} -> {file.gives}; within {file.error:.1g} {file.unit}.")

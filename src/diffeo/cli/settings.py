@@ -1,0 +1,85 @@
+"""Which classes a file of settings may name: to import a class runs the code of its module.
+
+jsonargparse imports whatever stands where it expects a class, before it knows whether that is one.
+So a file is read here first, and refused before anything is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffeo import bases, bijections, models, networks  # noqa: F401, so that their classes are known
+from diffeo.utils.config import Configurable, public_name
+from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
+
+# Of options. Where one is a single word, that is a file or a class.
+SECTIONS = ("data", "optimizer", "trainer")
+
+
+def check_settings(name: str, section: str | None, trusted: set[str] | None) -> None:
+    """Raise ValueError for a file that names other files, or a class that is not one of diffeo's.
+
+    Args:
+        name: the file.
+        section: what its contents are of, such as "model"; None for all options.
+        trusted: more classes, which the user named; None if the file is trusted.
+    """
+    path = Path(name)
+    if not path.exists():
+        raise ValueError(f"there is no file {name}: name one of settings.")
+    text = read_text(path, SETTINGS_BYTES)
+    try:
+        settings = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {error}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{name} holds no settings: write lines such as `seed: 1`.")
+    settings = settings if section is None else {section: settings}
+    for place, value in _flat(settings, ()):
+        keys = ".".join(map(str, place)).split(".")
+        if keys[0] in ("config", "preset", "resume"):
+            raise ValueError(f"{name} names other settings by '{keys[0]}': name them as an option.")
+        names_class = keys[-1] == "class_path" or keys == ["model"]
+        if names_class or (len(keys) == 1 and keys[0] in SECTIONS):
+            unknown = value is not None
+        else:  # a part of a model may be one word, and text without a dot is no import path
+            unknown = keys[0] == "model" and isinstance(value, str) and _may_be_read(value)
+        if unknown and trusted is not None and value not in known_classes() | trusted:
+            raise ValueError(
+                f"{name} names the class {value}, which is not one of diffeo's: if you trust where "
+                "the file comes from, pass --trust, which imports it and so runs its code."
+            )
+
+
+def known_classes() -> set[str]:
+    """What the models of diffeo, and the parts that they are made of, may be called."""
+    names = set()
+    for cls in _subclasses(Configurable):
+        if cls.__module__.startswith("diffeo."):
+            names |= {cls.__name__, public_name(cls), f"{cls.__module__}.{cls.__qualname__}"}
+    return names
+
+
+def _may_be_read(text: str) -> bool:
+    """Whether jsonargparse may take a text for the path of a class or of a file."""
+    return "." in text or Path(text).exists()
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _flat(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Each plain value with the keys that lead to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, (*place, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _flat(inner, place)
+    else:
+        yield place, value
