@@ -81,7 +81,12 @@ def _differing(section: str, said: Settings, usual: Settings) -> list[str]:
     words = []
     for name, value in said.items():
         if name not in usual or _plain(usual[name]) != _plain(value):
-            words += [f"--{section}.{name}" if section else f"--{name}", _spelled(value)]
+            option = f"--{section}.{name}" if section else f"--{name}"
+            if isinstance(value, dict):  # a class and its arguments
+                words += [option, value["class_path"]]
+                words += _differing(option.removeprefix("--"), value.get("init_args", {}), {})
+            else:
+                words += [option, _spelled(value)]
     return words
 
 

@@ -33,7 +33,7 @@ from diffeo.training.fit import fit
 from diffeo.training.options import TrainerOptions, limit_threads
 from diffeo.training.processes import is_first, launched
 from diffeo.training.steps import OptimizerOptions
-from diffeo.utils.config import public_name
+from diffeo.utils.config import public_name, to_config
 from diffeo.utils.files import atomic_write
 from diffeo.utils.precision import Precision, networks_dtype
 
@@ -219,10 +219,22 @@ def _chosen(flow: Flow, data: Data) -> dict[str, Any]:
     """The arguments that the user chose; the others follow from the data."""
     first, *_ = flow.arguments
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _as_setting(to_config(value))
         for name, value in flow.arguments.items()
         if name not in {first, *_needs(data)}
     }
+
+
+def _as_setting(tree: Any) -> Any:
+    """A tree of `to_config` in the words of the command line."""
+    if isinstance(tree, list):
+        return [_as_setting(part) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    name = tree.get("class") or tree["partial"]
+    arguments = {key: _as_setting(value) for key, value in tree["arguments"].items()}
+    # jsonargparse finds classes of diffeo's by their names alone.
+    return {"class_path": name.removeprefix("diffeo."), "init_args": arguments}
 
 
 def _free_folder(name: str) -> Path:

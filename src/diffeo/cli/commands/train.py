@@ -1,10 +1,12 @@
 """`diffeo train`."""
 
+import functools
 import itertools
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that names are found
 from diffeo.cli.parser import Parser
@@ -62,7 +64,7 @@ def main(
             saved model are float32.
     """
     train(
-        model,
+        _unwrapped(model),
         data,
         resume or out,
         seed=seed,
@@ -72,6 +74,14 @@ def main(
         resume=resume is not None,
         console=PlainConsole(),
     )
+
+
+def _unwrapped(made: Any) -> Any:
+    """`partial(RealNVP, layers=2)` for what jsonargparse makes of a class with some arguments."""
+    if not isinstance(made, functools.partial) or not made.args:
+        return made
+    arguments = {name: _unwrapped(value) for name, value in made.keywords.items()}
+    return functools.partial(made.args[-1], **arguments)
 
 
 def add_options(parser: Parser) -> None:
