@@ -83,7 +83,7 @@ def _recondition(
     # The training data, where they are available, show how far a context goes.
     known = run.data().train if run.config_file.is_file() else choose_images(run, data)[0]
     assert known.context is not None
-    conditions = latent.Conditions.of(run.context_columns, known.context)
+    conditions = latent.Conditions.of(run.flow.context, known.context)
     moved = [
         conditions.moved(context, dict.fromkeys(attribute, strength)) for strength in strengths
     ]
