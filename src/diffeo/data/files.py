@@ -62,17 +62,9 @@ def plain_path(name: str) -> Path:
 def check_file(
     name: str, path: Path, endings: Sequence[str], others: str, known: Iterable[str]
 ) -> None:
-    """Refuses a source that is no plain file of a known ending.
+    """Refuses a source that is no plain file of one of some endings.
 
-    Args:
-        name: the source as the user wrote it.
-        path: of the file.
-        endings: those that can be read.
-        others: what else could have been given, for the message.
-        known: names that may have been meant.
-
-    Raises:
-        ValueError: then.
+    For the message, `others` are what else could be given, and `known` names that may be meant.
     """
     if path.suffix.lower() not in endings:
         what = f"{name} cannot be read" if path.exists() else f"unknown source '{name}'"

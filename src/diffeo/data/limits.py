@@ -31,11 +31,7 @@ class RefusedError(ValueError):
 
 
 def check_plain(name: str, path: Path) -> None:
-    """Refuse what is no plain file, such as a pipe or a device, which may never end.
-
-    Raises:
-        ValueError: then; not for a file that is missing.
-    """
+    """Refuse what is there but no plain file, such as a pipe or a device, which may never end."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # a name with a zero byte
@@ -70,11 +66,7 @@ def check_archive(name: str, archive: zipfile.ZipFile) -> None:
 
 
 class LimitedFile(io.RawIOBase):
-    """A text file that can be read as long as no line and no chunk of rows is too long.
-
-    Args:
-        path: of the file.
-    """
+    """A text file that can be read as long as no line and no chunk of rows is too long."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)

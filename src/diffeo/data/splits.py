@@ -52,7 +52,7 @@ def split_sizes(
     shares: Sequence[float],
     given: Sequence[bool] = (False, False),
 ) -> list[int]:
-    """How many of so many rows are for training, validation and testing.
+    """How many rows are for training, validation and testing, by the shares of each.
 
     Args:
         source: named in messages.

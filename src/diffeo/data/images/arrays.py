@@ -91,11 +91,10 @@ def read_headers(path: Path) -> dict[str, Header]:
 
 def _read_header(file: Any) -> Header:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return Header(*np.lib.format.read_array_header_1_0(file))
-    if version == (2, 0):
-        return Header(*np.lib.format.read_array_header_2_0(file))
-    raise ValueError(f"version {version} of NumPy's format is not known")
+    read = getattr(np.lib.format, "read_array_header_{}_{}".format(*version), None)
+    if read is None:
+        raise ValueError(f"version {version} of NumPy's format is not known")
+    return Header(*read(file))
 
 
 def find_images(headers: dict[str, Header]) -> str | None:

@@ -103,11 +103,7 @@ def encode_label(
 ) -> Columns:
     """Labels as a category of at most `MOST_CLASSES` values, or truth values as a number.
 
-    Args:
-        name: of the attribute.
-        labels: as the source gives them.
-        numbers: the same as numbers, -1 where there is none `[images]`.
-        names: what the numbers 0, 1, ... are called.
+    `numbers` are the same as numbers `[images]`, -1 where there is none, which `names` names.
     """
     if not 0 < len(names) <= MOST_CLASSES:
         return {}
@@ -124,11 +120,6 @@ def choose(source: str, attributes: ContextSpec, wanted: Sequence[str]) -> Conte
 
     An attribute comes as it is; a single value of a category becomes a number, 0 or 1.
 
-    Args:
-        source: named in messages.
-        attributes: those there are.
-        wanted: names of attributes and of columns.
-
     Raises:
         ValueError: a name that is unknown or chosen twice.
     """
@@ -138,8 +129,7 @@ def choose(source: str, attributes: ContextSpec, wanted: Sequence[str]) -> Conte
     for name in wanted:
         if not known:
             raise ValueError(
-                f"{source}: its images have no attributes, and no '{name}': leave out "
-                "--data.context"
+                f"{source}: its images have no attributes, no '{name}': leave out --data.context"
             )
         if name not in known:
             raise ValueError(
@@ -159,13 +149,9 @@ def choose(source: str, attributes: ContextSpec, wanted: Sequence[str]) -> Conte
 def context_columns(
     source: str, attributes: ContextSpec, values: Tensor, context: ContextSpec
 ) -> Tensor:
-    """The columns of a context `[images, width]` from those of all attributes.
+    """The columns of a context `[images, width]` from those of all attributes `[images, columns]`.
 
-    Args:
-        source: named in messages.
-        attributes: those there are.
-        values: of the attributes `[images, attributes.width]`.
-        context: made of some of them; its categories may have values that no image has.
+    Categories of the context may have values that no image has.
 
     Raises:
         ValueError: an attribute that is unknown, or that an image lacks or has another value of.

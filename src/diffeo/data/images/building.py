@@ -136,13 +136,11 @@ def _decoded(entries: Iterator[Given], size: int | None, grey: bool) -> Iterator
             return error
 
     def work(group: list[Given]) -> list[Result]:
-        """The first of a group, until they are too large to hold more of them."""
+        """The first results of a group, no more than may be held."""
         done: list[Result] = []
         held = 0
-        for _, entry in group:
-            if held > most:
-                break
-            done.append(one(entry))
+        while len(done) < len(group) and held <= most:
+            done.append(one(group[len(done)][1]))
             held += getattr(done[-1], "nbytes", 0)
         return done
 

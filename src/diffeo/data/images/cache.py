@@ -29,7 +29,6 @@ META_BYTES = 2**30  # of the names of some ten million images
 _ARRAYS = ("labels", "values")  # files of their own; the rest is in meta.json
 
 Gap = tuple[str, str]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,16 @@ class Contents:
 
     shape: list[int]
     names: list[str]
-    labels: Labels
+    labels: NDArray[np.int64]
     label_names: list[str]
     attributes: ContextSpec
     values: NDArray[np.float32]
     splits: dict[str, int]
     gaps: list[Gap]
     unit: str
+
+
+Images = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest
 
 
 def cache_folder(options: ImageOptions) -> Path:
@@ -71,19 +73,12 @@ def cache_key(options: ImageOptions, content: str) -> str:
     return hashlib.sha256(json.dumps([*parts, options.rows, content]).encode()).hexdigest()
 
 
-def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> tuple[Pixels, Contents]:
+def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Images:
     """The images under a key, built if they are missing or damaged.
 
     They are built in a folder of their own, which is renamed at the end: what an interruption
-    leaves is never used, and removed by the next build.
-
-    Args:
-        folder: of all caches; made where it is missing.
-        key: which one.
-        build: writes pixels to the .npy file it is given, and returns the rest.
-
-    Returns:
-        Pixels `[images, channels, height, width]`, mapped from the disk, and what goes with them.
+    leaves is never used, and removed by the next build. `build` writes pixels to the .npy file it
+    is given, and returns the rest.
 
     Raises:
         ValueError: a folder that cannot be written, and whatever `build` raises.
@@ -96,8 +91,7 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> tuple[P
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder, key)
         partial.mkdir()
-        contents = build(partial / "pixels.npy")
-        _save(partial, contents)
+        _save(partial, build(partial / "pixels.npy"))
         if _load(home) is None:
             shutil.rmtree(home, ignore_errors=True)  # damaged
         partial.rename(home)
@@ -115,7 +109,7 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> tuple[P
     raise ValueError(f"the cache {home} was damaged as it was made: try again")
 
 
-def uncached(build: Callable[[Path], Contents]) -> tuple[Pixels, Contents]:
+def uncached(build: Callable[[Path], Contents]) -> Images:
     """Images in memory, for few of them; `build` as for `cached`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pixels.npy"
@@ -134,28 +128,25 @@ def _save(folder: Path, contents: Contents) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _load(folder: Path) -> tuple[Pixels, Contents] | None:
-    """Opens a cache, or finds that it is missing or damaged.
+def _load(folder: Path) -> Images | None:
+    """Opens a cache; None if it is missing or damaged.
 
     The sizes of its files and the types of their values are checked; to read every pixel would take
     the time that the cache saves.
     """
     try:
         meta = parse_json(read_text(folder / "meta.json", META_BYTES))
-        gaps = [(name, kind) for name, kind in meta.pop("gaps")]
-        attributes = ContextSpec(
-            tuple(
-                Number(name) if values is None else Category(name, tuple(values))
-                for name, values in meta.pop("attributes")
-            )
-        )
+        meta["gaps"] = [(name, kind) for name, kind in meta["gaps"]]
+        variables = [
+            Number(name) if values is None else Category(name, tuple(values))
+            for name, values in meta.pop("attributes")
+        ]
         arrays: Any = {name: np.array(_mapped(folder / f"{name}.npy")) for name in _ARRAYS}
-        contents = Contents(gaps=gaps, attributes=attributes, **arrays, **meta)
+        contents = Contents(attributes=ContextSpec(tuple(variables)), **arrays, **meta)
         pixels = _mapped(folder / "pixels.npy")
-        whole = _fits(pixels, contents)
+        return (pixels, contents) if _fits(pixels, contents) else None
     except Exception:  # damage makes NumPy's and Python's readers raise nearly anything
         return None
-    return (pixels, contents) if whole else None
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -164,23 +155,21 @@ def _mapped(path: Path) -> NDArray[Any]:
     return np.lib.format.open_memmap(path, mode="r")
 
 
-def _fits(pixels: NDArray[Any], contents: Contents) -> bool:
+def _fits(pixels: NDArray[Any], known: Contents) -> bool:
     """Whether pixels and contents are of one set of images."""
-    known, count = contents, len(pixels)
+    count = len(pixels)
     texts = [known.names, known.label_names, known.attributes.columns, map("".join, known.gaps)]
     return (
-        pixels.dtype == np.uint8
+        (pixels.dtype, known.labels.dtype, known.values.dtype) == (np.uint8, np.int64, np.float32)
         and list(pixels.shape) == known.shape
         and len(known.shape) == 4
         and known.shape[1] in (1, 3)
         and min(known.shape) > 0
         and len(known.names) == count
-        and all(isinstance(text, str) for texts_ in texts for text in texts_)
-        and known.labels.dtype == np.int64
+        and all(isinstance(text, str) for names in texts for text in names)
         and known.labels.shape == (count,)
         and known.labels.min() >= -1
         and known.labels.max() < max(len(known.label_names), 1)
-        and known.values.dtype == np.float32
         and known.values.shape == (count, known.attributes.width)
         and {*known.splits} <= {*SPLITS}
         and all(type(n) is int and n >= 0 for n in known.splits.values())
@@ -192,12 +181,12 @@ def _remove_stale(folder: Path, key: str) -> None:
     """Removes what builds of a key have left that ended without a chance to clean up."""
     for partial in folder.glob(f"{key}.partial-*"):
         process = partial.name.rpartition("-")[2]
-        if not (process.isdecimal() and _running(int(process))):
+        if not (process.isdecimal() and _is_running(int(process))):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _running(process: int) -> bool:
-    """Whether another process is at work under this id; this one has not begun."""
+def _is_running(process: int) -> bool:
+    """Whether another process has this id."""
     if process == os.getpid():
         return False
     if os.name != "posix":

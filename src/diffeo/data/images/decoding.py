@@ -63,9 +63,7 @@ def decode(content: Content, size: int | None = None, grey: bool = False) -> Pix
     if isinstance(content, np.ndarray):
         return fit(PIL.Image.fromarray(content), size, grey)
     try:
-        stream: IO[bytes] = (
-            io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-        )
+        stream = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
     except OSError as error:
         raise UnreadableError("unreadable") from error
     with stream:

@@ -44,13 +44,11 @@ def tile(
     Args:
         x: 8-bit images `(n, C, H, W)`.
         columns: images in a row; by default as many as make the grid nearly square.
-        gap: pixels between one image and the next, in a light colour that also fills the missing
-            places of the last row.
+        gap: light pixels between one image and the next.
         smallest: pixels of the longer side, at least.
 
     Raises:
-        ValueError: if x is not of that shape or dtype, or holds no image; if columns is less
-            than 1, or gap less than 0.
+        ValueError: if x is not of that shape or dtype, or empty; for columns < 1 or gap < 0.
     """
     check_images(x)
     n, _, height, width = x.shape
@@ -60,10 +58,7 @@ def tile(
         columns = math.ceil(math.sqrt(n * height / width))
         columns = -(-n // -(-n // columns))  # no more than those rows need
     if columns < 1 or gap < 0:
-        raise ValueError(
-            f"columns and gap are {columns} and {gap}: pass 1 or more columns, and a gap of 0 or "
-            "more."
-        )
+        raise ValueError(f"columns and gap are {columns} and {gap}: pass at least 1 and 0.")
     scales = [
         -(-(smallest - (count - 1) * gap) // (count * side))
         for count, side in ((columns, width), (-(-n // columns), height))
@@ -109,11 +104,6 @@ def save_images(
 
     The folder is made if need be; the file appears only when it is whole.
 
-    Args:
-        x: 8-bit images `(n, C, H, W)`.
-        path: the file; its suffix decides the format.
-        columns: images in a row; by default as many as make the grid nearly square.
-
     Raises:
         ValueError: if the suffix is another, or `tile` refuses x or columns.
     """
@@ -125,22 +115,14 @@ def save_images(
 
 
 def check_image_file(path: Path, others: Iterable[str] = ()) -> None:
-    """Refuse a file that `save_images` does not write, and that has none of the other suffixes.
-
-    Raises:
-        ValueError: then.
-    """
+    """Refuse a file that `save_images` does not write, and that has none of the other suffixes."""
     known = [*WRITERS, *others]
     if path.suffix.lower() not in known:
         raise ValueError(f"{path} cannot be written: end its name in {', '.join(known)}.")
 
 
 def check_images(x: Tensor) -> None:
-    """Refuse what is no batch of 8-bit images.
-
-    Raises:
-        ValueError: then.
-    """
+    """Refuse what is no batch of 8-bit images."""
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(f"expected images of shape (n, C, H, W), got {tuple(x.shape)}.")
     if x.dtype != torch.uint8:

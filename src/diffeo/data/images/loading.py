@@ -82,15 +82,11 @@ class Images(Dataset[ImageSplit]):
 
     @property
     def attribute_names(self) -> list[str]:
-        """The names of the columns of the splits' attributes."""
+        """The names of the columns of the attributes."""
         return self.attributes.columns
 
     def conditional_on(self, context: Sequence[str]) -> Images:
-        """The same images with another context.
-
-        Args:
-            context: names of attributes, or NAME=VALUE for one value of a text; none for no
-                context.
+        """The same images, conditional on attributes, or NAME=VALUE for one value of a text.
 
         Raises:
             ValueError: a name that is unknown or chosen twice, or one that not each image has.
@@ -125,16 +121,13 @@ class Gallery:
 
     @property
     def attribute_names(self) -> list[str]:
-        """The names of the columns of the images' attributes."""
+        """The names of the columns of the attributes."""
         return self.attributes.columns
 
     def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Gallery:
-        """The same images with another context.
+        """The same images with another context, as `Images.conditional_on` or as a model has it.
 
-        Args:
-            source: named in messages.
-            context: names as for `Images.conditional_on`; or that of a model, whose categories
-                may have values that no image has.
+        Categories of a model may have values that no image has.
 
         Raises:
             ValueError: as there, or a value of a category that the context does not have.
@@ -153,11 +146,9 @@ def _with_context(
         return [dataclasses.replace(split, context=None) for split in splits]
     none = torch.empty(0)
     values = [none if split.attributes is None else split.attributes for split in splits]
-    rows = context_columns(source, attributes, torch.cat(values), context)
-    return [
-        dataclasses.replace(split, context=part)
-        for split, part in zip(splits, rows.split([*map(len, splits)]), strict=True)
-    ]
+    whole = context_columns(source, attributes, torch.cat(values), context)
+    rows = whole.split([len(split) for split in splits])
+    return [dataclasses.replace(split, context=c) for split, c in zip(splits, rows, strict=True)]
 
 
 def size_of(shape: tuple[int, ...]) -> str:
@@ -240,9 +231,13 @@ def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]
 
 
 def _split(pixels: Pixels, contents: Contents, rows: NDArray[np.int64]) -> ImageSplit:
-    labels = torch.from_numpy(contents.labels[rows])
-    attributes = torch.from_numpy(contents.values[rows]) if contents.attributes else None
-    return ImageSplit(pixels, rows, None if (labels < 0).any() else labels, attributes)
+    labels = contents.labels[rows]
+    return ImageSplit(
+        pixels,
+        rows,
+        None if (labels < 0).any() else torch.from_numpy(labels),
+        torch.from_numpy(contents.values[rows]) if contents.attributes else None,
+    )
 
 
 def _notes(contents: Contents, options: ImageOptions) -> list[str]:

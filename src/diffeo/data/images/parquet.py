@@ -22,14 +22,7 @@ BATCH_ROWS = 256  # so that memory does not grow with the file
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of images, of labels and of attributes.
-
-    Args:
-        image: that of images.
-        label: that of labels, if there is one.
-        label_names: what the labels 0, 1, ... are called, where the source knows.
-        attributes: the others, each with the names of its values where these are classes.
-    """
+    """The columns of images, labels and attributes, with the names of classes that are known."""
 
     image: str
     label: str | None

@@ -15,14 +15,7 @@ Label = int | str | None
 
 @dataclass(frozen=True)
 class Entry:
-    """One image that has not been decoded.
-
-    Args:
-        name: for messages.
-        content: where its pixels are.
-        label: its class, or None where it has none.
-        attributes: what else is known of it, by name.
-    """
+    """One image that has not been decoded: its name, its pixels, its class, and other facts."""
 
     name: str
     content: Content
@@ -32,13 +25,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """Images that the source gives to one split; all count as "train" where it gives none.
-
-    Args:
-        split: one of `SPLITS`.
-        count: how many `read()` yields.
-        read: yields the images.
-    """
+    """Images of one of `SPLITS`, "train" where the source gives none; `read` yields `count`."""
 
     split: str
     count: int
@@ -53,8 +40,7 @@ class ImageSource:
         name: the source as the user wrote it, for messages.
         unit: what its images are counted in: files, rows.
         parts: its images, in the order of `SPLITS`.
-        content: `content()` changes with the images; None where they are too few to be worth a
-            cache.
+        content: `content()` changes with the images; None for too few to be worth a cache.
         label_names: what its labels 0, 1, ... are called, where the source knows.
         label_column: what its labels are called as an attribute.
     """

@@ -27,11 +27,7 @@ def write_images(
     """Write each image to a file of its own, `00000.png` and so on, and return how many.
 
     A file holds the image's very pixels, as grey, RGB or RGBA, and appears only when it is whole.
-    One batch at a time is asked for, so there may be any number of them.
-
-    Args:
-        batches: 8-bit images, `(any number, C, H, W)` each, with C 1, 3 or 4.
-        folder: where to; made if need be.
+    One batch `(n, C, H, W)` at a time is asked for, so there may be any number of them.
 
     Raises:
         ValueError: if the folder holds anything, or a batch is not of that shape or dtype.

@@ -1,4 +1,4 @@
-"""What one column must be before a density can be fitted to it, and how finely it is measured."""
+"""Checks of a column before a density is fitted to it, and the step of a quantized one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ _CHOOSE = "with --data.columns or --data.context"
 def check_numeric(source: str, chunk: Chunk, first_row: int, remedy: str) -> None:
     """Refuses text, categories, truth values and dates, since none has a density.
 
-    Args:
-        source: named in the message.
-        chunk: columns `[rows]` by name.
-        first_row: the number of the chunk's first row; rows count from 1.
-        remedy: the end of the message; `{numeric}` in it becomes the columns that are numbers.
+    `first_row` is the number of the chunk's first row, from 1, and `remedy` the end of the message,
+    in which `{numeric}` becomes the columns that are numbers.
     """
     numeric = [name for name, column in chunk.items() if column.dtype.kind in "iuf"]
     for name, column in chunk.items():

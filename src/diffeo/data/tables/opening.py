@@ -49,9 +49,8 @@ def _generated(options: TableOptions) -> Source:
     rows = DEFAULT_ROWS if options.rows is None else options.rows
     points, names, labels = generate(options.source, rows, options.seed, options.noise)
     columns = dict(zip(names, points.T, strict=True))
-    if labels is None:
-        return Source.in_memory(options.source, columns, drawn=True)
-    return Source.in_memory(options.source, columns | {"label": labels}, ("label",), drawn=True)
+    more = {} if labels is None else {"label": labels}
+    return Source.in_memory(options.source, columns | more, labels=tuple(more), drawn=True)
 
 
 def _bundled(name: str) -> Source:
@@ -61,4 +60,4 @@ def _bundled(name: str) -> Source:
     keywords = {"scaled": False} if name == "diabetes" else {}
     table = getattr(datasets, f"load_{name}")(**keywords)
     columns = dict(zip(map(str, table.feature_names), table.data.T, strict=True))
-    return Source.in_memory(name, columns | {"target": table.target}, ("target",))
+    return Source.in_memory(name, columns | {"target": table.target}, labels=("target",))

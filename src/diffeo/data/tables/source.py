@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from diffeo.data.files import Array
 
@@ -32,22 +32,14 @@ class Source:
     drawn: bool = False
 
     @classmethod
-    def in_memory(
-        cls,
-        name: str,
-        columns: Chunk,
-        labels: tuple[str, ...] = (),
-        *,
-        named: bool = True,
-        drawn: bool = False,
-    ) -> Self:
+    def in_memory(cls, name: str, columns: Chunk, **rest: Any) -> Self:
         """One whose columns `[rows]` are in memory already, or mapped there."""
 
         def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
             for start in range(0, len(next(iter(columns.values()))), batch_rows):
                 yield {name: columns[name][start : start + batch_rows] for name in names}
 
-        return cls(name, list(columns), read, labels, named, drawn)
+        return cls(name, list(columns), read, **rest)
 
     def chunks(
         self, names: list[str], rows: int | None, batch_rows: int

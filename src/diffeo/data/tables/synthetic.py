@@ -24,24 +24,18 @@ class Generator:
     draw: Callable[[int, int, float], Drawn]
 
 
-def _moons(rows: int, seed: int, noise: float) -> Drawn:
-    from sklearn.datasets import make_moons
+def _scikit(name: str, **settings: float) -> Callable[[int, int, float], Drawn]:
+    def draw(rows: int, seed: int, noise: float) -> Drawn:
+        from sklearn import datasets
 
-    points, label = make_moons(rows, noise=noise, random_state=seed)
-    return points, label
+        points, labels = getattr(datasets, name)(rows, noise=noise, random_state=seed, **settings)
+        return points, labels
 
-
-def _circles(rows: int, seed: int, noise: float) -> Drawn:
-    from sklearn.datasets import make_circles
-
-    points, label = make_circles(rows, noise=noise, random_state=seed, factor=0.5)
-    return points, label
+    return draw
 
 
 def _swiss_roll(rows: int, seed: int, noise: float) -> Drawn:
-    from sklearn.datasets import make_swiss_roll
-
-    points, _ = make_swiss_roll(rows, noise=noise, random_state=seed)
+    points, _ = _scikit("make_swiss_roll")(rows, seed, noise)
     return points[:, [0, 2]], None  # the height between them is independent of the roll
 
 
@@ -54,8 +48,8 @@ def _gaussians(rows: int, seed: int, noise: float) -> Drawn:
 
 
 GENERATORS = {
-    "moons": Generator(("x", "y"), 0.05, _moons),
-    "circles": Generator(("x", "y"), 0.05, _circles),
+    "moons": Generator(("x", "y"), 0.05, _scikit("make_moons")),
+    "circles": Generator(("x", "y"), 0.05, _scikit("make_circles", factor=0.5)),
     "swiss_roll": Generator(("x", "z"), 0.5, _swiss_roll),
     "gaussians": Generator(("x", "y"), 0.2, _gaussians),
 }
@@ -70,7 +64,7 @@ def generate(
         name: one of `GENERATORS`.
         rows: how many points.
         seed: the same seed draws the same points; the global random state is not touched.
-        noise: standard deviation of the Gaussian noise on each coordinate; None for the law's own.
+        noise: standard deviation of the noise on each coordinate; None for the law's own.
 
     Returns:
         Points `[rows, 2]`, the names of the two coordinates, and the class of each point `[rows]`,

@@ -57,18 +57,18 @@ def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) 
             batch that is not `[rows, k]`.
     """
     path = check_writable(path)
+
+    def checked() -> Iterator[Array]:
+        for batch in batches:
+            if batch.ndim != 2 or batch.shape[1] != len(columns):
+                raise ValueError(
+                    f"{path} has {len(columns)} columns, so a batch has shape "
+                    f"(rows, {len(columns)}), not {batch.shape}"
+                )
+            yield batch
+
     with atomic_write(path) as partial, partial.open("wb") as file:
-        WRITERS[path.suffix.lower()](file, columns, _checked(path, columns, batches))
-
-
-def _checked(path: Path, columns: list[str], batches: Iterable[Array]) -> Iterator[Array]:
-    for batch in batches:
-        if batch.ndim != 2 or batch.shape[1] != len(columns):
-            raise ValueError(
-                f"{path} has {len(columns)} columns, so a batch has shape (rows, {len(columns)}), "
-                f"not {batch.shape}"
-            )
-        yield batch
+        WRITERS[path.suffix.lower()](file, columns, checked())
 
 
 def _write_csv(file: IO[bytes], columns: list[str], batches: Iterator[Array]) -> None:
@@ -109,16 +109,16 @@ WRITERS = {
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]) -> None:
-    """Writes whole columns, of text or of numbers, as one file.
+    """Writes whole columns `[rows]`, of text or of numbers, as one file.
 
-    Args:
-        path: where to; its ending decides the format. .npz holds each column under its name, .npy
-            the only one, or those of numbers side by side.
-        columns: each `[rows]`, or, in NumPy's formats, `[rows, ...]`.
+    .npz holds each column under its name, .npy the only one, or those of numbers side by side; both
+    take columns `[rows, ...]` too.
 
     Raises:
         ValueError: a path that `check_writable` refuses.
     """
+    import pandas
+
     path = check_writable(path)
     ending = path.suffix.lower()
     arrays = {name: np.asarray(column) for name, column in columns.items()}
@@ -128,11 +128,7 @@ def write_columns(path: str | Path, columns: Mapping[str, Sequence[str] | Array]
         elif ending == ".npy":
             numbers = [column for column in arrays.values() if column.dtype.kind != "U"]
             np.save(file, numbers[0] if len(numbers) == 1 else np.column_stack(numbers))
+        elif ending == ".csv":
+            pandas.DataFrame(dict(columns)).to_csv(file, index=False)
         else:
-            import pandas
-
-            frame = pandas.DataFrame(dict(columns))
-            if ending == ".csv":
-                frame.to_csv(file, index=False)
-            else:
-                frame.to_parquet(file, index=False)
+            pandas.DataFrame(dict(columns)).to_parquet(file, index=False)
