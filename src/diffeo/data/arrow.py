@@ -160,17 +160,15 @@ def to_numpy(column: Any) -> Array:
     Equal values of a dictionary stay one object, since each may be large.
     """
     import pyarrow
+    from pyarrow import types
 
-    if pyarrow.types.is_decimal(column.type) or pyarrow.types.is_null(column.type):
+    if types.is_decimal(column.type) or types.is_null(column.type):
         column = column.cast(pyarrow.float64())
-    if not pyarrow.types.is_dictionary(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    known = column.dictionary.to_numpy(zero_copy_only=False)
-    places = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
-    if column.null_count:
-        missing: Any = np.nan if known.dtype.kind in "iuf" else None
-        known = np.append(known, missing)
-    return np.asarray(known[places])
+    if types.is_dictionary(column.type):
+        if not types.is_primitive(column.type.value_type):
+            return np.array(to_list(column), dtype=object)
+        column = column.dictionary_decode()
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def to_list(column: Any) -> list[Any]:
@@ -180,7 +178,6 @@ def to_list(column: Any) -> list[Any]:
     while types.is_struct(column.type):
         column = compute.struct_field(column, "bytes")
     if not types.is_dictionary(column.type):
-        values: list[Any] = column.to_pylist()
-        return values
+        return list(column.to_pylist())
     known = column.dictionary.to_pylist()
     return [None if place is None else known[place] for place in column.indices.to_pylist()]

@@ -1,4 +1,4 @@
-"""What a user says about any data; tables and images add options of their own."""
+"""Options of any data; tables and images add their own."""
 
 from __future__ import annotations
 

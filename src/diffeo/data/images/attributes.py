@@ -18,7 +18,7 @@ Value = float | str | None
 # For each attribute its columns `[images, 1]`, or `[images, values]` of a category.
 Columns = dict[Variable, NDArray[np.float32]]
 
-MOST_TEXTS = 50  # a column of more holds names or sentences, whose values tell little
+MOST_TEXTS = 50  # a column of more holds names or sentences, whose values are of little use
 MOST_CLASSES = 256  # of labels, each of which costs a column
 
 

@@ -75,7 +75,7 @@ def build(
         raise ValueError(f"{source.name} holds no image that can be read{why}")
     numbers, label_names = _number_labels(labels, source.label_names)
     columns = attributes.encode()
-    if source.label_column not in attributes:  # which says more than the name of a folder
+    if source.label_column not in attributes:  # which is preferred to the name of a folder
         columns = encode_label(source.label_column, labels, numbers, label_names) | columns
     nothing = np.empty((len(labels), 0), np.float32)
     return Contents(

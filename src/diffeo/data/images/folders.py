@@ -160,7 +160,7 @@ def _read_table(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
     import pandas
 
     with reading(name), io.BufferedReader(LimitedFile(path)) as file:
-        # A file called 007 keeps its zeros. `low_memory=False` gives each column one type.
+        # A file called 007 has its zeros. `low_memory=False` gives each column one type.
         table = pandas.read_csv(
             file, dtype={KEY: str}, index_col=False, encoding="utf-8-sig", low_memory=False
         )

@@ -79,5 +79,5 @@ def is_image_source(source: str) -> bool:
         headers = read_headers(path) if path.suffix.lower() in READERS else {}
         key = find_images(headers)
         return key is not None and len(headers[key].shape) in (3, 4)
-    except Exception:  # loading it says what is wrong with it
+    except Exception:  # loading it raises a sentence about what is wrong
         return False

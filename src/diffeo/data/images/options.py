@@ -1,4 +1,4 @@
-"""What a user may say about images."""
+"""Options of images."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,38 +49,39 @@ def find_columns(table: ArrowTable, options: ImageOptions) -> Columns:
                 f"{name} has no column '{column}'{suggestion(column, schema.names)}: "
                 f"it has {listing(schema.names)}"
             )
-    images = [field.name for field in schema if _holds_images(field.type)]
-    images.sort(key=lambda column: kinds.get(column) != "Image")
-    image = options.image_column or next(iter(images), None)
+
+    def find(option: str | None, usual: list[str], holds: Any, what: str, flag: str) -> str | None:
+        found = [column for column in usual if holds(schema.field(column).type)]
+        if option is not None and not holds(schema.field(option).type):
+            raise ValueError(
+                f"{name}: column '{option}' is of type {schema.field(option).type}: name one of "
+                f"{what} with --data.{flag}"
+            )
+        return option or next(iter(found), None)
+
+    usual = sorted(_unique(schema.names), key=lambda column: kinds.get(column) != "Image")
+    image = find(options.image_column, usual, _holds_images, "encoded images", "image_column")
     if image is None:
         raise ValueError(
             f"{name} has no column of images: it has {listing(schema.names)}, "
             "and images are stored as bytes, or as a struct of bytes and path"
         )
-    if image not in images:
-        raise ValueError(
-            f"{name}: column '{image}' is of type {schema.field(image).type}: name one of encoded "
-            "images with --data.image_column"
-        )
     classes = [column for column in schema.names if kinds.get(column) == "ClassLabel"]
     usual = [column for column in ("label", "labels", *classes) if column in schema.names]
-    label = options.label_column or next(
-        (column for column in usual if _holds_labels(schema.field(column).type)), None
-    )
-    if label is not None and not _holds_labels(schema.field(label).type):
-        raise ValueError(
-            f"{name}: column '{label}' is of type {schema.field(label).type}: name one of whole "
-            "numbers or text with --data.label_column"
-        )
+    what = "whole numbers or text"
+    label = find(options.label_column, usual, _holds_labels, what, "label_column")
     names = {column: _class_names(features[column].get("names")) for column in classes}
     attributes = {
         column: names.get(column)
-        for column in table.columns
-        if column not in (image, label)
-        and schema.names.count(column) == 1
-        and _holds_attributes(schema.field(column).type)
+        for column in _unique(table.columns)
+        if column not in (image, label) and _holds_attributes(schema.field(column).type)
     }
-    return Columns(image, label, names.get(label), attributes)
+    return Columns(image, label, names.get(label or ""), attributes)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The names that stand for one column each."""
+    return [name for name, count in Counter(names).items() if count == 1]
 
 
 def _class_names(names: Any) -> list[str] | None:

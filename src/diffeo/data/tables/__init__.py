@@ -1,1 +1,4 @@
-"""Tables: from generators, bundled sets and files, checked and split, and back to files."""
+"""Tables: options -> opening (a `Source`) -> loading (a `Table`, or a stream) -> writing.
+
+A new format is a function in `files.READERS`, a new generator an entry of `synthetic.GENERATORS`.
+"""

@@ -180,9 +180,8 @@ def stream(
         batch_rows: the most rows of a batch.
         delimiter: the character between the values of a CSV file; a comma by default.
 
-    Returns:
-        An iterator over `x` `[rows, features]` and `context` `[rows, context_features]` or None,
-        both float32.
+    Yields:
+        `x` `[rows, features]` and `context` `[rows, context_features]` or None, both float32.
 
     Raises:
         ValueError: a source that cannot be read or lacks a column (at once), or a value that is no

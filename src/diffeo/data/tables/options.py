@@ -1,4 +1,4 @@
-"""What a user may say about a table."""
+"""Options of a table."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ def check_table_options(options: TableOptions) -> None:
     if options.columns is not None and not options.columns:
         raise ValueError(f"{options.source}: --data.columns is empty: name at least one column")
     chosen = [*(options.columns or []), *(options.context or [])]
-    twice = [name for i, name in enumerate(chosen) if name in chosen[:i]]
-    if twice:
+    if twice := [name for i, name in enumerate(chosen) if name in chosen[:i]]:
         raise ValueError(
             f"{options.source}: column '{twice[0]}' is chosen twice: "
             "name it once, in --data.columns or in --data.context"
