@@ -25,7 +25,6 @@ LAYERS = [
 # Of its own line, it may import these.
 NEIGHBOURS = {
     "bijections": {"bases", "context", "networks"},
-    "data": {"context"},
     "networks": {"bijections", "context"},  # a network may hold an ActNorm
     "data": {"context"},  # a table says which of its columns are the context
     "flow": {"distribution", "pretrained"},

@@ -66,8 +66,8 @@ def open_parquet(name: str, path: Path, content: Callable[[], str] = str) -> Arr
             if "Exceeded size limit" not in str(error):
                 raise
             raise RefusedError(
-                f"{name} has more than {MOST_COLUMNS:,} columns, which are the most that are read: "
-                "save those that are wanted"
+                f"{name} has more than {MOST_COLUMNS:,} columns, or groups of rows, which are the "
+                "most that are read: save those that are wanted"
             ) from error
 
     def read(columns: list[str], most: int) -> Iterator[Any]:

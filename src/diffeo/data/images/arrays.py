@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from diffeo.data.limits import check_archive
 _IMAGES, _LABELS = ("x", "images"), ("y", "labels")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """The header of a .npy file."""
 
     shape: tuple[int, ...]
