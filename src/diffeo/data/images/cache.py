@@ -160,7 +160,9 @@ def _fits(pixels: NDArray[Any], known: Contents) -> bool:
     count = len(pixels)
     texts = [known.names, known.label_names, known.attributes.columns, map("".join, known.gaps)]
     return (
-        (pixels.dtype, known.labels.dtype, known.values.dtype) == (np.uint8, np.int64, np.float32)
+        pixels.dtype == np.uint8
+        and known.labels.dtype == np.int64
+        and known.values.dtype == np.float32
         and list(pixels.shape) == known.shape
         and len(known.shape) == 4
         and known.shape[1] in (1, 3)
