@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,22 @@ from hypothesis import strategies as st
 from test_conformance import autodiff_log_det, refusal
 from torch import Tensor, nn
 
-from diffeo import NICE, Chain, Flow, RealNVP
-from diffeo.bijections import Dequantizer
-from diffeo.bijections.coupling import Coupling
+from diffeo import NICE, Flow, RealNVP
+from diffeo.bases import Logistic, Normal
+from diffeo.bijections import (
+    Additive,
+    Affine,
+    Chain,
+    Coupling,
+    Dequantizer,
+    FeatureSplit,
+    Inverse,
+    Scale,
+    Standardize,
+)
 from diffeo.bijections.dequantization import UniformDequantize
-from diffeo.bijections.elementwise import Scale, Standardize
-from diffeo.bijections.splits import FeatureSplit
-from diffeo.bijections.univariate import Affine
+from diffeo.context import Category, ContextSpec, Number
+from diffeo.networks import MLP
 from diffeo.pretrained import storage
 
 
@@ -69,14 +79,15 @@ class Halve(Dequantizer):
 # Density
 
 
-@pytest.mark.parametrize("base", ["normal", "logistic"])
+@pytest.mark.parametrize("base", [Normal(), Logistic()])
 def test_log_prob_of_an_affine_flow_is_scipys(base):
     link = Scale(3)
-    standardize = fitted(3)
+    standardize = Standardize(3)
+    standardize.initialize(normal(50, 3) * 3 - 1)
     flow = Flow(Chain(standardize, perturb(link)), 3, base=base).double()
     x = normal(20, 3).double() * 4 - 1
     scale = (standardize.std / link.log_scale.exp()).detach()
-    if base == "normal":
+    if isinstance(base, Normal):
         law = scipy.stats.multivariate_normal(standardize.mean, scale.square().diag())
         truth = law.logpdf(x)
     else:
@@ -86,16 +97,17 @@ def test_log_prob_of_an_affine_flow_is_scipys(base):
 
 def test_fitted_standardization_is_that_of_the_data():
     link, x = Standardize(2), normal(7) * torch.tensor([2.0, 0.1]) + 1e3
-    y, _ = link(x)
+    y = link.initialize(x)
     torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-2, rtol=0)
     torch.testing.assert_close(link.std, torch.from_numpy(x.double().numpy().std(0)).float())
     torch.testing.assert_close(link.mean, x.double().mean(0).float())
 
 
-def test_standardization_is_fitted_once_in_training_only_and_by_forward_only():
+def test_standardization_is_fitted_once_and_only_when_asked():
     link, x = Standardize(2), normal(9) * 3
     link.eval()(x)
-    link.train().inverse(x)
+    link.train()(x)
+    link.inverse(x)
     assert not link.initialized
     flow = NICE(2, hidden=(4,), context=1).eval()
     assert flow.initialize(x, x[:, :1]) is flow
@@ -119,7 +131,7 @@ def test_nice_without_networks_is_a_product_density():
 
 @pytest.mark.parametrize("context", [None, 0.0, 1.5])
 @pytest.mark.parametrize(
-    ("kind", "base"), [(RealNVP, "normal"), (NICE, "normal"), (NICE, "logistic")]
+    ("kind", "base"), [(RealNVP, Normal()), (NICE, Normal()), (NICE, Logistic())]
 )
 @torch.no_grad()
 def test_density_integrates_to_one(kind, base, context):
@@ -171,17 +183,17 @@ def test_samples_follow_a_known_law():
     )
 
 
-@pytest.mark.parametrize("base", ["normal", "logistic"])
+@pytest.mark.parametrize("base", [Normal(), Logistic()])
 @torch.no_grad()
 def test_encoded_samples_follow_the_base(base):
     for flow in (model(base=base), model(NICE, base=base)):
         z = flow.encode(flow.sample(5_000, generator=source())).numpy()
-        law = {"normal": "norm", "logistic": "logistic"}[base]
+        law = "norm" if isinstance(base, Normal) else "logistic"
         assert all(scipy.stats.kstest(column, law).pvalue > 1e-3 for column in z.T)
         assert abs(scipy.stats.spearmanr(z[:, 0], z[:, 1]).statistic) < 0.05
 
 
-@pytest.mark.parametrize("base", ["normal", "logistic"])
+@pytest.mark.parametrize("base", [Normal(), Logistic()])
 @torch.no_grad()
 def test_temperature(base):
     flow = model(base=base)
@@ -433,7 +445,13 @@ def test_a_foreign_class_needs_an_import_or_trust(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_rebuilt_is_not_saved():
-    assert "bare Flow" in refusal(lambda: Flow(Scale(2), 2).save_pretrained("model"))
+    flow = RealNVP(2)
+    flow.bijection[1].conditioner.layers[1] = nn.Tanh()
+    assert "layers.1 was changed" in refusal(lambda: flow.save_pretrained("model"))
+    network = partial(nn.Linear, bias=False)
+    flow = RealNVP(2, hidden=True, network=lambda inputs, outputs, *_: network(inputs, outputs))
+    with pytest.raises(ValueError, match="has no form in a model's configuration"):
+        flow.save_pretrained("model")
     flow = RealNVP(2)
     flow.metadata = {"scale": torch.ones(1)}
     with pytest.raises(ValueError, match="numbers, strings and lists"):
@@ -447,8 +465,10 @@ def test_a_saved_model_holds_no_pickle():
     config = json.loads((folder / "config.json").read_text())
     assert config["class"] == "diffeo.RealNVP"
     assert config["arguments"] == {
-        "features": 2, "layers": 4, "hidden": [16], "bound": 3.0, "base": "normal",
-        "context_features": 0, "steps": None,
+        "features": 2, "layers": 4, "hidden": [16],
+        "univariate": {"class": "diffeo.Affine", "arguments": {"bound": 3.0}},
+        "network": {"partial": "diffeo.MLP", "arguments": {}},
+        "base": None, "context": None, "steps": None,
     }  # fmt: skip
     # 8 bytes with the length of a JSON header, and then that header: safetensors' own form.
     assert (folder / "model.safetensors").read_bytes()[8:9] == b"{"
@@ -481,3 +501,60 @@ def test_a_save_that_fails_at_its_config_leaves_the_old_model(monkeypatch):
         with pytest.raises(OSError, match="No space"):
             model(layers=2).save_pretrained(folder)
     assert same(Flow.from_pretrained(folder), flow)
+
+
+def test_a_bare_flow_is_saved_with_all_its_parts():
+    link = Coupling(FeatureSplit(3, "second"), Additive(), MLP(2, 1, (4,)))
+    flow = Flow(Chain(Standardize(3), Inverse(link), memory="constant"), 3, base=Logistic())
+    flow = perturb(flow.initialize(normal(50, 3) * 2)).eval()
+    flow.save_pretrained("model")
+    loaded = Flow.from_pretrained("model")
+    assert isinstance(loaded.base, Logistic)
+    assert loaded.bijection.memory == "constant"
+    x = normal(5, 3)
+    assert torch.equal(loaded.log_prob(x), flow.log_prob(x))
+
+
+OLD = {
+    "class": "diffeo.RealNVP",
+    "arguments": {
+        "features": 2, "layers": 4, "hidden": [16], "bound": 2.0, "base": "logistic",
+        "context_features": 3, "steps": None,
+    },
+    "metadata": {"columns": ["a", "b"], "context_columns": ["age", "kind=x", "kind=y"]},
+}  # fmt: skip
+
+
+def test_a_model_of_the_first_release_loads():
+    new = RealNVP(2, layers=4, hidden=(16,), univariate=Affine(2.0), base=Logistic(), context=3)
+    perturb(new).save_pretrained("model")
+    Path("model/config.json").write_text(json.dumps(OLD))
+    old = Flow.from_pretrained("model")
+    assert old.context == ContextSpec((Number("age"), Category("kind", ("x", "y"))))
+    assert old.metadata == {"columns": ["a", "b"]}
+    x, context = normal(4), normal(4, 3)
+    assert torch.equal(old.log_prob(x, context), new.eval().log_prob(x, context))
+
+
+@pytest.mark.parametrize("column", ["temp=C", "a=b=c", "plain"])
+def test_one_column_is_a_number_whatever_its_name(column):
+    """In 0.1.0 a column called temp=C made a density of one class, which answered without it."""
+    old = OLD["arguments"] | {"context_features": 1}
+    RealNVP(2, layers=4, hidden=(16,), base=Logistic(), context=1).save_pretrained("model")
+    metadata = {"context_columns": [column]}
+    config = {"class": "diffeo.RealNVP", "arguments": old, "metadata": metadata}
+    Path("model/config.json").write_text(json.dumps(config))
+    flow = Flow.from_pretrained("model")
+    assert flow.context == ContextSpec((Number(column),))
+    assert flow.context.category is None
+    assert "needs a context" in refusal(lambda: flow.log_prob(normal(3)))
+
+
+def test_before_any_data_a_flow_is_its_base_in_both_directions():
+    for flow in (RealNVP(2), NICE(2, base=Normal()), RealNVP(3).train()):
+        x = flow.sample(50, generator=source())
+        truth = flow.base.log_prob(x)
+        torch.testing.assert_close(flow.log_prob(x), truth)
+        # Reverse KL: gradients through samples and their density.
+        x = flow.decode(flow.noise(8))
+        flow.log_prob(x).sum().backward()

@@ -11,7 +11,7 @@ from diffeo import Chain, Flow, ImageRealNVP
 from diffeo.bases import Logistic
 from diffeo.bijections import Flatten, Logit, PixelDequantize, Squeeze
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard
+from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.bijections.univariate import Affine

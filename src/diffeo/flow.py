@@ -118,12 +118,14 @@ class Flow(PretrainedModel):
             ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
-        given = x
+        given, entry = x, None
         if self.dequantizer is not None:
-            x, _ = self.dequantizer.noisy(x, generator)  # whose log-determinant is 0
+            x, entry = self.dequantizer.noisy(x, generator)
         with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self.base.log_prob(z) + log_det
+        if entry is not None:
+            log_prob = log_prob + entry
         return log_prob if self.training else _nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(

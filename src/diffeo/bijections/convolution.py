@@ -34,12 +34,12 @@ class InvertibleConv1x1(Bijection):
         lu: whether the factors are learned instead of W.
         seed: of the rotation; drawn from torch's random state by default.
 
-    In eval mode and without gradients W, its inverse (in float64, by triangular solves) and its
-    log-determinant are computed once, and again after any change of the weights.
+    In eval mode W, its inverse (in float64, by triangular solves) and its log-determinant are
+    computed once, and again after any change of the weights.
 
     Raises:
-        ValueError: by `inverse`, and by `forward` in eval mode and without gradients, if W is so
-            near to singular that its inverse has no correct digit.
+        ValueError: in eval mode, and by `inverse`, if W is so near to singular that its inverse
+            has no correct digit.
 
     (Kingma & Dhariwal 2018, section 3.2)
     """
@@ -82,7 +82,7 @@ class InvertibleConv1x1(Bijection):
 
     def weight_and_log_det(self) -> tuple[Float[Tensor, "channels channels"], Float[Tensor, ""]]:
         """W and log|det W|."""
-        if self.training or torch.is_grad_enabled():
+        if self.training:
             return self.matrix(), self._log_det()
         ready = self._prepared()
         return ready.weight, ready.log_det

@@ -22,7 +22,6 @@ WIDE = 256
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A convolution that keeps height and width; weight `(outputs, size, size, inputs)`."""
-    x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight.permute(0, 3, 1, 2), bias, padding=weight.shape[1] // 2)
 
 
