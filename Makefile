@@ -49,8 +49,8 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-mutants: .venv/dev  ## change the formulas one by one; each change must turn a test red
-	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(MUTANTS)
+mutants: .venv/dev  ## change the formulas one by one, and list what no test notices
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation $(MUTANTS)
 
 bench: .venv/dev  ## time and memory against peers and the bare networks, into benchmarks/results
 	$(PIP) -e ".[bench]"

@@ -156,7 +156,7 @@ def _known_options() -> set[str]:
         names = flow.__init__.__annotations__
         known |= {f"--model.{name}" for name in names}
     scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "faults").glob("*.py")]
-    for script in [*scripts, ROOT / "tests" / "mutants.py"]:
+    for script in [*scripts, ROOT / "tests" / "mutation" / "__main__.py"]:
         known |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8")))
     return known
 
