@@ -1,4 +1,4 @@
-"""What is behind each control of the explorer: noise, paths, edits, scores, uploads, ways."""
+"""What each control of the explorer computes: noise, paths, edits, scores, uploads, layers."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ import diffeo
 from diffeo import latent
 from diffeo.evaluation.likelihood import mixture_log_prob
 from diffeo.evaluation.scores import Reference as Usual
-from diffeo.explorer import editing, inspecting, mixing, sampling, uploads, ways
+from diffeo.explorer import editing, inspecting, mixing, sampling, trajectory, uploads
 from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.reference import Reference
@@ -181,7 +181,7 @@ def test_a_model_without_its_data_remembers_what_is_usual(tmp_path):
     subject = Subject(Run(tmp_path / "bare"))
     assert "9 held-out events" in subject.reference.source
     assert subject.reference.share_below(-60.0) == pytest.approx(0.5, abs=0.01)
-    _, _, caption = subject.picture(3)
+    _, _, caption = subject.image(3)
     assert caption == "the model's sample 3"
     assert subject.missing
 
@@ -221,7 +221,7 @@ def test_shares_in_words(share, words):
 
 
 def slots_of(subject, count=4):
-    return [mixing.slot(subject, *subject.picture(i)) for i in range(count)]
+    return [mixing.slot(subject, *subject.image(i)) for i in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
@@ -338,21 +338,21 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"plain text", "is not a picture"),
-        (b"", "is not a picture"),
+        (b"plain text", "is not an image"),
+        (b"", "is not an image"),
         (drawn(400, 400)[:600], "is damaged or cut short"),
         (bomb(), "is too large to be opened safely"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not an image"),
     ],
 )
 def test_an_unreadable_image_is_a_sentence(digits, content, words):
     with pytest.raises(ValueError, match=f"^it.png {words}.*[.]$"):
-        uploads.picture(digits, uploads.Upload("it.png", content))
+        uploads.read_image(digits, uploads.Upload("it.png", content))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
 def test_a_image_is_scaled_and_cropped_as_in_training(digits, mode):
-    x, name = uploads.picture(digits, uploads.Upload("it.png", drawn(60, 30, mode=mode)))
+    x, name = uploads.read_image(digits, uploads.Upload("it.png", drawn(60, 30, mode=mode)))
     assert x.shape == (1, 1, 8, 8)
     assert x.dtype == torch.uint8
     assert name == "it.png"
@@ -366,7 +366,7 @@ def test_of_an_animation_the_first_frame_is_taken(digits):
     frames = [Image.new("L", (9, 9), shade) for shade in (10, 120)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    x, name = uploads.picture(digits, uploads.Upload("it.gif", buffer.getvalue()))
+    x, name = uploads.read_image(digits, uploads.Upload("it.gif", buffer.getvalue()))
     assert name == "it.gif, the first frame"
     assert (x == 10).all()
 
@@ -376,7 +376,7 @@ def test_grey_images_for_a_model_of_colours(tmp_path):
     flow.initialize(torch.randint(256, (8, 3, 4, 8), dtype=torch.uint8)).eval()
     flow.save_pretrained(tmp_path / "wide")
     subject = Subject(Run(tmp_path / "wide"))
-    x, _ = uploads.picture(subject, uploads.Upload("it.png", drawn(64, 64)))
+    x, _ = uploads.read_image(subject, uploads.Upload("it.png", drawn(64, 64)))
     assert x.shape == (1, 3, 4, 8)
     assert (x[0, 0] == x[0, 1]).all()
     assert x[0, 0, 0, 0] < 32  # the whole width is kept, and the height is cropped
@@ -384,7 +384,7 @@ def test_grey_images_for_a_model_of_colours(tmp_path):
 
 
 def test_rows_of_a_csv(moons):
-    x, context = uploads.rows(moons, uploads.Upload("a.csv", b"y,other,x\n1,a,2\n3,b,4\n"))
+    x, context = uploads.read_rows(moons, uploads.Upload("a.csv", b"y,other,x\n1,a,2\n3,b,4\n"))
     assert x.tolist() == [[2, 1], [4, 3]]
     assert context is None
     for content, words in (
@@ -395,43 +395,46 @@ def test_rows_of_a_csv(moons):
         (b"", "a.csv"),
     ):
         with pytest.raises(ValueError, match=words) as caught:
-            uploads.rows(moons, uploads.Upload("a.csv", content))
+            uploads.read_rows(moons, uploads.Upload("a.csv", content))
         assert "/tmp" not in str(caught.value)
 
 
 # The plane
 
 
-def test_a_way_adds_up(moons):
+def test_log_determinants_of_layers_add_up(moons):
     x = torch.randn(6, 2)
-    way = ways.way(moons.flow, x)
-    assert way.names == ["standardize"] + 3 * ["affine coupling"]
-    torch.testing.assert_close(way.log_prob, moons.flow.log_prob(x))
-    torch.testing.assert_close(way.points[-1], moons.flow.encode(x))
-    assert torch.equal(way.points[0], x)
-    stations = ways.back(moons.flow, way.points[-1])
-    torch.testing.assert_close(stations.flip(0), way.points, atol=1e-4, rtol=1e-4)
+    layers = trajectory.encode_by_layer(moons.flow, x)
+    assert layers.names == ["standardize"] + 3 * ["affine coupling"]
+    torch.testing.assert_close(layers.log_prob, moons.flow.log_prob(x))
+    torch.testing.assert_close(layers.points[-1], moons.flow.encode(x))
+    assert torch.equal(layers.points[0], x)
+    stations = trajectory.decode_by_layer(moons.flow, layers.points[-1])
+    torch.testing.assert_close(stations.flip(0), layers.points, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("base", ["normal", "logistic"])
-def test_a_way_under_a_context_and_on_a_grid(base):
+def test_layers_under_a_context_and_on_a_grid(base):
     flow = diffeo.RealNVP(2, layers=2, hidden=(8,), base=base, context=1, steps=[0.5, 0.0])
     x, context = torch.randn(20, 2).mul(4).round() / 2, torch.randn(20, 1)
     perturbed(flow.initialize(x, context))
-    way = ways.way(flow, x, context)
-    torch.testing.assert_close(way.points[-1], flow.encode(x, context))
-    assert way.names[0] == "middle of the cell"
+    layers = trajectory.encode_by_layer(flow, x, context)
+    torch.testing.assert_close(layers.points[-1], flow.encode(x, context))
+    assert layers.names[0] == "middle of the cell"
     middle, entry = flow.dequantizer(x)
     z, log_det = flow.bijection(middle, flow.context_encoder(context)[0])
-    torch.testing.assert_close(way.log_prob, flow.base.log_prob(z) + log_det + entry)
+    torch.testing.assert_close(layers.log_prob, flow.base.log_prob(z) + log_det + entry)
     torch.testing.assert_close(
-        ways.back(flow, z, context)[-1], flow.decode(z, context), atol=1e-4, rtol=1e-4
+        trajectory.decode_by_layer(flow, z, context)[-1],
+        flow.decode(z, context),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
-def test_images_have_no_such_way(digits):
-    with pytest.raises(ValueError, match="another shape"):
-        ways.way(digits.flow, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+def test_images_have_no_such_layers(digits):
+    with pytest.raises(ValueError, match="changes the shape"):
+        trajectory.encode_by_layer(digits.flow, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 
 
 def test_a_click_is_a_point(moons):
@@ -444,11 +447,11 @@ def test_a_click_is_a_point(moons):
             plane.at(*outside)
     with pytest.raises(ValueError, match="no point"):
         plane.pick(math.inf, 0.0)
-    way = plane.pick(0.5, 0.25)
+    path = plane.pick(0.5, 0.25)
     total = float(moons.flow.log_prob(torch.tensor([[0.5, 0.25]])))
-    assert f"{total:+.3f}".replace("-", "−") in plane.steps(way)
-    assert plane.path(way).count("<circle") == 3 + 4
-    assert plane.density(way).count('class="cross"') == 1
+    assert f"{total:+.3f}".replace("-", "−") in plane.steps(path)
+    assert plane.path(path).count("<circle") == 3 + 4
+    assert plane.density(path).count('class="cross"') == 1
 
 
 def test_the_film_ends_in_the_data(moons):
@@ -603,7 +606,7 @@ def test_a_websocket_is_closed():
 def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
     pytest.importorskip("gradio", reason="needs gradio")
     import httpx
-    from faults.page import Page, pictures
+    from faults.page import Page, images
 
     from diffeo.explorer.serving import serve
 
@@ -630,7 +633,7 @@ def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
             assert shown["one"] != shown["two"]
             for name in brought:
                 _, _, after, *_ = ask(name, again, [None])
-                assert next(pictures(after)).equal(next(pictures(shown[name])))
+                assert next(images(after)).equal(next(images(shown[name])))
                 memory = page.app.state_holder[name]
                 assert not memory.config_values
                 assert [slot.caption.split(",")[0] for slot in memory.state_data.values()] == [

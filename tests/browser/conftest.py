@@ -158,7 +158,7 @@ def visit(chromium, served) -> Iterator[object]:
         page.goto(served[name])
         first = page.get_by_role("tab").first
         first.wait_for()
-        page.locator(".sheet img, svg.chart").first.wait_for()
+        page.locator(".image-grid img, svg.chart").first.wait_for()
         if tab:
             page.get_by_role("tab", name=tab, exact=True).click()
         return page

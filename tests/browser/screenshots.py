@@ -1,4 +1,4 @@
-"""Take the pictures of docs/explorer.md: `python tests/browser/screenshots.py RUN OUT [NAME ...]`.
+"""Take the images of docs/explorer.md: `python tests/browser/screenshots.py RUN OUT [NAME ...]`.
 
 RUN is a run folder, OUT the beginning of the files' names, NAME a tab (all of them by default), or
 `TAB:dark` or `TAB:phone`.
@@ -30,7 +30,7 @@ def prepare(page: Page, tab: str) -> None:
         else:
             page.locator(".tabitem input[type=radio]:visible").nth(3).check()
     elif tab == "Interpolate":
-        page.get_by_label("four pictures").check()
+        page.get_by_label("four images").check()
     elif tab == "Flow":
         page.locator("#film .time").focus()
         page.locator("#film .time").fill("6")
@@ -62,8 +62,8 @@ def main(run: str, out: str, names: list[str]) -> None:
             page.wait_for_timeout(SETTLE)
             file = f"{out}-{tab.lower()}{'-' + look if look else ''}.png"
             page.screenshot(path=file, full_page=look != "phone")
-            with Image.open(file) as picture:
-                few = picture.convert("RGB").quantize(200, dither=Image.Dither.NONE)
+            with Image.open(file) as image:
+                few = image.convert("RGB").quantize(200, dither=Image.Dither.NONE)
             few.save(file, optimize=True)
             page.close()
         browser.close()

@@ -86,7 +86,7 @@ def test_what_one_visitor_does_another_does_not_see(visit):
         page.locator("#strip img").first.wait_for()
     before = other.locator("#mixed img").get_attribute("src")
     one.locator("#another-A").click()
-    expect(one.locator("#slot-A figcaption")).to_contain_text("test picture 4")
+    expect(one.locator("#slot-A figcaption")).to_contain_text("test image 4")
     other.locator("#across input[type=range]").focus()
     other.keyboard.press("ArrowRight")
     expect(other.locator("#mixed figcaption")).to_contain_text("51 %")
@@ -205,8 +205,8 @@ def test_the_browser_is_told_to_ask_nobody_else(visit, served):
 @pytest.mark.parametrize(
     ("tab", "slider", "stage", "what"),
     [
-        ("Interpolate", "#across", "#mixed", "one picture"),
-        ("Sample", "#temperature", "#samples", "16 pictures"),
+        ("Interpolate", "#across", "#mixed", "one image"),
+        ("Sample", "#temperature", "#samples", "16 images"),
     ],
 )
 def test_how_long_a_slider_takes(visit, capsys, tab, slider, stage, what):
@@ -224,7 +224,7 @@ def test_how_long_a_slider_takes(visit, capsys, tab, slider, stage, what):
         )
 
 
-# From the event of the input to the frame after the last picture that it changed has been decoded.
+# From the event of the input to the frame after the last image that it changed has been decoded.
 MEASURE = """async ([slider, stage]) => {
     const range = document.querySelector(`${slider} input[type=range]`);
     const times = [];

@@ -102,5 +102,5 @@ def test_inspect_a_csv(visit, runs):
     bring("letters.csv", b"x,y\n1,two\n")
     expect(alert).to_contain_text("letters.csv")
     expect(alert).to_contain_text("two")
-    bring("picture.csv", b"\x89PNG\0\0\1")
-    expect(alert).to_contain_text("picture.csv is not a CSV file")
+    bring("image.csv", b"\x89PNG\0\0\1")
+    expect(alert).to_contain_text("image.csv is not a CSV file")

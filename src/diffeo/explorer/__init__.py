@@ -1,8 +1,8 @@
-"""The explorer: a page to look at a model, on this machine.
+"""The explorer: a local web page that shows what a model does.
 
 `explore` opens it. What it shows is computed by modules that know nothing of pages (`sampling`,
-`mixing`, `editing`, `inspecting`, `plane`), the tabs bring them together with controls, and
-`serving` alone speaks to the network. Gradio is needed: `pip install "diffeo[explorer]"`.
+`mixing`, `editing`, `inspecting`, `plane`), the tabs connect them with controls, and only
+`serving` uses the network. Gradio is needed: `pip install "diffeo[explorer]"`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def explore(
 
     Args:
         run: the model.
-        host: where to listen: on this machine alone, unless told otherwise.
+        host: where to listen: on this machine alone by default.
         port: the port; by default the first free one from 7860 on.
         browser: whether to open the page in the browser.
-        ready: told the address once the page is there.
+        ready: called with the address once the page is there.
 
     Raises:
         ValueError: if Gradio is missing, or the port cannot be listened on.

@@ -14,7 +14,7 @@ from diffeo.flow import Flow
 from diffeo.run import Run
 
 ANY = "any"
-MOST = 64  # contexts under which a picture of unknown context is tried
+MOST = 64  # contexts under which an image of unknown context is tried
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ def by_condition(subject: Subject) -> bool:
 
 
 def rest(subject: Subject, slot: Slot) -> list[Any]:
-    """What the controls show of a picture that is not edited."""
+    """What the controls show of an image that is not edited."""
     if slot.context is not None:
         return subject.conditions.values(slot.context)
     return [0.0] * len(subject.attributes)
 
 
 def edit(subject: Subject, slot: Slot, values: Sequence[Any]) -> Tensor:
-    """The picture `(1, C, H, W)` with these values.
+    """The image `(1, C, H, W)` with these values.
 
         by condition:  x' = decode(z; the context of these values)
         by direction:  x' = decode(z + sum_i strength_i direction_i)
@@ -50,7 +50,7 @@ def edit(subject: Subject, slot: Slot, values: Sequence[Any]) -> Tensor:
 
 
 def changed(before: Tensor, after: Tensor) -> str:
-    """How far two pictures are apart, in words."""
+    """How far two images are apart, in words."""
     apart = (before != after).flatten(1).any(1) if before.ndim == 4 else before != after
     if not bool(apart.any()):
         return "bit for bit the same"

@@ -1,6 +1,6 @@
-"""Pictures and numbers as pieces of a page.
+"""Images and numbers as pieces of a page.
 
-Pictures travel inside the page, as data: no visitor's picture has an address of its own that
+Images travel inside the page, as data: no visitor's image has an address of its own that
 another could ask for.
 """
 
@@ -21,7 +21,7 @@ from diffeo.figures.style import STYLE
 
 
 def png(x: Tensor) -> str:
-    """A picture `(C, H, W)`, uint8, pixel by pixel, as a data address."""
+    """An image `(C, H, W)`, uint8, pixel by pixel, as a data address."""
     pixels = x.permute(1, 2, 0).contiguous().numpy()
     return png_of(pixels if pixels.shape[2] in (3, 4) else pixels[..., 0])
 
@@ -29,7 +29,7 @@ def png(x: Tensor) -> str:
 def png_of(pixels: Pixels) -> str:
     """Grey `(H, W)`, RGB or RGBA `(H, W, C)` as a data address."""
     buffer = io.BytesIO()
-    # Small pictures: the least compression costs no more bytes than the rest of the message.
+    # Small images: the least compression costs no more bytes than the rest of the message.
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
     return address(buffer.getvalue(), "image/png")
 
@@ -39,23 +39,23 @@ def address(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def sheet(x: Tensor, captions: Sequence[str], columns: int, *, small: bool = False) -> str:
-    """Pictures `(n, C, H, W)` in rows, each with its caption for those who do not see it."""
+def grid(x: Tensor, captions: Sequence[str], columns: int, *, small: bool = False) -> str:
+    """Images `(n, C, H, W)` in rows, each with its caption for those who do not see it."""
     items = "".join(
-        f'<img src="{png(picture)}" alt="{escape(caption, quote=True)}" '
-        f'width="{picture.shape[2]}" height="{picture.shape[1]}">'
-        for picture, caption in zip(x, captions, strict=True)
+        f'<img src="{png(image)}" alt="{escape(caption, quote=True)}" '
+        f'width="{image.shape[2]}" height="{image.shape[1]}">'
+        for image, caption in zip(x, captions, strict=True)
     )
-    look = "sheet small" if small else "sheet"
+    look = "image-grid small" if small else "image-grid"
     return f'<div class="{look}" style="--columns: {columns}">{items}</div>'
 
 
 def captioned(x: Tensor, caption: str, title: str = "") -> str:
-    """One picture `(C, H, W)` with words below it."""
+    """One image `(C, H, W)` with words below it."""
     head = f"<strong>{escape(title)}</strong> " if title else ""
     alt = escape(f"{title}: {caption}" if title else caption, quote=True)
     return (
-        f'<figure class="picture"><img src="{png(x)}" alt="{alt}" '
+        f'<figure class="captioned"><img src="{png(x)}" alt="{alt}" '
         f'width="{x.shape[2]}" height="{x.shape[1]}">'
         f"<figcaption>{head}{escape(caption)}</figcaption></figure>"
     )

@@ -1,4 +1,4 @@
-"""How likely somebody's pictures or rows are, and where that falls among the data's."""
+"""How likely somebody's images or rows are, and where that falls among the data's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def find(
     reference = subject.reference
     shares = [reference.share_below(float(value)) for value in nats]
     kinds: list[scores.Kind] = ["typicality"]
-    if subject.kind == "pictures" or reference.usual.columns:
+    if subject.kind == "images" or reference.usual.columns:
         kinds.append("complexity")
     others: dict[str, Tensor] = {
         kind: scores.score(subject.flow, x, nats, kind, reference.usual) for kind in kinds
@@ -69,21 +69,21 @@ def find(
 
 def numbers(subject: Subject, found: Findings) -> str:
     """A table with a line for each event; of a long one, the least likely."""
-    pictures = subject.kind == "pictures"
+    of_images = subject.kind == "images"
     order = list(range(len(found.x)))
-    if not pictures:
+    if not of_images:
         order = found.nats.argsort()[:LISTED].tolist()
-    head = ["", "", "picture", "bits/dim", "nats"] if pictures else ["row", "nats"]
+    head = ["", "", "image", "bits/dim", "nats"] if of_images else ["row", "nats"]
     head += ["more likely than", *found.scores]
     if found.guessed:
         head.append("taken for")
     body = []
     for i in order:
         line = [found.names[i]]
-        if pictures:
+        if of_images:
             bits = f"{-float(found.nats[i]) / subject.flow.nats_per_bpd:.3f}"
             line = [str(i + 1), f'<img src="{images.png(found.x[i])}" alt="">', *line, bits]
-        digits = 1 if pictures else 3
+        digits = 1 if of_images else 3
         line += [signed(found.nats[i], digits), percent(found.shares[i])]
         line += [signed(values[i], digits) for values in found.scores.values()]
         if found.guessed and found.context is not None:
@@ -116,7 +116,7 @@ def place(subject: Subject, found: Findings) -> str:
     """The histogram of the reference, with what was brought marked in it."""
     reference = subject.reference
     unit, factor = ("bits/dim", -1 / subject.flow.nats_per_bpd)
-    if subject.kind != "pictures":
+    if subject.kind != "images":
         unit, factor = "log-likelihood, nats", 1.0
     drawn = np.array([float(value) for value in found.nats]) * factor
     marks, others = [], None
@@ -180,9 +180,9 @@ def levels(subject: Subject, found: Findings) -> str:
 def summary(subject: Subject, found: Findings, what: str) -> str:
     """One line: how many, their mean, and how it was found where contexts are unknown."""
     count, mean = len(found.x), float(found.nats.mean())
-    unit = "picture" if subject.kind == "pictures" else "row"
+    unit = "image" if subject.kind == "images" else "row"
     line = f"{what}, {count:,} {unit}{'s' * (count != 1)}: mean "
-    if subject.kind == "pictures":
+    if subject.kind == "images":
         bits = -mean / subject.flow.nats_per_bpd
         line += f"{bits:.3f} bits/dim ({signed(found.nats.mean(), 1)} nats)"
     else:
@@ -199,9 +199,9 @@ def summary(subject: Subject, found: Findings, what: str) -> str:
 def joined(
     chosen: Sequence[tuple[Tensor, Tensor | None, str]],
 ) -> tuple[Tensor, Tensor | None, list[str]]:
-    """Pictures of `Subject.picture` as one batch, without their contexts.
+    """Images of `Subject.image` as one batch, without their contexts.
 
-    One's own pictures come without a context, so these are scored as those are.
+    One's own images come without a context, so these are scored as those are.
     """
     return torch.cat([x for x, _, _ in chosen]), None, [name for _, _, name in chosen]
 

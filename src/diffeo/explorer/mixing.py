@@ -1,4 +1,4 @@
-"""Between two or four pictures."""
+"""Between two or four images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from diffeo.latent import PathKind
 from diffeo.latent.coding import decode, encode
 from diffeo.latent.paths import path
 
-STEPS = 100  # of a slider, from one picture to the next
+STEPS = 100  # of a slider, from one image to the next
 FRAMES = 9  # of the strip
-FILM = 24  # frames from one picture to the next
-HELD = 5  # frames that the film rests on a picture
+FILM = 24  # frames from one image to the next
+HELD = 5  # frames that the film rests on an image
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A picture to go from or to.
+    """An image to go from or to.
 
     Args:
         x: itself `(1, C, H, W)`.
@@ -41,7 +41,7 @@ class Slot:
 
 
 def slot(subject: Subject, x: Tensor, context: Tensor | None, caption: str) -> Slot:
-    """A picture encoded; one of unknown context under the most likely one."""
+    """An image encoded; one of unknown context under the most likely one."""
     if subject.conditions and context is None:
         _, context = subject.score(x)
         assert context is not None

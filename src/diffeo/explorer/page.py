@@ -13,7 +13,7 @@ from diffeo.explorer.tabs import edit, inspect, interpolate, plane, sample
 from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN
 
 TABS: dict[str, dict[str, Callable[[Subject], Any]]] = {
-    "pictures": {
+    "images": {
         "Sample": sample.add,
         "Interpolate": interpolate.add,
         "Edit": edit.add,
@@ -69,7 +69,7 @@ def _head(subject: Subject) -> str:
     missing = ""
     if subject.missing:
         missing = (
-            '<p class="note">Its data are not at hand; where pictures or rows of the data are '
+            '<p class="note">Its data are not at hand; where images or rows of the data are '
             "meant, the model's own samples stand in.</p>"
         )
     return f"<h1>{escape(subject.name)}</h1><p>{escape(subject.describe())}</p>{missing}"

@@ -1,4 +1,4 @@
-"""Models of two columns: the density, one point's way, and all points on theirs."""
+"""Models of two columns: the density, the path of one point through the layers, and of many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from diffeo.bases import Normal
 from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.explorer.ways import Way, back, links, way, words
+from diffeo.explorer.trajectory import (
+    Trajectory,
+    decode_by_layer,
+    encode_by_layer,
+    layer_name,
+    layers,
+)
 from diffeo.figures.points import Window, base_of, latent_reach, square_window, to_numpy
 from diffeo.figures.style import DENSITY, WHEEL, tick
 
@@ -59,7 +65,7 @@ class Plane:
 
     @cached_property
     def heat(self) -> str:
-        """The density over the window, as a picture."""
+        """The density over the window, as an image."""
         (left, right), (low, high) = self.window
         middles = (np.arange(CELLS) + 0.5) / CELLS
         xs, ys = left + middles * (right - left), high - middles * (high - low)
@@ -73,7 +79,7 @@ class Plane:
         colours = DENSITY(np.clip(density / top, 0, 1), bytes=True)
         return images.png_of(np.asarray(colours, dtype=np.uint8)[..., :3])
 
-    def density(self, way: Way | None = None) -> str:
+    def density(self, trajectory: Trajectory | None = None) -> str:
         """The density with the data upon it, and the point that was picked."""
         frame, columns = self.frame, self.subject.run.columns
         parts = [
@@ -82,8 +88,8 @@ class Plane:
         ]
         parts.append(f'<g class="dots">{_circles(frame, self.data, 1)}</g>')
         parts.append(frame.axes(columns[0], columns[1]))
-        if way is not None:
-            x, y = way.points[0, 0].tolist()
+        if trajectory is not None:
+            x, y = trajectory.points[0, 0].tolist()
             parts.append(_cross(frame, x, y))
         return charts.svg(
             LEFT + SIDE + 12,
@@ -93,8 +99,8 @@ class Plane:
             "chart plane",
         )
 
-    def pick(self, x: float, y: float) -> Way:
-        """The way of one point through every layer.
+    def pick(self, x: float, y: float) -> Trajectory:
+        """The path of one point through every layer.
 
         Raises:
             ValueError: if it is not finite.
@@ -102,7 +108,7 @@ class Plane:
         if not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError("that is no point: give two finite numbers.")
         point = torch.tensor([[x, y]]).to(self.data.dtype)
-        return way(self.subject.flow, point, self.context)
+        return encode_by_layer(self.subject.flow, point, self.context)
 
     def scatter(self, samples: Tensor) -> str:
         """Samples over the data, as points."""
@@ -130,9 +136,9 @@ class Plane:
         digits = 3 - math.floor(math.log10(max(right - left, high - low)))
         return round(x, digits), round(y, digits)
 
-    def path(self, way: Way) -> str:
-        """The way drawn: a numbered dot after each layer, over the circles of the noise."""
-        points = to_numpy(way.points[:, 0])
+    def path(self, trajectory: Trajectory) -> str:
+        """A path drawn: a numbered dot after each layer, over circles of the noise."""
+        points = to_numpy(trajectory.points[:, 0])
         farthest = 1.15 * float(np.abs(points[1:]).max())
         reach = max(latent_reach(base_of(self.subject.flow)), farthest)
         frame = charts.Frame(-reach, reach, -reach, reach, LEFT, TOP, SIDE, SIDE)
@@ -146,7 +152,7 @@ class Plane:
                 )
         places = [(frame.across(x), frame.down(y)) for x, y in points[1:]]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline class="way" points="{line}"/>')
+        parts.append(f'<polyline class="path" points="{line}"/>')
         last = len(places) - 1
         for i, (x, y) in enumerate(places):
             look = "end" if i == last else "stop"
@@ -164,18 +170,18 @@ class Plane:
             "chart plane",
         )
 
-    def steps(self, way: Way) -> str:
-        """The way in numbers: the point after each layer, and what the layer adds to log p."""
-        body = [["", "data", *_place(way.points[0, 0]), ""]]
-        for i, name in enumerate(way.names):
-            added = f"{float(way.log_dets[i, 0]):+.3f}".replace("-", "−")
-            body.append([str(i + 1), name, *_place(way.points[i + 1, 0]), added])
-        total = float(way.log_prob[0])
-        base = total - float(way.log_dets[:, 0].sum())
+    def steps(self, trajectory: Trajectory) -> str:
+        """A path in numbers: the point after each layer, and what the layer adds to log p."""
+        body = [["", "data", *_place(trajectory.points[0, 0]), ""]]
+        for i, name in enumerate(trajectory.names):
+            added = f"{float(trajectory.log_dets[i, 0]):+.3f}".replace("-", "−")
+            body.append([str(i + 1), name, *_place(trajectory.points[i + 1, 0]), added])
+        total = float(trajectory.log_prob[0])
+        base = total - float(trajectory.log_dets[:, 0].sum())
         body.append(["", "log-density of the noise", "", "", f"{base:+.3f}".replace("-", "−")])
         body.append(["", "log p(x), nats", "", "", f"{total:+.3f}".replace("-", "−")])
         head = ["", "after", "first", "second", "log|det|"]
-        return images.rows(head, body, "What every layer makes of the point")
+        return images.rows(head, body, "The point after every layer")
 
     def film(self, seed: int) -> dict[str, Any]:
         """Points from noise to data, for the page to move.
@@ -191,10 +197,13 @@ class Plane:
         flow = self.subject.flow
         z = flow.noise(FLOWING, generator(seed))
         context = None if self.context is None else self.context.expand(FLOWING, -1)
-        stations = to_numpy(back(flow, z, context))
+        stations = to_numpy(decode_by_layer(flow, z, context))
         reach = latent_reach(base_of(flow))
         plain = (-reach, reach), (-reach, reach)
-        names = ["noise", *(f"undone: {words(link)}" for link in reversed(_links(flow)))]
+        names = [
+            "noise",
+            *(f"undone: {layer_name(layer)}" for layer in reversed(list(layers(flow.bijection)))),
+        ]
         if flow.dequantizer is not None:
             names.append("rounded to its grid")
         shares, labels = [], []
@@ -211,10 +220,6 @@ class Plane:
         turn = np.arctan2(z[:, 1].numpy(), z[:, 0].numpy()) / (2 * np.pi) % 1
         colours = [to_hex(colour) for colour in WHEEL(turn)]
         return {"stations": shares, "names": names, "colours": colours, "labels": labels}
-
-
-def _links(flow: Any) -> list[Any]:
-    return list(links(flow.bijection))
 
 
 def _fits(points: Any, reach: float) -> bool:

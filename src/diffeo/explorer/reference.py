@@ -1,4 +1,4 @@
-"""Where one log-likelihood falls among many."""
+"""The share of log-likelihoods that lie below one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Reference:
     """Log-likelihoods to compare with.
 
     Args:
-        nats: they, in rising order `(n,)`; those that a model keeps are quantiles at equal steps.
+        nats: they, in rising order `(n,)`; those stored with a model are quantiles at equal steps.
         source: whose they are, for the page.
-        usual: what typicality is seen against: held-out data, as the model keeps them, or these.
+        usual: what typicality is measured against: the held-out data of the model, or these.
     """
 
     nats: NDArray[np.float64]
@@ -27,27 +27,27 @@ class Reference:
     usual: scores.Reference
 
     @classmethod
-    def of(cls, flow: Flow, log_prob: Tensor, source: str, *, told: bool) -> Reference:
+    def of(cls, flow: Flow, log_prob: Tensor, source: str, *, class_known: bool) -> Reference:
         """Those of some events; what is not finite is left out.
 
         Args:
             flow: the model.
             log_prob: theirs `(n,)`.
             source: whose they are.
-            told: whether their classes were.
+            class_known: whether they were scored with their classes.
         """
         values = log_prob.double().numpy()
         values = np.sort(values[np.isfinite(values)])
-        usual = kept(flow, told)
+        usual = stored_reference(flow, class_known)
         if usual is None:
             quantiles = tuple(np.quantile(values, scores.PERCENTS).tolist())
             usual = scores.Reference(len(values), float(values.mean()), quantiles)
         return cls(values, source, usual)
 
     @classmethod
-    def kept(cls, usual: scores.Reference) -> Reference:
-        """Those that a model keeps of held-out data."""
-        source = f"{usual.events:,} held-out events, as the model remembers them"
+    def from_stored(cls, usual: scores.Reference) -> Reference:
+        """Those of held-out data that are stored with a model."""
+        source = f"{usual.events:,} held-out events, as stored with the model"
         return cls(np.sort(np.array(usual.quantiles)), source, usual)
 
     def share_below(self, nats: float) -> float:
@@ -57,9 +57,9 @@ class Reference:
         return float(below + upto) / 2 / max(len(self.nats), 1)
 
 
-def kept(flow: Flow, told: bool) -> scores.Reference | None:
-    """What a model keeps of its held-out data, of unknown class if it is not told; or None."""
+def stored_reference(flow: Flow, class_known: bool) -> scores.Reference | None:
+    """The reference that is stored with a model, for events of known or unknown class; or None."""
     if "scores" not in flow.metadata:
         return None
     usual = scores.Reference.of(flow)
-    return usual if told or usual.unlabelled is None else usual.unlabelled
+    return usual if class_known or usual.unlabelled is None else usual.unlabelled

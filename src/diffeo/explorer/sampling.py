@@ -13,7 +13,7 @@ from diffeo.explorer.subject import Subject, generator
 from diffeo.latent.coding import decode
 from diffeo.latent.noise import in_levels
 
-SIDES = (1, 2, 3, 4, 6, 8)  # pictures along a side of the grid
+SIDES = (1, 2, 3, 4, 6, 8)  # images along a side of the grid
 HOTTEST = 1.5
 
 

@@ -1,4 +1,4 @@
-"""Serving the page: to this machine alone unless told otherwise, and nothing from outside."""
+"""The server of the page: by default for this machine alone, and nothing is loaded from others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from diffeo.utils.memory import return_freed_memory
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 256  # events that wait for their turn, of all visitors together
 TIDY = 5.0  # seconds between two times that freed memory is given back
-SESSIONS = 200  # visitors whose pictures are remembered
+SESSIONS = 200  # visitors whose images are remembered
 
 
 def serve(
@@ -49,7 +49,7 @@ def serve(
         port: the port; by default the first free one from 7860 on.
         browser: whether to open the page in the browser.
         wait: whether to return only when it is stopped.
-        ready: told the address once the page is there.
+        ready: called with the address once the page is there.
 
     Raises:
         ValueError: if the host or the port cannot be listened on.

@@ -15,14 +15,14 @@ from diffeo import latent
 from diffeo.data import Data, Images, ImageSplit, Split, Table, size_of
 from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer.conditions import Conditions
-from diffeo.explorer.reference import Reference, kept
+from diffeo.explorer.reference import Reference, stored_reference
 from diffeo.latent import Directions
 from diffeo.run import Run
 
 OWN = 64  # samples that stand in for data that are not at hand
-ENCODED = 2_000  # pictures in which directions are looked for
+ENCODED = 2_000  # images in which directions are looked for
 SCORED = 4_096  # evaluations behind the histogram of log-likelihoods
-COOL = 0.8  # temperature of pictures that stand in for data
+COOL = 0.8  # temperature of images that stand in for data
 
 
 class Subject:
@@ -53,15 +53,15 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """What it models: "pictures", "plane" for two columns, or "table"."""
+        """What it models: "images", "plane" for two columns, or "table"."""
         if self.flow.takes_pixels:
-            return "pictures"
+            return "images"
         return "plane" if self.flow.dims == 2 else "table"
 
     def describe(self) -> str:
         """One line for the head of the page."""
         weights = sum(p.numel() for p in self.flow.parameters())
-        what = size_of(self.flow.shape) if self.kind == "pictures" else f"{self.flow.dims} columns"
+        what = size_of(self.flow.shape) if self.kind == "images" else f"{self.flow.dims} columns"
         data = self.flow.metadata.get("data")
         parts = [type(self.flow).__name__ + (f" of {data}" if data else ""), what]
         parts.append(f"{weights:,} weights")
@@ -74,12 +74,12 @@ class Subject:
             results = json.loads((self.run.folder / "results.json").read_text(encoding="utf-8"))
             score = results["test"]
             if score["bits_per_dim"] is not None:
-                return f"{score['bits_per_dim']:.3f} bits/dim on test pictures"
+                return f"{score['bits_per_dim']:.3f} bits/dim on test images"
             return f"{score['nll']:.3f} nats on test rows"
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
-    # Pictures -----------------------------------------------------------------------------------
+    # Images -----------------------------------------------------------------------------------
 
     @cached_property
     def _own(self) -> tuple[Tensor, Tensor | None]:
@@ -88,16 +88,16 @@ class Subject:
         return self.run.sample(OWN, context=context, temperature=COOL, seed=0), context
 
     @property
-    def pictures(self) -> int:
+    def image_count(self) -> int:
         """How many there are to choose from."""
         return len(self.data.test) if isinstance(self.data, Images) else OWN
 
-    def picture(self, number: int) -> tuple[Tensor, Tensor | None, str]:
+    def image(self, number: int) -> tuple[Tensor, Tensor | None, str]:
         """One of them by its number: itself `(1, C, H, W)`, its context, and what it is."""
-        number %= self.pictures
+        number %= self.image_count
         if isinstance(self.data, Images):
             x, context = self.data.test.take(torch.tensor([number]))
-            return x, context, f"test picture {number}"
+            return x, context, f"test image {number}"
         with self._lock:
             x, context = self._own
         row = slice(number, number + 1)
@@ -131,13 +131,13 @@ class Subject:
     @cached_property
     def _reference(self) -> Reference:
         train = None if self.data is None else self.data.train
-        # One's own pictures come without a context, and are compared with such; rows have theirs.
-        told = self.kind != "pictures" or not self.conditions
-        usual = kept(self.flow, told)
+        # One's own images come without a context, and are compared with such; rows have theirs.
+        class_known = self.kind != "images" or not self.conditions
+        usual = stored_reference(self.flow, class_known)
         if train is None and usual is not None:
-            return Reference.kept(usual)
-        count = SCORED // 8 if self.kind == "pictures" else SCORED
-        if not told:
+            return Reference.from_stored(usual)
+        count = SCORED // 8 if self.kind == "images" else SCORED
+        if not class_known:
             count = min(count, max(64, SCORED // len(self.conditions.candidates())))
         if train is None:
             context = self.conditions.draw(count, 1)
@@ -145,16 +145,16 @@ class Subject:
             source = f"{count:,} samples of the model itself"
         else:
             x, context = first(train, count)
-            unit = "pictures" if self.kind == "pictures" else "rows"
+            unit = "images" if self.kind == "images" else "rows"
             source = f"{len(x):,} {unit} of the training data"
-        nats, _ = self.score(x, context if told else None)
-        return Reference.of(self.flow, nats, source, told=told)
+        nats, _ = self.score(x, context if class_known else None)
+        return Reference.of(self.flow, nats, source, class_known=class_known)
 
     # Attributes ---------------------------------------------------------------------------------
 
     @cached_property
     def attributes(self) -> list[str]:
-        """Of the training pictures, those that differ from one to another."""
+        """Of the training images, those that differ from one to another."""
         if not isinstance(self.data, Images) or self.data.train.attributes is None:
             return []
         values = self.data.train.attributes[:ENCODED]
@@ -168,7 +168,7 @@ class Subject:
 
     @property
     def directions(self) -> Directions:
-        """The direction of each attribute in latent space, found once in the training pictures.
+        """The direction of each attribute in latent space, found once in the training images.
 
         Raises:
             ValueError: if there are no attributes.
@@ -180,7 +180,7 @@ class Subject:
     def _directions(self) -> Directions:
         data, names = self.data, self.attributes
         if not isinstance(data, Images) or data.train.attributes is None or not names:
-            raise ValueError("its data have no attributes: name pictures that have some by --data.")
+            raise ValueError("its data have no attributes: name images that have some by --data.")
         columns = [data.attribute_names.index(name) for name in names]
         count = min(ENCODED, len(data.train))
         parts = torch.arange(count).split(self.flow.chunk)
@@ -196,7 +196,7 @@ class Subject:
 
 
 def first(split: ImageSplit | Split, count: int) -> tuple[Tensor, Tensor | None]:
-    """The first rows or pictures of a split, which is in random order."""
+    """The first rows or images of a split, which is in random order."""
     return split.take(torch.arange(min(count, len(split))))
 
 

@@ -1,4 +1,4 @@
-"""What visitors bring: pictures and tables, as bytes.
+"""What visitors bring: images and tables, as bytes.
 
 They come inside the message, never as the name of a file, so that there is no path to follow; a
 table rests in a private file of ours while it is read.
@@ -28,7 +28,7 @@ MOST = 64  # files at once
 ROWS = 50_000  # of a table
 
 REMEDIES = {
-    "no images": "is not a picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.",
+    "no images": "is not an image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.",
     "broken": "is damaged or cut short: save it anew, or choose another.",
     "too large": "is too large to be opened safely: scale it down below 10,000 pixels a side.",
     "of 32-bit values": "has 32-bit values, whose white nobody knows: save it with 8 or 16 bits.",
@@ -70,8 +70,8 @@ def _receive(file: Any) -> Upload:
         raise ValueError(f"{name} did not arrive whole: choose it again.") from error
 
 
-def picture(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
-    """A picture `(1, C, H, W)` scaled and cropped as in training, and what is to be said of it.
+def read_image(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
+    """An image `(1, C, H, W)` scaled and cropped as in training, and its name.
 
     Raises:
         ValueError: if it cannot be read; one sentence that names it and the remedy.
@@ -92,18 +92,18 @@ def picture(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
     if len(x) != channels:
         raise ValueError(
             f"{upload.name} has {len(x)} channels and the model takes {channels}: it can only "
-            "show pictures of its own."
+            "show images of its own."
         )
-    said = upload.name + (", the first frame" if _moves(upload.content) else "")
-    return x[None], said
+    name = upload.name + (", the first frame" if _moves(upload.content) else "")
+    return x[None], name
 
 
-def pictures(subject: Subject, uploads: Iterable[Upload]) -> tuple[Tensor, list[str], list[str]]:
+def read_images(subject: Subject, uploads: Iterable[Upload]) -> tuple[Tensor, list[str], list[str]]:
     """All that can be read `(n, C, H, W)`, what they are called, and a sentence for each other."""
     read, names, sentences = [], [], []
     for upload in uploads:
         try:
-            x, name = picture(subject, upload)
+            x, name = read_image(subject, upload)
         except ValueError as error:
             sentences.append(str(error))
         else:
@@ -113,7 +113,7 @@ def pictures(subject: Subject, uploads: Iterable[Upload]) -> tuple[Tensor, list[
     return torch.cat(read) if read else torch.empty(shape, dtype=torch.uint8), names, sentences
 
 
-def rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
+def read_rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
     """The rows of a CSV file and their context; the first ROWS of them.
 
     Raises:

@@ -1,4 +1,4 @@
-// A square whose point says how far between the four pictures to go.
+// A square whose point says how far between the four images to go.
 let across = props.value.across, down = props.value.down, held = false;
 const clamp = (value) => Math.max(0, Math.min(100, Math.round(value)));
 const move = (x, y) => {
@@ -27,9 +27,9 @@ element.addEventListener("pointerup", () => (held = false));
 element.addEventListener("pointercancel", () => (held = false));
 element.addEventListener("keydown", (event) => {
   const step = event.shiftKey ? 10 : 2;
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (!(event.key in way)) return;
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (!(event.key in directions)) return;
   event.preventDefault();
-  const [x, y] = way[event.key];
+  const [x, y] = directions[event.key];
   move(across + step * x, down + step * y);
 });

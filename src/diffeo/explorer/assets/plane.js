@@ -34,9 +34,9 @@ element.addEventListener("click", (event) => {
 });
 element.addEventListener("keydown", (event) => {
   const step = event.shiftKey ? 0.05 : 0.01;
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (!(event.key in way)) return;
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (!(event.key in directions)) return;
   event.preventDefault();
-  const [x, y] = way[event.key];
+  const [x, y] = directions[event.key];
   pick(last.x + step * x, last.y + step * y);
 });

@@ -1,5 +1,5 @@
 // Reads the files that are chosen or dropped, and sends them inside the message.
-const LARGEST = 10 * 2 ** 20, TOGETHER = 32 * 2 ** 20;
+const LARGEST = 10 * 2 ** 20, LARGEST_SUM = 32 * 2 ** 20;
 const read = (file) => new Promise((done) => {
   const reader = new FileReader();
   reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
@@ -7,7 +7,7 @@ const read = (file) => new Promise((done) => {
   reader.readAsDataURL(file);
 });
 const send = async (chosen) => {
-  let room = TOGETHER;
+  let room = LARGEST_SUM;
   const files = [];
   for (const file of chosen) {
     // What is too large is named and not sent, so that the answer can say so.

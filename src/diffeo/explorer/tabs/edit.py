@@ -22,7 +22,7 @@ from diffeo.explorer.tabs.parts import (
 
 NONE = (
     "This model is not conditional on anything, and its data have no labels or attributes at hand, "
-    "so that there is no attribute to move. Explore a run whose pictures have some."
+    "so that there is no attribute to move. Explore a run whose images have some."
 )
 
 
@@ -34,10 +34,10 @@ def add(subject: Subject) -> Any:
         return None
     slot = gr.State(None)
     with gr.Row(elem_classes="pair wide"):
-        another = gr.Button("Another picture", elem_id="another", min_width=130)
-        own = upload("Your own picture", elem_id="own")
+        another = gr.Button("Another image", elem_id="another", min_width=130)
+        own = upload("Your own image", elem_id="own")
         reset = gr.Button("Reset", elem_id="reset", min_width=90)
-    said = gr.HTML(elem_id="edit-trouble", elem_classes="said")
+    message = gr.HTML(elem_id="edit-trouble", elem_classes="message")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
             gr.HTML(images.note(_explanation(by_condition)))
@@ -66,24 +66,24 @@ def add(subject: Subject) -> Any:
         first = images.captioned(slot.x[0], slot.caption, "Before")
         return [slot, first, shown(slot, values), *values]
 
-    outputs = [slot, before, after, *controls, said]
+    outputs = [slot, before, after, *controls, message]
 
     @answers(len(outputs))
     def begin() -> list[Any]:
         if not by_condition:
             _ = subject.directions  # found now, so that no slider waits for them
-        return chosen(mixing.slot(subject, *subject.picture(0)))
+        return chosen(mixing.slot(subject, *subject.image(0)))
 
     @answers(len(outputs))
     def choose(slot: Slot) -> list[Any]:
         words = slot.caption.rsplit(" ", 1)[-1]
         number = int(words) + 1 if words.isdigit() else 0
-        return chosen(mixing.slot(subject, *subject.picture(number)))
+        return chosen(mixing.slot(subject, *subject.image(number)))
 
     @answers(len(outputs))
     def bring(event: gr.EventData) -> list[Any]:
         file = uploads.receive(sent(event, "files"))[0]
-        x, name = uploads.picture(subject, file)
+        x, name = uploads.read_image(subject, file)
         return chosen(mixing.slot(subject, x, None, name))
 
     @answers(len(outputs))
@@ -98,17 +98,17 @@ def add(subject: Subject) -> Any:
     own.upload(bring, None, outputs, **BROUGHT)
     reset.click(undo, slot, outputs, **AT_ONCE)
     for control in controls:
-        on_move(control, move, [slot, *controls], [after, said])
+        on_move(control, move, [slot, *controls], [after, message])
     return begin, [], outputs
 
 
 def _explanation(by_condition: bool) -> str:
     if by_condition:
         return (
-            "The model is conditional on these. The noise of the picture is kept, and decoded "
+            "The model is conditional on these. The noise of the image stays, and is decoded "
             "under what you choose."
         )
     return (
-        "Each slider moves the picture along the direction of an attribute, found in the "
-        "training pictures: at 1 as far as pictures without it lie from those with it."
+        "Each slider moves the image along the direction of an attribute, found in the "
+        "training images: at 1 as far as images without it lie from those with it."
     )

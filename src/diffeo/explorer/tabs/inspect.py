@@ -1,4 +1,4 @@
-"""Inspect: how likely one's own pictures or rows are, and where that falls."""
+"""Inspect: how likely one's own images or rows are, and where that falls."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from diffeo.explorer import images, inspecting, uploads
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import IN_TURN, answers, sent, upload
 
-FEW = 8  # pictures of the data that are shown at first
+FEW = 8  # images of the data that are shown at first
 
 
 def add(subject: Subject) -> Any:
     """Lay out the tab; what is to be done when the tab is opened: `(handler, inputs, outputs)`."""
-    pictures = subject.kind == "pictures"
+    of_images = subject.kind == "images"
     with gr.Row(elem_classes="pair wide"):
-        if pictures:
-            own = upload("Drop pictures here, or choose some", many=True, elem_id="inspect-own")
+        if of_images:
+            own = upload("Drop images here, or choose some", many=True, elem_id="inspect-own")
         else:
             kind = ".csv,text/csv"
             own = upload("Drop a CSV here, or choose one", kind=kind, elem_id="inspect-own")
@@ -27,7 +27,7 @@ def add(subject: Subject) -> Any:
             elem_id="inspect-data",
             min_width=130,
         )
-    said = gr.HTML(elem_id="inspect-trouble", elem_classes="said")
+    message = gr.HTML(elem_id="inspect-trouble", elem_classes="message")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=1, min_width=280):
             head = gr.HTML(elem_id="inspect-head")
@@ -35,11 +35,11 @@ def add(subject: Subject) -> Any:
             place = gr.HTML(elem_id="inspect-place")
     numbers = gr.HTML(elem_id="inspect-numbers")
     levels = gr.HTML(elem_id="inspect-levels")
-    outputs = [head, numbers, place, levels, said]
+    outputs = [head, numbers, place, levels, message]
 
     def report(found: inspecting.Findings, what: str) -> list[Any]:
         drawn = inspecting.levels(subject, found)
-        if not pictures:
+        if not of_images:
             drawn = inspecting.own_corner(subject, found) + drawn
         line = images.note(inspecting.summary(subject, found, what))
         line += images.note(inspecting.meaning(found))
@@ -47,8 +47,8 @@ def add(subject: Subject) -> Any:
 
     @answers(len(outputs))
     def begin() -> list[Any]:
-        if pictures:
-            chosen = [subject.picture(number) for number in range(min(FEW, subject.pictures))]
+        if of_images:
+            chosen = [subject.image(number) for number in range(min(FEW, subject.image_count))]
             x, contexts, names = inspecting.joined(chosen)
         else:
             x, contexts, names = inspecting.some_rows(subject)
@@ -56,19 +56,19 @@ def add(subject: Subject) -> Any:
         return report(inspecting.find(subject, x, names, contexts), what)
 
     def own_images(files: list[uploads.Upload]) -> list[Any]:
-        x, names, sentences = uploads.pictures(subject, files)
+        x, names, sentences = uploads.read_images(subject, files)
         if not len(x):
             raise ValueError(" ".join(sentences))
-        result = report(inspecting.find(subject, x, names), "Your pictures")
+        result = report(inspecting.find(subject, x, names), "Your images")
         result[0] = "".join(images.trouble(sentence) for sentence in sentences) + result[0]
         return result
 
     @answers(len(outputs))
     def bring(event: gr.EventData) -> list[Any]:
         files = uploads.receive(sent(event, "files"))
-        if pictures:
+        if of_images:
             return own_images(files)
-        x, context = uploads.rows(subject, files[0])
+        x, context = uploads.read_rows(subject, files[0])
         names = [f"row {i + 1}" for i in range(len(x))]
         return report(inspecting.find(subject, x, names, context), files[0].name)
 

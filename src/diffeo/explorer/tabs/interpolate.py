@@ -1,4 +1,4 @@
-"""Interpolate: between two or four pictures, from the data or one's own."""
+"""Interpolate: between two or four images, from the data or one's own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffeo.explorer.tabs.parts import (
 from diffeo.latent import PathKind
 
 CORNERS = ["A", "B", "C", "D"]
-TWO, FOUR = "two pictures", "four pictures"
+TWO, FOUR = "two images", "four images"
 
 
 def add(subject: Subject) -> Any:
@@ -40,7 +40,7 @@ def add(subject: Subject) -> Any:
                         others.append(button)
                         owns.append(upload(f"Your own {corner}", elem_id=f"own-{corner}"))
                     columns.append(column)
-            said = gr.HTML(elem_id="interpolate-trouble", elem_classes="said")
+            message = gr.HTML(elem_id="interpolate-trouble", elem_classes="message")
             kind = gr.Radio(
                 list(get_args(PathKind)),
                 value="spherical",
@@ -74,7 +74,7 @@ def add(subject: Subject) -> Any:
             make = gr.Button("Make a GIF", elem_id="make-gif")
             gif = gr.HTML(elem_id="gif")
 
-    def picture(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
+    def image(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
         if count == FOUR:
             x = mixing.between_four(subject, slots, int(across), int(down), kind)
             place = f"{int(across)} % across, {int(down)} % down"
@@ -85,14 +85,14 @@ def add(subject: Subject) -> Any:
 
     def strip(slots: list[Slot], count: str, kind: PathKind) -> str:
         pairs = [(0, 1), (2, 3)] if count == FOUR else [(0, 1)]
-        sheets = []
+        strips = []
         for a, b in pairs:
             x = mixing.strip(subject, [slots[a], slots[b]], kind)
             names = [
                 f"frame {i + 1} of {len(x)}, {CORNERS[a]} to {CORNERS[b]}" for i in range(len(x))
             ]
-            sheets.append(images.sheet(x, names, len(x), small=True))
-        return "".join(sheets)
+            strips.append(images.grid(x, names, len(x), small=True))
+        return "".join(strips)
 
     def all_of(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> list[Any]:
         shown = [
@@ -102,17 +102,17 @@ def add(subject: Subject) -> Any:
         return [
             slots,
             *shown,
-            picture(slots, count, across, down, kind),
+            image(slots, count, across, down, kind),
             strip(slots, count, kind),
             "",
         ]
 
     position = [count, across, down, kind]
-    everything = [slots, *cards, shown, frames, gif, said]
+    everything = [slots, *cards, shown, frames, gif, message]
 
     @answers(len(everything))
     def begin(count: str, across: int, down: int, kind: PathKind) -> list[Any]:
-        slots = [mixing.slot(subject, *subject.picture(number)) for number in range(len(CORNERS))]
+        slots = [mixing.slot(subject, *subject.image(number)) for number in range(len(CORNERS))]
         return all_of(slots, count, across, down, kind)
 
     def replaced(which: int) -> Any:
@@ -120,13 +120,13 @@ def add(subject: Subject) -> Any:
         def another(slots: list[Slot], *position: Any) -> list[Any]:
             number = _next(subject, slots, which)
             slots = list(slots)
-            slots[which] = mixing.slot(subject, *subject.picture(number))
+            slots[which] = mixing.slot(subject, *subject.image(number))
             return all_of(slots, *position)
 
         @answers(len(everything))
         def own(event: gr.EventData, slots: list[Slot], *position: Any) -> list[Any]:
             file = uploads.receive(sent(event, "files"))[0]
-            x, name = uploads.picture(subject, file)
+            x, name = uploads.read_image(subject, file)
             slots = list(slots)
             slots[which] = mixing.slot(subject, x, None, name)
             return all_of(slots, *position)
@@ -140,16 +140,16 @@ def add(subject: Subject) -> Any:
 
     @answers(2)
     def move(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
-        return picture(slots, count, across, down, kind)
+        return image(slots, count, across, down, kind)
 
     for slider in (across, down):
-        on_move(slider, move, [slots, *position], [shown, said])
+        on_move(slider, move, [slots, *position], [shown, message])
 
     @answers(4)
     def turn(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> list[Any]:
-        return [picture(slots, count, across, down, kind), strip(slots, count, kind), ""]
+        return [image(slots, count, across, down, kind), strip(slots, count, kind), ""]
 
-    kind.input(turn, [slots, *position], [shown, frames, gif, said], **AT_ONCE)
+    kind.input(turn, [slots, *position], [shown, frames, gif, message], **AT_ONCE)
 
     def lay_out(count: str) -> list[Any]:
         four = count == FOUR
@@ -159,38 +159,38 @@ def add(subject: Subject) -> Any:
         ]
 
     count.input(lay_out, count, [*columns[2:], down, pad, across], **AT_ONCE).then(
-        turn, [slots, *position], [shown, frames, gif, said], **AT_ONCE
+        turn, [slots, *position], [shown, frames, gif, message], **AT_ONCE
     )
 
     @answers(4)
     def pointed(slots: list[Slot], count: str, kind: PathKind, place: Any) -> list[Any]:
         right, below = (_step(place, name) for name in ("across", "down"))
-        return [picture(slots, count, right, below, kind), right, below]
+        return [image(slots, count, right, below, kind), right, below]
 
-    pad.input(pointed, [slots, count, kind, pad], [shown, across, down, said], **AT_ONCE)
+    pad.input(pointed, [slots, count, kind, pad], [shown, across, down, message], **AT_ONCE)
 
     @answers(2)
     def write(slots: list[Slot], count: str, kind: PathKind) -> str:
         content = mixing.film(subject, slots[: 4 if count == FOUR else 2], kind)
         source = images.address(content, "image/gif")
         return (
-            f'<figure class="gif"><img src="{source}" alt="The way between the pictures, as a '
+            f'<figure class="gif"><img src="{source}" alt="The path between the images, as a '
             f'film"><figcaption><a download="interpolation.gif" href="{source}">Download the '
             f"GIF, {len(content) / 1000:.0f} kB</a></figcaption></figure>"
         )
 
-    make.click(write, [slots, count, kind], [gif, said], **IN_TURN)
+    make.click(write, [slots, count, kind], [gif, message], **IN_TURN)
     return begin, position, everything
 
 
 def _next(subject: Subject, slots: list[Slot], which: int) -> int:
-    """A picture that is shown in none of the slots; the next one after that of this slot."""
+    """An image that is shown in none of the slots; the next one after that of this slot."""
     taken = [slot.caption for slot in slots]
     words = slots[which].caption.rsplit(" ", 1)[-1]
     start = int(words) if words.isdigit() else which
-    for step in range(1, subject.pictures + 1):
-        number = (start + step) % subject.pictures
-        if subject.picture(number)[2] not in taken:
+    for step in range(1, subject.image_count + 1):
+        number = (start + step) % subject.image_count
+        if subject.image(number)[2] not in taken:
             return number
     return start
 
@@ -198,5 +198,5 @@ def _next(subject: Subject, slots: list[Slot], which: int) -> int:
 def _step(place: Any, name: str) -> int:
     value = place.get(name) if isinstance(place, dict) else None
     if not isinstance(value, int | float) or not 0 <= value <= STEPS:
-        raise ValueError(f"the pad goes from 0 to {STEPS} either way: point inside of it.")
+        raise ValueError(f"the pad goes from 0 to {STEPS}, across and down: point inside of it.")
     return round(value)

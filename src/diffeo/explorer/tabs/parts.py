@@ -45,14 +45,14 @@ def answers(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(handler)
         def answer(*inputs: Any) -> list[Any]:
-            kept = [gr.skip() for _ in range(outputs - 1)]
+            unchanged = [gr.skip() for _ in range(outputs - 1)]
             try:
                 result = handler(*inputs)
             except ValueError as error:
-                return [*kept, images.trouble(" ".join(str(error).split()))]
-            except Exception:  # a visitor is told, and the one who runs it sees the rest
+                return [*unchanged, images.trouble(" ".join(str(error).split()))]
+            except Exception:  # a visitor sees a sentence, and the terminal the rest
                 traceback.print_exc()
-                return [*kept, images.trouble(BROKEN)]
+                return [*unchanged, images.trouble(BROKEN)]
             if outputs == 2:
                 result = [result]
             return [*result, ""]
@@ -67,7 +67,7 @@ def upload(label: str, *, many: bool = False, kind: str = "image/*", elem_id: st
     """A button that takes one's own files, also dropped; its event "upload" brings them along.
 
     The browser reads them and sends them inside its message: no file is named to the server, and
-    none is kept there.
+    none is stored there.
     """
     several = " multiple" if many else ""
     name = escape(label, quote=True)

@@ -11,7 +11,7 @@ from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import AT_ONCE, answers, asset, context_controls, on_move
 
-HINT = "Click into the plane, or move the cross with the arrow keys: beside it is that point's way."
+HINT = "Click into the plane, or move the cross with the arrow keys: its path is drawn as well."
 
 
 def add_density(subject: Subject) -> Any:
@@ -33,16 +33,16 @@ def add_density(subject: Subject) -> Any:
                 up = gr.Number(label=columns[1], elem_id="pick-y", min_width=100)
             controls = _controls(subject.conditions)
         with gr.Column(scale=1, min_width=280):
-            drawn = gr.HTML(elem_id="way")
-            said = gr.HTML(elem_id="density-trouble", elem_classes="said")
+            drawn = gr.HTML(elem_id="trajectory")
+            message = gr.HTML(elem_id="density-trouble", elem_classes="message")
     steps = gr.HTML(elem_id="steps")
 
     def show(x: float, y: float, values: list[Any]) -> list[Any]:
         if x is None or y is None:
             raise ValueError("that is no point: give two numbers.")
         plane = _plane(subject, values) if values else plain
-        way = plane.pick(x, y)
-        return [gr.HTML(chart=plane.density(way)), plane.path(way), plane.steps(way)]
+        path = plane.pick(x, y)
+        return [gr.HTML(chart=plane.density(path)), plane.path(path), plane.steps(path)]
 
     outputs = [shown, drawn, steps]
 
@@ -61,10 +61,10 @@ def add_density(subject: Subject) -> Any:
         x, y = (round(value, 3) for value in plain.data[0].tolist())
         return [*show(x, y, list(values)), x, y]
 
-    shown.select(picked, [shown, *controls], [*outputs, across, up, said], **AT_ONCE)
+    shown.select(picked, [shown, *controls], [*outputs, across, up, message], **AT_ONCE)
     for control in (across, up, *controls):
-        on_move(control, moved, [across, up, *controls], [*outputs, said])
-    return begin, controls, [*outputs, across, up, said]
+        on_move(control, moved, [across, up, *controls], [*outputs, message])
+    return begin, controls, [*outputs, across, up, message]
 
 
 def add_flow(subject: Subject) -> Any:
@@ -83,7 +83,7 @@ def add_flow(subject: Subject) -> Any:
             min_width=120,
         )
     controls = _controls(subject.conditions)
-    said = gr.HTML(elem_id="film-trouble", elem_classes="said")
+    message = gr.HTML(elem_id="film-trouble", elem_classes="message")
 
     @answers(2)
     def draw(seed: float, *values: Any) -> Any:
@@ -91,8 +91,8 @@ def add_flow(subject: Subject) -> Any:
 
     inputs = [seed, *controls]
     for control in inputs:
-        on_move(control, draw, inputs, [film, said])
-    return draw, inputs, [film, said]
+        on_move(control, draw, inputs, [film, message])
+    return draw, inputs, [film, message]
 
 
 def _controls(conditions: Conditions) -> list[Any]:

@@ -19,14 +19,14 @@ ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at
 
 def add(subject: Subject) -> Any:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
-    pictures, conditions = subject.kind == "pictures", subject.conditions
+    of_images, conditions = subject.kind == "images", subject.conditions
     levels = sampling.level_names(subject)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
             temperature = gr.Slider(
                 0,
                 sampling.HOTTEST,
-                value=COOL if pictures else 1.0,
+                value=COOL if of_images else 1.0,
                 step=0.05,
                 label="Temperature",
                 elem_id="temperature",
@@ -48,7 +48,7 @@ def add(subject: Subject) -> Any:
                 value=4,
                 label="Grid",
                 elem_id="grid",
-                visible=pictures,
+                visible=of_images,
             )
             controls = context_controls(conditions, any_of=True) if conditions else []
             as_data = gr.Checkbox(True, label=AS_IN_DATA, visible=conditions.has_numbers)
@@ -61,7 +61,7 @@ def add(subject: Subject) -> Any:
             )
         with gr.Column(scale=3, min_width=280, elem_classes="first"):
             shown = gr.HTML(elem_id="samples", elem_classes="stage")
-            said = gr.HTML(elem_id="sample-trouble", elem_classes="said")
+            message = gr.HTML(elem_id="sample-trouble", elem_classes="message")
     seeds = gr.State([0] * len(levels))
     inputs = [seeds, seed, side, temperature, held, as_data, *controls]
 
@@ -85,13 +85,13 @@ def add(subject: Subject) -> Any:
         if seed is None or not 0 <= seed < 2**31:
             raise ValueError("the seed is a whole number from 0 on: write one.")
         seeds = sampling.reseed(seeds, held, int(seed))
-        count = side**2 if pictures else ROWS
+        count = side**2 if of_images else ROWS
         x, context = sampling.sample(
             subject, count, seeds, temperature, values(as_data, list(given))
         )
-        return [seeds, sheet(subject, x, context, side)]
+        return [seeds, show(subject, x, context, side)]
 
-    outputs = [seeds, shown, said]
+    outputs = [seeds, shown, message]
     moved = [temperature, seed, side, *controls, as_data]
     for control in moved:
         on_move(control, draw, inputs, outputs)
@@ -108,13 +108,13 @@ def add(subject: Subject) -> Any:
     return draw, inputs, outputs
 
 
-def sheet(subject: Subject, x: Tensor, context: Tensor | None, side: int) -> str:
-    """Samples as a grid of pictures, or as figures of a table."""
-    if subject.kind == "pictures":
+def show(subject: Subject, x: Tensor, context: Tensor | None, side: int) -> str:
+    """Samples as a grid of images, or as figures of a table."""
+    if subject.kind == "images":
         words = ["a sample"] * len(x)
         if context is not None:
             words = [f"a sample: {subject.conditions.describe(row[None])}" for row in context]
-        return images.sheet(x, words, side)
+        return images.grid(x, words, side)
     head = [[f"{value:.4g}".replace("-", "−") for value in row] for row in x[:8].tolist()]
     table = images.rows(subject.run.columns, head, f"the first 8 of {len(x):,} samples")
     return drawn(subject, x) + table

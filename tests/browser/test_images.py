@@ -1,4 +1,4 @@
-"""The tabs of a model of pictures."""
+"""The tabs of a model of images."""
 
 import base64
 import io
@@ -20,13 +20,13 @@ def pixels(locator) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(source)))))
 
 
-def sheet(page, selector="#samples") -> torch.Tensor:
-    images = page.locator(f"{selector} .sheet img")
+def grid(page, selector="#samples") -> torch.Tensor:
+    images = page.locator(f"{selector} .image-grid img")
     return torch.stack([pixels(images.nth(i)) for i in range(images.count())])
 
 
 def changes(page, selector, act) -> None:
-    """Do something, and wait until the first picture there is another."""
+    """Do something, and wait until the first image there is another."""
     image = page.locator(f"{selector} img").first
     before = image.get_attribute("src")
     act()
@@ -49,12 +49,12 @@ def bring(page, selector, name, content) -> None:
 def test_sample_is_what_the_command_draws(visit, runs):
     page = visit("digits")
     run = runs["digits"]
-    assert torch.equal(sheet(page), run.sample(16, temperature=0.8, seed=0)[:, 0])
+    assert torch.equal(grid(page), run.sample(16, temperature=0.8, seed=0)[:, 0])
     page.locator("#temperature input[type=range]").focus()
     changes(page, "#samples", lambda: page.keyboard.press("ArrowLeft"))
-    assert torch.equal(sheet(page), run.sample(16, temperature=0.75, seed=0)[:, 0])
+    assert torch.equal(grid(page), run.sample(16, temperature=0.75, seed=0)[:, 0])
     changes(page, "#samples", lambda: page.locator("#redraw").click())
-    assert torch.equal(sheet(page), run.sample(16, temperature=0.75, seed=1)[:, 0])
+    assert torch.equal(grid(page), run.sample(16, temperature=0.75, seed=1)[:, 0])
     page.get_by_label("3 × 3").check()
     expect(page.locator("#samples img")).to_have_count(9)
 
@@ -67,7 +67,7 @@ def test_noise_of_a_level_is_held(visit, runs):
     z, new = (flow.noise(16, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     z[:, :32] = new[:, :32]
     with torch.no_grad():
-        assert torch.equal(sheet(page), flow.decode(0.8 * z)[:, 0])
+        assert torch.equal(grid(page), flow.decode(0.8 * z)[:, 0])
 
 
 def test_sample_of_a_label(visit, runs):
@@ -75,7 +75,7 @@ def test_sample_of_a_label(visit, runs):
     changes(page, "#samples", lambda: page.get_by_label("3", exact=True).check())
     context = torch.eye(10)[3:4]
     expected = runs["labels"].sample(16, context=context, temperature=0.8, seed=0)
-    assert torch.equal(sheet(page), expected[:, 0])
+    assert torch.equal(grid(page), expected[:, 0])
     expect(page.locator("#samples img").first).to_have_attribute("alt", "a sample: label 3")
 
 
@@ -85,9 +85,9 @@ def test_interpolate_between_two(visit, runs):
     x = load_images(ImageOptions("digits")).test.all(2)
     assert torch.equal(pixels(page.locator("#slot-A img")), x[0, 0])
     assert torch.equal(pixels(page.locator("#slot-B img")), x[1, 0])
-    way = latent.interpolate(runs["digits"].flow, x[:1], x[1:], 9, "spherical")[0, :, 0]
-    assert torch.equal(sheet(page, "#strip"), way)
-    assert torch.equal(pixels(page.locator("#mixed img")), way[4])
+    path = latent.interpolate(runs["digits"].flow, x[:1], x[1:], 9, "spherical")[0, :, 0]
+    assert torch.equal(grid(page, "#strip"), path)
+    assert torch.equal(pixels(page.locator("#mixed img")), path[4])
     slider = page.locator("#across input[type=range]")
     slider.focus()
     changes(page, "#mixed", lambda: page.keyboard.press("Home"))
@@ -104,7 +104,7 @@ def test_interpolate_between_two(visit, runs):
 def test_interpolate_between_four_with_the_pad(visit, runs):
     page = visit("digits", "Interpolate")
     page.locator("#strip img").first.wait_for()
-    page.get_by_label("four pictures").check()
+    page.get_by_label("four images").check()
     expect(page.locator("#slot-D img")).to_be_visible()
     pad = page.locator("#pad .pad")
     box = pad.bounding_box()
@@ -166,7 +166,7 @@ def test_inspect_ones_own_images(visit, runs):
     page.locator("#inspect-own input").set_input_files(
         [
             {"name": "ramp.png", "mimeType": "image/png", "buffer": drawn()},
-            {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture at all"},
+            {"name": "notes.png", "mimeType": "image/png", "buffer": b"no image at all"},
             {"name": "film.gif", "mimeType": "image/gif", "buffer": film()},
         ]
     )
@@ -175,11 +175,11 @@ def test_inspect_ones_own_images(visit, runs):
     expect(rows.nth(0)).to_contain_text("ramp.png")
     expect(rows.nth(1)).to_contain_text("film.gif, the first frame")
     expect(page.get_by_role("alert")).to_have_text(
-        "notes.png is not a picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+        "notes.png is not an image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file."
     )
     x = pixels(rows.nth(0).locator("img"))[None, None]
     bits = runs["digits"].flow.bits_per_dim(x, generator=torch.Generator().manual_seed(0))
-    # The second picture draws the noise after the first, as one batch of both does.
+    # The second image draws the noise after the first, as one batch of both does.
     both = torch.cat([x, pixels(rows.nth(1).locator("img"))[None, None]])
     bits = runs["digits"].flow.bits_per_dim(both, generator=torch.Generator().manual_seed(0))
     for row, value in zip((0, 1), bits.tolist(), strict=True):
@@ -196,10 +196,10 @@ def film() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("notes.png", b"plain text", "is not a picture: choose a PNG"),
+        ("notes.png", b"plain text", "is not an image: choose a PNG"),
         ("half.png", drawn(size=400)[:500], "is damaged or cut short"),
         ("wide.png", drawn(size=8)[:16] + (60_000).to_bytes(4) * 2 + drawn(size=8)[24:], None),
-        ("empty.png", b"", "is not a picture"),
+        ("empty.png", b"", "is not an image"),
         ("huge.png", bytes(11 * 2**20), "is larger than 10 MB"),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_wrong_upload_is_answered_with_a_sentence(visit, name, content, words)
     if words:
         expect(alert).to_contain_text(words)
     expect(page.locator("#after figcaption")).to_contain_text("bit for bit the same")
-    # And the page goes on: the sentence is gone with the next picture that can be read.
+    # And the page goes on: the sentence is gone with the next image that can be read.
     bring(page, "#own", "ramp.png", drawn())
     expect(page.locator("#before figcaption")).to_contain_text("ramp.png")
     expect(alert).to_have_count(0)
