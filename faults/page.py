@@ -213,7 +213,7 @@ class Visitor:
         self._same("picture reset", shown[1], self.own.x)
 
     async def _interpolate(self) -> None:
-        place = ["two pictures", 50, 50, "spherical"]
+        place = ["two images", 50, 50, "spherical"]
         await self._ask("Interpolate", "select", [None, *place], waits=True)
         shown = await self._ask("own-A", "upload", [None, *place], self.own.message)
         self._same("end", shown[1], self.own.x)

@@ -14,17 +14,18 @@ from PIL import Image
 
 import diffeo
 from diffeo import latent
+from diffeo.bases import Logistic, Normal
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.evaluation.likelihood import mixture_log_prob
 from diffeo.evaluation.scores import Reference as Usual
 from diffeo.explorer import editing, inspecting, mixing, sampling, trajectory, uploads
-from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
+from diffeo.explorer.conditions import ANY, Conditions, Control, make_controls
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.reference import Reference
 from diffeo.explorer.subject import Subject
 from diffeo.run import Run
 
 DIGITS = "data:\n  source: digits\n  rows: 120\n  splits: [0.6, 0.2, 0.2]\n"
-LABELS = [f"label={i}" for i in range(10)]
 
 
 def perturbed(flow: diffeo.Flow) -> diffeo.Flow:
@@ -36,11 +37,11 @@ def perturbed(flow: diffeo.Flow) -> diffeo.Flow:
     return flow.eval()
 
 
-def glow(features: int = 0, **options) -> diffeo.Flow:
-    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context=features, **options)
+def glow(context=None) -> diffeo.Flow:
+    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context=context)
     x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
-    context = torch.eye(10)[torch.arange(64) % 10][:, :features] if features else None
-    return perturbed(flow.initialize(x, context))
+    labels = torch.eye(10)[torch.arange(64) % 10] if context else None
+    return perturbed(flow.initialize(x, labels))
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def digits(tmp_path):
 
 @pytest.fixture
 def labels(tmp_path):
-    flow = glow(10)
-    flow.metadata["context_columns"] = LABELS
+    flow = glow(ContextSpec.classes(10))
     flow.save_pretrained(tmp_path / "labels/model")
     (tmp_path / "labels/config.yaml").write_text(DIGITS + "  context: [label]\n")
     return Subject(Run(tmp_path / "labels"))
@@ -105,9 +105,9 @@ def test_a_temperature_out_of_range_is_refused(digits, temperature):
 # Conditions
 
 
-def test_conditions_from_names_and_data(labels):
-    (part,) = labels.conditions.parts
-    assert part == Choice("label", list(range(10)), [str(i) for i in range(10)])
+def test_conditions_of_a_spec_and_data(labels):
+    category = Category("label", [str(i) for i in range(10)])
+    assert labels.conditions.controls == [Control(category, slice(0, 10))]
     assert torch.equal(labels.conditions.row(["3"]), torch.eye(10)[3:4])
     assert labels.conditions.values(torch.eye(10)[7:8]) == ["7"]
     assert labels.conditions.describe(torch.eye(10)[7:8]) == "label 7"
@@ -121,11 +121,11 @@ def test_conditions_from_names_and_data(labels):
 
 def test_numbers_stay_in_their_range():
     known = torch.tensor([[1.0, 0, 0.2], [0, 1, 0.8]])
-    parts = [Choice("kind", [0, 1], ["a", "b"]), Number("size", 2, 0.2, 0.8)]
-    conditions = Conditions(parts, 3, known)
+    spec = ContextSpec((Category("kind", ("a", "b")), Number("size=cm")))
+    conditions = Conditions(make_controls(spec, known.amin(0), known.amax(0)), known)
     assert conditions.row(["b", 9.0]).tolist() == [[0.0, 1.0, pytest.approx(0.8)]]
     assert conditions.row(["b", -9.0]).tolist() == [[0.0, 1.0, pytest.approx(0.2)]]
-    assert conditions.middle() == ["a", 0.5]
+    assert [control.first for control in conditions.controls] == ["a", pytest.approx(0.5)]
     assert conditions.has_numbers
     rows = conditions.draw(40, 1, [ANY, ANY])  # whole rows of the data, whose parts go together
     assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in known.tolist()}
@@ -135,15 +135,15 @@ def test_numbers_stay_in_their_range():
 
 
 def test_without_data_numbers_are_drawn_within_their_range():
-    conditions = Conditions([Number("size", 0, -1.0, 3.0)], 1)
+    conditions = Conditions([Control(Number("size"), slice(0, 1), -1.0, 3.0)])
     rows = conditions.draw(500, 0)
     assert -1 <= rows.min() < -0.9
     assert 2.9 < rows.max() <= 3
 
 
 def test_candidates_are_all_combinations_of_classes():
-    parts = [Choice("a", [0, 1], ["x", "y"]), Choice("b", [2, 3, 4], ["p", "q", "r"])]
-    rows = Conditions(parts, 5).candidates()
+    spec = ContextSpec((Category("a", ("x", "y")), Category("b", ("p", "q", "r"))))
+    rows = Conditions(make_controls(spec, torch.zeros(5), torch.ones(5))).candidates()
     assert len(rows.unique(dim=0)) == 6
     assert (rows[:, :2].sum(1) == 1).all()
     assert (rows[:, 2:].sum(1) == 1).all()
@@ -413,7 +413,7 @@ def test_log_determinants_of_layers_add_up(moons):
     torch.testing.assert_close(stations.flip(0), layers.points, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("base", ["normal", "logistic"])
+@pytest.mark.parametrize("base", [Normal(), Logistic()])
 def test_layers_under_a_context_and_on_a_grid(base):
     flow = diffeo.RealNVP(2, layers=2, hidden=(8,), base=base, context=1, steps=[0.5, 0.0])
     x, context = torch.randn(20, 2).mul(4).round() / 2, torch.randn(20, 1)
@@ -606,7 +606,7 @@ def test_a_websocket_is_closed():
 def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
     pytest.importorskip("gradio", reason="needs gradio")
     import httpx
-    from faults.page import Page, images
+    from faults.page import Page, pictures
 
     from diffeo.explorer.serving import serve
 
@@ -633,7 +633,7 @@ def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
             assert shown["one"] != shown["two"]
             for name in brought:
                 _, _, after, *_ = ask(name, again, [None])
-                assert next(images(after)).equal(next(images(shown[name])))
+                assert next(pictures(after)).equal(next(pictures(shown[name])))
                 memory = page.app.state_holder[name]
                 assert not memory.config_values
                 assert [slot.caption.split(",")[0] for slot in memory.state_data.values()] == [

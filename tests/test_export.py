@@ -13,10 +13,10 @@ from commands import refused
 from constructors import perturb
 
 import diffeo
-from diffeo import export as room
 from diffeo.cli import main
 from diffeo.context import ContextSpec
-from diffeo.export import export
+from diffeo.export import export, files
+from diffeo.export.programs import Sample, prepare
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -36,7 +36,7 @@ def small(name):
         x = torch.stack((rows[:, 0], rows[:, 1].round(), (2 * rows[:, 2]).round() / 2), dim=1)
     elif name == "NICE, context":
         flow, x, context = diffeo.NICE(3, hidden=(8,), context=2), rows, few
-    elif name == "NICE of pictures":
+    elif name == "NICE of images":
         flow, x, context = diffeo.NICE((1, 4, 4), hidden=(8,), bits=5), pixels(64, 1, 4, 4), None
     elif name == "ImageRealNVP":
         flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=0)
@@ -61,7 +61,7 @@ def small(name):
 
 
 QUICK = ["RealNVP on a grid", "ImageRealNVP", "Glow, dense, context"]
-SLOW = ["RealNVP", "NICE, context", "NICE of pictures", "ImageRealNVP, masked, context"]
+SLOW = ["RealNVP", "NICE, context", "NICE of images", "ImageRealNVP, masked, context"]
 SLOW += ["Glow, classes"]
 KINDS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
@@ -71,7 +71,7 @@ def has_onnx():
 
 
 def loaded(path, to):
-    """The file as a function of named tensors, by another library's means alone."""
+    """The file as a function of named tensors, loaded by another library alone."""
     if to == "torch":
         return torch.export.load(path).module()
     session = has_onnx().InferenceSession(path)
@@ -85,19 +85,19 @@ def loaded(path, to):
 
 @pytest.mark.parametrize("to", ["torch", "onnx"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_say_what_the_flow_says(kind, to, tmp_path):
+def test_files_compute_what_the_flow_computes(kind, to, tmp_path):
     """On other data than those that they were checked on, in batches of other sizes."""
     if to == "onnx":
         has_onnx()
         pytest.importorskip("onnxscript", reason="needs pip install 'diffeo[onnx]'")
     flow, x, context = small(kind)
-    files = export(flow, tmp_path / "out", to)
+    written = export(flow, tmp_path / "out", to)
     suffix = {"torch": ".pt2", "onnx": ".onnx"}[to]
-    assert [file.path.name for file in files] == [f"score{suffix}", f"sample{suffix}"]
+    assert [file.path.name for file in written] == [f"score{suffix}", f"sample{suffix}"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        file.path.name for file in files
+        file.path.name for file in written
     )
-    score, sample = (loaded(file.path, to) for file in files)
+    score, sample = (loaded(file.path, to) for file in written)
     for n in (1, 2, 17):
         rows = {} if context is None else {"context": context[:n]}
         drawn = {}
@@ -134,7 +134,7 @@ def test_half_a_cell_of_noise_is_its_middle(tmp_path):
     with torch.no_grad():
         z = flow.encode(x, labels)
         onehot = torch.nn.functional.one_hot(labels, 3).float()
-        _, log_det = flow.bijection(flow.dequantizer(x)[0], onehot)
+        _, log_det = flow.bijection(flow.dequantizer(x)[0], flow.context_encoder(onehot)[0])
     wanted = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1) + log_det
     got = score(x=x, noise=torch.full(x.shape, 0.5), context=labels)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
@@ -205,23 +205,24 @@ def untouched(folder):
 )
 def test_a_file_that_differs_is_not_written(what, change, earlier, monkeypatch):
     flow, _, _ = small("RealNVP")
-    write = room._write_torch
+    write = files.write_torch
 
     def wrong(program, path):
         call = write(program, path)
         return lambda inputs: change(call(inputs))
 
-    monkeypatch.setattr(room, "_write_torch", wrong)
-    monkeypatch.setattr(room, "CHECKED", (5,))
+    monkeypatch.setitem(files.WRITERS, "torch", (".pt2", wrong))
+    monkeypatch.setattr("diffeo.export.CHECKED", (5,))
     with pytest.raises(ValueError, match="exported"):
         export(flow, earlier, "torch", what)
     assert untouched(earlier)
 
 
 def test_pixels_may_be_off_by_a_level_and_few(monkeypatch):
-    flow, _, _ = small("NICE of pictures")
-    task = room._Sample(room._plain(flow))
-    _, truth = task.truth(5)
+    flow, _, _ = small("NICE of images")
+    program = Sample(prepare(flow))
+    with torch.no_grad():
+        _, truth = program.example(5)
 
     def off(index, by):
         wrong = truth.clone()
@@ -230,15 +231,15 @@ def test_pixels_may_be_off_by_a_level_and_few(monkeypatch):
         wrong.view(-1)[index] = (truth.view(-1)[index].int() + sign * by).to(torch.uint8)
         return lambda inputs: wrong
 
-    monkeypatch.setattr(room, "PIXELS", 0.02)
-    assert room._checked(task, off(slice(0, 1), 8), 5, "sample") == 1 / 80
+    monkeypatch.setattr(files, "PIXELS", 0.02)
+    assert files.check(program, off(slice(0, 1), 8), 5) == 1 / 80
     with pytest.raises(ValueError, match="differs"):
-        room._checked(task, off(slice(0, 1), 16), 5, "sample")
+        files.check(program, off(slice(0, 1), 16), 5)
     with pytest.raises(ValueError, match="differs"):
-        room._checked(task, off(slice(0, 4), 8), 5, "sample")
+        files.check(program, off(slice(0, 4), 8), 5)
 
 
-def test_what_depends_on_values_or_on_other_doors_is_refused(earlier):
+def test_what_depends_on_values_or_on_other_dequantizers_is_refused(earlier):
     class Moody(diffeo.Bijection):
         def forward(self, x, context=None):
             return (x if x.sum() > 0 else -x), x.new_zeros(x.shape[0])
@@ -250,7 +251,7 @@ def test_what_depends_on_values_or_on_other_doors_is_refused(earlier):
     with pytest.raises(ValueError, match="cannot be traced"):
         export(flow, earlier, "torch")
 
-    class Door(diffeo.bijections.base.Dequantizer):
+    class Other(diffeo.bijections.base.Dequantizer):
         def forward(self, x):
             return x, x.new_zeros(len(x))
 
@@ -259,8 +260,8 @@ def test_what_depends_on_values_or_on_other_doors_is_refused(earlier):
         def noisy(self, x, generator=None):
             return self(x)
 
-    flow = diffeo.Flow(diffeo.RealNVP(2, layers=1).bijection, 2, dequantizer=Door())
-    with pytest.raises(ValueError, match="Door cannot be exported"):
+    flow = diffeo.Flow(diffeo.RealNVP(2, layers=1).bijection, 2, dequantizer=Other())
+    with pytest.raises(ValueError, match="Other cannot be exported"):
         export(flow, earlier, "torch")
     for options in (("tflite", "both"), ("torch", "all")):
         with pytest.raises(ValueError, match="no export"):

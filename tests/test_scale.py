@@ -35,7 +35,7 @@ ROWS = [300, 70_000, 1, 0]  # more than one batch; one row; none
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model of a table and one of pictures with labels, as folders, and rows in a few files."""
+    """A model of a table and one of images with labels, as folders, and rows in a few files."""
     folder = tmp_path_factory.mktemp("scale")
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -49,7 +49,6 @@ def trained(tmp_path_factory):
     )
     x = torch.randint(256, (50, 1, 4, 4), dtype=torch.uint8)
     glow.initialize(x, torch.randint(2, (50,)))
-    glow.metadata["context_columns"] = ["label=0", "label=1"]
     glow.save_pretrained(folder / "glow")
     (folder / "rows").mkdir()
     for i, rows in enumerate(ROWS):
@@ -134,23 +133,23 @@ def test_what_is_finished_is_not_done_again(run, capsys):
     (run / "out/part-0.parquet").unlink()
     (run / "out/part-1.parquet").write_bytes(first["part-1.parquet"][:-1])
     (run / "out" / PARTIAL / "left").mkdir(parents=True)
-    kept = (run / "out/part-2.parquet").stat().st_mtime_ns
+    time_of_change = (run / "out/part-2.parquet").stat().st_mtime_ns
     capsys.readouterr()
     assert score() == 0
     assert "70,300 rows in 2 parts written to out; 2 finished before." in capsys.readouterr().out
     assert digests("out") == first
-    assert (run / "out/part-2.parquet").stat().st_mtime_ns == kept
+    assert (run / "out/part-2.parquet").stat().st_mtime_ns == time_of_change
     assert not (run / "out" / PARTIAL).exists()
 
 
 def test_a_folder_is_of_one_model_and_of_one_source(run, capsys):
     assert score() == 0
-    said = ["score", "model", "--data=rows", "--out=out"]
-    refused([*said, "--kind=typicality"], capsys, "another kind", "--out")
-    refused([*said, "--precision=bf16"], capsys, "another precision")
+    command = ["score", "model", "--data=rows", "--out=out"]
+    refused([*command, "--kind=typicality"], capsys, "another kind", "--out")
+    refused([*command, "--precision=bf16"], capsys, "another precision")
     with (run / "model/config.json").open("a") as file:
         file.write("\n")
-    refused(said, capsys, "out", "another model")
+    refused(command, capsys, "out", "another model")
     refused(["sample", "model", "-n=5", "--out=out"], capsys, "another")
 
 
@@ -224,7 +223,7 @@ def test_a_part_at_which_processes_die_is_given_up(tmp_path):
         place(tmp_path, "others/a.parquet").__enter__()
 
 
-def test_a_part_is_written_beside(tmp_path):
+def test_a_part_is_written_atomically(tmp_path):
     (tmp_path / "a.parquet").write_text("old")
 
     def fail(file):
@@ -268,7 +267,7 @@ def test_samples_are_drawn_part_by_part(run, capsys):
     assert (abs(every.mean() - x.mean(0)) < 5 * x.std(0) / 50).all()
 
 
-def test_samples_go_on_with_the_seed_that_nobody_chose(run, capsys):
+def test_samples_continue_with_the_random_seed(run, capsys):
     arguments = ["sample", "model", "-n=30", "--part-rows=10", "--out=out"]
     assert main(arguments) == 0
     first = digests("out")
@@ -321,7 +320,7 @@ def test_each_sample_has_its_own_context():
 
 
 def test_images_with_labels_and_back(run, capsys):
-    """Drawn into a folder that is a source of pictures, with their labels, and scored."""
+    """Drawn into a folder that is a source of images, with their labels, and scored."""
     arguments = ["sample", "glow", "-n=25", "--part-rows=10", "--seed=1", "--out=drawn"]
     assert main(arguments) == 0
     opened, seen = Run("glow"), set()
@@ -359,8 +358,8 @@ def test_images_without_labels_say_so_once(run, capsys):
         table = pd.read_parquet(f"drawn/train-0000{i}.parquet")[["image"]]
         table.to_parquet(f"drawn/train-0000{i}.parquet")
     assert main(["score", "glow", "--data=drawn", "--out=out"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("drawn has no label: scored under all 2") == 1
+    out = capsys.readouterr().out
+    assert out.count("drawn has no label: scored under all 2") == 1
 
 
 def test_a_label_for_all(run):
@@ -375,15 +374,15 @@ def test_a_label_for_all(run):
 
 def test_what_is_refused(run, capsys):
     (run / "empty").mkdir()
-    said = ["score", "model"]
-    refused([*said, "--data=empty", "--out=out"], capsys, "empty holds no .parquet")
-    refused([*said, "--data=nothing", "--out=out"], capsys, "no file or folder nothing")
-    refused([*said, "--data=model/config.json", "--out=out"], capsys, ".parquet or .csv")
-    refused([*said, "--data=rows"], capsys, "rows is a folder", "--out")
-    refused([*said, "--data=rows", "--out=x.csv", "--ray"], capsys, "x.csv is a file")
+    command = ["score", "model"]
+    refused([*command, "--data=empty", "--out=out"], capsys, "empty holds no .parquet")
+    refused([*command, "--data=nothing", "--out=out"], capsys, "no file or folder nothing")
+    refused([*command, "--data=model/config.json", "--out=out"], capsys, ".parquet or .csv")
+    refused([*command, "--data=rows"], capsys, "rows is a folder", "--out")
+    refused([*command, "--data=rows", "--out=x.csv", "--ray"], capsys, "x.csv is a file")
     refused(["sample", "model", "--out=out"], capsys, "--num")
     refused(["sample", "model", "-n=5", "--out=out", "--part-rows=-1"], capsys, "-1 rows")
-    refused(["sample", "glow", "-n=5", "--out=out", "--ray", "--temperatures=1"], capsys, "sheet")
+    refused(["sample", "glow", "-n=5", "--out=out", "--ray", "--temperatures=1"], capsys, "figure")
     assert not (run / "out").exists()
 
 
@@ -422,13 +421,13 @@ class Deadly:
     number: int
 
     def __call__(self, part: Part) -> Done:
-        told = self.work.out.parent / "told"
+        killed = self.work.out.parent / "killed"
         import ray
 
-        if part.number == self.number and not told.exists():
+        if part.number == self.number and not killed.exists():
             with place(self.work.out, part.name) as file:
                 file.write_bytes(b"half a part")
-                told.write_text(ray.util.get_node_ip_address())
+                killed.write_text(ray.util.get_node_ip_address())
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.work(part)
 
@@ -450,7 +449,7 @@ def test_ray_loses_a_worker_and_no_digit(run):
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     assert (outcome.parts, outcome.before, outcome.rows) == (4, 0, sum(ROWS))
     assert outcome.deaths == 1
-    assert (run / "told").read_text() == "127.0.0.1"  # where nobody else hears it
+    assert (run / "killed").read_text() == "127.0.0.1"  # where nobody else hears it
     assert digests(out) == digests("out")
     assert not (out / PARTIAL).exists()
 

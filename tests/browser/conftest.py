@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import diffeo
+from diffeo.context import ContextSpec
 from diffeo.data import ImageOptions, TableOptions, load_images, load_table
 from diffeo.run import Run
 
@@ -37,12 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def glow(context: int = 0, steps: int = 12) -> diffeo.Glow:
-    """A small Glow of the digits, taught for some seconds."""
+def glow(context: ContextSpec | None = None, steps: int = 12) -> diffeo.Glow:
+    """A small Glow of the digits, trained for some seconds."""
     torch.manual_seed(0)
     data = load_images(ImageOptions("digits", context=["label"] if context else None)).train
     x, labels = data.take(torch.arange(len(data)))
-    flow = diffeo.Glow((1, 8, 8), 2, 2, 24, context_features=context).initialize(x, labels)
+    flow = diffeo.Glow((1, 8, 8), 2, 2, 24, context=context).initialize(x, labels)
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     for rows in torch.randint(len(x), (steps, 64)):
         some = None if labels is None else labels[rows]
@@ -51,8 +52,6 @@ def glow(context: int = 0, steps: int = 12) -> diffeo.Glow:
         loss.backward()
         optimizer.step()
     flow.metadata = {"data": "digits", "labels": [str(i) for i in range(10)]}
-    if context:
-        flow.metadata["context_columns"] = [f"label={i}" for i in range(10)]
     return flow.eval()
 
 
@@ -77,7 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("runs")
     glow().save_pretrained(folder / "digits/model")
     (folder / "digits/config.yaml").write_text(DIGITS)
-    glow(context=10).save_pretrained(folder / "labels/model")
+    glow(ContextSpec.classes(10)).save_pretrained(folder / "labels/model")
     (folder / "labels/config.yaml").write_text(DIGITS + "  context: [label]\n")
     real_nvp().save_pretrained(folder / "moons/model")
     moons = "data:\n  source: moons\n  rows: 4000\n  splits: [0.8, 0.1, 0.1]\n"

@@ -238,7 +238,7 @@ def test_a_dropped_file_is_taken(visit):
 
 def test_without_its_data_a_model_shows_its_own_samples(visit, runs):
     page = visit("bare", "Interpolate")
-    expect(page.locator(".page-head")).to_contain_text("data are not at hand")
+    expect(page.locator(".page-head")).to_contain_text("data are not available")
     expect(page.locator("#slot-A figcaption")).to_contain_text("the model's sample 0")
     page.get_by_role("tab", name="Inspect").click()
     expect(page.locator("#inspect-place svg")).to_contain_text("samples of the model itself")

@@ -1,8 +1,9 @@
-"""What a model is conditional on, as the controls that a person moves."""
+"""The context of a model as controls, and contexts where none is given."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,102 +11,98 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from diffeo.context import Category, ContextSpec, Number, Variable
 from diffeo.flow import Flow
-from diffeo.run import Run
 
 ANY = "any"
-MOST = 64  # contexts under which an image of unknown context is tried
+MOST = 64  # contexts over which the density of an event of unknown context is averaged
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of several classes, a column of 0 and 1 for each."""
+class Control:
+    """A variable of the context, its columns, and the range of a number."""
 
-    name: str
-    columns: list[int]
-    values: list[str]
+    variable: Variable
+    columns: slice
+    low: float = 0.0
+    high: float = 1.0
 
+    @property
+    def name(self) -> str:
+        """Of the variable."""
+        return self.variable.name
 
-@dataclass(frozen=True)
-class Number:
-    """A column of numbers, from low to high."""
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Of a category; none of a number."""
+        return self.variable.values if isinstance(self.variable, Category) else ()
 
-    name: str
-    column: int
-    low: float
-    high: float
+    @property
+    def first(self) -> Any:
+        """The value at first: the first class, or the middle of the range."""
+        return self.values[0] if self.values else (self.low + self.high) / 2
+
+    def read(self, context: Tensor) -> Any:
+        """Its value in a context `(1, width)`."""
+        columns = context[0, self.columns]
+        return self.values[int(columns.argmax())] if self.values else float(columns[0])
+
+    def write(self, context: Tensor, value: Any) -> None:
+        """Set its value in all rows of a context `(n, width)`.
+
+        Raises:
+            ValueError: if it is no value of the category.
+        """
+        if not self.values:
+            context[:, self.columns] = min(max(float(value), self.low), self.high)
+            return
+        if value not in self.values:
+            raise ValueError(f"there is no {self.name} {value}: choose {', '.join(self.values)}.")
+        context[:, self.columns] = 0.0
+        context[:, self.columns.start + self.values.index(value)] = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """The context of a model, column by column, and the contexts that are known.
+    """The context of a model as controls, and known contexts.
 
     Args:
-        parts: a control each.
-        width: how many columns there are.
-        known: contexts of the training data `(n, width)`, or None where these are not at hand.
+        controls: one for each variable.
+        known: contexts of the training data `(n, width)`, or None where they are not available.
     """
 
-    parts: list[Choice | Number]
-    width: int
+    controls: list[Control]
     known: Tensor | None = None
 
     @classmethod
-    def of(cls, run: Run, known: Tensor | None) -> Conditions:
-        """Those of a run; without data, numbers go two standard deviations either way."""
-        flow = run.flow
-        names = run.context_columns or _class_names(flow)
-        if known is None:
-            low, high = _usual_range(flow)
-        else:
-            low, high = known.amin(0), known.amax(0)
-        groups: dict[str, list[int]] = {}
-        parts: list[Choice | Number] = []
-        for i, name in enumerate(names):
-            if "=" not in name:
-                parts.append(Number(name, i, float(low[i]), float(high[i])))
-                continue
-            group = name.partition("=")[0]
-            if group not in groups:
-                groups[group] = []
-                parts.append(Choice(group, groups[group], []))
-            groups[group].append(i)
-            choice = next(part for part in parts if part.name == group)
-            assert isinstance(choice, Choice)
-            choice.values.append(name.partition("=")[2])
-        return cls(parts, len(names), known)
+    def of(cls, flow: Flow, known: Tensor | None) -> Conditions:
+        """Those of a flow; without data, numbers go two standard deviations up and down."""
+        low, high = _usual_range(flow) if known is None else (known.amin(0), known.amax(0))
+        return cls(make_controls(flow.context, low, high), known)
 
     def __bool__(self) -> bool:
-        return self.width > 0
+        return bool(self.controls)
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return self.controls[-1].columns.stop if self.controls else 0
 
     @property
     def has_numbers(self) -> bool:
-        """Whether some part is a number."""
-        return any(isinstance(part, Number) for part in self.parts)
+        """Whether some variable is a number."""
+        return any(isinstance(control.variable, Number) for control in self.controls)
 
     def row(self, values: Sequence[Any]) -> Tensor:
-        """The context `(1, width)` of one value for each part: a class's name, or a number."""
+        """The context `(1, width)` of one value for each control: a class's name, or a number."""
         context = torch.zeros(1, self.width)
-        for part, value in zip(self.parts, values, strict=True):
-            _set(context, part, value)
+        for control, value in zip(self.controls, values, strict=True):
+            control.write(context, value)
         return context
 
     def values(self, context: Tensor) -> list[Any]:
-        """What the controls show of a context `(1, width)`."""
-        shown: list[Any] = []
-        for part in self.parts:
-            if isinstance(part, Choice):
-                shown.append(part.values[int(context[0, part.columns].argmax())])
-            else:
-                shown.append(float(context[0, part.column]))
-        return shown
-
-    def middle(self) -> list[Any]:
-        """What the controls show at first: the first class, and the middle of each number."""
-        return [
-            part.values[0] if isinstance(part, Choice) else (part.low + part.high) / 2
-            for part in self.parts
-        ]
+        """The values of the controls for a context `(1, width)`."""
+        return [control.read(context) for control in self.controls]
 
     def draw(self, n: int, seed: int, values: Sequence[Any] | None = None) -> Tensor | None:
         """Contexts `(n, width)`; where a value is ANY, as in the data, or else equally likely.
@@ -119,64 +116,55 @@ class Conditions:
             rows = self.known[torch.randint(len(self.known), (n,), generator=generator)].clone()
         else:
             rows = torch.zeros(n, self.width)
-            for part in self.parts:
-                if isinstance(part, Choice):
-                    drawn = torch.randint(len(part.columns), (n,), generator=generator)
-                    rows[torch.arange(n), torch.tensor(part.columns)[drawn]] = 1.0
+            for control in self.controls:
+                start = control.columns.start
+                if control.values:
+                    drawn = torch.randint(len(control.values), (n,), generator=generator)
+                    rows[torch.arange(n), start + drawn] = 1.0
                 else:
                     share = torch.rand(n, generator=generator)
-                    rows[:, part.column] = part.low + share * (part.high - part.low)
-        for part, value in zip(self.parts, values or [ANY] * len(self.parts), strict=True):
+                    rows[:, start] = control.low + share * (control.high - control.low)
+        for control, value in zip(self.controls, values or [ANY] * len(self.controls), strict=True):
             if value != ANY:
-                _set(rows, part, value)
+                control.write(rows, value)
         return rows
 
     def candidates(self) -> Tensor:
-        """Contexts `(k, width)` that stand for all: each combination of classes, or some rows.
+        """Contexts `(k, width)` that represent all: each combination of classes, or some rows.
 
         The mean of p(x | c) over them is p(x), if classes are equally likely; with more than MOST
         combinations, or numbers, they are drawn from the data, and the mean is an estimate.
         """
-        choices = [part for part in self.parts if isinstance(part, Choice)]
-        count = 1
-        for choice in choices:
-            count *= len(choice.columns)
-        if not self.has_numbers and count <= MOST:
-            rows = torch.zeros(count, self.width)
-            for i, columns in enumerate(itertools.product(*(part.columns for part in choices))):
-                rows[i, list(columns)] = 1.0
-            return rows
-        drawn = self.draw(MOST, seed=0)
-        assert drawn is not None
-        return drawn
+        if self.has_numbers or math.prod(len(control.values) for control in self.controls) > MOST:
+            drawn = self.draw(MOST, seed=0)
+            assert drawn is not None
+            return drawn
+        combinations = itertools.product(*(control.values for control in self.controls))
+        return torch.cat([self.row(values) for values in combinations])
 
     def describe(self, context: Tensor) -> str:
         """A context `(1, width)` in words: "label 3, size 0.4"."""
-        shown = zip(self.parts, self.values(context), strict=True)
+        shown = zip(self.controls, self.values(context), strict=True)
         return ", ".join(
-            f"{part.name} {value if isinstance(value, str) else f'{value:.3g}'}"
-            for part, value in shown
+            f"{control.name} {value if isinstance(value, str) else f'{value:.3g}'}"
+            for control, value in shown
         )
 
 
-def _set(context: Tensor, part: Choice | Number, value: Any) -> None:
-    if isinstance(part, Number):
-        context[:, part.column] = min(max(float(value), part.low), part.high)
-        return
-    if value not in part.values:
-        raise ValueError(f"there is no {part.name} {value}: choose {', '.join(part.values)}.")
-    context[:, part.columns] = 0.0
-    context[:, part.columns[part.values.index(value)]] = 1.0
-
-
-def _class_names(flow: Flow) -> list[str]:
-    return flow.context.columns
+def make_controls(context: ContextSpec, low: Tensor, high: Tensor) -> list[Control]:
+    """A control for each variable; `low` and `high` are the ranges of the columns `(width,)`."""
+    return [
+        Control(variable, columns)
+        if isinstance(variable, Category)
+        else Control(variable, columns, float(low[columns.start]), float(high[columns.start]))
+        for variable, columns in context.parts()
+    ]
 
 
 def _usual_range(flow: Flow) -> tuple[Tensor, Tensor]:
-    """Two standard deviations either side of the mean, as the context's own scaling knows them."""
-    ends = torch.tensor([[-2.0], [2.0]]).expand(2, max(flow.context_features, 1))
-    if flow.context_encoder is None or not flow.context_features:
+    """Two standard deviations above and below the mean, as the context's encoder knows them."""
+    ends = torch.tensor([[-2.0], [2.0]]).expand(2, flow.context.width)
+    if flow.context_encoder is None or not flow.context:
         return ends[0], ends[1]
     with torch.no_grad():
         low, high = flow.context_encoder.inverse(ends.to(flow.device))[0].cpu()

@@ -1,4 +1,4 @@
-"""More and less of an attribute."""
+"""Images edited by an attribute or a condition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
 from diffeo.latent.coding import decode
 
-FURTHEST = 3.0  # strength either way
+FURTHEST = 3.0  # strength, up or down
 
 
 def by_condition(subject: Subject) -> bool:
@@ -50,7 +50,7 @@ def edit(subject: Subject, slot: Slot, values: Sequence[Any]) -> Tensor:
 
 
 def changed(before: Tensor, after: Tensor) -> str:
-    """How far two images are apart, in words."""
+    """The difference of two images in words."""
     apart = (before != after).flatten(1).any(1) if before.ndim == 4 else before != after
     if not bool(apart.any()):
         return "bit for bit the same"

@@ -1,4 +1,4 @@
-"""What stands before the page: it lets in what the page itself asks for, and nothing else."""
+"""Middleware that admits the requests of the page itself, and refuses all others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Guard:
     """Answers 404 for all that is not named here, and refuses huge, slow and foreign messages.
 
     Args:
-        app: what it stands before.
+        app: the application behind it.
     """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:

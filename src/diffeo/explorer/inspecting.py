@@ -1,4 +1,4 @@
-"""How likely somebody's images or rows are, and where that falls among the data's."""
+"""The likelihood of given images or rows, compared with that of the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffeo import figures
 from diffeo.evaluation import scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.figures.points import base_density, base_of, latent_reach
+from diffeo.figures.points import base_density, latent_reach
 from diffeo.latent.coding import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
@@ -29,11 +29,11 @@ MEANING = {
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What is known of some events.
+    """Events with their scores.
 
     Args:
-        x: they `(n, *shape)`.
-        names: what each is called.
+        x: the events `(n, *shape)`.
+        names: of the events.
         context: theirs, given or guessed, or None.
         nats: log-likelihoods `(n,)`.
         shares: of the reference that is less likely, for each `(n,)`, 0 to 1.
@@ -141,7 +141,7 @@ def place(subject: Subject, found: Findings) -> str:
 
 def levels(subject: Subject, found: Findings) -> str:
     """A histogram of each level of the latents, against the standard base density."""
-    flow, base = subject.flow, base_of(subject.flow)
+    flow, base = subject.flow, subject.flow.base
     name = type(base).__name__.lower()
     # The middles of a dequantizer's cells would lie closer together than the base's noise.
     with torch.no_grad():

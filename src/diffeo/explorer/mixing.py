@@ -1,4 +1,4 @@
-"""Between two or four images."""
+"""Images on paths between two or four others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELD = 5  # frames that the film rests on an image
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """An image to go from or to.
+    """An image at the end of a path.
 
     Args:
         x: itself `(1, C, H, W)`.
@@ -50,14 +50,14 @@ def slot(subject: Subject, x: Tensor, context: Tensor | None, caption: str) -> S
 
 
 def between_two(subject: Subject, slots: Sequence[Slot], step: int, kind: PathKind) -> Tensor:
-    """What lies `step` of STEPS of the way from the first to the second, `(1, C, H, W)`."""
+    """The image at `step` of STEPS from the first to the second, `(1, C, H, W)`."""
     return _decode(subject, *(_at(parts, step, 0, kind) for parts in _parts(slots[:2])))
 
 
 def between_four(
     subject: Subject, slots: Sequence[Slot], across: int, down: int, kind: PathKind
 ) -> Tensor:
-    """What lies between four corners, as `latent.between_four` has them, `(1, C, H, W)`.
+    """An image between four corners, as `latent.between_four` computes it, `(1, C, H, W)`.
 
     Args:
         subject: the model.
@@ -70,13 +70,13 @@ def between_four(
 
 
 def strip(subject: Subject, slots: Sequence[Slot], kind: PathKind, frames: int = FRAMES) -> Tensor:
-    """All the way from the first to the second, `(frames, C, H, W)`, both included."""
-    (z,), context = _way(slots[0], slots[1], frames, kind)
+    """The path from the first to the second, `(frames, C, H, W)`, both included."""
+    (z,), context = _path(slots[0], slots[1], frames, kind)
     return decode(subject.flow, z, context)
 
 
 def film(subject: Subject, slots: Sequence[Slot], kind: PathKind) -> bytes:
-    """A GIF of the way there and back, or for four around the corners: a, b, d, c, a."""
+    """A GIF of the path there and back, or for four around the corners: a, b, d, c, a."""
     order = [0, 1, 0] if len(slots) == 2 else [0, 1, 3, 2, 0]
     pieces = []
     for start, end in pairwise(order):
@@ -116,7 +116,7 @@ def _at(
     return path(rows[:1], rows[1:], STEPS + 1, kind)[:, down]
 
 
-def _way(a: Slot, b: Slot, frames: int, kind: PathKind) -> tuple[Tensor, Tensor | None]:
+def _path(a: Slot, b: Slot, frames: int, kind: PathKind) -> tuple[Tensor, Tensor | None]:
     z = path(a.z, b.z, frames, kind)
     if a.context is None or b.context is None:
         return z, None

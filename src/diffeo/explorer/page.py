@@ -69,7 +69,7 @@ def _head(subject: Subject) -> str:
     missing = ""
     if subject.missing:
         missing = (
-            '<p class="note">Its data are not at hand; where images or rows of the data are '
-            "meant, the model's own samples stand in.</p>"
+            '<p class="note">Its data are not available; where images or rows of the data are '
+            "meant, the model's own samples replace them.</p>"
         )
     return f"<h1>{escape(subject.name)}</h1><p>{escape(subject.describe())}</p>{missing}"

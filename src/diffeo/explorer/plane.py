@@ -23,7 +23,7 @@ from diffeo.explorer.trajectory import (
     layer_name,
     layers,
 )
-from diffeo.figures.points import Window, base_of, latent_reach, square_window, to_numpy
+from diffeo.figures.points import Window, latent_reach, square_window, to_numpy
 from diffeo.figures.style import DENSITY, WHEEL, tick
 
 CELLS = 200  # of the density, along a side
@@ -140,10 +140,10 @@ class Plane:
         """A path drawn: a numbered dot after each layer, over circles of the noise."""
         points = to_numpy(trajectory.points[:, 0])
         farthest = 1.15 * float(np.abs(points[1:]).max())
-        reach = max(latent_reach(base_of(self.subject.flow)), farthest)
+        reach = max(latent_reach(self.subject.flow.base), farthest)
         frame = charts.Frame(-reach, reach, -reach, reach, LEFT, TOP, SIDE, SIDE)
         parts = []
-        if isinstance(base_of(self.subject.flow), Normal):
+        if isinstance(self.subject.flow.base, Normal):
             for radius in (1, 2, 3):
                 parts.append(
                     f'<circle class="ring" cx="{frame.across(0):.1f}" '
@@ -198,7 +198,7 @@ class Plane:
         z = flow.noise(FLOWING, generator(seed))
         context = None if self.context is None else self.context.expand(FLOWING, -1)
         stations = to_numpy(decode_by_layer(flow, z, context))
-        reach = latent_reach(base_of(flow))
+        reach = latent_reach(flow.base)
         plain = (-reach, reach), (-reach, reach)
         names = [
             "noise",

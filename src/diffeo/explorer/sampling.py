@@ -45,7 +45,7 @@ def sample(
         n: how many.
         seeds: of each level.
         temperature: 0 to HOTTEST.
-        values: one for each part of the model's conditions, or ANY.
+        values: one for each variable of the context, or ANY.
 
     Raises:
         ValueError: if the temperature is out of range, or a value is none.

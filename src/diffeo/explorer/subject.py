@@ -1,4 +1,4 @@
-"""What the page shows: a model, and what is known of its data."""
+"""The subject of a page: a model and its data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from diffeo.explorer.reference import Reference, stored_reference
 from diffeo.latent import Directions
 from diffeo.run import Run
 
-OWN = 64  # samples that stand in for data that are not at hand
+OWN = 64  # samples that replace data that are not available
 ENCODED = 2_000  # images in which directions are looked for
 SCORED = 4_096  # evaluations behind the histogram of log-likelihoods
-COOL = 0.8  # temperature of images that stand in for data
+COOL = 0.8  # temperature of samples that replace data
 
 
 class Subject:
     """A model and its data, read by all visitors and changed by none.
 
     Args:
-        run: the model; its data are read if they are at hand.
+        run: the model; its data are read if they are available.
     """
 
     def __init__(self, run: Run) -> None:
@@ -41,14 +41,14 @@ class Subject:
         except (ValueError, OSError) as error:
             self.missing = " ".join(str(error).split())
         train = None if self.data is None else self.data.train
-        self.conditions = Conditions.of(run, None if train is None else train.context)
+        self.conditions = Conditions.of(self.flow, None if train is None else train.context)
         self._lock = threading.Lock()
 
     # What it is ---------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The name of the run."""
         return self.run.folder.resolve().name or str(self.run.folder)
 
     @property
@@ -83,17 +83,17 @@ class Subject:
 
     @cached_property
     def _own(self) -> tuple[Tensor, Tensor | None]:
-        """Samples in the place of data."""
+        """Samples that replace missing data."""
         context = self.conditions.draw(OWN, seed=0)
         return self.run.sample(OWN, context=context, temperature=COOL, seed=0), context
 
     @property
     def image_count(self) -> int:
-        """How many there are to choose from."""
+        """How many images there are to choose from."""
         return len(self.data.test) if isinstance(self.data, Images) else OWN
 
     def image(self, number: int) -> tuple[Tensor, Tensor | None, str]:
-        """One of them by its number: itself `(1, C, H, W)`, its context, and what it is."""
+        """An image by its number: itself `(1, C, H, W)`, its context, and a caption."""
         number %= self.image_count
         if isinstance(self.data, Images):
             x, context = self.data.test.take(torch.tensor([number]))
@@ -154,7 +154,7 @@ class Subject:
 
     @cached_property
     def attributes(self) -> list[str]:
-        """Of the training images, those that differ from one to another."""
+        """The attributes that vary among the training images."""
         if not isinstance(self.data, Images) or self.data.train.attributes is None:
             return []
         values = self.data.train.attributes[:ENCODED]
@@ -201,7 +201,7 @@ def first(split: ImageSplit | Split, count: int) -> tuple[Tensor, Tensor | None]
 
 
 def table_of(subject: Subject) -> Table | None:
-    """Its table, if that is at hand."""
+    """Its table, if that is available."""
     return subject.data if isinstance(subject.data, Table) else None
 
 

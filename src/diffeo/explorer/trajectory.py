@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections import Bijection, Chain
-from diffeo.figures.points import base_of
 from diffeo.flow import Flow
 
 
@@ -59,7 +58,7 @@ def encode_by_layer(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tra
         points.append(x)
         log_dets.append(log_det)
     steps = torch.stack(log_dets)
-    log_prob = base_of(flow).log_prob(x) + steps.sum(0)
+    log_prob = flow.base.log_prob(x) + steps.sum(0)
     return Trajectory(names, torch.stack(points), steps, log_prob)
 
 

@@ -1,7 +1,7 @@
-"""What visitors bring: images and tables, as bytes.
+"""Uploaded images and tables.
 
-They come inside the message, never as the name of a file, so that there is no path to follow; a
-table rests in a private file of ours while it is read.
+Their bytes come inside the message, never as the name of a file, so there is no path to follow; a
+table is in a private temporary file while it is read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -37,7 +38,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Upload:
-    """One file: its name, for words alone, and its bytes."""
+    """One file: its name, which is only shown, and its bytes."""
 
     name: str
     content: bytes
@@ -85,7 +86,7 @@ def read_image(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
         raise ValueError(f"{upload.name} {remedy}") from error
     if not square:
         whole = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-        pixels = decode(_array(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)))
+        pixels = decode(np.asarray(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)))
     x = torch.from_numpy(pixels.copy())
     if len(x) == 1 and channels == 3:
         x = x.expand(3, -1, -1).contiguous()
@@ -99,7 +100,7 @@ def read_image(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
 
 
 def read_images(subject: Subject, uploads: Iterable[Upload]) -> tuple[Tensor, list[str], list[str]]:
-    """All that can be read `(n, C, H, W)`, what they are called, and a sentence for each other."""
+    """The readable images `(n, C, H, W)`, their names, and a sentence for each unreadable one."""
     read, names, sentences = [], [], []
     for upload in uploads:
         try:
@@ -119,7 +120,7 @@ def read_rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: if it cannot be read, or lacks a column; one sentence that names it.
     """
-    columns, context = subject.run.columns, subject.run.context_columns
+    columns, context = subject.run.columns, subject.flow.context.columns
     if b"\0" in upload.content[:4096]:
         raise ValueError(f"{upload.name} is not a CSV file: choose one with a line for each row.")
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +129,7 @@ def read_rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
         try:
             parts = list(stream(TableOptions(str(path), rows=ROWS), columns, context))
         except ValueError as error:
-            # Where it lies is ours to know; for the visitor it is the file that was chosen.
+            # The visitor knows the name of the file that was chosen, not the temporary path.
             raise ValueError(str(error).replace(str(path), upload.name)) from error
     if not parts:
         raise ValueError(f"{upload.name} has no rows: choose one with a line for each row.")
@@ -140,11 +141,5 @@ def _moves(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as opened:
             return bool(getattr(opened, "is_animated", False))
-    except Exception:  # it was decoded: what else there is to know of it need not be readable
+    except Exception:  # the image was decoded; its other metadata may be damaged
         return False
-
-
-def _array(image: Image.Image) -> Any:
-    import numpy as np
-
-    return np.asarray(image)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from diffeo.bases import Base
 from diffeo.context import Context
-from diffeo.figures.points import base_density, base_of, latent_reach, to_numpy
+from diffeo.figures.points import base_density, latent_reach, to_numpy
 from diffeo.figures.style import GREY, INK, LATENT, Array, house_style, panel, tick, write
 from diffeo.flow import Flow, eval_mode
 
@@ -40,7 +40,7 @@ def latent_histograms(
         # The middles of a dequantizer's cells would lie closer together than the base's noise.
         noise = Generator(x.device).manual_seed(0)
         levels = flow.split_latents(flow.encode(x, context, generator=noise))
-    base = base_of(flow)
+    base = flow.base
     rows = -(-len(levels) // COLUMNS)
     columns = -(-len(levels) // rows)
     width, height = (3.9, 2.5) if len(levels) == 1 else (2.3, 1.6)

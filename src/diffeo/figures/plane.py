@@ -16,7 +16,6 @@ from diffeo.context import Context
 from diffeo.figures import style
 from diffeo.figures.points import (
     Window,
-    base_of,
     check_table,
     finite_rows,
     latent_reach,
@@ -73,7 +72,7 @@ def four_panels(
         dots(axes, points[finite], c=turn[finite], cmap=style.WHEEL, vmin=0, vmax=1, s=5)
         axes.set(xlim=windows[column][0], ylim=windows[column][1])
         axes.tick_params(labelbottom=row == 0)
-        if column == 1 and isinstance(base_of(flow), Normal):
+        if column == 1 and isinstance(flow.base, Normal):
             for radius in (1, 2, 3):  # standard deviations; other bases have no circles
                 axes.add_patch(Circle((0, 0), radius, fc="none", ec=style.LINE, lw=0.7, zorder=0))
     for row, text in ((1, "f\n→"), (0, "g\n←")):
@@ -192,7 +191,7 @@ def latent_grid(
 
 
 def _latent_window(flow: Flow) -> Window:
-    reach = latent_reach(base_of(flow))
+    reach = latent_reach(flow.base)
     return (-reach, reach), (-reach, reach)
 
 

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffeo.bases import Base, Logistic, Normal
+from diffeo.bases import Base
 from diffeo.figures.style import Array
-from diffeo.flow import Flow
 
 Limits = tuple[float, float]
 Window = tuple[Limits, Limits]
@@ -59,14 +58,6 @@ def square_window(points: Array) -> Window:
     half = max(spans) / 2
     (left, right), (low, high) = ((sum(ends) / 2 - half, sum(ends) / 2 + half) for ends in (x, y))
     return (left, right), (low, high)
-
-
-def base_of(flow: Flow) -> Base:
-    """The base density of a flow."""
-    base = flow.base
-    if isinstance(base, str):
-        return Normal() if base == "normal" else Logistic()
-    return base
 
 
 def base_density(base: Base, z: Array) -> Array:

@@ -1,12 +1,12 @@
-"""Scoring and sampling of any number of rows: by parts, here or on a Ray cluster.
+"""Scoring and sampling of any number of rows, part by part, in this process or on a Ray cluster.
 
-The unit of work is a part: a file of input rows that are scored, or so many rows that are drawn. It
-becomes one file of the output folder, computed by one thread in batches of one size, so that its
-numbers are the same to the last digit wherever and beside whatever it is computed.
+The unit of work is a part: a file of input rows to score, or a number of rows to sample. It becomes
+one file of the output folder, computed by one thread in batches of one size, so that its numbers
+are the same to the last digit wherever it is computed.
 
 FOLDER/
-    parts.json              what the parts are of: model, settings, inputs; other parts are refused
-    part-00000.parquet ...  one file for each part that is finished, written beside and renamed
+    parts.json              model, settings and inputs of the parts; others are refused
+    part-00000.parquet ...  one file for each finished part, written elsewhere and renamed
     .partial/               those that are not
 """
 

@@ -1,4 +1,4 @@
-"""The output folder: whose parts it holds, and how one is put into it."""
+"""The output folder: its settings, and how a part is written into it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ MANIFEST, PARTIAL = "parts.json", ".partial"
 MOST_DEATHS = 4
 
 
-# Of each input by its part: its size in bytes and its time of change.
+# By part: the size in bytes and the modification time of its input.
 Inputs = dict[str, list[int]]
 
 
 def claim(folder: Path, settings: Mapping[str, Any], data: Inputs | None = None) -> None:
-    """Make the folder the one of these settings, or make sure that it is; drop what is half done.
+    """Create the folder for these settings, or check that it has them; remove unfinished parts.
 
-    Where some of the inputs have changed since, their parts are dropped too.
+    Parts whose inputs have changed since are removed too.
 
     Raises:
-        ValueError: if it holds parts of other settings or inputs, or other things.
+        ValueError: if it holds parts of other settings or inputs, or other files.
     """
     manifest = {"diffeo": __version__, "torch": torch.__version__, **settings, "data": data or {}}
     known = read(folder)
     if known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
-            f"{folder} is there and is no folder of parts: give --out a new or an empty one."
+            f"{folder} exists and is no folder of parts: give --out a new or an empty one."
         )
     if known is not None:
         for name in _changed(folder, known, manifest):
@@ -47,12 +47,12 @@ def claim(folder: Path, settings: Mapping[str, Any], data: Inputs | None = None)
     if known != manifest:
         with atomic_write(folder / MANIFEST) as partial:
             partial.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    # A process that still writes there, of a command that was killed, fails to rename and ends.
+    # A process of a killed command that still writes there fails to rename its file, and ends.
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def _changed(folder: Path, known: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    """The parts whose inputs are others than they were."""
+    """The parts whose inputs have changed."""
     others = [key for key in {**manifest, **known} if known.get(key) != manifest.get(key)]
     before, now = known.get("data", {}), manifest["data"]
     changed = [name for name in now if now[name] != before.get(name)]
@@ -67,11 +67,7 @@ def _changed(folder: Path, known: dict[str, Any], manifest: dict[str, Any]) -> l
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What `claim` wrote, None where there is nothing.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
+    """What `claim` wrote; None if it wrote nothing, a ValueError if it is damaged."""
     file = folder / MANIFEST
     if not file.is_file():
         return None
@@ -86,16 +82,16 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def place(folder: Path, name: str) -> Iterator[Path]:
-    """A path of nobody else's to write to, which becomes the part `name` when the block ends well.
+    """A private path to write to, which becomes the part `name` when the block succeeds.
 
-    Two processes may be at work on one part: one that is taken for dead, and the one in its place.
+    Two processes may work on one part: one that Ray takes for dead, and its replacement.
 
     Raises:
-        ValueError: if processes at work on this part were killed `MOST_DEATHS` times.
+        ValueError: if processes that worked on this part were killed `MOST_DEATHS` times.
     """
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     known = hashlib.sha256(name.encode()).hexdigest()[:16]
-    # Whoever is killed leaves its folder; Ray would begin again for ever.
+    # A process that is killed leaves its folder behind; Ray would repeat the part for ever.
     deaths = sum(found.name.startswith(known) for found in (folder / PARTIAL).iterdir())
     if deaths >= MOST_DEATHS:
         raise ValueError(
@@ -110,7 +106,7 @@ def place(folder: Path, name: str) -> Iterator[Path]:
 
 
 def tidy(folder: Path) -> int:
-    """Remove what is half done, when nothing else is; returns how many processes were killed."""
+    """Remove unfinished parts once the others are done; returns how many processes were killed."""
     deaths = sum(1 for _ in (folder / PARTIAL).glob("*"))
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     return deaths
@@ -122,7 +118,7 @@ def digest(value: Any) -> str:
 
 
 def model_settings(run: Run) -> dict[str, str]:
-    """What tells a model from others: the SHA-256 of its files; in what its networks compute."""
+    """The identity of a model: the SHA-256 of its files, and the precision of its networks."""
     model, both = find_model(run.folder), hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         with (model / name).open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a part is, what it is called, and whether it is finished."""
+"""Parts: their files, their rows, and whether they are finished."""
 
 from __future__ import annotations
 
@@ -13,22 +13,15 @@ ENDINGS = (".parquet", ".csv")
 
 @dataclass(frozen=True)
 class Part:
-    """One unit of work, which becomes one file.
+    """One unit of work, which becomes one file."""
 
-    Args:
-        number: its place among all parts, from 0; its noise follows from it.
-        name: its file inside the output folder.
-        source: the file whose rows are scored.
-        rows: how many are drawn; None where the source decides.
-    """
-
-    number: int
-    name: str
-    source: str = ""
-    rows: int | None = None
+    number: int  # from 0; the seed of its noise follows from it
+    name: str  # of its file inside the output folder
+    source: str = ""  # the file whose rows are scored
+    rows: int | None = None  # to sample; None where the source decides
 
     def finished(self, folder: Path) -> bool:
-        """Whether its file is there and whole: a Parquet file ends with a note of what it holds."""
+        """Whether its file exists and is complete: a Parquet file ends with its metadata."""
         import pyarrow
 
         try:
@@ -39,20 +32,19 @@ class Part:
 
 
 def count_rows(file: Path) -> int:
-    """How many rows a Parquet file says that it has."""
+    """The number of rows in the metadata of a Parquet file."""
     import pyarrow.parquet
 
     return int(pyarrow.parquet.read_metadata(file).num_rows)
 
 
 def files(source: str) -> list[Part]:
-    """One part for each .parquet file in a folder and below, or else for each .csv; or a file.
+    """One part for a file, or for each .parquet file below a folder, or else for each .csv.
 
-    What is hidden, or begins with `_` as others' notes do, is no part. The output has the names of
-    the input.
+    Hidden files, and those whose name begins with `_`, are left out.
 
     Raises:
-        ValueError: if there is nothing of that kind.
+        ValueError: if there is no such file.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -74,17 +66,13 @@ def files(source: str) -> list[Part]:
 
 
 def inputs(parts: list[Part]) -> dict[str, list[int]]:
-    """Of each part the size in bytes and the time of change of its source."""
+    """The size in bytes and the modification time of the source of each part."""
     found = ((part.name, Path(part.source).stat()) for part in parts)
     return {name: [status.st_size, status.st_mtime_ns] for name, status in found}
 
 
 def draws(n: int, rows: int, name: str) -> list[Part]:
-    """Parts of `rows` rows, the last one of what is left of n, called NAME-00000.parquet and so on.
-
-    Raises:
-        ValueError: if a part has no rows.
-    """
+    """Parts of n rows in all, at most `rows` in each, called NAME-00000.parquet and so on."""
     if rows < 1:
         raise ValueError(f"parts of {rows} rows are none: ask for at least one in each.")
     count = math.ceil(n / rows)

@@ -1,8 +1,8 @@
-"""Parts on Ray Data: a data set of parts, each of which is read, computed and written by one task.
+"""Parts on Ray Data, where one task reads, computes and writes one part.
 
-Ray Data cuts rows into blocks as it likes, and a row's last digits depend on the rows beside it. So
-what streams through it are numbers of parts, and how many rows each gave: a task that is lost with
-its worker is done again by another, and what it had written counts for nothing until it is renamed.
+Ray Data splits rows into blocks as it likes, and the last digits of a row depend on its batch. So
+only the numbers of parts pass through Ray. A task that is lost with its worker is repeated by
+another, and its file has no effect before it is renamed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PATIENCE = 5.0  # seconds for a cluster to answer
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where Ray is.
+    """A Ray cluster, or Ray started on this machine for this process alone.
 
     Args:
-        address: HOST:PORT of a cluster, whose machines have diffeo and see the same folders under
-            the same names; None to start Ray here, for this process alone, and to end it after.
-        workers: how many parts at a time where it is started here; by default one for each core.
+        address: HOST:PORT of a cluster whose machines have diffeo and see the same folders under
+            the same names; None to start Ray on this machine.
+        workers: parts at a time where it is started here; by default one for each core.
     """
 
     address: str | None = None
@@ -37,10 +37,10 @@ class Cluster:
 
 
 def on_ray(cluster: Cluster, work: Work, parts: list[Part]) -> Iterator[Done]:
-    """What came of each part, as they finish.
+    """The result of each part, as they finish.
 
     Raises:
-        ValueError: if Ray is not installed, not there, or gave up.
+        ValueError: if Ray is not installed, does not answer, or fails.
     """
     if not parts:
         return
@@ -56,25 +56,24 @@ def on_ray(cluster: Cluster, work: Work, parts: list[Part]) -> Iterator[Done]:
 
 @contextmanager
 def _ray(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected and quiet; what is started here listens to this machine alone."""
+    """Ray, connected and quiet; if it is started here, it listens on this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # By its name for some systems, but on all: alone, Ray need not listen to the network.
+    # In spite of its name it works on all systems: Ray then listens on this machine alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if cluster.address is None else "1"
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise ValueError('--ray needs the package ray: pip install "diffeo[ray]"') from error
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = (
-        cluster.address is not None
-    )  # if imported before
+    # For a Ray that was imported before.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = cluster.address is not None
     _connect(ray, cluster)
     try:
-        # What Ray has to say of each worker that died would hide what we say of the part.
+        # Ray's messages about each worker that died would hide the one about the part.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.execution_no_progress_timeout_s = -1  # a part of pictures may take an hour
+        context.execution_no_progress_timeout_s = -1  # a part of images may take an hour
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray

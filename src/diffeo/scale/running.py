@@ -1,4 +1,4 @@
-"""Parts worked off, here or on Ray, and what came of them all."""
+"""All parts of a folder, computed here or on Ray, and a summary."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffeo.scale.folder import tidy
 from diffeo.scale.parts import Part
@@ -25,22 +18,15 @@ from diffeo.scale.work import Work, attempt
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of all parts.
-
-    Args:
-        parts: how many there are.
-        before: how many of them were finished before.
-        rows: how many rows were written now.
-        deaths: how many times a process was killed at a part, which another then did.
-    """
+    """How many parts there are, and what was done."""
 
     parts: int
-    before: int
-    rows: int
-    deaths: int = 0
+    before: int  # parts that were finished before
+    rows: int  # written now
+    deaths: int = 0  # processes that were killed at a part, which another then did
 
-    def told(self, folder: Path) -> str:
-        """It in a sentence."""
+    def describe(self, folder: Path) -> str:
+        """In one sentence."""
         now = self.parts - self.before
         sentence = f"{self.rows:,} rows in {now:,} part{'s' * (now != 1)} written to {folder}"
         if self.before:
@@ -57,21 +43,14 @@ def finish(
     cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Do what is not done yet. A part that cannot be done keeps no other from it.
-
-    Args:
-        work: what is done with each.
-        parts: all of them.
-        folder: where they go.
-        cluster: where they are computed; None for this process.
-        console: where progress and notes go.
+    """Compute the parts that are not finished yet, here or on a cluster.
 
     Raises:
-        ValueError: at the end, if a part could not be done; at once, if no other can be.
+        ValueError: at the end, if a part failed; at once, if all others would fail too.
     """
     left = [part for part in parts if not part.finished(folder)]
     before, rows = len(parts) - len(left), 0
-    problems, told = list[str](), set[str]()
+    problems, shown = list[str](), set[str]()
     console = console or Console(quiet=True)
     results = on_ray(cluster, work, left) if cluster else (attempt(work, part) for part in left)
     try:
@@ -81,8 +60,8 @@ def finish(
                     raise ValueError(f"{done.problem}; the same command goes on from here.")
                 if done.problem:
                     problems.append(done.problem)
-                for note in {*done.notes} - told:
-                    told.add(note)
+                for note in {*done.notes} - shown:
+                    shown.add(note)
                     console.print(note, highlight=False, soft_wrap=True)
                 rows += done.rows
                 advance(rows)
@@ -101,13 +80,9 @@ def finish(
 
 @contextmanager
 def _progress(console: Console, before: int, total: int) -> Iterator[Callable[[int], None]]:
-    columns: tuple[ProgressColumn, ...] = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("parts, {task.fields[rows]:,} rows"),
-    )
-    columns += (TimeRemainingColumn(),)
-    # Where nobody looks on, a bar that goes away leaves an empty line.
+    counts = TextColumn("parts, {task.fields[rows]:,} rows")
+    columns = BarColumn(), MofNCompleteColumn(), counts, TimeRemainingColumn()
+    # Without a terminal, a transient bar would leave an empty line.
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=total, completed=before, rows=0)

@@ -1,4 +1,4 @@
-"""Any number of samples, as a folder of parts that each draw from a generator of their own."""
+"""Any number of samples as a folder of parts, each drawn with its own seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffeo.scale.ray import Cluster
 from diffeo.scale.running import Outcome, finish
 from diffeo.scale.work import Done
 
-ROWS, PICTURES = 1_000_000, 1_000  # of a part
+ROWS, IMAGES = 1_000_000, 1_000  # of a part
 
 # `(count, seed)` -> the context of so many samples, `(count, context_features)` or one row of it.
 Contexts = Callable[[int, int], Tensor]
@@ -31,7 +31,7 @@ Contexts = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The work of a part: so many rows, drawn from noise of its own."""
+    """The work of a part: rows drawn with a seed of its own."""
 
     run: Run
     out: Path
@@ -45,10 +45,10 @@ class Sampling:
         seed = part_seed(self.seed, part.number)
         context = None if self.contexts is None else self.contexts(part.rows, seed)
         batches = self.run.stream_samples(part.rows, context, self.temperature, seed)
-        names = self.run.context_columns
+        names = self.run.flow.context.columns
         with place(self.out, part.name) as file:
             if self.run.flow.takes_pixels:
-                write_image_table(file, beside_context(batches, context), names)
+                write_image_table(file, pair_with_context(batches, context), names)
             else:
                 write_table(file, self.run.columns + names, with_context(batches, context))
         return Done(part.rows)
@@ -66,31 +66,32 @@ def sample_parts(
     cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Draw n rows or pictures into a folder of .parquet files.
+    """Draw n rows or images into a folder of .parquet files.
 
-    What is finished is not done again: the same call goes on where one was killed. Pictures are
-    PNGs in a column, in files called train-00000.parquet and so on: a source of `diffeo train`.
+    Finished parts are not computed again: the same call continues after one that was killed.
+    Images are PNGs in a column, in files called train-00000.parquet and so on: a source of
+    `diffeo train`.
 
     Args:
-        run: whose model.
+        run: the model.
         n: how many.
-        out: the folder; made if need be.
-        contexts: draws the context of a part by its seed; the noise is another.
+        out: the folder.
+        contexts: draws the contexts of a part from a seed.
         temperature: see `Flow.sample`.
-        seed: the same seed draws the same, on any number of workers; None for one that nobody
-            chose, which a call that goes on takes from the folder.
-        rows: how many in a part, which what is drawn depends on; by default 1,000,000 rows, or
-            1,000 pictures.
-        cluster: where Ray is; None to work in this process.
-        console: where progress goes.
+        seed: the same seed draws the same, on any number of workers; None for a random one, which
+            is stored in the folder.
+        rows: how many in a part, on which the samples depend; by default 1,000,000 rows or 1,000
+            images.
+        cluster: Ray; None to work in this process.
+        console: for progress.
 
     Raises:
         ValueError: if the folder holds something else, or a part cannot be written.
     """
     out = Path(out).expanduser().resolve()
-    pictures = run.flow.takes_pixels
-    rows = rows or (PICTURES if pictures else ROWS)
-    parts = draws(n, rows, "train" if pictures else "part")
+    images = run.flow.takes_pixels
+    rows = rows or (IMAGES if images else ROWS)
+    parts = draws(n, rows, "train" if images else "part")
     if seed is None:
         seed = (read(out) or {}).get("seed", secrets.randbits(32))
     settings = {
@@ -100,7 +101,7 @@ def sample_parts(
         "temperature": temperature,
         "seed": seed,
         "part-rows": rows,
-        "context": None if contexts is None else digest(_shown(contexts)),
+        "context": None if contexts is None else digest(contexts(64, 0).tolist()),
     }
     claim(out, settings)
     work = Sampling(run, out, temperature, seed, contexts)
@@ -108,15 +109,15 @@ def sample_parts(
 
 
 def part_seed(seed: int, number: int) -> int:
-    """The seed of a part's noise; the next number, that of no part's noise, is for its context.
+    """The seed of a part's noise; the next number, which is no part's seed, is for its context.
 
-    PyTorch's generator on a CPU knows a seed by its lower 32 bits. Parts are counted up from a
-    place that follows from the seed, since of 100,000 that were drawn at random two would be equal.
+    PyTorch's CPU generator uses the lower 32 bits of a seed. Among 100,000 random seeds two would
+    be equal, so the seeds of parts are counted up from a start that follows from `seed`.
     """
     return (mix(seed, 0) + 2 * number) % 2**32
 
 
-def beside_context(
+def pair_with_context(
     batches: Iterable[Tensor], context: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches of samples, each with its rows of the context, `(n, columns)` or one row for all."""
@@ -132,10 +133,5 @@ def beside_context(
 
 def with_context(batches: Iterable[Tensor], context: Tensor | None) -> Iterator[Any]:
     """Rows of a table, their context in the last columns."""
-    for x, rows in beside_context(batches, context):
+    for x, rows in pair_with_context(batches, context):
         yield (x if rows is None else torch.cat((x, rows), dim=1)).numpy()
-
-
-def _shown(contexts: Contexts) -> list[list[float]]:
-    """A few contexts, which tell two ways to draw them apart."""
-    return contexts(64, 0).tolist()

@@ -1,4 +1,4 @@
-"""Scores of all files of a folder, each in a file of the same name."""
+"""Scores of each file of a folder, in a file of the same name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Scoring:
         return [self.run.unlabelled(self.source)] if lacking else []
 
     def _images(self, part: Part, file: Path) -> list[str]:
-        # Decoded pictures are on the disk only while they are scored.
+        # Decoded images are on the disk only while they are scored.
         with tempfile.TemporaryDirectory(prefix="diffeo-") as cache:
             gallery = self.run.gallery(part.source, unlabelled=True, cache=cache)
             columns = image_scores(
@@ -77,21 +77,21 @@ def score_parts(
 ) -> Outcome:
     """Score each file of a folder into a .parquet file of the same name, rows in the same order.
 
-    What is finished is not done again: the same call goes on where one was killed.
+    Finished parts are not computed again: the same call continues after one that was killed.
 
     Args:
-        run: whose model.
-        source: a folder of .parquet files, of rows or of pictures, or of .csv files; or one file.
-        out: the folder of scores; made if need be.
+        run: the model.
+        source: a folder of .parquet files, of rows or of images, or of .csv files; or one file.
+        out: the folder of scores.
         kind: see `diffeo.evaluation.scores.score`.
-        reference: what is usual; by default the one that the model keeps.
+        reference: scores of held-out data; by default those stored with the model.
         delimiter: the character between the values of CSV files; a comma by default.
-        cluster: where Ray is; None to work in this process.
-        console: where progress and notes go.
+        cluster: Ray; None to work in this process.
+        console: for progress and notes.
 
     Raises:
         ValueError: if the source holds nothing to score, the folder holds something else, or a part
-            cannot be done: the others are done all the same.
+            fails; the others are computed all the same.
     """
     check_kind(kind)
     out = Path(out).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""One part done by one thread, and what came of it."""
+"""One part computed by one thread, and its result."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from diffeo.scale.parts import Part
 
 @dataclass(frozen=True)
 class Done:
-    """What came of one part.
+    """The result of one part."""
 
-    Args:
-        rows: how many were written.
-        notes: sentences for the user.
-        problem: why it could not be done, in a sentence.
-        fatal: whether others will fare no better, as where the disk is full.
-    """
-
-    rows: int = 0
-    notes: tuple[str, ...] = ()
-    problem: str = ""
-    fatal: bool = False
+    rows: int = 0  # that were written
+    notes: tuple[str, ...] = ()  # sentences for the user
+    problem: str = ""  # why it failed, in a sentence
+    fatal: bool = False  # whether all others will fail too, as on a full disk
 
 
 # Computes a part and puts it in its place.
@@ -32,10 +25,7 @@ Work = Callable[[Part], Done]
 
 
 def attempt(work: Work, part: Part) -> Done:
-    """Do a part, or say why not.
-
-    By one thread, wherever it runs: the number of threads may change the last digit of a sum.
-    """
+    """Compute a part by one thread: the number of threads may change the last digit of a sum."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -69,7 +69,7 @@ def main(
             cluster=Cluster(ray_address) if on_ray else None,
             console=PlainConsole(),
         )
-        report(outcome.told(folder))
+        report(outcome.describe(folder))
         return
     if temperatures is not None and not images:
         raise ValueError("--temperatures draws images: give a table one --temperature.")

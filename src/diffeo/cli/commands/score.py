@@ -61,7 +61,7 @@ def main(
             cluster=Cluster(ray_address) if ray or ray_address is not None else None,
             console=PlainConsole(),
         )
-        report(outcome.told(folder))
+        report(outcome.describe(folder))
         return
     file = check_writable(out)
     if flow.takes_pixels:

@@ -1,1 +1,1 @@
-"""The tabs of the page: each lays out its controls and says what moves when one is moved."""
+"""The tabs of the page: each lays out its controls and connects them with handlers."""

@@ -1,4 +1,4 @@
-"""What the tabs share: how a control answers, a place for one's own files, controls of context."""
+"""Shared parts of the tabs: event settings, uploads, and controls of the context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from diffeo.explorer import images
-from diffeo.explorer.conditions import ANY, Choice, Conditions, Number
+from diffeo.explorer.conditions import ANY, Conditions, Control
 
 BROKEN = "That did not work; the terminal says why."
 
@@ -84,32 +84,32 @@ def sent(event: gr.EventData, name: str) -> Any:
 
 
 def context_controls(conditions: Conditions, *, any_of: bool) -> list[Any]:
-    """A control for each part of a model's context.
+    """Controls for the variables of a model's context.
 
     Args:
-        conditions: the parts.
+        conditions: the variables.
         any_of: whether each class may be left open.
     """
     controls: list[Any] = []
-    for part in conditions.parts:
-        if isinstance(part, Choice):
-            values = [ANY, *part.values] if any_of else part.values
+    for control in conditions.controls:
+        if control.values:
+            values = [ANY, *control.values] if any_of else [*control.values]
             make = gr.Radio if len(values) <= 12 else gr.Dropdown
-            controls.append(make(values, value=values[0], label=title(part.name)))
+            controls.append(make(values, value=values[0], label=title(control.name)))
         else:
-            controls.append(number_slider(part))
+            controls.append(number_slider(control))
     return controls
 
 
-def number_slider(part: Number) -> gr.Slider:
+def number_slider(control: Control) -> gr.Slider:
     """The slider of a number, of a hundred steps."""
-    span = part.high - part.low or 1.0
+    span = control.high - control.low or 1.0
     return gr.Slider(
-        part.low,
-        part.high,
-        value=(part.low + part.high) / 2,
+        control.low,
+        control.high,
+        value=control.first,
         step=span / 100,
-        label=title(part.name),
+        label=title(control.name),
     )
 
 

@@ -102,5 +102,5 @@ def _controls(conditions: Conditions) -> list[Any]:
 def _plane(subject: Subject, values: list[Any]) -> Plane:
     if not subject.conditions:
         return Plane(subject)
-    values = values or subject.conditions.middle()
+    values = values or [control.first for control in subject.conditions.controls]
     return Plane(subject, subject.conditions.row(values))

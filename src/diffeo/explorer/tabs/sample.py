@@ -66,11 +66,8 @@ def add(subject: Subject) -> Any:
     inputs = [seeds, seed, side, temperature, held, as_data, *controls]
 
     def values(as_data: bool, given: list[Any]) -> list[Any]:
-        parts = zip(conditions.parts, given, strict=True)
-        return [
-            ANY if as_data and part.name and not hasattr(part, "values") else value
-            for part, value in parts
-        ]
+        pairs = zip(conditions.controls, given, strict=True)
+        return [ANY if as_data and not control.values else value for control, value in pairs]
 
     @answers(3)
     def draw(
@@ -97,8 +94,8 @@ def add(subject: Subject) -> Any:
         on_move(control, draw, inputs, outputs)
 
     # The numbers count as soon as one of them is moved.
-    for part, control in zip(conditions.parts, controls, strict=True):
-        if not hasattr(part, "values"):
+    for variable, control in zip(conditions.controls, controls, strict=True):
+        if not variable.values:
             control.input(lambda: False, None, as_data, **AT_ONCE).then(
                 draw, inputs, outputs, **AT_ONCE
             )

@@ -1,0 +1,166 @@
+"""What is exported of a flow, as modules of plain operations that draw nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
+
+from diffeo.bijections.convolution import InvertibleConv1x1
+from diffeo.bijections.dequantization import UniformDequantize
+from diffeo.bijections.pixels import PixelDequantize
+from diffeo.flow import Flow
+
+Inputs = dict[str, Tensor]
+
+
+class Program(nn.Module):
+    """One computation of a flow that `prepare` returned."""
+
+    name: str  # of the file
+    output: str
+    unit: str  # of errors, in words
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def example(self, n: int) -> tuple[Inputs, Tensor]:
+        """Inputs for n events, and the output of the flow itself."""
+        raise NotImplementedError
+
+    def encode_context(self, context: Tensor | None) -> Tensor | None:
+        """The context as bijections take it, which `Flow` makes of it with checks of its values."""
+        if context is None:
+            return None
+        if self.flow.context.category is not None:
+            context = nn.functional.one_hot(context, self.flow.context.width).to(torch.float32)
+        encoder = self.flow.context_encoder
+        return context if encoder is None else encoder(context)[0]
+
+
+class Score(Program):
+    """`x, [noise], [context] -> log p(x | context)`."""
+
+    name, output, unit = "score", "log_prob", "nats"
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow)
+        dequantizer = flow.dequantizer
+        if not isinstance(dequantizer, PixelDequantize | UniformDequantize | None):
+            raise ValueError(
+                f"{type(dequantizer).__name__} cannot be exported, only diffeo's own dequantizers: "
+                "export the sampling alone, or a flow without it."
+            )
+
+    def forward(
+        self, x: Tensor, noise: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities `(batch,)`."""
+        dequantizer = self.flow.dequantizer
+        if isinstance(dequantizer, PixelDequantize) and noise is not None:
+            # Not by shifting bits, which the translation to ONNX takes for signed.
+            x = (x.to(noise.dtype) * 2.0 ** (dequantizer.bits - 8)).floor() + noise
+        elif isinstance(dequantizer, UniformDequantize) and noise is not None:
+            x = x + torch.tensor(dequantizer.steps, dtype=x.dtype) * (noise - 0.5)
+        z, log_det = self.flow.bijection(x, self.encode_context(context))
+        return self.flow.base.log_prob(z) + log_det
+
+    def example(self, n: int) -> tuple[Inputs, Tensor]:
+        context = _contexts(self.flow, n)
+        x = self.flow.sample(n, context.get("context"), generator=_seeded(n))
+        log_prob = self.flow.log_prob(x, context.get("context"), generator=_seeded(n + 1))
+        inputs = {"x": x}
+        if self.flow.dequantizer is not None:  # the same noise as `log_prob` has just drawn
+            inputs["noise"] = torch.rand(x.shape, generator=_seeded(n + 1))
+        return inputs | context, log_prob
+
+
+class Sample(Program):
+    """`z, [context] -> x`."""
+
+    name, output = "sample", "x"
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow)
+        self.unit = "of the pixels" if flow.takes_pixels else "standard deviations"
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Data `(batch, *shape)`."""
+        x, _ = self.flow.bijection.inverse(z, self.encode_context(context))
+        return x if self.flow.dequantizer is None else self.flow.dequantizer.inverse(x)
+
+    def example(self, n: int) -> tuple[Inputs, Tensor]:
+        context = _contexts(self.flow, n)
+        z = self.flow.noise(n, _seeded(n))
+        return {"z": z, **context}, self.flow.decode(z, context.get("context"))
+
+
+def _contexts(flow: Flow, n: int) -> Inputs:
+    """Contexts like those of the training data; none for a flow without context."""
+    width = flow.context.width
+    if flow.context.category is not None:
+        return {"context": torch.randint(width, (n,), generator=_seeded(n))}
+    if not width:
+        return {}
+    context = torch.randn(n, width, generator=_seeded(n))
+    if flow.context_encoder is not None:
+        context = flow.context_encoder.inverse(context)[0]
+    return {"context": context}
+
+
+def _seeded(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+# A flow of plain operations ---------------------------------------------------------------------
+
+
+class FixedConv1x1(InvertibleConv1x1):
+    """A 1x1 convolution whose matrices are constants."""
+
+    def __init__(self, conv: InvertibleConv1x1) -> None:
+        nn.Module.__init__(self)
+        weight, log_det = conv.weight_and_log_det()
+        self.register_buffer("matrix_", weight)
+        self.register_buffer("inverse_", conv.inverse_and_log_det()[0])
+        self.register_buffer("log_det_", log_det)
+
+    def weight_and_log_det(self) -> tuple[Tensor, Tensor]:
+        return self.get_buffer("matrix_"), self.get_buffer("log_det_")
+
+    def inverse_and_log_det(self) -> tuple[Tensor, Tensor]:
+        return self.get_buffer("inverse_"), self.get_buffer("log_det_")
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+@torch.no_grad()
+def prepare(flow: Flow) -> Flow:
+    """A copy on the CPU, in float32 and eval mode, with matrices and parametrizations computed."""
+    plain = copy.deepcopy(flow).to("cpu", torch.float32).eval().requires_grad_(False)
+    plain.set_precision(None)
+    for module in list(plain.modules()):
+        if parametrize.is_parametrized(module):
+            _compute_parametrizations(module)
+        for name, child in list(module.named_children()):
+            if isinstance(child, InvertibleConv1x1):
+                setattr(module, name, FixedConv1x1(child))
+    return plain
+
+
+def _compute_parametrizations(module: nn.Module) -> None:
+    """Replace parametrized weights by buffers.
+
+    `parametrize.remove_parametrizations` would change the class, which a copy shares with its
+    original.
+    """
+    names = list(module.parametrizations)  # type: ignore[arg-type]
+    weights = {name: getattr(module, name) for name in names}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, weight in weights.items():
+        module.register_buffer(name, weight)
