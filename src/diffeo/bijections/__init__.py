@@ -24,6 +24,7 @@ from diffeo.bijections.pixels import PixelDequantize as PixelDequantize
 from diffeo.bijections.reshape import Flatten as Flatten
 from diffeo.bijections.reshape import Squeeze as Squeeze
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh as SinhArcsinh
+from diffeo.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
 from diffeo.bijections.splits import FeatureSplit as FeatureSplit
 from diffeo.bijections.splits import NoSplit as NoSplit
 from diffeo.bijections.splits import Split as Split
