@@ -1,0 +1,77 @@
+"""The rational-quadratic spline against the implementations of zuko and nflows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diffeo.bijections import RationalQuadraticSpline
+
+BOUND, BINS = 3.0, 6
+
+
+@pytest.fixture
+def spline_and_parameters():
+    """A spline, points inside and outside of its interval, and the parameters of each."""
+    source = torch.Generator().manual_seed(0)
+    spline = RationalQuadraticSpline(BINS, BOUND)
+    x = torch.randn(200, 3, generator=source, dtype=torch.float64) * 2
+    parameters = torch.randn(200, 3 * spline.parameters_each, generator=source).double()
+    return spline, x, parameters
+
+
+def by_element(spline, parameters):
+    """Widths, heights and derivatives as other packages take them, `(rows, 3, count)`."""
+    raw = parameters.view(len(parameters), spline.parameters_each, 3).mT
+    return raw.split([BINS, BINS, BINS - 1], dim=-1)
+
+
+def test_it_is_that_of_nflows(spline_and_parameters):
+    splines = pytest.importorskip("nflows.transforms.splines.rational_quadratic")
+    spline, x, parameters = spline_and_parameters
+    widths, heights, derivatives = by_element(spline, parameters)
+    # nflows starts derivatives at softplus(0), and we at 1.
+    derivatives = derivatives + math.log(math.expm1(1 - 1e-3))
+    for inverse in (False, True):
+        y, log_slope = splines.unconstrained_rational_quadratic_spline(
+            x, widths, heights, derivatives, inverse=inverse, tails="linear", tail_bound=BOUND
+        )
+        ours = (spline.inverse if inverse else spline)(x, parameters)
+        torch.testing.assert_close(ours[0], y, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(ours[1], log_slope.sum(1), rtol=1e-10, atol=1e-10)
+
+
+def test_it_is_that_of_zuko(spline_and_parameters):
+    transforms = pytest.importorskip("zuko.transforms")
+    spline, x, parameters = spline_and_parameters
+    widths, heights, derivatives = spline._knots(x, parameters)
+    theirs = transforms.MonotonicRQSTransform(*by_element(spline, parameters), bound=BOUND)
+    # zuko squashes its parameters otherwise: the knots themselves are given to it.
+    theirs.horizontal, theirs.vertical, theirs.derivatives = (
+        part.movedim(0, -1) for part in (widths, heights, derivatives)
+    )
+    y, log_slope = theirs.call_and_ladj(x)
+    ours = spline(x, parameters)
+    torch.testing.assert_close(ours[0], y, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours[1], log_slope.sum(1), rtol=1e-10, atol=1e-10)
+    back, _ = spline.inverse(y, parameters)
+    torch.testing.assert_close(theirs.inv(y), back, rtol=1e-9, atol=1e-9)
+
+
+def test_zero_parameters_are_the_identity_and_gradients_stay_finite():
+    spline = RationalQuadraticSpline(BINS, BOUND)
+    x = torch.tensor([[-1e30, -BOUND, -1.0, 0.0, 2.5, BOUND, 1e30]]).double().requires_grad_()
+    parameters = torch.zeros(1, 7 * spline.parameters_each).double().requires_grad_()
+    y, log_det = spline(x, parameters)
+    torch.testing.assert_close(y, x, rtol=1e-12, atol=1e-12)
+    (y.sum() + log_det.sum()).backward()
+    assert x.grad.isfinite().all()
+    assert parameters.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"bins": 1}, {"bound": 0.0}, {"bins": 2000}])
+def test_what_makes_no_spline_is_refused(options):
+    with pytest.raises(ValueError, match="bins"):
+        RationalQuadraticSpline(**options)
