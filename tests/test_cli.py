@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,9 +18,15 @@ from PIL import Image
 
 import diffeo
 from diffeo import cli
+from diffeo.bases import Logistic
+from diffeo.bijections import Affine
 from diffeo.cli import COMMANDS, main, summary
-from diffeo.cli.parser import make_parser
+from diffeo.cli.commands.train import unwrapped
+from diffeo.cli.contexts import choose_contexts
+from diffeo.cli.parser import make_parser, parse
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.data import TableOptions, load_table
+from diffeo.networks import MLP
 
 QUICK = [
     "--trainer.max_epochs=2",
@@ -178,6 +186,65 @@ def test_the_overview_lists_each_command_on_a_line(capsys):
     for name in COMMANDS:
         assert f"  {name:<13}{summary(name)}" in lines
         assert len(summary(name)) < 80
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--model.layerz 3", "--model.layerz is not an option"),
+        ("--model NoSuch", "--model is NoSuch: there is no class of that name."),
+        ("--model.univariate Nope", "--model.univariate is Nope: there is no class of that name."),
+        ("--model.univariate Affine --model.univariate.bins 3", "--model.univariate.bins is not"),
+        ("--model.layers x", "--model.layers is x: expected int."),
+        ("--trainer.max_epochs x", "--trainer.max_epochs is x: expected int."),
+        ("--trainer.memory z", "--trainer.memory is z: expected one of 'auto', 'stored'"),
+        ("--model.coupling additive", "write --model.univariate Additive"),
+        ("--model.bound=2", "--model.univariate Affine --model.univariate.bound"),
+        ("--model.base logistic", "write --model.base Normal, or Logistic"),
+    ],
+)
+def test_wrong_options_are_refused_in_plain_words(words, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        parse("train", words.split())
+
+
+class Stretch(Affine):
+    """A univariate map that only this file knows."""
+
+
+def test_parts_of_models_are_found_by_name():
+    for name in ("NICE", "RealNVP", "TableFlow", "Glow", "ImageRealNVP"):
+        assert parse("train", ["--model", name]).model.class_path == f"diffeo.{name}"
+    words = "--model.univariate Stretch --model.univariate.bound 2 --model.base Logistic"
+    parser = make_parser("train")
+    options = parse("train", [*words.split(), "--model.network=MLP"], parser)
+    model = unwrapped(parser.instantiate(options).model)
+    flow = model(3)
+    assert (type(flow), flow.arguments["univariate"].bound) == (diffeo.RealNVP, 2.0)
+    assert isinstance(flow.arguments["univariate"], Stretch)
+    assert isinstance(flow.base, Logistic)
+    assert flow.arguments["network"].func is MLP
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("temp=C=3", {"temp=C": [3.0]}),
+        ("temp=C = -3,label=a=b", {"temp=C": [-3.0], "label": [0.0, 1.0]}),
+        ("label=c", {"label": [1.0, 0.0]}),
+    ],
+)
+def test_names_and_classes_may_contain_an_equals_sign(words, values):
+    flow = diffeo.RealNVP(
+        2, 2, context=ContextSpec((Number("temp=C"), Category("label", ("c", "a=b"))))
+    )
+    rows = SimpleNamespace(train=SimpleNamespace(context=torch.zeros(1, 3)))
+    run = SimpleNamespace(flow=flow, data=lambda: rows, config_file=Path(__file__))
+    assert choose_contexts(run, words, None).values == values
+    with pytest.raises(ValueError, match="give temp=C=VALUE,label=NAME"):
+        choose_contexts(run, "temp=3", None)
+    with pytest.raises(ValueError, match="choose label from c, a=b"):
+        choose_contexts(run, None, "d")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -109,7 +110,7 @@ def make_parser(name: str) -> Parser:
 
 
 def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Namespace:
-    """The options of a command, from the words after its name; ValueError or ArgumentError."""
+    """The options of a command, from the words after its name; ValueError if they are wrong."""
     module, parser = _module(name), parser or make_parser(name)
     words = parser.join_lists(words)
     words = module.expand(words) if hasattr(module, "expand") else words
@@ -119,7 +120,7 @@ def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Name
         for option, remedy in getattr(module, "GONE", {}).items():
             if any(word.partition("=")[0] == option for word in words):
                 raise ValueError(f"{option} is no longer an option: {remedy}.") from error
-        raise
+        raise ValueError(_sentence(error)) from error
 
 
 def run_command(name: str, words: Iterable[str]) -> None:
@@ -128,6 +129,23 @@ def run_command(name: str, words: Iterable[str]) -> None:
     options = parser.instantiate(parse(name, words, parser))
     limit_threads()
     _module(name).main(**{parameter: options[parameter] for parameter in parser.names})
+
+
+def _sentence(error: ArgumentError) -> str:
+    """The reason in the text of jsonargparse, which lists all types that a value could have."""
+    text = " ".join(str(error).split())
+    option = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', text))
+    if found := re.search(r"Option '(\w+)' is not accepted", text):
+        return f"{option}.{found[1]} is not an option: leave it out, or choose another class."
+    if found := re.search(r"Expected a dot import path string: (.*?) - ", text):
+        return f"{option} is {found[1]}: there is no class of that name."
+    kind = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", text)
+    value = re.search(
+        r"(?:Got|Given) value: (?!Namespace|NestedArg)(.*?)(?=\.? Got value: |$)", text
+    )
+    if kind is None or value is None:
+        return text
+    return f"{option} is {value[1]}: expected {kind[1] or f'one of {kind[2]}'}."
 
 
 def _module(name: str) -> ModuleType:

@@ -64,7 +64,7 @@ def main(
             saved model are float32.
     """
     train(
-        _unwrapped(model),
+        unwrapped(model),
         data,
         resume or out,
         seed=seed,
@@ -76,11 +76,11 @@ def main(
     )
 
 
-def _unwrapped(made: Any) -> Any:
+def unwrapped(made: Any) -> Any:
     """`partial(RealNVP, layers=2)` for what jsonargparse makes of a class with some arguments."""
     if not isinstance(made, functools.partial) or not made.args:
         return made
-    arguments = {name: _unwrapped(value) for name, value in made.keywords.items()}
+    arguments = {name: unwrapped(value) for name, value in made.keywords.items()}
     return functools.partial(made.args[-1], **arguments)
 
 
