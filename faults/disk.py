@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from diffeo.training.checkpoints import BEFORE, LAST, CheckpointFiles, newest
+from diffeo.training.checkpoints import BEFORE, LAST, load, newest
 from faults import runs
 from faults.outcomes import Outcome
 
@@ -350,7 +350,7 @@ def _flipped(checkpoints: Path, sample: bool) -> Outcome:
 
 
 def _load(path: Path) -> Any:
-    return CheckpointFiles().load_checkpoint(path, weights_only=True)
+    return load(path)
 
 
 def _torch_is_silent(path: Path, true: Any) -> bool:

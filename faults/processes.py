@@ -28,7 +28,7 @@ TRAIN = (
     "--model.layers",
     "4",
 )
-TRAIN += ("--trainer.accelerator", "cpu", "--trainer.max_epochs", str(EPOCHS))
+TRAIN += ("--trainer.device", "cpu", "--trainer.max_epochs", str(EPOCHS))
 TRAIN += ("--trainer.patience", "1000", "--trainer.figure_every", "8")
 LIMIT, ENDED = 120.0, 60.0  # seconds: for a whole run, and from a kill to the end of all
 SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4242"}
@@ -77,7 +77,7 @@ class Training:
         more: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
-        words = ("--trainer.devices", str(processes), "--trainer.strategy", "auto")
+        words = ("--trainer.devices", str(processes))
         words += ("--trainer.batch_size", str(BATCH // processes), *more)
         self.log = folder.with_name(f"{folder.name}-{time.monotonic_ns()}.log")
         with self.log.open("wb") as log:

@@ -33,12 +33,12 @@ PLACES = {
     "reading the data": "diffeo.run.learning:load_data",
     "building the cache": "diffeo.data.images.building:PixelFile.append",
     "writing the settings": "yaml:safe_dump",
-    "a step": "diffeo.training.module:FlowModule._learn",
-    "validation": "diffeo.training.module:FlowModule.validation_step",
+    "a step": "diffeo.training.loop:Training._take_step",
+    "validation": "diffeo.training.loop:Training.validate",
     "the best model": "diffeo.pretrained.storage:save_file",
-    "metrics.csv": "diffeo.training.callbacks:MetricsFile._write",
+    "metrics.csv": "diffeo.training.observers:MetricsFile._write",
     "a figure": "matplotlib.figure:Figure.savefig",
-    "TensorBoard": "diffeo.training.callbacks:Board.log_metrics",
+    "TensorBoard": "diffeo.training.observers:TensorBoard.on_epoch_end",
     "a checkpoint": "torch:save",
     "a rename": "pathlib:Path.replace",
     "the evaluation": "diffeo.run.learning:evaluate",
@@ -58,7 +58,7 @@ def make_data(folder: Path) -> dict[str, list[str]]:
     for i in range(200):
         pixels = noise.integers(40, 215) + noise.integers(-20, 20, (8, 8))
         Image.fromarray(pixels.astype(np.uint8)).save(photos / f"{i:03d}.png")
-    often = ["--trainer.accelerator=cpu", "--out=run"]
+    often = ["--trainer.device=cpu", "--out=run"]
     small = ["--model.layers=2", "--model.hidden=[8]", "--trainer.batch_size=32"]
     return {
         # It stops by itself, some epochs before the last.
@@ -97,7 +97,7 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     for place in PLACES.values():
         importlib.import_module(place.partition(":")[0])
-    for name in ("lightning.pytorch", "torch.utils.tensorboard", "tensorboard", "pandas"):
+    for name in ("torch.utils.tensorboard", "tensorboard", "pandas"):
         importlib.import_module(name)
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main(["train", "--help"])

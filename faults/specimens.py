@@ -27,7 +27,7 @@ data: {source: rows.csv, columns: null, context: null, rows: null, noise: null,
   splits: [0.8, 0.1, 0.1], seed: 0, dequantize: false, delimiter: null, size: null}
 seed: 0
 precision: float32
-trainer: {max_epochs: 1, accelerator: cpu}
+trainer: {max_epochs: 1, device: cpu}
 """
 
 

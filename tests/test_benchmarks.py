@@ -15,7 +15,8 @@ from benchmarks import harness, loop, plain_loop, subjects
 
 from diffeo.data import DataOptions
 from diffeo.run import train
-from diffeo.training import fit, module
+from diffeo.training import loop as training_loop
+from diffeo.training import options as training_options
 from diffeo.training.options import TrainerOptions
 
 NEED_NORMFLOWS = {"glow-train", "glow-sample", "glow-memory", "image-realnvp"}
@@ -84,9 +85,12 @@ def test_a_side_works_in_a_process_of_its_own_and_says_what_failed_there() -> No
 
 
 def test_the_plain_loop_takes_the_steps_of_training(tmp_path: Path) -> None:
-    options = module.OptimizerOptions()
-    assert plain_loop.STEPS == fit.DEFAULT_STEPS
-    assert (plain_loop.BATCH, plain_loop.LR) == (fit.TABLE_BATCH, module.TABLE_LR)
+    options = training_options.OptimizerOptions()
+    assert plain_loop.STEPS == training_loop.DEFAULT_STEPS
+    assert (plain_loop.BATCH, plain_loop.LR) == (
+        training_options.TABLE_BATCH,
+        training_options.TABLE_LR,
+    )
     taken = plain_loop.WARMUP, plain_loop.CLIP, plain_loop.EMA
     assert taken == (options.warmup, options.clip, options.ema)
     data = DataOptions("moons", rows=loop.SMALL_ROWS)

@@ -268,11 +268,11 @@ def test_what_is_heavy_is_imported_where_it_is_used():
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
     loaded = {*said_by(code).splitlines()[-1].split()}
-    assert loaded.isdisjoint({"torch", "numpy", "lightning", "pandas", "pyarrow", "matplotlib"})
+    assert loaded.isdisjoint({"torch", "numpy", "accelerate", "pandas", "pyarrow", "matplotlib"})
     code = "import sys, diffeo\ndiffeo.Flow\nprint(*sys.modules)"
     loaded = {*said_by(code).split()}
     optional = {"datasets", "pyro", "onnx", "onnxruntime", "onnxscript", "gradio", "ray"}
-    seldom = {"lightning", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
+    seldom = {"accelerate", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
     assert "torch" in loaded
     assert loaded.isdisjoint(optional | seldom)
 

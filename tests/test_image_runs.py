@@ -21,7 +21,7 @@ from diffeo.cli import main
 from diffeo.data import Batches, DataOptions, ImageOptions, load_data, load_gallery, load_images
 from diffeo.evaluation.likelihood import evaluate, log_probs
 from diffeo.run import Run, presets, train
-from diffeo.training.options import TrainerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 
 QUICK = ["--trainer.max_epochs=2", "--trainer.figure_every=100", "--data.rows=300"]
 SMALL = ["--model.hidden_channels=8", "--model.blocks=1"]
@@ -102,12 +102,8 @@ def test_a_model_without_batch_norm_passes_recalibration_unchanged(run):
 
 
 def test_l2_presses_on_magnitudes_and_not_on_directions():
-    from diffeo.training.module import FlowModule
-    from diffeo.training.steps import OptimizerOptions
-
     flow = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
-    module = FlowModule(flow, OptimizerOptions(l2=0.1), steps=10)
-    held, free = module.configure_optimizers().param_groups
+    held, free = OptimizerOptions(l2=0.1).groups(flow)
     assert (held["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     held = {id(p) for p in held["params"]}
     for name, p in flow.named_parameters():

@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
         small,
         DataOptions("digits", rows=400),
         folder / "digits",
-        trainer=TrainerOptions(max_epochs=20, figure_every=100, accelerator="cpu"),
+        trainer=TrainerOptions(max_epochs=20, figure_every=100, device="cpu"),
         console=Console(quiet=True),
     )
     return folder

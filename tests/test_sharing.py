@@ -342,7 +342,7 @@ SEEN = """
 import sys
 from diffeo.cli import main
 assert main(["sample", "m", "-n=4", "--out=grid.png"]) == 0
-heavy = "lightning pytorch_lightning matplotlib pandas pyarrow sklearn scipy tensorboard datasets"
+heavy = "accelerate matplotlib pandas pyarrow sklearn scipy tensorboard datasets"
 print([name for name in heavy.split() if name in sys.modules])
 """
 

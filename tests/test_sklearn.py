@@ -25,7 +25,7 @@ import diffeo.sklearn
 from diffeo import Flow
 from diffeo.sklearn import FlowDensity, FlowOutlierDetector
 from diffeo.sklearn.settings import Settings
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training.options import OptimizerOptions
 
 IRIS = load_iris()
 QUICK = {"max_iter": 20, "layers": 2, "hidden": 8, "random_state": 0}
@@ -332,8 +332,8 @@ def test_verbose_says_how_far_it_is(capsys):
     assert not capsys.readouterr().out
 
 
-def test_lightning_is_not_imported():
-    code = "import sys, diffeo.sklearn; sys.exit('lightning' in sys.modules)"
+def test_accelerate_is_not_imported():
+    code = "import sys, diffeo.sklearn; sys.exit('accelerate' in sys.modules)"
     source = Path(diffeo.sklearn.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=source, check=False).returncode == 0
 

@@ -14,12 +14,10 @@ from rich.console import Console
 
 from diffeo import NICE, RealNVP
 from diffeo.data import DataOptions, Split
-from diffeo.data.batches import Batches, Groups
+from diffeo.data.batches import Batches
 from diffeo.run import Run, draw, train
-from diffeo.training.fit import fit
-from diffeo.training.module import FlowModule
-from diffeo.training.options import TrainerOptions, limit_threads
-from diffeo.training.steps import OptimizerOptions
+from diffeo.run.learning import prepare
+from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
 
 QUIET = Console(quiet=True)
 
@@ -64,44 +62,11 @@ def test_without_a_seed_all_rows_come_in_order_and_context_stays_beside_them():
     assert len(batches) == 3
 
 
-def test_groups_hold_the_same_batches_in_the_same_order():
-    batches = Batches(Split(torch.arange(25.0)[:, None]), 4, seed=3)
-    groups = Groups(batches, 4)
-    groups.sampler.set_epoch(2)
-    taken = list(groups)
-    assert [len(group) for group in taken] == [4, 2]
-    assert len(groups) == 2
-    pairs = zip((batch for group in taken for batch in group), batches, strict=True)
-    assert all(torch.equal(x, y) for (x, _), (y, _) in pairs)
-
-
-@pytest.mark.parametrize("rows", [1_000, 1_600])  # 13 steps an epoch, 20
-def test_steps_at_a_time_learn_what_single_steps_do(tmp_path, monkeypatch, rows):
-    metrics = []
-    for at_a_time in (1, 16):
-        monkeypatch.setattr("diffeo.training.fit.AT_A_TIME", at_a_time)
-        folder = train(
-            functools.partial(RealNVP, layers=2, hidden=(8,)),
-            DataOptions("moons", rows=rows, dequantize=True),
-            tmp_path / str(at_a_time),
-            trainer=TrainerOptions(max_epochs=4, batch_size=60),
-            console=QUIET,
-        )
-        metrics.append((folder / "metrics.csv").read_text())
-    assert metrics[0] == metrics[1]
-    assert f"\n4,{4 * (rows * 8 // 10 // 60)}," in metrics[0]
-
-
 def test_a_batch_larger_than_the_data_is_cut_to_it():
     assert len(list(Batches(Split(torch.zeros(7, 1)), 100, seed=0))) == 1
 
 
 # Optimizer ----------------------------------------------------------------------------------------
-
-
-def module(flow=None, **options):
-    flow = flow or RealNVP(2, layers=2, hidden=(8,))
-    return FlowModule(flow, OptimizerOptions(**options), steps=100)
 
 
 def test_the_learning_rate_rises_then_falls_as_a_cosine():
@@ -141,7 +106,7 @@ def test_the_average_follows_the_weights(tmp_path):
     for ema in (0.0, 0.999):
         torch.manual_seed(0)
         flow = RealNVP(2, layers=2, hidden=(8,))
-        fit(
+        prepare(
             flow,
             table,
             table,
@@ -150,7 +115,7 @@ def test_the_average_follows_the_weights(tmp_path):
             optimizer=OptimizerOptions(ema=ema, schedule="constant", warmup=0.0, lr=1e-2),
             options=few_steps(batch_size=64, max_epochs=1),
             console=QUIET,
-        )
+        ).run()
         saved = RealNVP.from_pretrained(tmp_path / str(ema) / "model")
         fitted[ema] = [
             (a - b).abs().max().item()
@@ -287,7 +252,7 @@ def test_context_and_dequantization_reach_the_model(tmp_path):
 def start(folder, *options):
     command = [sys.executable, "-m", "diffeo.cli", "train", "--trainer.max_epochs=12"]
     command += ["--data.rows=20000", "--trainer.batch_size=256", "--model.layers=4"]
-    command += ["--trainer.figure_every=5", "--trainer.accelerator=cpu"]
+    command += ["--trainer.figure_every=5", "--trainer.device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *options, f"--out={folder}"] if not options else [*command[:4], *options],

@@ -22,20 +22,25 @@ from diffeo.cli import main
 from diffeo.cli.interrupts import Interrupts
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
-from diffeo.training import checkpoints
-from diffeo.training.callbacks import BestModel, Board, MetricsFile, Patience
-from diffeo.training.checkpoints import BEFORE, BEST, LAST, CheckpointFiles, epochs_in, newest
-from diffeo.training.fit import fit
-from diffeo.training.module import FlowModule
-from diffeo.training.options import TrainerOptions
-from diffeo.training.steps import OptimizerOptions
+from diffeo.run.learning import prepare
+from diffeo.training.checkpoints import (
+    BEFORE,
+    BEST,
+    LAST,
+    Checkpoints,
+    epochs_in,
+    load,
+    newest,
+)
+from diffeo.training.loop import Training
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.files import atomic_write
 
 QUIET = Console(quiet=True)
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full, a disk without room")
 ARGUMENTS = ["train", "--data=rows.csv", "--model.layers=2", "--model.hidden=[8]"]
-ARGUMENTS += ["--trainer.batch_size=32", "--trainer.accelerator=cpu", "--trainer.max_epochs=4"]
+ARGUMENTS += ["--trainer.batch_size=32", "--trainer.device=cpu", "--trainer.max_epochs=4"]
 
 
 @pytest.fixture
@@ -52,34 +57,28 @@ def rows(tmp_path):
 def state(epoch):
     """As much of a checkpoint as matters here."""
     weights = torch.randn(500, generator=torch.Generator().manual_seed(epoch))
-    return {"epoch": epoch, "state_dict": {"weight": weights}}
+    return {"epochs": epoch + 1, "flow": {"weight": weights}}
 
 
 @pytest.fixture
 def two(tmp_path):
     """The checkpoints of epochs 4 and 5."""
-    files = CheckpointFiles()
+    checkpoints = Checkpoints(tmp_path)
     for epoch in (2, 3, 4):
-        files.save_checkpoint(state(epoch), tmp_path / LAST)
+        checkpoints.save_last(state(epoch))
     return tmp_path
-
-
-def loaded(path):
-    return CheckpointFiles().load_checkpoint(path, weights_only=True)
 
 
 def test_the_checkpoint_before_the_last_is_kept(two):
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (5, 4)
     assert newest(two) == two / LAST
-    assert torch.equal(
-        loaded(two / BEFORE)["state_dict"]["weight"], state(3)["state_dict"]["weight"]
-    )
+    assert torch.equal(load(two / BEFORE)["flow"]["weight"], state(3)["flow"]["weight"])
     assert sorted(path.name for path in two.iterdir()) == [BEFORE, LAST]
 
 
 def flip(path):
     data = bytearray(path.read_bytes())
-    data[data.index(state(4)["state_dict"]["weight"][:9].numpy().tobytes()) + 20] ^= 16
+    data[data.index(state(4)["flow"]["weight"][:9].numpy().tobytes()) + 20] ^= 16
     path.write_bytes(data)
 
 
@@ -98,7 +97,7 @@ def pickled(path):
         def __reduce__(self):
             return os.mkdir, ("called",)
 
-    torch.save({"epoch": 4, "evil": Evil()}, path)
+    torch.save({"epochs": 5, "evil": Evil()}, path)
     assert pickle.dumps(Evil())
 
 
@@ -107,7 +106,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_is_taken(two, capsys, harm)
     harm(two / LAST)
     if harm is flip:
         assert not torch.equal(
-            torch.load(two / LAST)["state_dict"]["weight"], state(4)["state_dict"]["weight"]
+            torch.load(two / LAST)["flow"]["weight"], state(4)["flow"]["weight"]
         ), "torch itself does not notice"
     assert newest(two, Console(width=60)) == two / BEFORE
     trouble = "missing" if harm is Path.unlink else "damaged"
@@ -138,33 +137,29 @@ def test_any_flipped_bit_is_noticed_or_means_nothing(two):
         if newest(two) == two / BEFORE:
             noticed += 1
         else:
-            read = loaded(two / LAST)
-            assert read["epoch"] == 4
-            assert torch.equal(read["state_dict"]["weight"], state(4)["state_dict"]["weight"])
+            read = load(two / LAST)
+            assert read["epochs"] == 5
+            assert torch.equal(read["flow"]["weight"], state(4)["flow"]["weight"])
     assert noticed > 150
 
 
 def test_a_damaged_checkpoint_does_not_take_the_place_of_the_good_one(two):
     flip(two / LAST)
-    files = CheckpointFiles()
-    files.load_checkpoint(newest(two, QUIET), weights_only=True)
-    files.save_checkpoint(state(4), two / LAST)
+    checkpoints = Checkpoints(two, newest(two, QUIET))
+    checkpoints.save_last(state(4))
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (5, 4)
-    files.save_checkpoint(state(5), two / LAST)
+    checkpoints.save_last(state(5))
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (6, 5)
 
 
 def test_a_checkpoint_that_was_loaded_is_kept_as_the_one_before(two):
-    files = CheckpointFiles()
-    files.load_checkpoint(newest(two), weights_only=True)
-    files.save_checkpoint(state(5), two / LAST)
+    Checkpoints(two, newest(two)).save_last(state(5))
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (6, 5)
 
 
 @pytest.mark.parametrize("nth", [0, 1])
 def test_a_kill_at_a_rename_leaves_a_good_checkpoint(two, monkeypatch, nth):
-    files, rename = CheckpointFiles(), Path.replace
-    files.load_checkpoint(newest(two), weights_only=True)
+    checkpoints, rename = Checkpoints(two, newest(two)), Path.replace
     calls = iter(range(2))
 
     def killed(path, target):
@@ -174,7 +169,7 @@ def test_a_kill_at_a_rename_leaves_a_good_checkpoint(two, monkeypatch, nth):
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        files.save_checkpoint(state(5), two / LAST)
+        checkpoints.save_last(state(5))
     assert epochs_in(newest(two, QUIET)) == 5
 
 
@@ -206,11 +201,10 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path, write):
 @needs_full
 def test_a_full_disk_keeps_the_checkpoints_that_there_are(two):
     (two / ".last.partial.ckpt").symlink_to(FULL)
-    files = CheckpointFiles()
-    files.load_checkpoint(two / LAST, weights_only=True)
+    checkpoints = Checkpoints(two, two / LAST)
     with pytest.raises(OSError, match="No space left") as told:
         # More than is held back until the file is closed.
-        files.save_checkpoint(state(5) | {"more": torch.zeros(100_000)}, two / LAST)
+        checkpoints.save_last(state(5) | {"more": torch.zeros(100_000)})
     assert told.value.filename == str(two / LAST)
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (5, 4)
 
@@ -264,25 +258,19 @@ def test_a_run_on_a_full_disk_ends_with_one_sentence(rows, capsys, monkeypatch, 
     assert not [*Path("run").rglob("*.partial*")]
 
 
-def test_other_errors_of_the_logger_stay_what_they_are(tmp_path):
-    board = Board(tmp_path)
-    with pytest.raises(ValueError, match="not supported"):
-        board.log_metrics({"a": "words"})
-
-
 # A stop -------------------------------------------------------------------------------------------
 
 
 def stopping_at(monkeypatch, epoch, act):
     """Let something happen when an epoch (from 0) begins."""
-    begin = FlowModule.on_train_epoch_start
+    begin = Training._run_epoch
 
-    def begins(self):
-        if self.current_epoch == epoch:
+    def begins(self, batches):
+        if self.epoch == epoch:
             act()
-        begin(self)
+        begin(self, batches)
 
-    monkeypatch.setattr(FlowModule, "on_train_epoch_start", begins)
+    monkeypatch.setattr(Training, "_run_epoch", begins)
 
 
 def metrics(folder):
@@ -358,20 +346,18 @@ def test_a_signal_that_is_ignored_stays_so():
 
 def fitted(folder, x, epochs, *, resume=False, patience=None, lr=None):
     torch.manual_seed(0)
-    seconds = fit(
+    training = prepare(
         RealNVP(3, layers=2, hidden=(8,)),
         Split(x[:160]),
         Split(x[160:180]),
         folder,
         seed=0,
         optimizer=OptimizerOptions(lr=lr),
-        options=TrainerOptions(
-            max_epochs=epochs, batch_size=32, patience=patience, accelerator="cpu"
-        ),
+        options=TrainerOptions(max_epochs=epochs, batch_size=32, patience=patience, device="cpu"),
         resume=resume,
         console=QUIET,
-    )
-    return seconds, len(metrics(folder).splitlines()) - 1
+    ).run()
+    return training.seconds, len(metrics(folder).splitlines()) - 1
 
 
 def test_each_epoch_has_its_checkpoint_and_a_run_that_ended_trains_no_further(tmp_path, rows):
@@ -392,7 +378,7 @@ def test_each_epoch_has_its_checkpoint_and_a_run_that_ended_trains_no_further(tm
 def test_metrics_are_those_of_the_checkpoint_and_seconds_add_up(tmp_path, rows):
     fitted(tmp_path, rows, 3)
     text = metrics(tmp_path)
-    before = loaded(tmp_path / "checkpoints" / LAST)["callbacks"]["Checkpoints"]["seconds"]
+    before = load(tmp_path / "checkpoints" / LAST)["seconds"]
     (tmp_path / "metrics.csv").write_text("nonsense")
     again, _ = fitted(tmp_path, rows, 3, resume=True)
     assert metrics(tmp_path) == text
@@ -412,7 +398,7 @@ def test_a_damaged_model_is_taken_from_the_checkpoint_of_its_epoch(tmp_path, row
     harm(damaged)
     for path in (tmp_path / "checkpoints").iterdir():
         values = torch.load(path)
-        values["callbacks"]["BestModel"]["best"] -= 1.0 if path.name == BEST else 0.0
+        values["observers"]["BestModel"]["best"] -= 1.0 if path.name == BEST else 0.0
         torch.save(values, path)
     fitted(tmp_path, rows, 20, patience=2, lr=0.3, resume=True)
     assert not damaged.exists() or damaged.read_bytes() != files[damaged]
@@ -448,7 +434,8 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(rows, capsys, monkeypa
         assert main([*ARGUMENTS, "--out=run"]) == 130
     path = Path("run/checkpoints", LAST)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    weight = load(path)["flow"]["bijection.links.1.conditioner.layers.0.weight"]
+    data[data.index(weight.numpy().tobytes()) + 2] ^= 1
     path.write_bytes(data)
     capsys.readouterr()
     assert main(["train", "--resume=run"]) == 0
@@ -462,11 +449,34 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(rows, capsys, monkeypa
 def test_a_run_cannot_go_back(tmp_path):
     x = torch.randn(200, 3)
     fitted(tmp_path, x, 2)
-    last = (tmp_path / "checkpoints" / LAST).read_bytes()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="trained for 2 epochs"):
         fitted(tmp_path, x, 1, resume=True)
-    assert (tmp_path / "checkpoints" / LAST).read_bytes() == last
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     fitted(tmp_path, x, 2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--trainer.max_epochs=1"], "it has trained for 4 epochs: give"),
+        (["--model.layers=3"], "it has weights of another model: leave the options of --model"),
+    ],
+)
+def test_a_refused_resume_writes_nothing(rows, capsys, words, reason):
+    assert main([*ARGUMENTS, "--out=run"]) == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["train", "--resume=run", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"diffeo: run cannot be resumed so: {reason}")
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_device_that_is_not_there_is_refused_before_there_is_a_folder(rows, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([*ARGUMENTS, "--trainer.device=cuda", "--out=run"]) == 2
+    assert "this machine has no cuda device: choose " in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 # The folder ---------------------------------------------------------------------------------------
@@ -497,21 +507,6 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_nobodys_way(rows, capsys)
     )
     assert main([*ARGUMENTS, "--out=run"]) == 0
     assert not [*Path("run").rglob("*.partial*")]
-
-
-def test_callbacks_keep_their_state():
-    for callback, state in (
-        (MetricsFile(Path("m.csv")), {"rows": [{"epoch": 1}]}),
-        (BestModel(Path("model"), Path("best.ckpt")), {"best": 1.5}),
-    ):
-        callback.load_state_dict(state)
-        assert callback.state_dict() == state
-    patient = Patience("val_nll", 7)
-    patient.load_state_dict(patient.state_dict() | {"patience": 3, "wait_count": 5})
-    assert (patient.patience, patient.wait_count) == (7, 5)
-    kept = checkpoints.Checkpoints(Path("kept"))
-    kept.load_state_dict({"best": 1.0, "seconds": 3.0})
-    assert kept.state_dict() == {"best": 1.0, "seconds": 3.0}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(rows):

@@ -9,16 +9,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from commands import refused
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 import diffeo
 from diffeo.training import processes
-from diffeo.training.options import TrainerOptions
+from diffeo.training.processes import Processes
 
 # Of the diffeo that is under test, wherever another is installed.
 SOURCE = str(Path(diffeo.__file__).parents[1])
@@ -29,8 +25,7 @@ from rich.console import Console
 from diffeo import Glow, ImageRealNVP
 from diffeo.data import DataOptions
 from diffeo.run import train
-from diffeo.training.options import TrainerOptions
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 
 devices, (folder, precision, model, memory) = int(sys.argv[1]), sys.argv[2:]
 
@@ -53,9 +48,8 @@ train(
         max_epochs=3,
         batch_size=32 // devices,
         figure_every=100,
-        accelerator="cpu",
+        device="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
         memory=memory,
     ),
     console=Console(quiet=True),
@@ -69,7 +63,7 @@ def curve(tmp_path, devices, precision, model, memory="auto"):
     folder = tmp_path / f"{devices}-{precision}-{model}-{memory}"
     done = subprocess.run(
         [sys.executable, script, str(devices), folder, precision, model, memory],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": SOURCE},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
         timeout=300,
@@ -105,80 +99,82 @@ def test_two_processes_with_constant_memory_learn_as_one_without(tmp_path):
 
 # Who started them
 
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "3"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "7", "LOCAL_RANK": "3", "WORLD_SIZE": "12"}
 SLURM = {"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "train"}
+SLURM |= {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4242"}
 
 
 @pytest.fixture
 def alone(monkeypatch):
     """An environment in which nobody has started several processes."""
-    for name in [*os.environ]:
+    for name in [*os.environ, *processes.NAMES, processes.PARENT]:
         if name.startswith(("SLURM_", "TORCHELASTIC_")) or name in (
-            *processes.RANKS,
+            *processes.NAMES,
             processes.PARENT,
         ):
+            monkeypatch.setenv(name, "")  # so that it is restored
             monkeypatch.delenv(name)
     return lambda variables: [monkeypatch.setenv(*pair) for pair in variables.items()]
 
 
 @pytest.mark.parametrize(
-    ("variables", "counts"),
+    ("variables", "places"),
     [
-        ({}, (5, 2)),
-        (TORCHRUN, (4, 3)),
-        (SLURM, (2, 3)),
-        (SLURM | TORCHRUN, (4, 3)),  # torchrun inside of a job
-        (SLURM | {"SLURM_NTASKS": "1"}, (5, 2)),  # a job that lets Lightning start them
-        (SLURM | {"SLURM_JOB_NAME": "interactive"}, (5, 2)),
+        ({}, (0, 5, 0)),
+        (TORCHRUN, (7, 12, 3)),
+        (SLURM, (5, 6, 1)),
+        (SLURM | TORCHRUN, (7, 12, 3)),  # torchrun inside of a job
+        (SLURM | {"SLURM_NTASKS": "1"}, (0, 5, 0)),  # a job that starts them by --trainer.devices
+        (SLURM | {"SLURM_JOB_NAME": "interactive"}, (0, 5, 0)),
     ],
 )
-def test_whoever_starts_them_says_how_many(alone, monkeypatch, variables, counts):
-    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "99")  # so that it is restored
+def test_whoever_starts_them_says_how_many(alone, variables, places):
     alone(variables)
-    options = processes.launched(TrainerOptions(devices=5, num_nodes=2, max_epochs=7))
-    assert (options.devices, options.num_nodes, options.max_epochs) == (*counts, 7)
-    slurm = "SLURM_NTASKS" in variables and counts == (2, 3)
-    assert len(processes.cluster()) == slurm
-    if slurm:
-        assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
-        assert not processes.cluster()[0].auto_requeue
+    found = Processes.launched(5, resume="go on")
+    assert (found.rank, found.world, found.local) == places
+    assert (found.starts, found.resume) == (places[1] == 5, "go on")
+    # Once more, as a second training in the same process would.
+    again = Processes.launched(5)
+    assert (again.rank, again.world, again.local) == places
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"])
-def test_one_alone_is_the_first(alone, name):
-    assert processes.is_first()
-    alone({name: "0"})
-    assert processes.is_first()
-    alone({name: "1"})
-    assert not processes.is_first()
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node[03-05,9],other", "node03"), ("a7", "a7"), ("gpu-[1-2]-x,b", "gpu-1-x")],
+)
+def test_slurm_names_the_machine_of_the_first_task(alone, nodes, first):
+    alone(SLURM | {"SLURM_NODELIST": nodes})
+    Processes.launched(1)
+    assert os.environ["MASTER_ADDR"] == first
+    assert os.environ["MASTER_PORT"] == "14242"
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_3", "model_parallel"])
-def test_no_process_may_hold_a_part_of_the_weights(capsys, strategy):
-    refused(["train", "--trainer.strategy", strategy], capsys, strategy, "--trainer.strategy ddp")
-
-
-def test_what_lightning_refuses_is_a_sentence():
-    with (
-        pytest.raises(ValueError, match=r"^Lightning cannot train so: no GPU; .*[.]$"),
-        processes.refusals(),
-    ):
-        raise MisconfigurationException("no\n GPU. Try another.")
+def test_one_process_is_connected_to_nobody(alone):
+    alone(TORCHRUN)
+    with Processes() as one:  # as an estimator's, wherever it is fitted
+        assert (one.rank, one.world) == (0, 1)
+        assert one.sum(2.5) == 2.5
+    assert not [name for name in sys.modules if name == "accelerate.accelerator"]
 
 
 # When one is lost
 
 
-def together(alone, *codes, **variables):
-    """The watch of a process that has started others, which end at once with these codes."""
-    alone(variables)
-    launcher = _SubprocessScriptLauncher(None, len(codes) + 1, 1)
-    launcher.procs = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
-    for process in launcher.procs:
-        process.wait()
-    strategy = SimpleNamespace(launcher=launcher)
-    trainer = SimpleNamespace(strategy=strategy, world_size=len(codes) + 1, node_rank=0)
-    return processes.Together(trainer, Path("a run"))
+class Watched(Processes):
+    """Processes of which the others end at once with these codes; none are connected."""
+
+    def __init__(self, *codes, local=0):
+        super().__init__(local, len(codes) + 1, local, resume="diffeo train --resume run")
+        self.codes = codes
+
+    def __enter__(self):
+        for code in self.codes if not self.local else ():
+            self.children.append(subprocess.Popen([sys.executable, "-c", code]))
+        for child in self.children:
+            child.wait()
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
 
 
 KILLED = "import os; os.kill(os.getpid(), 9)"
@@ -186,41 +182,34 @@ BROKEN = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by pe
 
 
 def test_the_lost_one_is_named_with_the_remedy(alone):
-    watch = together(alone, "", KILLED)
-    with pytest.raises(ConnectionError) as caught, watch:
+    with pytest.raises(ConnectionError) as caught, Watched("", KILLED):
         raise BROKEN
     assert str(caught.value) == (
         "process 2 of 3 (killed by SIGKILL) was lost and all were ended: "
-        "diffeo train --resume 'a run' goes on from the last checkpoint."
+        "diffeo train --resume run goes on from the last epoch."
     )
-    assert watch.launcher.procs == []  # of which Lightning would kill this one
 
 
 def test_an_error_of_ones_own_stays_one(alone):
-    with pytest.raises(RuntimeError, match="mat1"), together(alone, ""):
+    with pytest.raises(RuntimeError, match="mat1"), Watched(""):
         raise RuntimeError("mat1 and mat2 cannot be multiplied")
-    with together(alone, ""):
-        pass
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(BROKEN, 2), (FloatingPointError("lr"), 2), (KeyboardInterrupt(), 130)]
 )
-def test_of_what_all_meet_the_first_alone_speaks(alone, error, status):
-    kept = {processes.PARENT: str(os.getppid()), "LOCAL_RANK": "1"}
-    with pytest.raises(SystemExit) as caught, together(alone, "", **kept):
+def test_of_what_all_meet_the_first_alone_reports(alone, error, status):
+    alone({processes.PARENT: str(os.getppid())})
+    with pytest.raises(SystemExit) as caught, Watched("", local=1):
         raise error
     assert caught.value.code == status
 
 
-def test_where_the_first_is_gone_the_second_speaks(alone):
-    gone = {processes.PARENT: "999999999"}
-    with (
-        pytest.raises(ConnectionError, match="another process"),
-        together(alone, "", **gone, LOCAL_RANK="1"),
-    ):
+def test_where_the_first_is_gone_the_second_reports(alone):
+    alone({processes.PARENT: "999999999"})
+    with pytest.raises(ConnectionError, match="another process"), Watched("", local=1):
         raise BROKEN
-    with pytest.raises(SystemExit), together(alone, "", "", **gone, LOCAL_RANK="2"):
+    with pytest.raises(SystemExit), Watched("", "", local=2):
         raise BROKEN
 
 
@@ -234,8 +223,9 @@ def test_one_that_waits_for_ever_is_ended(alone, monkeypatch, capsys):
         ended.set()
 
     monkeypatch.setattr(processes.os, "_exit", end)
-    with together(alone, KILLED):
-        assert ended.wait(20)
+    watch = Watched(KILLED).__enter__()
+    assert ended.wait(20)
+    watch.over.set()
     assert statuses == [2]
     said = capsys.readouterr().err
     assert said.startswith("diffeo: process 1 of 2 (killed by SIGKILL) was lost")

@@ -71,7 +71,7 @@ def test_no_file_is_unpickled(here, capsys):
     specimens.directions(here / "d.safetensors")
     marker = here / "marker"
     for words in attacks.pickles(here, marker, sample=True):
-        if words[0] != "train":  # which takes Lightning; see below
+        if words[0] != "train":  # which trains; see below
             assert main(words) in (0, 2), words
             assert not marker.exists(), words
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_needs_no_class_and_runs_no_code(here, monkeypatch):
         lambda features: diffeo.RealNVP(features, layers=2, hidden=[4]),
         diffeo.data.DataOptions("rows.csv"),
         here / "own",
-        trainer=TrainerOptions(max_epochs=1, accelerator="cpu"),
+        trainer=TrainerOptions(max_epochs=1, device="cpu"),
         console=Console(quiet=True),
     )
     for path in (here / "own" / "checkpoints").glob("*.ckpt"):

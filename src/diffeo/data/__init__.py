@@ -1,6 +1,6 @@
 """Tables and images for flows: from sources to tensors and back to files. It knows no model."""
 
-from diffeo.data.batches import Augment, Batches, Rows
+from diffeo.data.batches import Batches, Rows
 from diffeo.data.images.augmentation import augment
 from diffeo.data.images.loading import (
     Gallery,
@@ -27,7 +27,6 @@ __all__ = [
     "ENDINGS",
     "GENERATORS",
     "SPLITS",
-    "Augment",
     "Batches",
     "Data",
     "DataOptions",

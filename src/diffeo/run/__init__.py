@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FigureKind", "Run", "draw", "share", "train"]
 
-# To open a run and to sample needs neither Lightning nor matplotlib.
+# To open a run and to sample needs neither the training loop nor matplotlib.
 __getattr__ = lazy_import(
     __name__,
     {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"},

@@ -18,8 +18,7 @@ from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
 from diffeo.run import presets
-from diffeo.training.options import TrainerOptions
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.config import public_name
 
 Settings = Mapping[str, Any]

@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import inspect
 import json
+import math
 import os
-import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
-from torch import Generator, Tensor
 
-from diffeo.data import SPLITS, Augment, Data, DataOptions, Images, augment, load_data, size_of
+from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
+from diffeo.run.claim import (
+    check_free,
+    free_folder,
+    locked,
+    one_sentence,
+    resume_command,
+    write_settings,
+)
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
-from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
-from diffeo.training.fit import fit
-from diffeo.training.options import TrainerOptions, limit_threads
-from diffeo.training.processes import is_first, launched
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training import observers
+from diffeo.training.checkpoints import BEST, Checkpoints, load, newest
+from diffeo.training.loop import Augment, Training
+from diffeo.training.memory import settle_memory
+from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
+from diffeo.training.processes import Processes
 from diffeo.utils.config import public_name, to_config
+from diffeo.utils.device import find_device
 from diffeo.utils.files import atomic_write
-from diffeo.utils.precision import Precision, networks_dtype
+from diffeo.utils.memory import keep_freed_memory
+from diffeo.utils.precision import Precision, networks_dtype, training_dtype
 
 ModelFactory = Callable[[Any], Flow]
-# Below this, a flow of the default size overfits whatever it is told.
+# Below this, a flow of the default size overfits in any case.
 FEW_ROWS = 200
-# What the system says where there is no room: on the disk, of the user's share, for a file.
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+INITIAL_ROWS, INITIAL_IMAGES = 1_000_000, 512  # enough for statistics like those of all
 
 
 def train(
@@ -59,79 +64,176 @@ def train(
     """Train a flow by maximum likelihood, and fill a run folder.
 
     Args:
-        model: makes the flow from the number of features, or from the (C, H, W) of pictures: a
+        model: makes the flow from the number of features, or from the (C, H, W) of images: a
             model class, or `functools.partial(RealNVP, layers=12)`. By default `RealNVP`, and
-            `ImageRealNVP` for pictures.
-        data: what to learn; moons by default, or digits for a model of pictures.
+            `ImageRealNVP` for images.
+        data: what to learn; moons by default, or digits for a model of images.
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
         precision: of the networks while they learn: "bf16" for bfloat16, "float32", or "auto" (see
             `diffeo.utils.precision`); what is validated and saved is float32.
         optimizer: how the weights are learned.
-        trainer: how long, and on which machines.
-        resume: go on from the last checkpoint in `out`, or start anew where there is none.
-        console: where to report.
+        trainer: how long, and on which devices.
+        resume: continue from the last checkpoint in `out`, or start anew where there is none.
+        console: where to print.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: if the data, the model, the folder or the precision cannot be used; nothing is
-            written then. Or if the disk is full or all checkpoints are damaged; what was reached
-            stays.
-        KeyboardInterrupt: if it is stopped; it says how to go on.
+        ValueError: if something cannot be used; nothing is written then. Or if the disk is full or
+            all checkpoints are damaged; what was reached stays.
+        NotFiniteError: if a number is not finite; it names the layer and the last checkpoint.
+        ConnectionError: if another process of the run is lost.
+        KeyboardInterrupt: if it is stopped; the message is the command that continues.
     """
-    networks_dtype(precision)
+    networks_dtype(precision)  # or refuse it
     options = data or DataOptions()
     if not options.source:
         options = dataclasses.replace(options, source=default_source(model))
-    optimizer = optimizer or OptimizerOptions()
-    trainer = launched(trainer or TrainerOptions())
-    # With several processes, the first alone writes and speaks.
-    first = is_first()
+    optimizer, trainer = optimizer or OptimizerOptions(), trainer or TrainerOptions()
+    device = find_device(trainer.device)
+    processes = Processes.launched(trainer.devices, device.type)
+    first = processes.rank == 0  # which alone writes and prints
     console = console if console and first else Console(quiet=not first)
     limit_threads()
     loaded = load_data(options, console)
     torch.manual_seed(seed)
     flow = build(model, loaded)
-    folder = Path(out) if out is not None else _free_folder(loaded.name)
+    folder = Path(out) if out is not None else free_folder(loaded.name)
+    processes.resume = resume_command(folder)
     settings = {
         "model": {"class_path": public_name(type(flow)), "init_args": _chosen(flow, loaded)},
-        "data": dataclasses.asdict(options),
+        "data": dataclasses.asdict(options) | {"splits": list(options.splits)},
         "seed": seed,
         "precision": precision,
         "optimizer": dataclasses.asdict(optimizer),
         "trainer": dataclasses.asdict(trainer),
     }
+    if first:
+        check_free(folder, resume)
     with contextlib.ExitStack() as held:
-        if first:
-            held.enter_context(_claimed(folder, settings, resume))
-        held.enter_context(_telling_how_to_go_on(folder))
-        for line in _introduction(flow, loaded):
-            console.print(line, highlight=False, soft_wrap=True)
-        seconds = fit(
+        held.enter_context(one_sentence(folder))
+        if first and resume:
+            held.enter_context(locked(folder))
+        training = prepare(
             flow,
             loaded.train,
             loaded.val,
             folder,
-            seed=seed,
             optimizer=optimizer,
             options=trainer,
+            seed=seed,
             precision=precision,
             draw=painter(loaded, folder / "figures", trainer.temperature),
             augment=_augmentation(options),
+            settings=settings,
+            processes=processes,
             resume=resume,
             console=console,
         )
+        # Nothing was written so far.
         if first:
-            gpu = trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-            device = "cuda" if gpu else "cpu"
-            _finish(folder, loaded, seconds, trainer.temperature, device, console)
+            if not resume:
+                held.enter_context(locked(folder))
+            write_settings(folder, settings)
+        for line in _introduction(flow, loaded):
+            console.print(line, highlight=False, soft_wrap=True)
+        training.run()
+        if first:
+            _finish(folder, loaded, training, console)
     return folder
 
 
+def prepare(
+    flow: Flow,
+    train: Rows,
+    val: Rows,
+    folder: Path,
+    *,
+    optimizer: OptimizerOptions,
+    options: TrainerOptions,
+    seed: int = 0,
+    precision: Precision = "auto",
+    draw: observers.Draw | None = None,
+    augment: Augment | None = None,
+    settings: dict[str, Any] | None = None,
+    processes: Processes | None = None,
+    resume: bool = False,
+    console: Console,
+) -> Training:
+    """A training that fills a run folder, which it does not write to before it runs.
+
+    Args:
+        flow: what to train; what starts from data is set by the first rows of `train`.
+        folder: the run folder.
+        precision, resume, console: see `train`.
+        draw, settings: see `Figures` and `TensorBoard`.
+
+    Raises:
+        ValueError: if the device is not there, or no checkpoint can be continued from.
+    """
+    device = find_device(options.device)
+    most = INITIAL_IMAGES if flow.takes_pixels else INITIAL_ROWS
+    flow.initialize(*train.take(torch.arange(min(len(train), most))))
+    if device.type == "cpu":
+        # Not before the flow saw many rows at once, to start from: their memory may go.
+        keep_freed_memory()
+    checkpoints = folder / "checkpoints"
+    newest_checkpoint = newest(checkpoints, console) if resume else None
+    training = Training(
+        flow,
+        train,
+        val,
+        optimizer=optimizer,
+        options=options,
+        seed=seed,
+        augment=augment,
+        precision=training_dtype(precision, flow, device),
+        processes=processes,
+    )
+    epochs, following = training.epochs, training.observers
+    following += [
+        observers.GlobalSeed(),
+        observers.Anomalies(),
+        observers.EarlyStopping(options.patience or min(max(10, epochs // 4), 100)),
+    ]
+    if training.processes.rank == 0:
+        board = observers.TensorBoard(folder / "tensorboard", settings or {})
+        following.append(board)
+        if draw is not None:
+            every = options.figure_every or math.ceil(epochs / 10)
+            following.append(observers.Figures(draw, every, board))
+        unit = "images" if flow.takes_pixels else "rows"
+        following += [
+            observers.MetricsFile(folder / "metrics.csv"),
+            observers.BestModel(folder / "model", checkpoints / BEST),
+            observers.ProgressLine(console, len(train), unit),
+            Checkpoints(checkpoints, newest_checkpoint),  # last: it holds the state of all others
+        ]
+    if newest_checkpoint is not None:
+        try:
+            training.load_state_dict(load(newest_checkpoint))
+        except ValueError as error:
+            raise ValueError(f"{folder} cannot be resumed so: {error}") from error
+    elif resume:
+        console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
+    # A GPU is one process's own; the processes of a machine share what else it has.
+    sharing = 1 if device.type == "cuda" else training.processes.world
+    settle_memory(
+        options.memory,
+        flow,
+        train,
+        options.batch_size_for(flow),
+        device,
+        console,
+        processes=sharing,
+    )
+    return training
+
+
 def default_source(model: ModelFactory | None) -> str:
-    """What to learn if the user does not say: moons, or digits for a model of pictures."""
+    """What to learn if the user does not say: moons, or digits for a model of images."""
     # A partial, and one that jsonargparse made, holds the class among its parts.
     parts = (model, getattr(model, "func", None), *getattr(model, "args", ()))
     for part in parts:
@@ -141,16 +243,12 @@ def default_source(model: ModelFactory | None) -> str:
 
 
 def build(model: ModelFactory | None, data: Data) -> Flow:
-    """Make the flow for some data, with what `score` and `sample` need to know of them.
-
-    Raises:
-        ValueError: if the model cannot be made for them.
-    """
+    """Make the flow for some data, with what `score` and `sample` need to know of them."""
     needs = _needs(data)
     if isinstance(data, Images):
         model = model or ImageRealNVP
         event: Any = data.shape
-        what = f"pictures of (channels, height, width) = {data.shape}"
+        what = f"images of (channels, height, width) = {data.shape}"
         metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
     else:
         model = model or RealNVP
@@ -175,7 +273,6 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
 
 
 def _needs(data: Data) -> dict[str, Any]:
-    """What a model is told about the data beside their shape."""
     needs: dict[str, Any] = {}
     if data.context:
         needs["context"] = data.context
@@ -187,21 +284,16 @@ def _needs(data: Data) -> dict[str, Any]:
 def _augmentation(options: DataOptions) -> Augment | None:
     if not options.flip and not options.shift:
         return None
-
-    def change(x: Tensor, generator: Generator) -> Tensor:
-        return augment(x, options.flip, options.shift, generator)
-
-    return change
+    return lambda x, context, generator, done: augment(x, options.flip, options.shift, generator)
 
 
 def _introduction(flow: Flow, data: Data) -> list[str]:
-    """What a user should know before training begins."""
     lines = [*data.notes]
-    unit = "pictures" if isinstance(data, Images) else "rows"
+    unit = "images" if isinstance(data, Images) else "rows"
     if len(data.train) < FEW_ROWS:
         lines.append(
             f"{data.name} has only {len(data.train)} {unit} to learn from: expect a model that "
-            "knows them by heart, and mind its standard error."
+            "overfits, and mind its standard error."
         )
     if isinstance(data, Images):
         what = f"{data.name}, {size_of(data.shape)},"
@@ -216,7 +308,6 @@ def _introduction(flow: Flow, data: Data) -> list[str]:
 
 
 def _chosen(flow: Flow, data: Data) -> dict[str, Any]:
-    """The arguments that the user chose; the others follow from the data."""
     first, *_ = flow.arguments
     return {
         name: _as_setting(to_config(value))
@@ -237,88 +328,10 @@ def _as_setting(tree: Any) -> Any:
     return {"class_path": name.removeprefix("diffeo."), "init_args": arguments}
 
 
-def _free_folder(name: str) -> Path:
-    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-    folder = Path("runs") / slug
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{slug}-{number}"
-    return folder
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, settings: dict[str, Any], resume: bool) -> Iterator[None]:
-    """Take the folder for this run, and for none beside it, by writing its settings there."""
-    config = folder / "config.yaml"
-    if config.exists() and not resume:
-        raise ValueError(
-            f"{folder} already holds a run: go on with it by --resume {folder}, "
-            "or choose another folder by --out."
-        )
-    # What begins with a dot may be of a run that was killed before it had begun.
-    others = [path for path in folder.glob("*") if not path.name.startswith(".")]
-    if others and not resume:
-        raise ValueError(f"{folder} is not empty: choose another folder by --out.")
-    lock = FileLock(folder / ".lock", timeout=0)
-    with contextlib.ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # However a process ends, the system takes its lock away.
-            held.enter_context(lock)
-            for partial in folder.rglob(".*.partial.*"):
-                partial.unlink()
-            splits = settings["data"] | {"splits": list(settings["data"]["splits"])}
-            text = yaml.safe_dump(settings | {"data": splits}, sort_keys=False, allow_unicode=True)
-            with atomic_write(config) as partial:
-                partial.write_text(text, encoding="utf-8")
-        except Timeout as error:
-            raise ValueError(
-                f"another process trains in {folder}: wait until it ends, or choose another folder "
-                "by --out."
-            ) from error
-        except OSError as error:
-            raise ValueError(
-                f"{folder} cannot be written ({error.strerror}): choose another folder by --out."
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
-    """One sentence for a run that is stopped, and for one whose files cannot be written."""
-    command = shlex.join(["diffeo", "train", "--resume", str(folder)])
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        epochs = _epochs_kept(folder)
-        if not epochs:
-            kept = f"stopped before the first epoch was over: {command} starts anew."
-        else:
-            range_ = "epoch 1 is" if epochs == 1 else f"epochs 1 to {epochs} are"
-            kept = f"stopped: {range_} saved, and {command} goes on from there."
-        raise KeyboardInterrupt(kept) from error
-    except OSError as error:
-        if error.errno is None:
-            raise
-        remedy = "make room" if error.errno in FULL else "mend that"
-        raise ValueError(
-            f"{error.filename or folder} cannot be written ({error.strerror}): {remedy}, then "
-            f"{command} goes on."
-        ) from error
-
-
-def _epochs_kept(folder: Path) -> int | None:
-    checkpoints = folder / "checkpoints"
-    return epochs_in(checkpoints / LAST) or epochs_in(checkpoints / BEFORE)
-
-
-def _finish(
-    folder: Path, data: Data, seconds: float, temperature: float, device: str, console: Console
-) -> None:
-    """Evaluate the best model, tell it what is usual, draw it, and say where everything is."""
-    run = Run(folder)
-    flow = run.flow.to(device)
+def _finish(folder: Path, data: Data, training: Training, console: Console) -> None:
+    """Evaluate the best model, record usual scores in it, draw it, and print where all is."""
+    run, seconds = Run(folder), training.seconds
+    flow = run.flow.to(training.device)
     scores = {name: evaluate(flow, data, name) for name in SPLITS}
     Reference.learn(flow, data).attach(flow)
     flow.cpu().save_pretrained(folder / "model")
@@ -326,10 +339,10 @@ def _finish(
     results["training"] = {"seconds": round(seconds, 2)}
     with atomic_write(folder / "results.json") as partial:
         partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    picture = draw_run(run, data, temperature)
+    figure = draw_run(run, data, training.options.temperature)
     console.print(
         f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"
-        f"Run folder {folder}, figure {picture}.",
+        f"Run folder {folder}, figure {figure}.",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training.options import OptimizerOptions
 
 # Fewer rows are given a smaller flow.
 FEW = 2_000

@@ -1,1 +1,1 @@
-"""Maximum likelihood, on Lightning's Trainer."""
+"""Maximum likelihood: one loop for run folders and estimators. It knows no folder and no data."""

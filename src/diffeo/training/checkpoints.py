@@ -1,111 +1,86 @@
-"""Checkpoints that a kill, a full disk or damage cannot take away: the last one and the one before.
+"""Checkpoints that a kill, a full disk or damage cannot take away: the last and the one before.
 
     last.ckpt     after each epoch
     before.ckpt   what last.ckpt was an epoch ago
     best.ckpt     after the epoch with the lowest validation loss
 
-Each is written beside its place and renamed. Between the two renames of an epoch there is no
+Each is written to another name and renamed. Between the two renames of an epoch there is no
 last.ckpt; then the one before serves. All are torch's zip files, loaded without unpickling anything
-but tensors and plain values. Each record in them has a checksum, which torch does not look at.
+but tensors and plain values. Each record in them has a checksum, which torch does not check.
 """
 
 from __future__ import annotations
 
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from rich.console import Console
 
-from diffeo.training.module import FlowModule
+from diffeo.training.loop import Observer, Training
 from diffeo.utils.files import atomic_write
 
 LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
-class CheckpointFiles(TorchCheckpointIO):
-    """How checkpoints are written and read; each `last.ckpt` leaves the one before it in place.
+class Checkpoints(Observer):
+    """Write a checkpoint after each epoch, and another one after the best.
 
-    One that was found damaged, or that this process knows nothing of, takes the place of none.
-    """
-
-    def __init__(self) -> None:
-        self.good: Path | None = None
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        path = Path(path)
-        with atomic_write(path) as partial:
-            with partial.open("wb") as file:
-                try:
-                    torch.save(checkpoint, file)
-                except RuntimeError as error:
-                    # What torch's writer makes of an error of the file it writes to.
-                    if isinstance(error.__context__, OSError):
-                        raise error.__context__ from None
-                    raise
-            if path == self.good:
-                path.replace(path.with_name(BEFORE))
-        if path.name == LAST:
-            self.good = path
-
-    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        checkpoint = super().load_checkpoint(path, *args, **options)
-        if Path(path).name == LAST:
-            self.good = Path(path)
-        return checkpoint
-
-
-class Checkpoints(pl.callbacks.Checkpoint):
-    """Save a checkpoint after each epoch, and another one after the best.
+    It has to be the last observer, so that it holds the state of all others.
 
     Args:
         folder: where.
-
-    Attributes:
-        seconds: how long the run has trained, in all its parts.
+        resumed: the checkpoint that the training continues from. A `last.ckpt` that was found
+            damaged, or of which nothing is known, does not become the one before.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.best = float("inf")
-        self.earlier = 0.0
-        self.start: float | None = None
+    saved = ("best",)
 
-    @property
-    def seconds(self) -> float:
-        return self.earlier + (0.0 if self.start is None else time.perf_counter() - self.start)
+    def __init__(self, folder: Path, resumed: Path | None = None) -> None:
+        self.folder, self.best = folder, float("inf")
+        self.last_is_good = resumed == folder / LAST
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, FlowModule)
-        value = float(trainer.callback_metrics[f"val_{pl_module.metric}"])
+    def on_epoch_end(self, training: Training) -> None:
         # First the best: were it second, a kill between the two would leave an older one for good.
-        if value < self.best:
-            self.best = value
-            trainer.save_checkpoint(self.folder / BEST)
-        trainer.save_checkpoint(self.folder / LAST)
+        if training.val_loss < self.best:
+            self.best = training.val_loss
+            save(training.state_dict(), self.folder / BEST)
+        self.save_last(training.state_dict())
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "seconds": self.seconds}
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write `last.ckpt`; what it was becomes `before.ckpt`."""
+        before = self.folder / BEFORE if self.last_is_good else None
+        save(state, self.folder / LAST, before)
+        self.last_is_good = True
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.earlier = state_dict["best"], state_dict["seconds"]
+
+def save(state: dict[str, Any], path: Path, before: Path | None = None) -> None:
+    """Write a checkpoint, and rename the file that was there to `before`, if that is given."""
+    with atomic_write(path) as partial:
+        with partial.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                # torch's writer hides the error of the file that it writes to.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+        if before is not None:
+            path.replace(before)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def newest(folder: Path, console: Console | None = None) -> Path | None:
-    """The checkpoint to go on from, `last.ckpt` or, where that is of no use, the one before.
+    """The checkpoint to continue from, `last.ckpt` or, where that is of no use, the one before.
 
     Args:
         folder: of checkpoints.
-        console: where to say that it is the one before, and why.
+        console: where to print that it is the one before, and why.
 
     Returns:
         None where there is no checkpoint at all.
@@ -143,7 +118,7 @@ def epochs_in(path: Path) -> int | None:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
-        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["epoch"]) + 1
+        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["epochs"])
     except PermissionError:
         raise
     except Exception:  # whatever the readers make of bytes that are wrong

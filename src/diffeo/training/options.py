@@ -1,42 +1,49 @@
-"""What may be said about training, and what needs nothing that trains."""
+"""The options of training."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
+from torch import Tensor, nn
 
 from diffeo.flow import Flow
-from diffeo.training.memory import TrainingMemory
+from diffeo.utils.device import Device
 
-# Of Lightning's strategies, those that leave no process the whole model.
-SHARDED = ("fsdp", "deepspeed", "model_parallel")
+TrainingMemory = Literal["auto", "stored", "constant"]
+Compile = Literal["auto", "on", "off"]
+
+TABLE_BATCH, IMAGES_BATCH = 1024, 64
+TABLE_LR, IMAGES_LR = 8e-3, 4e-3
+# v of a weight g v / |v| (Salimans & Kingma 2016): its length means nothing, so none is penalised.
+DIRECTION = ".original1"
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How long training takes, and on which machines.
+    """How long training takes, and on which devices.
 
     Args:
         max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
-        batch_size: Rows of one step, in each process; by default 1,024, or 64 pictures.
+        batch_size: Rows of one step, in each process; by default 1,024, or 64 images.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all, and at most 100.
-        figure_every: Epochs between two pictures; by default ten pictures are drawn in all.
-        temperature: That of the samples in the pictures.
-        accelerator: "auto", "cpu", "gpu" or another of Lightning's.
-        devices: How many devices of each machine, a process each. What torchrun or SLURM have
-            started counts more.
-        num_nodes: How many machines; likewise.
-        strategy: Lightning's way to spread the work: "auto", "ddp" and others that give each
-            process all weights.
-        memory: "stored" keeps all activations of a step, "constant" rebuilds them, for about a
-            quarter more time and memory that does not grow with depth; "auto" takes it where they
-            would need more than half of the memory that is free.
-        detect_anomaly: Look at all that each layer makes of each batch and of its gradient, and
-            stop at the first number that is not finite, naming the layer; steps take longer.
-            `--detect_anomaly` alone is the same as `--trainer.detect_anomaly true`.
+        figure_every: Epochs between two figures; by default ten are drawn in all.
+        temperature: That of the samples in the figures.
+        device: "cpu", "cuda", "mps", or "auto" for the fastest that is there.
+        devices: How many devices of this machine, with a process for each. Where torchrun or SLURM
+            started the processes, their number counts.
+        memory: "stored" keeps all activations of a step, "constant" recomputes them, for about a
+            third more time and memory that does not grow with depth; "auto" is constant where they
+            would need more than half of the free memory.
+        compile: "on" compiles the flow with torch.compile, "off" does not; "auto" measures a few
+            steps of a long training, and compiles where that saves time.
+        detect_anomaly: Stop at the first step whose loss or gradient is not finite, and name the
+            layer, instead of skipping up to two of them. `--detect_anomaly` is short for
+            `--trainer.detect_anomaly true`.
     """
 
     max_epochs: int | None = None
@@ -44,27 +51,87 @@ class TrainerOptions:
     patience: int | None = None
     figure_every: int | None = None
     temperature: float = 1.0
-    accelerator: str = "auto"
+    device: Device = "auto"
     devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
     memory: TrainingMemory = "auto"
+    compile: Compile = "auto"
     detect_anomaly: bool = False
 
     def __post_init__(self) -> None:
-        if self.memory not in get_args(TrainingMemory):
-            choices = ", ".join(get_args(TrainingMemory))
-            raise ValueError(f"there is no memory {self.memory!r}: choose one of {choices}.")
-        if any(part in self.strategy for part in SHARDED):
-            raise ValueError(
-                f"the strategy {self.strategy!r} gives each process a part of the weights, and "
-                "what is validated, drawn and saved needs them all: take --trainer.strategy ddp, "
-                "and --trainer.memory constant where activations do not fit."
-            )
+        kinds = get_type_hints(type(self))
+        for name in ("device", "memory", "compile"):
+            value, choices = getattr(self, name), get_args(kinds[name])
+            if value not in choices:
+                raise ValueError(
+                    f"there is no {name} {value!r}: choose one of {', '.join(choices)}."
+                )
+        for name in ("max_epochs", "batch_size", "patience", "figure_every", "devices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: choose a whole number from 1 on.")
+
+    def batch_size_for(self, flow: Flow) -> int:
+        """Rows of a step of a flow, in each process."""
+        return self.batch_size or (IMAGES_BATCH if flow.takes_pixels else TABLE_BATCH)
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """How the weights are learned.
+
+    Args:
+        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for images.
+        l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
+            weight-normalised ones, on the magnitudes.
+        schedule: "cosine" falls to 0 at the end; "constant" stays.
+        warmup: Share of all steps over which the learning rate rises from 0.
+        clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
+        ema: Decay of the running average of the weights, which is what is validated and saved; 0
+            for the weights themselves.
+    """
+
+    lr: float | None = None
+    l2: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.1
+    clip: float = 5.0
+    ema: float = 0.995
+
+    def largest_lr(self, flow: Flow) -> float:
+        """The largest learning rate for a flow."""
+        return self.lr or (IMAGES_LR if flow.takes_pixels else TABLE_LR)
+
+    def lr_factor(self, done: float) -> float:
+        """Share of the largest learning rate after the share `done` of the steps."""
+        if done < self.warmup:
+            # Not from 0 itself, which would waste the first step.
+            return max(done / self.warmup, 1e-3)
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - self.warmup) / (1 - self.warmup))))
+
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The parameters for an optimizer: those with the penalty, and the others."""
+        named = list(model.named_parameters())
+        decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
+        return [
+            {
+                "params": [p for (_, p), decay in zip(named, decays, strict=True) if decay == kind],
+                "weight_decay": self.l2 if kind else 0.0,
+            }
+            for kind in (True, False)
+        ]
+
+    @torch.no_grad()
+    def average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], step: int) -> None:
+        """Move the running averages towards the weights of a step; steps count from 0."""
+        # The first weights are soon forgotten, whatever the decay.
+        decay = min(self.ema, (step + 1) / (step + 11))
+        torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
 
 
 def loss_of(flow: Flow) -> tuple[str, str]:
-    """How the loss of a flow is called in metrics, "nll" or "bpd", and what it is in."""
+    """The name of a flow's loss in metrics, "nll" or "bpd", and its unit."""
     return ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
 
 

@@ -1,120 +1,121 @@
-"""Training in several processes: how many there are, who speaks, and what ends all if one is lost.
+"""Training in several processes: how many there are, and what ends them all if one is lost.
 
-Lightning starts those of one machine, or `torchrun` or SLURM do. Their gradients meet over gloo or
-NCCL, where a process that is gone shows as a broken connection, or, if all others are busy with
-something else, not at all: so those of one machine watch each other.
+torchrun, `accelerate launch` or SLURM start them, or the first one starts the others. Accelerate
+connects them. A process that is gone shows as a broken connection or, while the others do something
+else, not at all: so the processes of a machine watch each other.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import logging
 import os
-import shlex
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+import warnings
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
-import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import nn
 
-from diffeo.training.options import TrainerOptions
-
-LOOK, GRACE = 0.2, 10.0  # seconds between two looks; and to say oneself what went wrong
-# Set for the processes that Lightning starts: who started them.
+LOOK, GRACE = 0.2, 10.0  # seconds between two looks, and for a process to report its own error
+# Set for the processes that the first one starts: its process id.
 PARENT = "DIFFEO_PARENT"
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks, before Lightning knows of any."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
-
-
-def launched(options: TrainerOptions) -> TrainerOptions:
-    """The options with as many devices and machines as `torchrun` or SLURM have started."""
-    environment = os.environ
-    if "TORCHELASTIC_RUN_ID" in environment:
-        devices, nodes = environment["LOCAL_WORLD_SIZE"], environment["GROUP_WORLD_SIZE"]
-    elif _by_slurm():
-        nodes = environment.get("SLURM_NNODES", "1")
-        devices = str(int(environment["SLURM_NTASKS"]) // int(nodes))
-        environment["SLURM_NTASKS_PER_NODE"] = devices  # which Lightning asks for
-    else:
-        return options
-    return dataclasses.replace(options, devices=int(devices), num_nodes=int(nodes))
-
-
-def cluster() -> list[SLURMEnvironment]:
-    """What Lightning is told of SLURM: it is not to write checkpoints of its own in mid-epoch."""
-    return [SLURMEnvironment(auto_requeue=False)] if _by_slurm() else []
-
-
-def _by_slurm() -> bool:
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    alone = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return tasks > 1 and not alone and "TORCHELASTIC_RUN_ID" not in os.environ
-
-
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """Lightning's words where it cannot train with what was asked for, as an error of the user's.
-
-    Raises:
-        ValueError: with its first sentence.
-    """
-    try:
-        yield
-    except MisconfigurationException as error:
-        reason, *_ = " ".join(str(error).split()).split(". ")
-        raise ValueError(
-            f"Lightning cannot train so: {reason.rstrip('.')}; change the options of --trainer."
-        ) from error
-
-
-class Together:
-    """While it lasts, the loss of one process ends all the others, with one sentence.
+class Processes:
+    """The processes of a training; while the context lasts, they are connected.
 
     Args:
-        trainer: that of this process.
-        folder: the run, which the sentence says how to go on with.
+        rank: which one this is; the first writes and prints.
+        world: how many there are.
+        local: which one of this machine this is.
+        device: "cpu", or that of their GPUs.
+        starts: whether this one starts the others, by its own command line.
+        resume: the command that continues the training, for the sentence when one is lost.
 
     Raises:
         ConnectionError: on leaving, if another process was lost.
     """
 
-    def __init__(self, trainer: pl.Trainer, folder: Path) -> None:
-        self.trainer, self.folder = trainer, folder
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        local: int = 0,
+        *,
+        device: str = "cpu",
+        starts: bool = False,
+        resume: str = "",
+    ) -> None:
+        self.rank, self.world, self.local = rank, world, local
+        self.device, self.starts, self.resume = device, starts, resume
         self.children: list[subprocess.Popen[bytes]] = []
         self.over = threading.Event()
-        launcher = trainer.strategy.launcher
-        self.launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
-        self.local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-        self.child = self.local > 0 and PARENT in os.environ
         self.parent = 0
-        if self.child:
+        self.is_child = local > 0 and PARENT in os.environ
+        if self.is_child:
             self.parent = int(os.environ[PARENT])
         elif "TORCHELASTIC_RUN_ID" in os.environ:
             self.parent = os.getppid()
 
+    @classmethod
+    def launched(cls, devices: int, device: str = "cpu", resume: str = "") -> Self:
+        """Those that were started already, or else as many as devices, which are started later."""
+        if _by_slurm() and "RANK" not in os.environ:
+            os.environ.update(_from_slurm(os.environ))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            local = int(os.environ.setdefault("LOCAL_RANK", "0"))
+            return cls(rank, world, local, device=device, resume=resume)
+        return cls(0, devices, device=device, starts=devices > 1, resume=resume)
+
+    def place(self, device: torch.device) -> torch.device:
+        """The device of this process, of those of its kind."""
+        if device.type != "cuda" or self.world == 1:
+            return device
+        return torch.device("cuda", self.local % torch.cuda.device_count())
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A model whose gradients are means over all processes."""
+        return model if self.world == 1 else self.accelerator.prepare_model(model)
+
+    def sum(self, value: float) -> float:
+        """The sum over all processes."""
+        if self.world == 1:
+            return value
+        local = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(local, "sum"))
+
     def __enter__(self) -> Self:
-        if self.trainer.world_size > 1:
-            # Where it says that each process is there.
-            logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-            if not self.local:
-                os.environ[PARENT] = str(os.getpid())
-            threading.Thread(target=self._watch, name="diffeo-together", daemon=True).start()
+        if self.world == 1:
+            return self
+        if self.starts:
+            self._start_others()
+        threading.Thread(target=self._watch, name="diffeo-processes", daemon=True).start()
+        from accelerate import Accelerator
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="accelerate")
+            self.accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision="no")
         return self
+
+    def _start_others(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        size = str(self.world)
+        values = ("0", "0", size, size, "127.0.0.1", str(port))
+        os.environ.update(zip(NAMES, values, strict=True))
+        for rank in map(str, range(1, self.world)):
+            changes = {"RANK": rank, "LOCAL_RANK": rank, PARENT: str(os.getpid())}
+            command = [sys.executable, *sys.orig_argv[1:]]
+            self.children.append(subprocess.Popen(command, env=os.environ | changes))
 
     def __exit__(
         self,
@@ -123,92 +124,103 @@ class Together:
         traceback: TracebackType | None,
     ) -> None:
         self.over.set()
-        if self.trainer.world_size == 1:
+        if self.world == 1:
             return
-        os.environ.pop(PARENT, None)
+        if self.starts:
+            for name in NAMES:
+                os.environ.pop(name, None)
         if error is None:
+            self.accelerator.end_training()
             return
         lost = _is_loss(error)
-        who = self._wait_for_the_lost() if lost else ""
+        name = self._wait_for_the_lost() if lost else ""
         self._end_children()
-        if lost and self._speaks():
-            raise ConnectionError(self._sentence(who)) from error
-        # What all have met, or were told, the first one says.
+        if lost and self._reports():
+            raise ConnectionError(self._sentence(name)) from error
+        # What all processes meet or are asked, the first one reports.
         shared = isinstance(error, FloatingPointError | KeyboardInterrupt)
-        if lost or (shared and not self._speaks()):
+        if lost or (shared and not self._reports()):
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from error
 
-    # What is watched ----------------------------------------------------------------------------
+    # Watching -----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self.over.wait(LOOK):
-            self._adopt()
-            if self._lost_child() or self._orphaned():
+            if self._lost_child() or self._is_orphan():
                 break
-        # Who waits for the lost one in an exchange is told by the broken connection. torchrun takes
+        # One that waits for the lost one in an exchange meets the broken connection. torchrun takes
         # part in none.
-        if self.over.wait(GRACE if self.child or self.children else 0):
+        if self.over.wait(GRACE if self.is_child or self.children else 0):
             return
         self._end(self._lost_child())
 
-    def _adopt(self) -> None:
-        """Take over the processes that Lightning has started.
-
-        It would kill this one, without a word, when it sees that one of them has ended.
-        """
-        if self.launcher is None or self.children:
-            return
-        if len(self.launcher.procs) == self.launcher.num_processes - 1:
-            self.children = list(self.launcher.procs)
-            self.launcher.procs.clear()
-
     def _lost_child(self) -> str:
-        """Which process of this machine has failed and how, or nothing."""
-        for local, child in enumerate(self.children, start=1):
+        """Which process that this one started has failed, and how; or nothing."""
+        for rank, child in enumerate(self.children, start=1):
             status = child.poll()
             if status:
-                rank = self.trainer.node_rank * len([self, *self.children]) + local
                 how = f"exit status {status}"
                 if status < 0:
                     how = f"killed by {signal.Signals(-status).name}"
-                return f"process {rank} of {self.trainer.world_size} ({how})"
+                return f"process {rank} of {self.world} ({how})"
         return ""
 
-    def _orphaned(self) -> bool:
+    def _is_orphan(self) -> bool:
         return bool(self.parent) and os.getppid() != self.parent
 
-    # How it ends --------------------------------------------------------------------------------
+    # Ending -------------------------------------------------------------------------------------
 
     def _wait_for_the_lost(self) -> str:
-        """Who it was, if that shows soon: its connection broke a moment before it was gone."""
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
-            self._adopt()
-            if (who := self._lost_child()) or self._orphaned():
-                return who
+        """Which process it was, if that shows soon: its connection breaks a moment earlier."""
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            if (name := self._lost_child()) or self._is_orphan():
+                return name
             time.sleep(LOOK / 4)
         return ""
 
-    def _speaks(self) -> bool:
-        """Whether this process is the one of its machine that says what went wrong."""
-        return self.local == int(self.child and self._orphaned())
+    def _reports(self) -> bool:
+        """Whether this process is the one of its machine that reports an error."""
+        return self.local == int(self.is_child and self._is_orphan())
 
-    def _sentence(self, who: str) -> str:
-        command = shlex.join(["diffeo", "train", "--resume", str(self.folder)])
-        lost = who or "another process of this run"
-        return f"{lost} was lost and all were ended: {command} goes on from the last checkpoint."
+    def _sentence(self, name: str) -> str:
+        lost = name or "another process of this training"
+        return (
+            f"{lost} was lost and all were ended: {self.resume} goes on from the last checkpoint."
+        )
 
-    def _end(self, who: str) -> NoReturn:
-        """From beside the main thread, which may wait for ever."""
-        if self._speaks():
-            print(f"diffeo: {self._sentence(who)}", file=sys.stderr, flush=True)  # noqa: T201
+    def _end(self, name: str) -> NoReturn:
+        """End from outside the main thread, which may wait for ever."""
+        if self._reports():
+            print(f"diffeo: {self._sentence(name)}", file=sys.stderr, flush=True)  # noqa: T201
         self._end_children()
         os._exit(2)
 
     def _end_children(self) -> None:
-        self._adopt()
         for child in self.children:
             child.kill()
+
+
+def _by_slurm() -> bool:
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return tasks > 1 and not interactive and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def _from_slurm(job: Any) -> dict[str, str]:
+    """The variables of torchrun for a task of SLURM."""
+    nodes = int(job.get("SLURM_NNODES", "1"))
+    # node[03-05,9],other: the first is node03.
+    first = re.sub(r"\[([^-,\]]+)[^\]]*\]", r"\1", job.get("SLURM_NODELIST", "127.0.0.1"))
+    return {
+        "RANK": job["SLURM_PROCID"],
+        "LOCAL_RANK": job.get("SLURM_LOCALID", "0"),
+        "WORLD_SIZE": job["SLURM_NTASKS"],
+        "LOCAL_WORLD_SIZE": str(int(job["SLURM_NTASKS"]) // nodes),
+        "MASTER_ADDR": job.get("MASTER_ADDR", first.split(",")[0]),
+        # Of each job another one, in case that two share a machine.
+        "MASTER_PORT": job.get("MASTER_PORT", str(10_000 + int(job["SLURM_JOB_ID"]) % 20_000)),
+    }
 
 
 def _is_loss(error: BaseException) -> bool:

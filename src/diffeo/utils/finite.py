@@ -7,6 +7,21 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+SMALLER_LR = "take a smaller --optimizer.lr"
+
+
+class NotFiniteError(FloatingPointError):
+    """A training met numbers that are not finite and cannot go on.
+
+    Args:
+        what: a clause that names the place.
+        remedy: what a user may do, as a command.
+    """
+
+    def __init__(self, what: str, remedy: str = SMALLER_LR) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all numbers of these tensors, which are on one device, are finite."""

@@ -14,8 +14,7 @@ from diffeo.cli.settings import check_settings, known_classes
 from diffeo.data import DataOptions, holds_images
 from diffeo.flow import Flow
 from diffeo.run import presets, train
-from diffeo.training.options import TrainerOptions
-from diffeo.training.steps import OptimizerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.console import PlainConsole
 from diffeo.utils.precision import Precision
 

@@ -1,0 +1,121 @@
+"""A run folder while it is trained in: who may write to it, and how an error is reported."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from diffeo.bijections.convolution import SingularError
+from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
+from diffeo.utils.files import atomic_write
+from diffeo.utils.finite import NotFiniteError
+
+# What the system reports where there is no room: on the disk, of the user's share, for a file.
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+
+
+def free_folder(name: str) -> Path:
+    """The first of runs/NAME, runs/NAME-2 and so on that there is not."""
+    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    names = itertools.chain([slug], (f"{slug}-{number}" for number in itertools.count(2)))
+    return next(path for name in names if not (path := Path("runs", name)).exists())
+
+
+def check_free(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds something, unless it is resumed.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if resume:
+        return
+    if (folder / "config.yaml").exists():
+        raise ValueError(
+            f"{folder} already holds a run: go on with it by --resume {folder}, "
+            "or choose another folder by --out."
+        )
+    # What begins with a dot may be of a run that was killed before it had begun.
+    if any(not path.name.startswith(".") for path in folder.glob("*")):
+        raise ValueError(f"{folder} is not empty: choose another folder by --out.")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and lock out other trainings; however a process ends, its lock goes."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another process trains in {folder}: wait until it ends, or choose another folder "
+            "by --out."
+        ) from error
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    with lock:
+        lock.release()  # once of the two times that it was acquired
+        yield
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write `config.yaml`, and remove the halves of files that a kill left."""
+    try:
+        for partial in folder.rglob(".*.partial.*"):
+            partial.unlink()
+        with atomic_write(folder / "config.yaml") as partial:
+            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> ValueError:
+    reason = f"{folder} cannot be written ({error.strerror})"
+    return ValueError(f"{reason}: choose another folder by --out.")
+
+
+def resume_command(folder: Path) -> str:
+    """The command that continues a run."""
+    return shlex.join(["diffeo", "train", "--resume", str(folder)])
+
+
+@contextlib.contextmanager
+def one_sentence(folder: Path) -> Iterator[None]:
+    """Say in one sentence how to continue a run that was stopped, failed, or ran out of room."""
+    command, last = resume_command(folder), folder / "checkpoints" / LAST
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        epochs = epochs_in(last) or epochs_in(last.with_name(BEFORE))
+        if not epochs:
+            what = f"stopped before the first epoch was over: {command} starts anew."
+        else:
+            range_ = "epoch 1 is" if epochs == 1 else f"epochs 1 to {epochs} are"
+            what = f"stopped: {range_} saved, and {command} goes on from there."
+        raise KeyboardInterrupt(what) from error
+    except (NotFiniteError, SingularError) as error:
+        saved = "there is no checkpoint yet"
+        if last.is_file():
+            saved = f"the last good checkpoint is {last}"
+        what = f"{str(error).rstrip('.')}; {saved}"
+        if isinstance(error, SingularError):
+            raise ValueError(f"{what}.") from error
+        raise NotFiniteError(f"{what}: {error.remedy}.", error.remedy) from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        remedy = "make room" if error.errno in FULL else "mend that"
+        raise ValueError(
+            f"{error.filename or folder} cannot be written ({error.strerror}): {remedy}, then "
+            f"{command} goes on."
+        ) from error

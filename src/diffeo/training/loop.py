@@ -1,0 +1,349 @@
+"""The training loop: maximum likelihood, step by step, and the observers that follow it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from diffeo.data.batches import Batches, Rows, mix
+from diffeo.flow import Flow
+from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
+from diffeo.training.processes import Processes
+from diffeo.utils.device import find_device
+from diffeo.utils.finite import NotFiniteError, first_not_finite
+
+Batch = tuple[Tensor, Tensor | None]
+# Changes a training batch at random: x, its context, a generator, and the share of the steps done.
+Augment = Callable[[Tensor, Tensor | None, Generator, float], Tensor]
+
+# Long enough for the default model to converge on most tables, short enough to wait for.
+DEFAULT_STEPS = 3_200
+CALIBRATION_ROWS = 2_048
+
+
+class Observer:
+    """Follows a training: a base class whose methods do nothing.
+
+    Attributes:
+        saved: names of the attributes that are part of each checkpoint.
+    """
+
+    saved: tuple[str, ...] = ()
+
+    def on_start(self, training: Training) -> None:
+        """Before the first step, or where a resumed training continues."""
+
+    def on_epoch_start(self, training: Training) -> None:
+        """Before the first step of an epoch."""
+
+    def on_step(self, training: Training) -> None:
+        """After each step."""
+
+    def on_skipped_step(self, training: Training, batch: Batch) -> None:
+        """After a step without a finite gradient, which moved no weight."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        """After the validation of an epoch; `training.epoch` counts this one."""
+
+    def on_end(self, training: Training) -> None:
+        """At the end, also after an error; then `training.finished` is False."""
+
+
+class Training:
+    """Minimise the mean negative log-likelihood of a flow, in nats, or in bits/dim for images.
+
+    Args:
+        flow: what is trained, initialised from data. It is moved to the device.
+        train: rows to learn from.
+        val: rows to validate the averaged flow with, after each epoch; None for no validation.
+        optimizer: how the weights are learned.
+        options: how long, and on which device.
+        seed: all random numbers follow from it, the epoch and the batch; torch's global random
+            state is not used.
+        observers: called in this order.
+        augment: changes training batches at random.
+        precision: dtype of the networks while they learn (see `Flow.set_precision`).
+        processes: those that share the work; one by default.
+        steps: how many in all; by default `options.max_epochs` epochs.
+        every: steps of an epoch, between two validations; by default one pass over the rows.
+
+    Attributes:
+        averaged: the flow with the running average of the weights, which is validated and saved.
+        epoch, step: how many are done.
+        train_loss, val_loss, lr, gradient_norm: of the last epoch; the first and last are means.
+        val_losses: the validation loss of each event, in this process.
+        stop: set it to end after this epoch.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        train: Rows,
+        val: Rows | None,
+        *,
+        optimizer: OptimizerOptions,
+        options: TrainerOptions,
+        seed: int,
+        observers: Sequence[Observer] = (),
+        augment: Augment | None = None,
+        precision: torch.dtype | None = None,
+        processes: Processes | None = None,
+        steps: int | None = None,
+        every: int | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
+        self.device = self.processes.place(find_device(options.device))
+        self.optimizer_options, self.options, self.seed = optimizer, options, seed
+        self.observers, self.augment = list(observers), augment
+        self.metric, self.unit = loss_of(flow)
+        self.nats = flow.nats_per_bpd if flow.takes_pixels else 1.0
+        world, share = (
+            self.processes.world,
+            {"rank": self.processes.rank, "world": self.processes.world},
+        )
+        self.batches = Batches(train, options.batch_size_for(flow), seed=seed, **share)
+        self.val = None if val is None else Batches(val, flow.chunk, **share)
+        # As many as fill a batch of every process alike, since statistics are taken over all.
+        count = math.ceil(CALIBRATION_ROWS / (self.batches.batch_size * world))
+        self.calibration = list(itertools.islice(self.batches, count))
+        self.every = every or max(1, len(self.batches))
+        self.epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
+        self.steps = steps or self.epochs * self.every
+        self.epochs = math.ceil(self.steps / self.every)
+        self.flow = flow.to(self.device)
+        # As it will be used: the precision of the networks is a matter of training alone.
+        self.averaged = copy.deepcopy(flow).requires_grad_(False).eval().set_precision(None)
+        flow.set_precision(precision)
+        # Lists, since to walk through the modules at each step takes longer than to average them.
+        self.weights, self.averages = [*flow.parameters()], [*self.averaged.parameters()]
+        self.noise = None if flow.dequantizer is None else Generator(self.device)
+        self.lr = self.largest_lr = optimizer.largest_lr(flow)
+        self.adam = torch.optim.Adam(optimizer.groups(flow), lr=self.lr, fused=True)
+        self.model: nn.Module = _Loss(flow, self.nats)
+        self.epoch = self.step = self.index = self.skipped = 0
+        self.train_loss = self.val_loss = self.gradient_norm = math.nan
+        self.val_losses = torch.empty(0)
+        self.stop = self.finished = False
+        self.earlier, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained, before it was resumed included."""
+        return self.earlier + time.perf_counter() - self.started
+
+    @property
+    def where(self) -> str:
+        """Which step this is."""
+        return f"step {self.step} of epoch {self.epoch}"
+
+    @property
+    def done(self) -> float:
+        """The share of the steps that are done, whatever the steps were before it was resumed."""
+        return (self.epoch * self.every + self.index) / self.steps
+
+    def run(self) -> Self:
+        """Train until the last epoch, or until an observer stops it.
+
+        Raises:
+            NotFiniteError: if three steps in a row have no finite gradient.
+            ConnectionError: if another process of the training is lost.
+        """
+        self.started = time.perf_counter()
+        with self.processes:
+            self.model = self.processes.wrap(self.model)
+            try:
+                self._notify("on_start")
+                batches = self._stream()
+                while self.epoch < self.epochs and not self.stop:
+                    self._run_epoch(batches)
+                self.finished = True
+            finally:
+                self._notify("on_end")
+        return self
+
+    def _notify(self, event: str) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(self)
+
+    def _stream(self) -> Iterator[Batch]:
+        """The training batches from this step on, pass after pass, without end."""
+        generator = Generator()
+        first, start = divmod(self.epoch * self.every, max(1, len(self.batches)))
+        for number in itertools.count(first):
+            self.batches.set_epoch(number)
+            generator.manual_seed(mix(self.seed, number, self.processes.rank))
+            for x, context in itertools.islice(self.batches, start, None):
+                if self.augment is not None:
+                    x = self.augment(x, context, generator, self.done)
+                yield x, context
+            start = 0
+
+    # Steps --------------------------------------------------------------------------------------
+
+    def _run_epoch(self, batches: Iterator[Batch]) -> None:
+        self._notify("on_epoch_start")
+        self.flow.train()
+        # Few observers follow each step, and steps may take milliseconds.
+        following = [o for o in self.observers if type(o).on_step is not Observer.on_step]
+        count = min(self.every, self.steps - self.epoch * self.every)
+        losses = norms = torch.zeros((), device=self.device)
+        for self.index, batch in enumerate(itertools.islice(batches, count)):
+            norm = self._take_step(self._place(batch))
+            losses = losses + self.loss
+            norms = norms + norm
+            for observer in following:
+                observer.on_step(self)
+        self.train_loss = self.processes.sum(float(losses)) / (self.processes.world * count)
+        self.gradient_norm = float(norms) / count
+        if self.val is not None:
+            self.val_loss = self.validate()
+        self.epoch += 1
+        self._notify("on_epoch_end")
+
+    def _take_step(self, batch: Batch) -> Tensor:
+        """Move the weights down the gradient, and their averages towards them: its norm."""
+        self.seek(batch)
+        loss = self.model(*batch, self.noise)
+        self.loss = loss.detach()
+        self.adam.zero_grad()
+        with self.flow.naming():
+            loss.backward()
+        options = self.optimizer_options
+        norm = clip_grad_norm_(self.weights, options.clip)
+        finite = norm.isfinite()
+        if self.options.detect_anomaly:
+            finite = finite & self.loss.isfinite()
+        if finite:
+            self.skipped = 0
+        else:
+            norm = self._skip(batch)
+        self.lr = self.largest_lr * options.lr_factor(self.done)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr
+        self.adam.step()
+        options.average(self.averages, self.weights, self.step)
+        self.step += 1
+        return norm
+
+    def _skip(self, batch: Batch) -> Tensor:
+        # A weight without a gradient is left as it is.
+        for weight in self.weights:
+            weight.grad = None
+        self.skipped += 1
+        for observer in self.observers:
+            observer.on_skipped_step(self, batch)
+        if self.skipped == 3:
+            raise NotFiniteError(f"three steps in a row had no finite gradient, up to {self.where}")
+        return torch.zeros((), device=self.device)
+
+    def _place(self, batch: Batch) -> Batch:
+        x, context = batch
+        return x.to(self.device), None if context is None else context.to(self.device)
+
+    def seek(self, batch: Batch) -> None:
+        """Let dequantization draw the noise of this batch of training."""
+        self._seek(mix(self.seed, self.epoch, self.index), len(batch[0]))
+
+    def _seek(self, seed: int, rows: int) -> None:
+        # The rows of the processes before this one come first, and so does their noise.
+        if self.noise is not None:
+            self.noise.manual_seed(seed)
+            skipped, dtype = self.processes.rank * rows * self.flow.dims, self.averages[0].dtype
+            torch.rand(skipped, generator=self.noise, device=self.device, dtype=dtype)
+
+    # Validation ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean validation loss of the averaged flow; that of each event is in `val_losses`."""
+        for average, value in zip(self.averaged.buffers(), self.flow.buffers(), strict=True):
+            average.copy_(value)
+        self.averaged.recalibrate(self._calibration_batches(), generator=self.noise)
+        losses = [
+            -self.averaged.log_prob(*batch, generator=self.noise) / self.nats
+            for batch in self.val_batches()
+        ]
+        self.val_losses = torch.cat(losses) if losses else torch.empty(0)
+        return self.processes.sum(sum(float(part.sum()) for part in losses)) / self.processes.sum(
+            float(len(self.val_losses))
+        )
+
+    def val_batches(self) -> Iterator[Batch]:
+        """The validation batches of this process, with the noise that they always get."""
+        for index, batch in enumerate(self.val or ()):
+            if len(batch[0]):  # of the last ones, some processes may get none
+                if self.noise is not None:
+                    # The same in every epoch, for any number of processes: curves compare.
+                    number = index * self.processes.world + self.processes.rank
+                    self.noise.manual_seed(mix(self.seed, number))
+                yield self._place(batch)
+
+    def _calibration_batches(self) -> Iterator[Batch]:
+        for index, batch in enumerate(self.calibration):
+            self._seek(mix(self.seed, index), len(batch[0]))
+            yield self._place(batch)
+
+    # State --------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs, in tensors and plain values.
+
+        Raises:
+            NotFiniteError: if a weight is not finite.
+        """
+        flow, averaged = self.flow.state_dict(), self.averaged.state_dict()
+        for state in (flow, averaged):
+            bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
+            if bad is not None:
+                raise NotFiniteError(f"after {self.where} {bad} is not finite, and was not saved")
+        counts = {"epochs": self.epoch, "step": self.step, "seconds": self.seconds}
+        return counts | {
+            "flow": flow,
+            "averaged": averaged,
+            "optimizer": self.adam.state_dict(),
+            "observers": {
+                type(o).__name__: {name: getattr(o, name) for name in o.saved}
+                for o in self.observers
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            ValueError: if it is that of another flow, or has more epochs than are wanted.
+        """
+        if state["epochs"] > self.epochs:
+            raise ValueError(
+                f"it has trained for {state['epochs']} epochs: give --trainer.max_epochs no fewer."
+            )
+        try:
+            self.flow.load_state_dict(state["flow"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.adam.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "it has weights of another model: leave the options of --model as they were."
+            ) from error
+        self.epoch, self.step, self.earlier = state["epochs"], state["step"], state["seconds"]
+        for observer in self.observers:
+            vars(observer).update(state["observers"].get(type(observer).__name__, {}))
+
+
+class _Loss(nn.Module):
+    """The mean loss of a batch, as a module, which is what distributed training wraps."""
+
+    def __init__(self, flow: Flow, nats: float) -> None:
+        super().__init__()
+        self.flow, self.nats = flow, nats
+
+    def forward(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        return -self.flow.log_prob(x, context, generator=generator).mean() / self.nats
