@@ -18,10 +18,11 @@ from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
-from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import Context, ContextSpec
 from diffeo.distribution import FlowDistribution, distribution_of
 from diffeo.pretrained.hub import PretrainedModel
+from diffeo.utils.finite import nan_to_minus_infinity
 from diffeo.utils.modules import eval_mode as eval_mode
 from diffeo.utils.system import check_compiler
 
@@ -46,6 +47,9 @@ class Flow(PretrainedModel):
 
     Attributes:
         metadata: plain values that are saved with the model, such as the names of columns.
+
+    Raises:
+        ValueError: by all methods, if x, z or context has the wrong shape or dtype.
 
     (Rezende & Mohamed 2015; Papamakarios et al. 2021)
     """
@@ -97,8 +101,6 @@ class Flow(PretrainedModel):
         """How many events to pass at once: many, of networks whose activations still fit."""
         return max(1, min(8_192, 2**20 // self.dims))
 
-    # Density ------------------------------------------------------------------------------------
-
     def log_prob(
         self,
         x: Shaped[Tensor, "batch *shape"],
@@ -113,9 +115,6 @@ class Flow(PretrainedModel):
         In eval mode it is -inf where an event is so far from all data that it leaves the range of
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
         event may give NaN, which a training loop then notices.
-
-        Raises:
-            ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
         given, entry = x, None
@@ -126,7 +125,7 @@ class Flow(PretrainedModel):
         log_prob = self.base.log_prob(z) + log_det
         if entry is not None:
             log_prob = log_prob + entry
-        return log_prob if self.training else _nan_to_minus_infinity(log_prob, given, context)
+        return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(
         self,
@@ -140,9 +139,6 @@ class Flow(PretrainedModel):
             -log p(x) / (dims * log 2)
 
         For 8-bit images the density is per grey level, so this is what is published as bits/dim.
-
-        Raises:
-            ValueError: if x or context has the wrong shape or dtype.
         """
         return -self.log_prob(x, context, generator=generator) / self.nats_per_bpd
 
@@ -185,8 +181,6 @@ class Flow(PretrainedModel):
         """The density as one of `torch.distributions`, and of Pyro (see `FlowDistribution`)."""
         return distribution_of(self, context, validate_args)
 
-    # Latents ------------------------------------------------------------------------------------
-
     def encode(
         self,
         x: Shaped[Tensor, "batch *shape"],
@@ -199,9 +193,6 @@ class Flow(PretrainedModel):
         It draws nothing, a dequantizer taking the middle of each cell; `decode(encode(x))` is x.
         With a generator z is that of a noisy copy, which is distributed as the base if the flow is
         right; it decodes to x but for points at the very edge of a cell.
-
-        Raises:
-            ValueError: if x or context has the wrong shape or dtype.
         """
         context = self._check(x, context)
         if self.dequantizer is not None:
@@ -213,11 +204,7 @@ class Flow(PretrainedModel):
     def decode(
         self, z: Float[Tensor, "batch dims"], context: Condition | None = None
     ) -> Shaped[Tensor, "batch *shape"]:
-        """Data x `(batch, *shape)` of noise z `(batch, dims)`.
-
-        Raises:
-            ValueError: if z or context has the wrong shape or dtype.
-        """
+        """Data x `(batch, *shape)` of noise z `(batch, dims)`."""
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
         self._check_dtype("z", z)
@@ -231,8 +218,6 @@ class Flow(PretrainedModel):
         sizes = [math.prod(shape) for shape in self.latent_shapes]
         levels = zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
         return [level.unflatten(1, shape) for level, shape in levels]
-
-    # Preparation --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(
@@ -269,11 +254,8 @@ class Flow(PretrainedModel):
         before it is evaluated; a few thousand training events suffice. Others stay as they are.
         Returns the flow itself.
         """
-        norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
-        if not norms:
+        if not restart_batch_norms(self):
             return self
-        for norm in norms:
-            norm.restart()
         was_training = self.training
         self.train()
         for x, context in batches:
@@ -317,8 +299,6 @@ class Flow(PretrainedModel):
         check_compiler(self.device.type)
         self.bijection.compile(*args, **{"dynamic": True} | options)
         return self
-
-    # Internals ----------------------------------------------------------------------------------
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -366,15 +346,6 @@ class Flow(PretrainedModel):
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context
-
-
-def _nan_to_minus_infinity(log_prob: Tensor, *given: Tensor | None) -> Tensor:
-    """-inf for NaN, except where a NaN was given."""
-    lost = log_prob.isnan()
-    for tensor in given:
-        if tensor is not None and tensor.is_floating_point():
-            lost = lost & ~tensor.flatten(1).isnan().any(1)
-    return log_prob.masked_fill(lost, -math.inf)
 
 
 # Of a folder, a model that ships ("mnist"), or one on the hub.

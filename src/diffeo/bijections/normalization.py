@@ -121,6 +121,14 @@ class BatchNorm(Bijection):
         self.running_var.lerp_(var, weight)
 
 
+def restart_batch_norms(module: nn.Module) -> bool:
+    """Restart all batch normalizations of a module; whether it has any."""
+    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
+    for norm in norms:
+        norm.restart()
+    return bool(norms)
+
+
 class ActNorm(Bijection):
     """Affine map of each channel, whose first batch comes out with mean 0 and variance 1.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import shutil
@@ -191,7 +190,6 @@ class PretrainedModel(
         folder = storage.find_model(model_id, **download)
         config, state = storage.read_model(folder)
         where = folder / storage.CONFIG
-        importlib.import_module("diffeo.models")  # so that the names of ours are known
         try:
             model = find_class(config["class"], trust)
         except ValueError as error:
