@@ -182,8 +182,10 @@ class Run:
             rows = context
             if context is not None and len(context) > 1:
                 rows = context[start : start + count]
+            rows = None if rows is None else rows.to(self.flow.device)
             with torch.no_grad():
                 part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
+            part = part.cpu()
             if part.is_floating_point() and not all_finite([part]):
                 raise ValueError(
                     f"samples at temperature {temperature:g} leave the range of "

@@ -25,7 +25,7 @@ def main(
     """
     from diffeo.explorer import explore
 
-    opened = open_run(**run)
+    opened = open_run(device="cpu", **run)
     explore(
         opened,
         host,

@@ -20,7 +20,7 @@ def main(
         out: A .png, .pdf or .svg file.
     """
     file = check_figure(out)
-    opened = open_run(**run)
+    opened = open_run(device="cpu", **run)
     data = opened.data()
     draw(opened, data, kind or kinds_for(data)[0], file)
     report(f"Drawn into {file}.")

@@ -20,6 +20,6 @@ def main(
         out: A .png, .pdf or .svg file.
     """
     file = check_figure(out)
-    run, x, context = first_images(num, **images)
+    run, x, context = first_images(num, device="cpu", **images)
     figures.save(figures.reconstructions(run.flow, x, context), file)
     report(f"Drawn into {file}.")
