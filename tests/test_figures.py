@@ -1,4 +1,4 @@
-"""The pictures hold what they claim to, and leave nothing behind."""
+"""The figures hold what they claim to, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def _drawn(axes: Axes) -> NDArray[np.float64]:
 
 
 def _looks_drawn(path: Path) -> bool:
-    with Image.open(path) as picture:
-        return float(np.asarray(picture.convert("L")).std()) > 5
+    with Image.open(path) as image:
+        return float(np.asarray(image.convert("L")).std()) > 5
 
 
 def _draw_all(flow: RealNVP, x: Tensor) -> dict[str, Figure]:
@@ -228,10 +228,10 @@ def test_training_curve_is_not_flattened_by_its_start() -> None:
 def test_animation_has_one_size_all_frames_and_a_long_last_one(tmp_path: Path) -> None:
     frames = []
     for i in range(5):
-        picture = np.full((40, 60, 3), 255, np.uint8)
-        picture[:, 10 * i : 10 * i + 10] = (200, 40 * i, 30)
+        image = np.full((40, 60, 3), 255, np.uint8)
+        image[:, 10 * i : 10 * i + 10] = (200, 40 * i, 30)
         frames.append(tmp_path / f"{i}.png")
-        Image.fromarray(picture).save(frames[-1])
+        Image.fromarray(image).save(frames[-1])
     figures.animate(frames, tmp_path / "new" / "out.gif", milliseconds=100)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.gif"]
     durations = []

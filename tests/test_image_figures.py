@@ -1,4 +1,4 @@
-"""Pictures are laid out, written and reconstructed to the pixel; latents are drawn as they are."""
+"""Images are laid out, written and reconstructed to the pixel; latents are drawn as they are."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flow() -> ImageRealNVP:
 
 
 class Careless(ImageRealNVP):
-    """Its decode gets one pixel of every third picture wrong, by one grey level."""
+    """Its decode gets one pixel of every third image wrong, by one grey level."""
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         x = super().decode(z, context).clone()
@@ -62,8 +62,8 @@ class Diverged(RealNVP):
 
 
 def _open(path: Path) -> tuple[str, NDArray[np.uint8]]:
-    with Image.open(path) as picture:
-        return picture.mode, np.asarray(picture)
+    with Image.open(path) as image:
+        return image.mode, np.asarray(image)
 
 
 def _words(figure: Figure) -> list[str]:
@@ -91,9 +91,9 @@ def test_each_image_stands_in_its_place_enlarged_and_apart() -> None:
     assert sheet.shape == (3 * 20 + 2 * 5, 3 * 30 + 2 * 5, 3)
     assert sheet.dtype == np.uint8
     seen = np.zeros(sheet.shape[:2], bool)
-    for k, picture in enumerate(x.permute(0, 2, 3, 1).numpy()):
+    for k, image in enumerate(x.permute(0, 2, 3, 1).numpy()):
         top, left = k // 3 * 25, k % 3 * 35
-        large = np.kron(picture, np.ones((10, 10, 1), np.uint8))
+        large = np.kron(image, np.ones((10, 10, 1), np.uint8))
         np.testing.assert_array_equal(sheet[top : top + 20, left : left + 30], large)
         seen[top : top + 20, left : left + 30] = True
     assert (~seen).sum() == seen.size - 7 * 600
@@ -213,11 +213,11 @@ def test_images_come_back_from_their_files_bit_for_bit(
     assert figures.write_images(iter(batches), folder) == 13
     paths = sorted(folder.iterdir())
     assert [path.name for path in paths] == [f"{i:05d}.png" for i in range(13)]
-    for path, picture in zip(paths, x, strict=False):
+    for path, image in zip(paths, x, strict=False):
         found, pixels = _open(path)
         assert found == mode
         restored = pixels.reshape(5, 7, channels)
-        np.testing.assert_array_equal(restored, picture.permute(1, 2, 0))
+        np.testing.assert_array_equal(restored, image.permute(1, 2, 0))
     assert _open(paths[-1])[1].shape[:2] == (3, 2)
 
 
@@ -242,15 +242,15 @@ def test_no_file_holds_half_a_image(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         figures.write_images([x], tmp_path)
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["00000.png", "00001.png", "00002.png"]
-    for path, picture in zip(paths, x, strict=False):
-        np.testing.assert_array_equal(_open(path)[1], picture[0])
+    for path, image in zip(paths, x, strict=False):
+        np.testing.assert_array_equal(_open(path)[1], image[0])
 
 
 def test_a_folder_with_files_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
     def batches() -> Iterator[Tensor]:
-        pytest.fail("a picture was asked for")
+        pytest.fail("an image was asked for")
         yield _images(1)
 
     with pytest.raises(ValueError, match="already holds files: name another folder, or empty"):
@@ -264,7 +264,7 @@ def test_a_folder_with_files_is_refused_before_anything_is_drawn(tmp_path: Path)
 
 
 def _rows(sheet: NDArray[np.uint8], rows: int, scale: int = 14, gap: int = 4) -> NDArray[np.uint8]:
-    """The first channel of 8 x 8 pictures on a sheet: `(rows, columns, 8, 8)`."""
+    """The first channel of 8 x 8 images in a grid: `(rows, columns, 8, 8)`."""
     step = 8 * scale + gap
     columns = (sheet.shape[1] + gap) // step
     assert sheet.shape == (rows * step - gap, columns * step - gap, 3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
+from diffeo.bijections.base import Example
 from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.dequantization import UniformDequantize
 from diffeo.bijections.pixels import PixelDequantize
@@ -136,6 +138,10 @@ class FixedConv1x1(InvertibleConv1x1):
 
     def extra_repr(self) -> str:
         return ""
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        return ()  # those of its base class have other arguments
 
 
 @torch.no_grad()
