@@ -163,9 +163,7 @@ class Flow(PretrainedModel):
             ValueError: if n or temperature is negative, or context is missing or misshapen.
         """
         if n < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"n and temperature must be 0 or more and finite, not {n} and {temperature}."
-            )
+            raise ValueError(f"n and temperature must be 0 or more, not {n} and {temperature}.")
         if context is not None and len(context) == 1:
             context = context.expand(n, *context.shape[1:])
         return self.decode(self.noise(n, generator) * temperature, context)
@@ -326,9 +324,7 @@ class Flow(PretrainedModel):
     def _check_dtype(self, name: str, value: Tensor) -> None:
         dtype = self._reference().dtype
         if value.dtype != dtype:
-            raise ValueError(
-                f"{name} is {value.dtype} but the flow is {dtype}: convert one with .to()."
-            )
+            raise ValueError(f"{name} is {value.dtype} but the flow is {dtype}: convert one.")
 
     def _check_context(self, rows: int, context: Condition | None) -> Context | None:
         if not self.context:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any, Self, TypeVar
@@ -114,8 +115,8 @@ def find_class(name: str, trust: bool = False) -> type:
     """
     known = _known()
     if name not in known and name.startswith("diffeo."):
-        # The package imports what is asked of it.
-        getattr(importlib.import_module("diffeo"), name.removeprefix("diffeo."), None)
+        # The package imports a model when it is asked for one.
+        getattr(sys.modules["diffeo"], name.removeprefix("diffeo."), None)
         known = _known()
     if name not in known and trust:
         try:
