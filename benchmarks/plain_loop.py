@@ -1,4 +1,4 @@
-"""The steps of `diffeo train` on moons, written down plainly: no Lightning, no run folder.
+"""The steps of `diffeo train` on moons, written down plainly: no observers, no run folder.
 
 The same rows, batches, model, optimizer, schedule, clipping, running average of the weights and
 validation after each epoch; the best average is kept and written once. It prints what it reached.

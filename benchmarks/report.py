@@ -24,7 +24,7 @@ from benchmarks.harness import Rounds, Settings
 from diffeo.figures import DATA, GREY, INK, LINE, MODEL, save
 from diffeo.figures.style import house_style, panel, plain, tick
 
-PACKAGES = ("diffeo", "torch", "normflows", "zuko", "nflows", "FrEIA", "lightning")
+PACKAGES = ("diffeo", "torch", "normflows", "zuko", "nflows", "FrEIA", "accelerate")
 Sense = Literal[">=", "<="]
 
 

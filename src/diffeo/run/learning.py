@@ -33,6 +33,7 @@ from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.training import observers
 from diffeo.training.checkpoints import BEST, Checkpoints, load, newest
+from diffeo.training.compiling import settle_compile
 from diffeo.training.loop import Augment, Training
 from diffeo.training.memory import settle_memory
 from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
@@ -229,6 +230,7 @@ def prepare(
         console,
         processes=sharing,
     )
+    settle_compile(training, console)
     return training
 
 

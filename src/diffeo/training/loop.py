@@ -131,7 +131,7 @@ class Training:
         self.epoch = self.step = self.index = self.skipped = 0
         self.train_loss = self.val_loss = self.gradient_norm = math.nan
         self.val_losses = torch.empty(0)
-        self.stop = self.finished = False
+        self.stop = self.finished = self.compiled = False
         self.earlier, self.started = 0.0, time.perf_counter()
 
     @property
@@ -196,7 +196,7 @@ class Training:
         count = min(self.every, self.steps - self.epoch * self.every)
         losses = norms = torch.zeros((), device=self.device)
         for self.index, batch in enumerate(itertools.islice(batches, count)):
-            norm = self._take_step(self._place(batch))
+            norm = self._take_step(self.place(batch))
             losses = losses + self.loss
             norms = norms + norm
             for observer in following:
@@ -244,7 +244,7 @@ class Training:
             raise NotFiniteError(f"three steps in a row had no finite gradient, up to {self.where}")
         return torch.zeros((), device=self.device)
 
-    def _place(self, batch: Batch) -> Batch:
+    def place(self, batch: Batch) -> Batch:
         x, context = batch
         return x.to(self.device), None if context is None else context.to(self.device)
 
@@ -284,28 +284,27 @@ class Training:
                     # The same in every epoch, for any number of processes: curves compare.
                     number = index * self.processes.world + self.processes.rank
                     self.noise.manual_seed(mix(self.seed, number))
-                yield self._place(batch)
+                yield self.place(batch)
 
     def _calibration_batches(self) -> Iterator[Batch]:
         for index, batch in enumerate(self.calibration):
             self._seek(mix(self.seed, index), len(batch[0]))
-            yield self._place(batch)
+            yield self.place(batch)
 
     # State --------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs, in tensors and plain values.
-
-        Raises:
-            NotFiniteError: if a weight is not finite.
-        """
+        """All that a resumed training needs, in tensors and plain values, all of them finite."""
         flow, averaged = self.flow.state_dict(), self.averaged.state_dict()
         for state in (flow, averaged):
             bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
             if bad is not None:
                 raise NotFiniteError(f"after {self.where} {bad} is not finite, and was not saved")
-        counts = {"epochs": self.epoch, "step": self.step, "seconds": self.seconds}
-        return counts | {
+        return {
+            "epochs": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "compiled": self.compiled,
             "flow": flow,
             "averaged": averaged,
             "optimizer": self.adam.state_dict(),
@@ -333,7 +332,8 @@ class Training:
             raise ValueError(
                 "it has weights of another model: leave the options of --model as they were."
             ) from error
-        self.epoch, self.step, self.earlier = state["epochs"], state["step"], state["seconds"]
+        self.epoch, self.step, self.compiled = state["epochs"], state["step"], state["compiled"]
+        self.earlier = state["seconds"]
         for observer in self.observers:
             vars(observer).update(state["observers"].get(type(observer).__name__, {}))
 
