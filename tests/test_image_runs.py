@@ -267,11 +267,11 @@ def test_commands_refuse_what_does_not_fit(run, capsys):
     shutil.move(run / "new.png", run / "other" / "new.png")
     refused(["score", "digits", "--data=other"], capsys, "9 x 9 pixels", "8 x 8 pixels")
     refused(["score", "digits", "--data=t.csv"], capsys, "t.csv")
-    refused(["plot", "digits", "--kind=corner"], capsys, "not for pictures")
+    refused(["plot", "digits", "--kind=corner"], capsys, "not for images")
     refused(["sample", "digits", "-n=0"], capsys, "-n is 0")
     refused(["sample", "digits", "--out=s.tiff"], capsys, "s.tiff")
     refused(["reconstruct", "digits", "--out=r.txt"], capsys, ".png")
-    refused(["train", "--model=RealNVP", "--data=digits", "--out=x"], capsys, "pictures")
+    refused(["train", "--model=RealNVP", "--data=digits", "--out=x"], capsys, "images")
     refused(["train", "--model=ImageRealNVP", "--data=t.csv", "--out=x"], capsys, "2 columns")
     refused(["train", "--data=t.csv", "--data.flip=true", "--out=x"], capsys, "--data.flip")
     refused(["train", "--data=digits", "--data.noise=1", "--out=x"], capsys, "--data.noise")
@@ -321,7 +321,7 @@ def test_a_messy_folder_trains_and_says_what_it_left_out(messy, tmp_path, capsys
     assert len(told) == 1
     assert "left out 5 of 205 files: 4 no images (README.txt, cats/empty.png, " in told[0]
     assert "1 broken (dogs/cut.jpg)" in told[0]
-    assert any("from 160 pictures (20 to validate, 20 to test)" in line for line in lines)
+    assert any("from 160 images (20 to validate, 20 to test)" in line for line in lines)
     assert json.loads((tmp_path / "run/model/config.json").read_text())["metadata"]["labels"] == [
         "cats",
         "dogs",

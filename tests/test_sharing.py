@@ -437,7 +437,7 @@ def test_a_card_says_what_was_measured(run):
     for split in ("train", "val", "test"):
         score = results[split]
         said = f"{score['bits_per_dim']:.4f} ± {score['bits_stderr']:.4f} bits/dim"
-        assert re.search(rf"- {split}: {re.escape(said)}.*, {score['rows']:,} pictures", body)
+        assert re.search(rf"- {split}: {re.escape(said)}.*, {score['rows']:,} images", body)
     # A class in each column, of eight rows of 8 x 8 pixels.
     width, height = Image.open("out/samples.png").size
     assert width / height == pytest.approx(10 / 8, abs=0.02)
@@ -600,7 +600,7 @@ def test_mnist_ships_small_and_says_how_good_it_is():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     header, body = card_of(folder)
     assert header["license"] == "apache-2.0"
-    assert re.search(r"- test: 1\.\d{4} ± 0\.\d{4} bits/dim.*10,000 pictures", body)
+    assert re.search(r"- test: 1\.\d{4} ± 0\.\d{4} bits/dim.*10,000 images", body)
     assert "diffeo train --preset mnist-labels" in body
     assert not re.search(r"[\s'\"](/|~/)\w", body)
     x = diffeo.load("mnist").sample(2, torch.eye(10)[[3, 8]])

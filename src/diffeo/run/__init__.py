@@ -6,8 +6,8 @@ runs/NAME/
     checkpoints/    last.ckpt to resume from, before.ckpt if it is damaged; best.ckpt
     metrics.csv     a line for each epoch
     results.json    the last figures, on each split
-    tensorboard/    scalars and pictures over time
-    figures/        pictures
+    tensorboard/    scalars and figures over time
+    figures/        images of the model and its data
 """
 
 from typing import TYPE_CHECKING

@@ -42,11 +42,11 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
         data: the data.
         kind: for two columns "panels" (data, encoded data, noise, decoded noise), "density" (a heat
             map) and "grid" (the latent grid in data space); for any table "corner" (data against
-            samples, pair by pair). For pictures "samples", "reconstructions" (of data, also without
+            samples, pair by pair). For images "samples", "reconstructions" (of data, also without
             the finer levels) and "latents" (a histogram of each level). "curve" (the loss of each
             epoch) for all.
         path: where; its suffix chooses the format.
-        temperature: of samples of pictures.
+        temperature: of samples of images.
 
     Raises:
         ValueError: if the kind is not for such data, or there are no metrics.
@@ -54,7 +54,7 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
     if kind == "curve":
         figures.save(_curve(run, data), path)
     elif isinstance(data, Images):
-        _check_kind(kind, get_args(ImageFigure), "pictures")
+        _check_kind(kind, get_args(ImageFigure), "images")
         _draw_images(run.flow, data.test, kind, path, temperature)
     else:
         _check_kind(kind, get_args(TableFigure), "a table")
@@ -66,14 +66,14 @@ def painter(
 ) -> Callable[[Flow, str], dict[str, Path]] | None:
     """Draws a flow as it learns, always with the same rows and the same noise; None for no way."""
     if isinstance(data, Images):
-        pictures = data.val
+        images = data.val
 
         def draw_images(flow: Flow, name: str) -> dict[str, Path]:
             paths = {}
             for kind in get_args(ImageFigure):
                 if kind != "curve":
                     paths[kind] = folder / f"{kind}-{name}.png"
-                    _draw_images(flow, pictures, kind, paths[kind], temperature)
+                    _draw_images(flow, images, kind, paths[kind], temperature)
             return paths
 
         return draw_images
@@ -105,34 +105,32 @@ def _check_kind(kind: str, known: tuple[str, ...], what: str) -> None:
         raise ValueError(f"a figure of kind {kind} is not for {what}: use {', '.join(known)}.")
 
 
-# Pictures ---------------------------------------------------------------------------------------
+# Images -----------------------------------------------------------------------------------------
 
 
-def _draw_images(
-    flow: Flow, pictures: ImageSplit, kind: str, path: Path, temperature: float
-) -> None:
+def _draw_images(flow: Flow, images: ImageSplit, kind: str, path: Path, temperature: float) -> None:
     if kind == "samples":
         with torch.no_grad():
             noise = Generator().manual_seed(0)
-            context = _contexts(pictures, SAMPLES)
+            context = _contexts(images, SAMPLES)
             samples = flow.sample(SAMPLES, context, temperature=temperature, generator=noise)
         figures.save_images(samples, path)
     elif kind == "reconstructions":
-        figures.save(figures.reconstructions(flow, *_first(pictures, RECONSTRUCTED)), path)
+        figures.save(figures.reconstructions(flow, *_first(images, RECONSTRUCTED)), path)
     else:
-        figures.save(figures.latent_histograms(flow, *_first(pictures, ENCODED)), path)
+        figures.save(figures.latent_histograms(flow, *_first(images, ENCODED)), path)
 
 
-def _first(pictures: ImageSplit, most: int) -> tuple[Tensor, Tensor | None]:
-    """The first pictures with their context."""
-    return pictures.take(torch.arange(min(most, len(pictures))))
+def _first(images: ImageSplit, most: int) -> tuple[Tensor, Tensor | None]:
+    """The first images with their context."""
+    return images.take(torch.arange(min(most, len(images))))
 
 
-def _contexts(pictures: ImageSplit, count: int) -> Tensor | None:
-    """As many contexts as are to be sampled, those of the first pictures over and over."""
-    if pictures.context is None:
+def _contexts(images: ImageSplit, count: int) -> Tensor | None:
+    """As many contexts as are to be sampled, those of the first images over and over."""
+    if images.context is None:
         return None
-    return pictures.context[torch.arange(count) % len(pictures)]
+    return images.context[torch.arange(count) % len(images)]
 
 
 # Tables -----------------------------------------------------------------------------------------

@@ -121,13 +121,13 @@ class Run:
     def gallery(
         self, source: str, *, unlabelled: bool = False, cache: str | None = None
     ) -> Gallery:
-        """All pictures of another source, scaled and cropped as those of the training were.
+        """All images of another source, scaled and cropped as those of the training were.
 
         Args:
             source: where they are.
             unlabelled: whether they may come without context where the model is conditional on
                 classes alone, and nothing is said of these.
-            cache: the folder for decoded pictures; by default the usual one.
+            cache: the folder for decoded images; by default the usual one.
 
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
@@ -145,7 +145,7 @@ class Run:
         shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(
-                f"{source} holds pictures of {size_of(shape)} and the model takes "
+                f"{source} holds images of {size_of(shape)} and the model takes "
                 f"{size_of(self.flow.shape)}: give it such ones."
             )
         return gallery

@@ -21,7 +21,7 @@ from diffeo.flow import Flow
 from diffeo.run.command import command_of
 from diffeo.run.folder import Run
 
-PICTURES, ROWS = 64, 2_000
+IMAGES, ROWS = 64, 2_000
 MOST_CLASSES = 20  # that have a column each on a sheet of samples
 # Of the server, and of the way to it; which package carries them depends on the hub's release.
 HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
@@ -99,12 +99,12 @@ def _card(
         if source.startswith("hf://"):
             card["dataset"] = "/".join(source.removeprefix("hf://").split("/")[:2])
     scores, notes = _scores(run, flow, dtype, console)
-    unit = "pictures" if flow.takes_pixels else "rows"
+    unit = "images" if flow.takes_pixels else "rows"
     card["results"] = {split: f"{score}, {score.rows:,} {unit}" for split, score in scores.items()}
     card["notes"] = notes
-    picture = folder / "samples.png"
-    caption = _draw(run, flow, picture)
-    return card | ({"picture": picture, "caption": caption} if caption else {})
+    image = folder / "samples.png"
+    caption = _draw(run, flow, image)
+    return card | ({"image": image, "caption": caption} if caption else {})
 
 
 def _settings(run: Run) -> dict[str, Any] | None:
@@ -140,8 +140,8 @@ def _scores(
     notes = []
     if flow.takes_pixels:
         notes.append(
-            "Each picture is scored by one noisy copy, so that these are upper bounds of the "
-            "bits/dim of the pictures themselves; ± is the standard error over pictures."
+            "Each image is scored by one noisy copy, so that these are upper bounds of the "
+            "bits/dim of the images themselves; ± is the standard error over images."
         )
     else:
         notes.append("In the units of the data; ± is the standard error over rows.")
@@ -172,7 +172,7 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         figures.save(figures.corner(None, rows, run.columns), path)
         return f"{ROWS:,} rows that the model drew"
     classes = _classes(run)
-    count = PICTURES if classes is None else PICTURES // 8 * classes
+    count = IMAGES if classes is None else IMAGES // 8 * classes
     context = torch.eye(classes).repeat(8, 1) if classes else _contexts(run, count)
     if flow.context_features and context is None:
         return None
@@ -180,15 +180,14 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         x = flow.sample(count, context, generator=generator)
     figures.save_images(x, path, columns=classes)
     beside = ", a class in each column" if classes else ""
-    return f"{count} pictures that the model drew{beside}"
+    return f"{count} images that the model drew{beside}"
 
 
 def _classes(run: Run) -> int | None:
-    """Of how few classes one is all the context; None where there is other context, or none."""
-    names = {column.partition("=")[0] for column in run.context_columns if "=" in column}
-    numbers = [column for column in run.context_columns if "=" not in column]
-    count = len(run.context_columns)
-    return count if len(names) == 1 and not numbers and 1 < count <= MOST_CLASSES else None
+    """The number of classes of a class-conditional model, if there are few; otherwise None."""
+    category = run.flow.context.category
+    count = 0 if category is None else len(category.values)
+    return count if 1 < count <= MOST_CLASSES else None
 
 
 def _contexts(run: Run, count: int) -> Tensor | None:
