@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test faults lowest audit browser slow lint format mutants bench docs zoo zoo-files clean
+.PHONY: demo test robustness lowest audit browser slow lint format mutants bench docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -20,9 +20,9 @@ browser: .venv/dev  ## the explorer in Chromium, which the system has to have
 	$(PIP) -e ".[browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/test_explorer.py
 
-faults: .venv/dev  ## try to break it, 20 minutes; two with FAULTS=--sample
-	$(PIP) -e ".[ray,explorer]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
+robustness: .venv/dev  ## try to break it, 20 minutes; one with ROBUSTNESS=--sample
+	$(PIP) -e ".[explorer]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness $(ROBUSTNESS)
 
 lowest: .venv/bin/python  ## the tests that touch other packages, with the oldest releases allowed
 	$(PYTHON) -m venv .venv-lowest

@@ -155,7 +155,7 @@ def _known_options() -> set[str]:
         flow = getattr(importlib.import_module("diffeo"), model)
         names = flow.__init__.__annotations__
         known |= {f"--model.{name}" for name in names}
-    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "faults").glob("*.py")]
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "robustness").glob("*.py")]
     for script in [*scripts, ROOT / "tests" / "mutation" / "__main__.py"]:
         known |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8")))
     return known

@@ -230,18 +230,3 @@ def test_one_that_waits_for_ever_is_ended(alone, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("diffeo: process 1 of 2 (killed by SIGKILL) was lost")
     assert said.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_one_of_two_is_killed_and_the_other_goes_on_alone(tmp_path):
-    from faults.processes import EPOCHS, Training, metrics
-
-    run = Training(tmp_path / "run", 2)
-    run.until(2)
-    assert run.kill(1) < 60
-    (said,) = run.sentences()
-    assert "diffeo train --resume" in said
-    assert run.process.returncode == 2
-    again = Training(run.folder, 1, resume=True)
-    assert again.wait() == 0
-    assert [int(row[0]) for row in metrics(run.folder)] == list(range(1, EPOCHS + 1))

@@ -1,1 +1,0 @@
-"""What diffeo must survive: killed runs, full disks, hostile files, crowds and lost machines."""
