@@ -186,7 +186,7 @@ def test_the_lost_one_is_named_with_the_remedy(alone):
         raise BROKEN
     assert str(caught.value) == (
         "process 2 of 3 (killed by SIGKILL) was lost and all were ended: "
-        "diffeo train --resume run goes on from the last epoch."
+        "diffeo train --resume run goes on from the last checkpoint."
     )
 
 
