@@ -1,4 +1,4 @@
-"""Flows as scikit-learn estimators: a density of a table, and its outliers.
+"""Scikit-learn estimators: the density of a table, and its outliers. They train in memory.
 
 >>> from sklearn.datasets import load_iris
 >>> from diffeo.sklearn import FlowDensity

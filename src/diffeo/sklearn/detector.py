@@ -1,8 +1,7 @@
-"""FlowOutlierDetector: rows that a flow finds strange, as a scikit-learn estimator."""
+"""FlowOutlierDetector: outliers by the density of a flow, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from numbers import Real
 from typing import Any, Self
 
@@ -11,16 +10,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from diffeo.evaluation.scores import Kind, Reference, check_kind, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
-from diffeo.sklearn.tables import TableReader
+from diffeo.sklearn.tables import chunks, without_nan
 
 Array = NDArray[Any]
 
 
-class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
+class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by the density that a flow learns.
 
         decision_function(x) = score_samples(x) - offset_,   an outlier where it is below 0
@@ -28,14 +26,13 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
     Parameters
     ----------
     density : FlowDensity or None, default=None
-        Learns the density; None is `FlowDensity()`. Its context, if it has one, must be columns of
-        X: then a row is strange for its context.
+        Learns the density; None is `FlowDensity()`. Its context, if any, must be columns of X:
+        then rows are outliers given their context.
     kind : "log_prob", "typicality" or "complexity", default="log_prob"
-        What is compared (see `diffeo.evaluation.scores.score`); higher is more
-        like the training rows, in nats. "typicality" finds rows that are too
-        likely too; "complexity" takes off what columns
-        say each by itself, and finds rows whose columns do not fit together. They are seen against
-        the rows that `density` held out.
+        Which score, in nats, higher for rows more like the training rows (see
+        `diffeo.evaluation.scores.score`). "typicality" also finds rows that are too likely;
+        "complexity" subtracts what each column contributes on its own, and finds rows whose columns
+        do not fit each other. Both compare with the rows that `density` held out.
     contamination : float, default=0.1
         Share of the training rows to call outliers, above 0 and at most 0.5.
     random_state : int, RandomState instance or None, default=None
@@ -46,9 +43,9 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
     density_ : FlowDensity
         The fitted density.
     reference_ : diffeo.evaluation.scores.Reference or None
-        What is usual, where `kind` needs it.
+        The likelihoods of the held-out rows, where `kind` needs them.
     offset_ : float
-        The score under which a row is an outlier.
+        Rows with a lower score are outliers.
     n_features_in_, feature_names_in_
         As usual.
 
@@ -59,8 +56,7 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
 
     Notes
     -----
-    The parameter is not called `score`, since scikit-learn takes whatever an estimator has of that
-    name for a method.
+    The parameter is not called `score`, since scikit-learn expects a method of that name.
 
     Examples
     --------
@@ -90,7 +86,7 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
-        """Learn the density of X `(n, columns)`, and where its outliers begin; y is ignored."""
+        """Learn the density of X `(n, columns)` and the offset of its outliers; y is ignored."""
         check_kind(self.kind)
         share = self.contamination
         if not isinstance(share, Real) or not 0 < share <= 0.5:
@@ -98,58 +94,44 @@ class FlowOutlierDetector(OutlierMixin, TableReader, BaseEstimator):
         density = FlowDensity() if self.density is None else clone(self.density)
         if isinstance(density.context, str):
             raise ValueError(
-                f"a detector is given no y, on which context={density.context!r} rests: name "
-                "columns of X instead."
+                f"a detector has no y, which context={density.context!r} needs: name columns of X "
+                "instead."
             )
         if self.random_state is not None:
             density.set_params(random_state=self.random_state)
         self.density_ = density.fit(X)
-        x, context = self._read(X, None, fit=True)
-        self.reference_ = self._reference(x, context)
-        self.offset_ = float(np.percentile(self._scores(x, context), 100 * share))
+        self.n_features_in_ = density.n_features_in_
+        if hasattr(density, "feature_names_in_"):
+            self.feature_names_in_ = density.feature_names_in_
+        self.reference_ = self._measure(X)
+        self.offset_ = float(np.percentile(self.score_samples(X), 100 * share))
         return self
 
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row, `(n,)`, in nats: higher is more like the training rows."""
         check_is_fitted(self)
-        return self._scores(*self._read(X, None))
+        flow = self.density_.flow_
+        batches = chunks(*self.density_._read(X, None), flow.chunk)
+        pairs = scores(flow, batches, self.kind, self.reference_)
+        return without_nan(torch.cat([score for _, score in pairs]).numpy())
 
     def decision_function(self, X: ArrayLike) -> Array:  # noqa: N803
-        """The score of each row over the offset, `(n,)`: negative for outliers."""
+        """The score of each row minus the offset, `(n,)`: negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Array:  # noqa: N803
         """1 for each inlier and -1 for each outlier, `(n,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    @property
-    def context(self) -> Any:  # type: ignore[override]
-        """Which columns of X a row is seen in the light of: those of the density."""
-        return None if self.density is None else self.density.context
-
-    def _reference(self, x: Array, context: Array | None) -> Reference | None:
-        flow = self.density_.flow_
-        if not needs_reference(flow, self.kind):
+    def _measure(self, X: ArrayLike) -> Reference | None:  # noqa: N803
+        density = self.density_
+        if not needs_reference(density.flow_, self.kind):
             return None
+        x, context = density._read(X, None)
         held_out = np.zeros(len(x), dtype=bool)
-        held_out[self.density_.validation_indices_] = True
+        held_out[density.validation_indices_] = True
         parts = [
-            list(self._batches(x[rows], None if context is None else context[rows]))
+            chunks(x[rows], None if context is None else context[rows], density.flow_.chunk)
             for rows in (held_out, ~held_out)
         ]
-        return Reference.measure(flow, *parts)
-
-    def _scores(self, x: Array, context: Array | None) -> Array:
-        pairs = scores(self.density_.flow_, self._batches(x, context), self.kind, self.reference_)
-        found = torch.cat([score for _, score in pairs]).numpy()
-        # So far out that not even a float64 holds it.
-        return np.nan_to_num(found, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-
-    def _batches(self, x: Array, context: Array | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        size = self.density_.flow_.chunk
-        for start in range(0, len(x), size):
-            rows = slice(start, start + size)
-            yield (
-                torch.tensor(x[rows]),
-                None if context is None else torch.tensor(context[rows]),
-            )
+        return Reference.measure(density.flow_, *parts)

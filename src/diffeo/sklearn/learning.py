@@ -1,58 +1,96 @@
-"""The loop of the estimators: small networks, arrays in memory, one thread, no run folder."""
+"""Fit a `TableFlow` to arrays in memory, on one thread, with the loop of `diffeo.training`."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Generator, Tensor
-from torch.nn.utils import clip_grad_norm_
 
+from diffeo.context import ContextSpec
+from diffeo.data import Split
 from diffeo.flow import Flow
 from diffeo.models.table_flow import TableFlow
 from diffeo.sklearn.settings import Settings
-from diffeo.sklearn.start import START, start
+from diffeo.sklearn.start import START, set_start
+from diffeo.training.loop import Augment, Observer, Training
 
 Array = NDArray[Any]
-Rows = tuple[Tensor, Tensor | None]  # x and context
 LOCK = threading.Lock()
-# Of the validation loss, in nats: less is no progress.
+# Of the held-out likelihood, in nats: smaller gains do not count as progress.
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What came of it.
+def fit_flow(
+    x: Array, context: Array | None, spec: ContextSpec | None, settings: Settings, seed: int
+) -> tuple[Flow, Array, BestWeights]:
+    """Maximise the likelihood of most rows, and choose the weights that fit the others best.
 
-    Args:
-        flow: with the best weights, in float64 and eval mode.
-        steps: how many were taken.
-        best_step: after which of them the held-out likelihood was highest.
-        losses: mean negative log-likelihoods of the held-out rows, in nats and in the units of x:
-            before the first step, and at each look.
-        held_out: which rows these are.
+        loss = -mean log p(sqrt(1 - noise^2) w + noise * e),   e ~ N(0, I)
+
+    where w are the whitened rows, whose mean and covariance such noise preserves (Silverman & Young
+    1987). It decreases from step to step: the flow learns coarse structure first, and training
+    stops at detail that the held-out rows do not share. The couplings learn in float32; the links
+    before them are set by `set_start` and do not change. The start is a candidate too, and is
+    chosen where the held-out rows gain less than the standard error of their gain.
+
+    Rows x are `(n, d)`, and their context `(n, k)` is described by `spec`. Weights, split, order of
+    the rows and noise follow from the seed. Returns the flow in float64, on the CPU and in eval
+    mode; the indices of the held-out rows; and the observer that chose the weights.
+
+    Raises:
+        FloatingPointError: if three steps in a row have no finite gradient.
     """
-
-    flow: Flow
-    steps: int
-    best_step: int
-    losses: list[float]
-    held_out: Array
+    with _one_thread(), torch.enable_grad(), torch.device("cpu"):
+        rows, conditions = torch.tensor(x), None if context is None else torch.tensor(context)
+        with _seeded(seed):
+            hidden = (settings.hidden, settings.hidden)
+            flow = TableFlow(x.shape[1], settings.layers, hidden, context=spec).double()
+        set_start(flow, rows, conditions)
+        links: Any = flow.bijection
+        encoder: Any = flow.context_encoder
+        with torch.no_grad():
+            w, log_det = links[:START](rows)
+            c = None if conditions is None else encoder(conditions)[0].float()
+        couplings = Flow(links[START:], x.shape[1], context=flow.context).float()
+        order = torch.randperm(len(x), generator=Generator().manual_seed(seed))
+        held_out, others = order[: settings.held_out], order[settings.held_out :]
+        whitened = Split(w.float(), c)
+        val, train = (Split(*whitened.take(indices)) for indices in (held_out, others))
+        entry = float(log_det[held_out].mean())
+        best = BestWeights(settings, entry)
+        try:
+            Training(
+                couplings,
+                train,
+                val,
+                optimizer=settings.optimizer,
+                options=settings.trainer,
+                seed=seed,
+                observers=[best],
+                augment=noise(train, settings),
+                steps=settings.steps,
+                every=settings.every,
+            ).run()
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error}: use a lower learning_rate, or look for extreme values in X."
+            ) from error
+        couplings.load_state_dict(best.choose())
+        flow.cpu().double().eval()
+    return flow, held_out.numpy(), best
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, as is fastest for small networks and shares a machine with others."""
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the fastest for small networks, and fair to other processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -63,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Borrow torch's global state, of which it draws first weights: one thread at a time."""
+    """Seed torch's global state, which initial weights are drawn from; one thread at a time."""
     with LOCK, torch.random.fork_rng(devices=[]):
         dtype = torch.get_default_dtype()
         torch.manual_seed(seed)
@@ -74,178 +112,78 @@ def _seeded(seed: int) -> Iterator[None]:
             torch.set_default_dtype(dtype)
 
 
-def build(x: Array, context: Array | None, settings: Settings, seed: int) -> TableFlow:
-    """A flow in float64 for rows `(n, d)` and their context `(n, k)`, at its `start`."""
-    with _seeded(seed):
-        flow = TableFlow(
-            x.shape[1],
-            layers=settings.layers,
-            hidden=(settings.hidden,) * 2,
-            context=0 if context is None else context.shape[1],
-        ).double()
-    start(flow, torch.tensor(x), None if context is None else torch.tensor(context))
-    return flow
+def noise(train: Split, settings: Settings) -> Augment:
+    """The noise on training rows.
 
-
-def learn(
-    flow: TableFlow, x: Array, context: Array | None, settings: Settings, seed: int
-) -> Learned:
-    """Maximise the likelihood of most rows; keep the averaged weights that the others like best.
-
-        loss = -mean log p(sqrt(1 - noise^2) w + noise * e),   e ~ N(0, I)
-
-    where w are the whitened rows, whose mean and covariance such noise leaves as they are
-    (Silverman & Young 1987). It falls from step to step: the flow learns what is coarse first, and
-    training stops at the detail that these rows do not share with those held out. The couplings
-    learn in float32; what comes before them stays. The start counts as well, and is kept where the
-    rows held out gain no more by the best weights than the standard error of their gain: so few
-    rows cannot tell them apart.
-
-    Args:
-        flow: from `build`; changed by it.
-        x: rows `(n, d)`.
-        context: `(n, k)` or None.
-        settings: how.
-        seed: of the split, the order of the rows and the noise.
-
-    Raises:
-        FloatingPointError: if three steps in a row have no finite gradient.
+    It is mixed only into what a linear map of the context does not explain, since it would
+    dominate what a context nearly determines.
     """
-    generator = Generator().manual_seed(seed)
-    order = torch.randperm(len(x), generator=generator)
-    links: Any = flow.bijection
-    encoder: Any = flow.context_encoder
-    with torch.no_grad():
-        w, log_det = links[:START](torch.tensor(x))
-        c = None if context is None else encoder(torch.tensor(context))[0].float()
-    body = Flow(links[START:], x.shape[1], context=flow.context).float()
-    held_out, rest = order[: settings.held_out], order[settings.held_out :]
-    val, train = (_take((w.float(), c), rows) for rows in (held_out, rest))
-    entry = float(log_det[held_out].mean())
-    progress = Progress(settings, entry)
-    averaged, steps, best_step, losses = _optimize(body, train, val, settings, generator, progress)
-    body.load_state_dict(averaged.state_dict())
-    flow.double().eval()
-    losses = [loss - entry for loss in losses]
-    return Learned(flow, steps, best_step, losses, held_out.numpy())
+    x, context = train.x, train.context
+    spread, solution = torch.ones_like(x[0]), None
+    if context is not None:
+        # This driver accepts classes, whose columns add up to the constant one.
+        solution = torch.linalg.lstsq(_design(context), x, driver="gelsd").solution
+        spread = (x - _design(context) @ solution).std(0, correction=0)
+
+    def augment(x: Tensor, context: Tensor | None, generator: Generator, done: float) -> Tensor:
+        mean = torch.zeros_like(x)
+        if context is not None and solution is not None:
+            mean = _design(context) @ solution
+        share = settings.noise_at(done)
+        e = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        return mean + math.sqrt(1 - share**2) * (x - mean) + share * spread * e
+
+    return augment
 
 
-def _optimize(
-    flow: Flow,
-    train: Rows,
-    val: Rows,
-    settings: Settings,
-    generator: Generator,
-    progress: Progress,
-) -> tuple[Flow, int, int, list[float]]:
-    """The averaged flow, the steps taken, the best of them, and the losses of `val`."""
-    options = settings.optimizer
-    averaged = copy.deepcopy(flow).requires_grad_(False).eval()
-    weights, averages = list(flow.parameters()), list(averaged.parameters())
-    optimizer = torch.optim.Adam(options.groups(flow), lr=settings.lr, fused=True)
-    batches = _batches(train, settings, generator)
-    first = best = _losses(averaged, val)
-    start = kept = copy.deepcopy(averaged.state_dict())
-    losses, best_step, lost, step = [float(first.mean())], 0, 0, 0
-    while step < settings.steps and step - best_step < settings.patience:
-        loss = -flow.log_prob(*next(batches)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        if torch.isfinite(clip_grad_norm_(weights, options.clip)):
-            lost = 0
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * options.lr_factor(step / settings.steps)
-            optimizer.step()
-            options.average(averages, weights, step)
-        elif (lost := lost + 1) == 3:
-            raise FloatingPointError(
-                f"three steps in a row had no finite gradient, up to step {step}: take a lower "
-                "learning_rate, or look for extreme values in X."
-            )
-        step += 1
-        if step % settings.every and step < settings.steps:
-            continue
-        now = _losses(averaged, val)
-        losses.append(float(now.mean()))
-        progress(step, float(loss.detach()), losses[-1])
-        if losses[-1] < float(best.mean()) - TOLERANCE:
-            best, best_step = now, step
-            kept = copy.deepcopy(averaged.state_dict())
-    if _gain_is_chance(first - best):
-        best_step, kept = 0, start
-    averaged.load_state_dict(kept)
-    return averaged, step, best_step, losses
+def _design(context: Tensor) -> Tensor:
+    return torch.cat((torch.ones_like(context[:, :1]), context), dim=1)
 
 
-def _batches(rows: Rows, settings: Settings, generator: Generator) -> Iterator[Rows]:
-    """Noisy batches, in an order that is new in each pass, without end."""
-    x, context = rows
-    told, spread = _explained(x, context)
-    size = min(settings.batch_size, len(x))
-    whole = len(x) // size
-    for epoch in itertools.count():
-        order = torch.randperm(len(x), generator=generator)
-        for i, indices in enumerate(order.split(size)[:whole]):
-            noise = settings.noise_at(epoch * whole + i)
-            middle = told[indices]
-            e = torch.randn(middle.shape, generator=generator, dtype=x.dtype)
-            noisy = middle + math.sqrt(1 - noise**2) * (x[indices] - middle) + noise * spread * e
-            yield noisy, None if context is None else context[indices]
+class BestWeights(Observer):
+    """Stores the averaged weights with the highest held-out likelihood, and stops without progress.
 
-
-def _explained(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What a context says of x by a linear map, and the spread of the rest.
-
-    Noise is mixed into the rest alone: else it would drown what a context all but fixes.
-    """
-    if context is None:
-        return torch.zeros_like(x), torch.ones_like(x[0])
-    design = torch.cat((torch.ones_like(context[:, :1]), context), dim=1)
-    # This driver takes classes, whose columns add up to the constant one.
-    told = design @ torch.linalg.lstsq(design, x, driver="gelsd").solution
-    return told, (x - told).std(0, correction=0)
-
-
-class Progress:
-    """Prints how training goes.
-
-    Args:
-        settings: how often.
-        entry: what is added to give log-likelihoods in the units of the rows.
+    `entry`, the log-determinant before the couplings, makes `scores` those of the rows in their
+    units: the mean log-likelihoods before the first step and at each validation, in nats. The
+    highest is after `step` of the `steps`.
     """
 
     def __init__(self, settings: Settings, entry: float) -> None:
         self.settings, self.entry = settings, entry
-        self.lines = 0
-        self.start = time.perf_counter()
-        self.console = Console()
+        self.scores: list[float] = []
+        self.step = self.steps = self.lines = 0
 
-    def __call__(self, step: int, train: float, val: float) -> None:
-        settings = self.settings
-        due = 20 * step // settings.steps
-        if settings.verbose < 1 or (settings.verbose < 2 and due == self.lines):
-            return
-        self.lines = due
-        self.console.print(
-            f"step {step}/{settings.steps}  log-likelihood of a batch {self.entry - train:.4f}, "
-            f"held out {self.entry - val:.4f}  {time.perf_counter() - self.start:.1f} s",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def on_start(self, training: Training) -> None:
+        training.validate()
+        self.start = self.best = self._losses(training)
+        self.start_state = self.state = copy.deepcopy(training.averaged.state_dict())
 
+    def on_epoch_end(self, training: Training) -> None:
+        losses, step, steps = self._losses(training), training.step, training.steps
+        if float(losses.mean()) < float(self.best.mean()) - TOLERANCE:
+            self.best, self.step = losses, step
+            self.state = copy.deepcopy(training.averaged.state_dict())
+        self.steps = step
+        training.stop = step - self.step >= self.settings.patience
+        due, verbose = 20 * step // steps, self.settings.verbose
+        if verbose > 1 or (verbose == 1 and due > self.lines):
+            self.lines, train = due, self.entry - training.train_loss
+            Console().print(
+                f"step {step}/{steps}  log-likelihood in training {train:.4f}, held out "
+                f"{self.scores[-1]:.4f}  {training.seconds:.1f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
 
-def _take(rows: Rows, indices: Tensor) -> Rows:
-    x, context = rows
-    return x[indices], None if context is None else context[indices]
+    def choose(self) -> dict[str, Any]:
+        """The best weights, or those of the start, which may be as good (Breiman et al. 1984)."""
+        gain = self.start - self.best
+        if len(gain) > 1 and float(gain.mean()) < float(gain.std()) / len(gain) ** 0.5:
+            self.step, self.state = 0, self.start_state
+        return self.state
 
-
-@torch.no_grad()
-def _losses(flow: Flow, rows: Rows) -> Tensor:
-    """Negative log-likelihood of each row; infinite where there is none."""
-    losses = -flow.log_prob(*rows).double()
-    return torch.where(losses.isfinite(), losses, math.inf)
-
-
-def _gain_is_chance(gains: Tensor) -> bool:
-    """Whether the mean of what rows gained is within its standard error (Breiman et al. 1984)."""
-    return len(gains) > 1 and float(gains.mean()) < float(gains.std()) / len(gains) ** 0.5
+    def _losses(self, training: Training) -> Tensor:
+        losses = training.val_losses.cpu().double()
+        losses = torch.where(losses.isfinite(), losses, math.inf)
+        self.scores.append(self.entry - float(losses.mean()))
+        return losses

@@ -1,42 +1,41 @@
-"""Rows in and out: arrays and tables, of which some columns may be context."""
+"""Read arrays and tables, some of whose columns may be context, and return rows in their form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.compose import ColumnTransformer
-from sklearn.preprocessing import OneHotEncoder
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
+from diffeo.context import Category, ContextSpec, Number, Variable
+
 Array = NDArray[Any]
-TARGET, CLASSES = "target", "classes"
 
 
 class TableReader:
-    """How an estimator reads X and y, by its `context` (see `FlowDensity`), and gives rows back."""
+    """Reads X and y of an estimator by its `context` (see `FlowDensity`), and returns rows."""
 
     context: Any
     n_features_in_: int
     encoder_: Encoder
 
     def _read(self, X: Any, y: Any, *, fit: bool = False) -> tuple[Array, Array | None]:  # noqa: N803
-        """What is modelled `(n, d)`, and its context `(n, k)` or None, both float64.
+        """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64.
 
         Raises:
-            ValueError: if X or y is no such table, or y is missing.
+            ValueError: if X or y cannot be read, or y is missing.
         """
         options: dict[str, Any] = {"dtype": np.float64, "ensure_min_samples": 2 if fit else 1}
         if self.context is None:
             return validate_data(self, X, reset=fit, **options), None
         if isinstance(self.context, str):
-            if self.context not in (TARGET, CLASSES):
+            if self.context not in ("target", "classes"):
                 raise ValueError(
                     f"context is {self.context!r}: choose 'target', 'classes', a list of columns "
                     "or None."
@@ -52,25 +51,24 @@ class TableReader:
             validate_data(self, X, reset=fit, skip_check_array=True)
             names = self._names()
             table = as_frame(X, names)
-            x = check_array(table[self._others(names)], estimator=self, **options)
+            x = check_array(table[self._modelled(names)], estimator=self, **options)
             frame = table[list(self.context)]
         check_consistent_length(x, frame)
         if fit:
-            self.encoder_ = Encoder(
-                frame, classes=isinstance(self.context, str) and self.context == CLASSES
-            )
+            classes = isinstance(self.context, str) and self.context == "classes"
+            self.encoder_ = Encoder(frame, classes)
         return x, self.encoder_(frame)
 
     def _names(self) -> list[Any]:
-        """The columns of X: by name if they have one, else by position."""
+        """The columns of X: their names, or else their positions."""
         return list(getattr(self, "feature_names_in_", range(self.n_features_in_)))
 
-    def _others(self, names: Sequence[Any]) -> list[Any]:
-        """The columns that are modelled."""
-        strange = [name for name in self.context if name not in names]
-        if strange:
+    def _modelled(self, names: Sequence[Any]) -> list[Any]:
+        """The columns that are not context."""
+        unknown = [name for name in self.context if name not in names]
+        if unknown:
             raise ValueError(
-                f"context names the column {strange[0]!r}, which X does not have: choose among "
+                f"context names the column {unknown[0]!r}, which X does not have: choose among "
                 f"{', '.join(map(str, names))}."
             )
         others = [name for name in names if name not in self.context]
@@ -78,8 +76,8 @@ class TableReader:
             raise ValueError("context must leave out at least one column, and name at least one.")
         return others
 
-    def _given(self, context: Any, rows: int) -> tuple[Tensor | None, pd.DataFrame | None]:
-        """The context of so many new rows, as numbers and as a table.
+    def _context_of(self, context: Any, rows: int) -> tuple[Array | None, pd.DataFrame | None]:
+        """The context of so many new rows, encoded and as a table.
 
         Raises:
             ValueError: if it is missing, superfluous or of another length.
@@ -96,53 +94,66 @@ class TableReader:
             frame = frame.loc[[0] * rows].reset_index(drop=True)
         if len(frame) != rows:
             raise ValueError(f"the context has {len(frame)} rows: give 1 or {rows}.")
-        return torch.from_numpy(self.encoder_(frame)), frame
+        return self.encoder_(frame), frame
 
-    def _rows_out(self, x: Array, frame: pd.DataFrame | None) -> Any:
-        """Modelled columns, and those of the context if they are of X, in the order of X."""
+    def _to_output(self, x: Array, frame: pd.DataFrame | None) -> Any:
+        """Modelled columns and the context, if it is of X, in the order of X."""
         names = self._names()
         if frame is not None and not isinstance(self.context, str):
-            table = pd.concat([pd.DataFrame(x, columns=self._others(names)), frame], axis=1)[names]
-            if len(self.encoder_.classes):
+            modelled = pd.DataFrame(x, columns=self._modelled(names))
+            table = pd.concat([modelled, frame], axis=1)[names]
+            if self.encoder_.classes:
                 return table
             x = table.to_numpy(dtype=np.float64)
-        wanted = _get_output_config("transform", self)["dense"]
-        if wanted == "default":
+        container = _get_output_config("transform", self)["dense"]
+        if container == "default":
             return x
         labels = [name if isinstance(name, str) else f"x{name}" for name in names]
-        return ADAPTERS_MANAGER.adapters[wanted].create_container(x, x, columns=labels)
+        return ADAPTERS_MANAGER.adapters[container].create_container(x, x, columns=labels)
 
 
 class Encoder:
-    """From the columns of a context to numbers: a 0 or 1 for each class; numbers as they are.
+    """Encodes the columns of a context: 0s and a 1 for classes, numbers as they are.
 
     Args:
-        frame: `(n, columns)`, what the estimator is fitted to.
-        classes: whether numbers name classes too; text, truth values and categories do.
+        frame: `(n, columns)`, of the rows in `fit`.
+        classes: whether numbers are classes too; text, truth values and categories always are.
+
+    Attributes:
+        spec: the context as a flow knows it.
     """
 
-    def __init__(self, frame: pd.DataFrame, classes: bool = False) -> None:
+    def __init__(self, frame: pd.DataFrame, classes: bool) -> None:
         self.columns = list(frame.columns)
-        self.classes = [name for name in self.columns if classes or not _is_number(frame[name])]
-        one_hot = OneHotEncoder(sparse_output=False)
-        self.encoder = ColumnTransformer(
-            [("classes", one_hot, [str(name) for name in self.classes])], remainder="passthrough"
-        )
-        self.encoder.fit(_named(frame))
+        self.classes = {
+            name: pd.Index(pd.factorize(frame[name], sort=True, use_na_sentinel=False)[1])
+            for name in self.columns
+            if classes or not _is_number(frame[name])
+        }
+        variables: list[Variable] = []
+        for name in self.columns:
+            values = tuple(map(str, self.classes.get(name, ())))
+            variables.append(Category(str(name), values) if values else Number(str(name)))
+        self.spec = ContextSpec(tuple(variables))
 
     def __call__(self, frame: pd.DataFrame) -> Array:
         """Encode `(n, columns)`: `(n, features)`.
 
         Raises:
-            ValueError: at a class that was not there in `fit`, or at what is no finite number.
+            ValueError: if a class is unknown, or a number not finite.
         """
-        values = self.encoder.transform(_named(frame))
-        return check_array(values, dtype=np.float64, input_name="context")
-
-
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """With text as names of columns, as scikit-learn wants them."""
-    return frame.set_axis([str(name) for name in frame.columns], axis=1)
+        parts = []
+        for name in self.columns:
+            part = frame[[name]].to_numpy()
+            if name in self.classes:
+                places = self.classes[name].get_indexer(frame[name])
+                if (places < 0).any():
+                    raise ValueError(
+                        f"unknown categories in {name}: {set(frame[name][places < 0])}."
+                    )
+                part = np.eye(len(self.classes[name]))[places]
+            parts.append(part)
+        return check_array(np.hstack(parts), dtype=np.float64, input_name="context")
 
 
 def _is_number(column: pd.Series) -> bool:
@@ -156,10 +167,9 @@ def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:
     Raises:
         ValueError: if there are more or fewer of them.
     """
-    if isinstance(values, pd.DataFrame) and names is not None and set(names) <= set(values.columns):
+    if isinstance(values, pd.DataFrame) and (names is None or set(names) <= set(values.columns)):
+        names = values.columns if names is None else names
         return values[list(names)].reset_index(drop=True)
-    if isinstance(values, pd.DataFrame) and names is None:
-        return values.reset_index(drop=True)
     array = np.asarray(values)
     array = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     names = list(range(array.shape[1])) if names is None else list(names)
@@ -168,3 +178,15 @@ def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:
             f"the context has {array.shape[1]} columns where fit had {len(names)}: give those."
         )
     return pd.DataFrame(array, columns=names).infer_objects()
+
+
+def chunks(x: Array, context: Array | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows and their context as tensors, so many at a time."""
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        yield torch.tensor(x[rows]), None if context is None else torch.tensor(context[rows])
+
+
+def without_nan(log_prob: Array) -> Array:
+    """-inf for NaN, where a row is so far out that a float64 does not hold its density."""
+    return np.where(np.isnan(log_prob), -np.inf, log_prob)
