@@ -15,9 +15,6 @@ from diffeo.run import train
 from diffeo.training.options import TrainerOptions
 from diffeo.utils.precision import has_bfloat16, networks_dtype, training_dtype
 
-TABLE = diffeo.RealNVP(2, layers=2, hidden=(4,))
-PICTURES = diffeo.ImageRealNVP((1, 4, 4), hidden_channels=4, blocks=1)
-
 
 def small(shape):
     return diffeo.Glow(shape, levels=2, steps=2, hidden_channels=16)
@@ -59,13 +56,13 @@ def test_auto_trains_images_in_bfloat16_where_the_processor_has_it(monkeypatch):
     ):
         processor(monkeypatch, **known)
         assert has_bfloat16("cpu") == has
-        assert training_dtype("auto", PICTURES, "cpu") == (torch.bfloat16 if has else None)
-        assert training_dtype("auto", TABLE, "cpu") is None
-        assert training_dtype("float32", PICTURES, "cpu") is None
-        assert training_dtype("bf16", TABLE, "cpu") == torch.bfloat16
+        assert training_dtype("auto", True, "cpu") == (torch.bfloat16 if has else None)
+        assert training_dtype("auto", False, "cpu") is None
+        assert training_dtype("float32", True, "cpu") is None
+        assert training_dtype("bf16", False, "cpu") == torch.bfloat16
 
 
-def test_devices_that_do_not_tell_compute_in_float32(monkeypatch):
+def test_devices_of_unknown_abilities_compute_in_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not has_bfloat16("cpu")
     assert not has_bfloat16("mps")

@@ -190,7 +190,7 @@ def prepare(
         options=options,
         seed=seed,
         augment=augment,
-        precision=training_dtype(precision, flow, device),
+        precision=training_dtype(precision, flow.takes_pixels, device),
         processes=processes,
     )
     epochs, following = training.epochs, training.observers

@@ -1,4 +1,4 @@
-"""In which precision networks compute: one option of training, evaluating, sampling and scoring."""
+"""The precision of networks: one option of training, evaluation, sampling and scoring."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-
-from diffeo.flow import Flow
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -28,16 +26,17 @@ def networks_dtype(precision: Precision) -> torch.dtype | None:
 
 
 def training_dtype(
-    precision: Precision, flow: Flow, device: torch.device | str
+    precision: Precision, images: bool, device: torch.device | str
 ) -> torch.dtype | None:
-    """The same to train a flow, where "auto" is bfloat16 for pictures if the device computes it.
+    """The same to train a flow of images or of tables.
 
-    What is validated and saved is float32 all the same, and so is a table's training.
+    "auto" is bfloat16 for images if the device computes it. Validation and the saved model are
+    float32 all the same.
 
     Raises:
         ValueError: if there is no such precision.
     """
-    if precision == "auto" and flow.takes_pixels and has_bfloat16(device):
+    if precision == "auto" and images and has_bfloat16(device):
         return torch.bfloat16
     return networks_dtype(precision)
 
@@ -45,13 +44,13 @@ def training_dtype(
 def has_bfloat16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 by instructions of its own, and does not emulate them.
 
-    Said of x86 processors and of GPUs; of others nothing is known, and False is said.
+    Known of x86 processors and of GPUs; False for all others.
     """
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind != "cpu":
         return False
-    # The first torch that is supported does not tell yet.
+    # The oldest torch that is supported has no such function.
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
