@@ -118,8 +118,8 @@ def _backward(
         back = _back_of_few if last and wide else _back
         grad, *by_layer = back(grad, inputs[i], layers[2 * i])
         found = [*by_layer, *found]
-        if i > 0:  # ReLU's
-            grad.masked_fill_(inputs[i] == 0, 0)
+        if i > 0:  # ReLU's, in place
+            torch.ops.aten.threshold_backward.grad_input(grad, inputs[i], 0, grad_input=grad)
     return grad, found
 
 
