@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from diffeo import Chain, Flow, Glow, ImageRealNVP, RealNVP
 from diffeo.bijections import Affine, BatchNorm, Coupling, FeatureSplit
-from diffeo.networks import MLP, GlowNet, glow_fused
+from diffeo.networks import MLP, GlowNet, glow_fused, mlp_fused
 
 every = pytest.mark.parametrize("entry", BIJECTIONS.values(), ids=BIJECTIONS.keys())
 dtypes = pytest.mark.parametrize(
@@ -228,10 +228,36 @@ def test_fused_convolutions_are_the_plain_ones(
     assert_close(found[0], found[1], tolerance)
 
 
+@dtypes
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_fused_linear_layers_are_the_plain_ones(dtype, tolerance, context_features, monkeypatch):
+    net = perturb(MLP(3, 4, (8, 7), context_features), 0.3).to(dtype)
+    x = torch.randn(9, 3, dtype=dtype, requires_grad=True)
+    context = torch.randn(9, context_features, dtype=dtype) if context_features else None
+    found = []
+    for fused in (mlp_fused.fused, mlp_fused.plain):
+        monkeypatch.setattr("diffeo.networks.mlp.fused", fused)
+        out = net(x, context)
+        loss = (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view(out.shape)).sum()
+        found.append([out, *torch.autograd.grad(loss, [x, *net.parameters()])])
+    assert_close(found[0], found[1], tolerance)
+    x = x.detach().double().requires_grad_()
+    context = None if context is None else context.double()
+    net.double()
+
+    def total(x: Tensor) -> Tensor:
+        return net(x, context).sum(0)
+
+    truth = torch.autograd.functional.jacobian(total, x)
+    torch.testing.assert_close(torch.func.jacrev(total)(x), truth)
+
+
 def test_gradients_of_gradients_of_fused_convolutions():
     net = perturb(GlowNet(1, 2, 3), 0.3).double()
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: net(x), x, fast_mode=True)
+    net, x = perturb(MLP(3, 2, (4,)), 0.3).double(), torch.randn(2, 3).double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: net(x).square(), x, fast_mode=True)
 
 
 def test_torch_func_sees_through_fused_convolutions():

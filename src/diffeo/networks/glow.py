@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.normalization import ActNorm
 from diffeo.context import Context
+from diffeo.networks.fused import has_hooks
 from diffeo.networks.glow_fused import convolve, fused
 from diffeo.networks.resnet import context_channels
 from diffeo.utils.config import Configurable
@@ -112,10 +113,7 @@ class GlowNet(Configurable, nn.Module):
             type(self.activation) is nn.ReLU
             and type(self.first_norm) is type(self.second_norm) is ActNorm
             and type(self.last) is ZeroConv
-            and not any(
-                part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
-                for part in (self.activation, self.first_norm, self.second_norm, self.last)
-            )
+            and not has_hooks(self.activation, self.first_norm, self.second_norm, self.last)
         )
 
 

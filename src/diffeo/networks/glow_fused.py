@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
+
 # So many hidden activations are computed at a time, in all pixels of some images.
 PART = 2**21
 # From so many channels on, the gradient by `_back_of_few` is faster on a CPU.
@@ -34,14 +36,7 @@ def plain(h: Tensor, *layers: Tensor) -> Tensor:
 
 def fused(h: Tensor, *layers: Tensor) -> Tensor:
     """`plain` in fewer passes, in the dtype of autocast where that is on."""
-    if torch.compiler.is_compiling():
-        return plain(h, *layers)
-    try:
-        return _Fused.apply(h, *layers)
-    except RuntimeError as error:
-        if "functorch" not in str(error):
-            raise
-        return plain(h, *layers)  # torch.func transforms single operations only
+    return call(_Fused, plain, h, *layers)
 
 
 class _Fused(torch.autograd.Function):
@@ -58,7 +53,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():
-            return _with_graph(ctx, grad)
+            return gradients_with_graph(ctx, plain, ctx.saved_tensors, grad)
         layers, passes = ctx.layers, ctx.passes
         h, *given = ctx.saved_tensors
         grad = grad.to(layers[0].dtype, memory_format=torch.channels_last)
@@ -71,15 +66,6 @@ class _Fused(torch.autograd.Function):
             found = [a.to(b.dtype) for a, b in zip(by_layers, given, strict=True)]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *sums
-
-
-def _with_graph(ctx: Any, grad: Tensor) -> Any:
-    """The gradients with a graph, for gradients of gradients."""
-    tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
-    out = plain(*tensors)
-    inputs = [tensor for tensor, asked in zip(tensors, needed, strict=True) if asked]
-    found = iter(torch.autograd.grad(out, inputs, grad.to(out.dtype), create_graph=True))
-    return tuple(next(found) if asked else None for asked in needed)
 
 
 def _dtype_of(x: Tensor) -> torch.dtype:
@@ -118,8 +104,8 @@ def _backward(
         back = _back_of_few if last and wide else _back
         grad, *by_layer = back(grad, inputs[i], layers[2 * i])
         found = [*by_layer, *found]
-        if i > 0:  # ReLU's, in place
-            torch.ops.aten.threshold_backward.grad_input(grad, inputs[i], 0, grad_input=grad)
+        if i > 0:
+            backward_of_relu(grad, inputs[i])
     return grad, found
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.context import Context
+from diffeo.networks.fused import has_hooks
+from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
 
 
@@ -52,4 +55,18 @@ class MLP(Configurable, nn.Module):
         self, x: Float[Tensor, "batch inputs"], context: Context | None = None
     ) -> Float[Tensor, "batch outputs"]:
         """The parameters `(batch, outputs)` for features x `(batch, inputs)`."""
-        return self.layers(x if context is None else torch.cat((x, context), dim=1))
+        h = x if context is None else torch.cat((x, context), dim=1)
+        if not torch.is_grad_enabled() or not self._is_standard(h):
+            return self.layers(h)
+        linears: Any = self.layers[::2]
+        return fused(h, *(part for linear in linears for part in (linear.weight, linear.bias)))
+
+    def _is_standard(self, h: Tensor) -> bool:
+        """Whether layers are those of the constructor, unwatched, and in the precision of h."""
+        kinds = [type(layer) for layer in self.layers]
+        return (
+            set(kinds[::2]) == {nn.Linear}
+            and set(kinds[1::2]) <= {nn.ReLU}
+            and not has_hooks(*self.layers)
+            and not torch.is_autocast_enabled(h.device.type)
+        )
