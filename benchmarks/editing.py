@@ -1,9 +1,9 @@
 """Whether an edit changes what it should and nothing else, as a classifier sees it.
 
-A run of `shapes`, whose pictures have known attributes, is edited at strength 1 along each of
-them, on test pictures that lack it: those of another class, those that are not filled or not dark,
+A run of `shapes`, whose images have known attributes, is edited at strength 1 along each of
+them, on test images that lack it: those of another class, those that are not filled or not dark,
 those in the lower half of a number. A convolutional network, trained here on the same training
-pictures, reads all attributes of a picture before and after.
+images, reads all attributes of an image before and after.
 
 - *changes*: the class or truth value is read as the wanted one; a number is read at least half of
   the step higher (the step of strength 1 is two standard deviations of the number).
@@ -11,7 +11,7 @@ pictures, reads all attributes of a picture before and after.
   by less than half of its step. The rotation of circles, and of what becomes one, cannot be seen
   and is left out.
 
-    python -m benchmarks editing RUN [--kinds mean,partial] [--pictures 500] [--seconds 120]
+    python -m benchmarks editing RUN [--kinds mean,partial] [--images 500] [--seconds 120]
 
 A conditional run is edited by its condition too. --write NAME writes benchmarks/results/NAME.csv.
 """
@@ -45,7 +45,7 @@ Reading = dict[str, Tensor]  # of each group: a class, a truth value, or a numbe
 
 
 class Reader(nn.Module):
-    """Reads the attributes of pictures."""
+    """Reads the attributes of images."""
 
     def __init__(self, images: Images) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, x: Tensor) -> Reading:
-        """The attributes of pictures."""
+        """The attributes of images."""
         parts = [torch.cat(part) for part in zip(*map(self, x.split(500)), strict=True)]
         *classes, truths, numbers = parts
         reading = {name: scores.argmax(1) for name, scores in zip(CLASSES, classes, strict=True)}
@@ -110,17 +110,17 @@ def same(group: str, one: Tensor, other: Tensor) -> Tensor:
 
 
 def trained(images: Images, seconds: float) -> Reader:
-    """A reader that has learned from the training pictures for so long."""
+    """A reader that has learned from the training images for so long."""
     torch.manual_seed(0)
     reader = Reader(images).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(reader.parameters(), fused=True)
-    pictures = images.train
-    assert pictures.attributes is not None
+    photos = images.train
+    assert photos.attributes is not None
     start, done = time.perf_counter(), 0.0
     while done < 1:
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - done) + 1e-6
-        rows = torch.randint(len(pictures), (BATCH,))
-        loss = reader.loss(pictures.batch(rows), pictures.attributes[rows])
+        rows = torch.randint(len(photos), (BATCH,))
+        loss = reader.loss(photos.batch(rows), photos.attributes[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--kinds", default="mean", help="of directions: mean,partial,discriminant")
-    parser.add_argument("--pictures", type=int, default=500, help="test pictures to edit")
-    parser.add_argument("--rows", type=int, default=8_000, help="pictures to find directions from")
+    parser.add_argument("--images", type=int, default=500, help="test images to edit")
+    parser.add_argument("--rows", type=int, default=8_000, help="images to find directions from")
     parser.add_argument("--seconds", type=float, default=120.0, help="to train the classifier for")
     parser.add_argument("--write", metavar="NAME", help="of a table in benchmarks/results")
     options = parser.parse_args(arguments)
@@ -144,13 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = run.data()
     assert isinstance(images, Images)
     reader = trained(images, options.seconds)
-    test = torch.arange(min(options.pictures, len(images.test)))
+    test = torch.arange(min(options.images, len(images.test)))
     x, context = images.test.take(test)
     assert images.test.attributes is not None
     attributes = images.test.attributes[test]
     before, truth = reader.read(x), reader.truth(attributes)
     visible = truth["shape"] != CLASSES["shape"].index("circle")
-    table = Table("", "of", *GROUPS, title=f"how often the reader is right, {len(x)} test pictures")
+    table = Table("", "of", *GROUPS, title=f"how often the reader is right, {len(x)} test images")
     right = {g: same(g, before[g], truth[g]) for g in GROUPS}
     right["rotation"] = right["rotation"][visible]
     table.add_row("", "", *(f"{100 * right[g].float().mean():.1f}" for g in GROUPS))
@@ -194,12 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         with (RESULTS / f"{options.write}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["kind", "attribute", "pictures", "changes", *GROUPS])
+            writer.writerow(["kind", "attribute", "images", "changes", *GROUPS])
             writer.writerows(found)
 
 
 def editor(run: Run, images: Images, kind: str, most: int):
-    """`(pictures, context, attribute) -> pictures`, at strength 1."""
+    """`(images, context, attribute) -> images`, at strength 1."""
     flow, names = run.flow, images.attribute_names
     if kind == "condition":
         assert images.train.context is not None

@@ -1,11 +1,11 @@
 """Glow against the Glow of normflows: the same data, width, depth, optimizer, and time.
 
-Both learn CIFAR-10 (JPEG), pictures of 3 x 32 x 32: 3 levels of 8 steps, coupling networks of width
+Both learn CIFAR-10 (JPEG), images of 3 x 32 x 32: 3 levels of 8 steps, coupling networks of width
 128, affine, LU-parametrized 1x1 convolutions, float32, Adam at 1e-3 after 100 steps of warm-up,
 batches of 32 in the same order. They take turns of 20 seconds in one process until each has had
 its time (of steps alone), so that a busy machine slows both. Then each is scored on all test
-pictures, one noisy copy of each, in eval mode; bits/dim are per 8-bit channel of a pixel. JPEG
-smooths pictures: these figures compare with each other, and not with those of CIFAR-10.
+images, one noisy copy of each, in eval mode; bits/dim are per 8-bit channel of a pixel. JPEG
+smooths images: these figures compare with each other, and not with those of CIFAR-10.
 
     pip install -e ".[bench]"
     python -m benchmarks glow-bpd --data CIFAR [--seconds 420] [--threads 2]
@@ -31,9 +31,9 @@ from benchmarks import peers
 from diffeo.data import ImageOptions, ImageSplit, load_images
 
 LEVELS, STEPS, WIDTH, BATCH, LR, WARMUP = 3, 8, 128, 32, 1e-3, 100
-TURN, FIRST = 20.0, 512  # seconds; pictures that initialise from data
+TURN, FIRST = 20.0, 512  # seconds; images that initialise from data
 RESULTS = Path(__file__).parent / "results" / "glow-cifar10-jpeg.csv"
-Loss = Callable[[Tensor], Tensor]  # pictures -> bits/dim of each
+Loss = Callable[[Tensor], Tensor]  # images -> bits/dim of each
 
 
 def ours(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]:
@@ -59,8 +59,8 @@ def theirs(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]
 class Trainee:
     """A model on its way, and how long it has been."""
 
-    def __init__(self, name: str, model: nn.Module, loss: Loss, pictures: ImageSplit) -> None:
-        self.name, self.model, self.loss, self.pictures = name, model, loss, pictures
+    def __init__(self, name: str, model: nn.Module, loss: Loss, images: ImageSplit) -> None:
+        self.name, self.model, self.loss, self.images = name, model, loss, images
         self.optimizer = torch.optim.Adam(model.parameters(), LR)
         self.warmup = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / WARMUP)
@@ -72,8 +72,8 @@ class Trainee:
         """Train for so long."""
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
-            rows = torch.randint(len(self.pictures), (BATCH,), generator=self.order)
-            loss = self.loss(self.pictures.batch(rows)).mean()
+            rows = torch.randint(len(self.images), (BATCH,), generator=self.order)
+            loss = self.loss(self.images.batch(rows)).mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -82,7 +82,7 @@ class Trainee:
         self.seconds += time.perf_counter() - start
 
     def score(self, test: ImageSplit) -> tuple[float, float]:
-        """Mean bits/dim of the test pictures and its standard error."""
+        """Mean bits/dim of the test images and its standard error."""
         self.model.eval()
         batches = (test.batch(rows) for rows in torch.arange(len(test)).split(250))
         with torch.no_grad():
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while trainees[-1].seconds < options.seconds:
         for trainee in trainees:
             trainee.learn(min(TURN, options.seconds - trainee.seconds))
-    table = Table("model", "weights", "steps", "pictures/s", "test bits/dim", "± s.e.")
+    table = Table("model", "weights", "steps", "images/s", "test bits/dim", "± s.e.")
     rows = []
     for trainee in trainees:
         mean, error = trainee.score(images.test)

@@ -1,9 +1,9 @@
-"""Samples of Glow, against normflows' and the fastest port known; and the decoding of one picture.
+"""Samples of Glow, against normflows' and the fastest port known; and the decoding of one image.
 
 The Glow of `glow-train`, in eval mode and without autograd: 32 samples at a time, with float32 and
 with bfloat16 networks. The fastest of five ports was not always normflows; its speed is that of
 normflows in the run, times the ratio of the two as they were once measured together. Then one
-picture is decoded from its latent, as an explorer does while a slider moves.
+image is decoded from its latent, as an explorer does while a slider moves.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def measure(settings: Settings) -> Report:
             report.ratios.append(over(what, times["normflows"], ours, bar, scale=min(1.0, known)))
             what = f"{group}, {precision}: speed over normflows"
             report.ratios.append(over(what, times["normflows"], ours))
-    say("glow-sample: one picture")
+    say("glow-sample: one image")
     times = take_turns(
         {
             f"ours, {precision}": partial(subjects.glow, widths[128], precision, **sizes)
@@ -54,7 +54,7 @@ def measure(settings: Settings) -> Report:
         settings,
         ["decode"],
     )["decode"]
-    group = "width 128, one picture"
+    group = "width 128, one image"
     report.measured += [milliseconds(group, side, t) for side, t in times.items()]
     for precision, bar in (("float32", LATENCY), ("bfloat16", None)):
         ms = [1e3 * s for s in times[f"ours, {precision}"]]

@@ -2,7 +2,7 @@
 
 Both run as whole processes, in turns, with default settings: from the start of Python to its end,
 imports and data counted in; and within that, the seconds of training itself. `diffeo train` draws
-eight pictures on its way, writes metrics, TensorBoard's events and checkpoints, and at the end
+eight images on its way, writes metrics, TensorBoard's events and checkpoints, and at the end
 evaluates and draws the best model. The plain loop (`plain_loop`) does none of that; that both learn
 the same is seen by their validation NLL.
 """

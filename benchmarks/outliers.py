@@ -1,16 +1,16 @@
 """Which score tells outliers from test data, and how well: AUROC, beside scikit-learn's detectors.
 
-MNIST, by a run of pictures of it (such as of the preset glow-mnist-cpu, with `--data.context label`
-or without): test pictures against other test pictures rotated, inverted, against pictures of one
+MNIST, by a run of images of it (such as of the preset glow-mnist-cpu, with `--data.context label`
+or without): test images against other test images rotated, inverted, against images of one
 grey, uniform noise, and scikit-learn's digits (8 x 8, scaled to 28 x 28 by linear interpolation).
 No label is told: a run that is conditional on labels scores under all. scikit-learn's detectors
-see the first 50 principal components of training pictures.
+see the first 50 principal components of training images.
 
 Tables, by RealNVP with the defaults and `dequantize`: test rows against test rows each of whose
 columns is permuted by itself, which leaves each column as it was. The detectors see standardized
 columns.
 
-    python -m benchmarks outliers [RUN] --data ../shared/data [--pictures 2000] [--write outliers]
+    python -m benchmarks outliers [RUN] --data ../shared/data [--images 2000] [--write outliers]
 
 Without RUN only the tables are done; their runs are kept and used again with --runs FOLDER. The
 detectors are fitted on training data (--fit rows at most), LocalOutlierFactor and IsolationForest
@@ -141,11 +141,11 @@ def compare(
                 yield Result(data, outliers, *counts, name, *auroc(usual[name], unusual))
 
 
-# Pictures ---------------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------
 
 
 def strangers(x: Tensor) -> dict[str, Tensor]:
-    """Pictures that are none of MNIST, some made of test pictures x `(n, 1, 28, 28)`."""
+    """Images that are none of MNIST, some made of test images x `(n, 1, 28, 28)`."""
     generator = torch.Generator().manual_seed(0)
     levels = torch.randint(256, (len(x), 1, 1, 1), generator=generator)
     return {
@@ -160,12 +160,12 @@ def strangers(x: Tensor) -> dict[str, Tensor]:
 
 def enlarged_digits(count: int) -> Tensor:
     """scikit-learn's 8 x 8 digits in 28 x 28 pixels, `(count, 1, 28, 28)`, 1,797 at most."""
-    pictures = (load_digits().images[:count] * (255 / 16)).round().astype(np.uint8)
-    large = [Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR) for p in pictures]
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in large]))[:, None]
+    images = (load_digits().images[:count] * (255 / 16)).round().astype(np.uint8)
+    large = [Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR) for p in images]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in large]))[:, None]
 
 
-def pictures(run: Run, source: Path, count: int, fit: int) -> Iterator[Result]:
+def images(run: Run, source: Path, count: int, fit: int) -> Iterator[Result]:
     """MNIST."""
     images = load_images(ImageOptions(str(source)))
     test = images.test.all(2 * count)
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", nargs="?", help="a run of MNIST")
     parser.add_argument("--data", type=Path, default=DATA, help="holds mnist and uci")
-    parser.add_argument("--pictures", type=int, default=2_000, help="of each set; 2000")
+    parser.add_argument("--images", type=int, default=2_000, help="of each set; 2000")
     parser.add_argument("--tables", nargs="*", default=TABLES, help="in --data, or bundled")
     parser.add_argument("--fit", type=int, default=10_000, help="rows for the detectors; 10000")
     parser.add_argument("--runs", type=Path, help="where runs of tables are kept")
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.run:
             mnist = options.data / "mnist"
-            results += pictures(Run(options.run), mnist, options.pictures, options.fit)
+            results += images(Run(options.run), mnist, options.images, options.fit)
             print(markdown(results), flush=True)
         for name in options.tables:
             file = options.data / name

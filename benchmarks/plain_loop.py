@@ -49,7 +49,7 @@ def train(rows: int | None, epochs: int | None, folder: Path) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
     averaged = copy.deepcopy(flow).requires_grad_(False).eval()
     averages = list(averaged.parameters())
-    best, kept, since, steps = math.inf, copy.deepcopy(averaged.state_dict()), 0, 0
+    best, stored, since, steps = math.inf, copy.deepcopy(averaged.state_dict()), 0, 0
     for epoch in range(epochs):
         torch.manual_seed(mix(SEED, epoch, 0))
         batches.set_epoch(epoch)
@@ -69,11 +69,11 @@ def train(rows: int | None, epochs: int | None, folder: Path) -> dict[str, Any]:
             nll = -float(torch.stack(parts).sum()) / len(table.val)
         since += 1
         if nll < best:
-            best, kept, since = nll, copy.deepcopy(averaged.state_dict()), 0
+            best, stored, since = nll, copy.deepcopy(averaged.state_dict()), 0
         if since >= patience:
             break
     seconds = time.perf_counter() - start
-    torch.save(kept, folder / "model.pt")
+    torch.save(stored, folder / "model.pt")
     return {"seconds": seconds, "steps": steps, "val_nll": best}
 
 

@@ -1,8 +1,8 @@
 """What it costs in bits/dim to keep each kind of a Glow's weights in bfloat16.
 
-    python -m benchmarks.rounding RUN --pictures 1000
+    python -m benchmarks.rounding RUN --images 1000
 
-The same pictures of the run's test split with the same noise, before and after rounding.
+The same images of the run's test split with the same noise, before and after rounding.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def main() -> None:
     """Print a line for each kind, for all, and for what `save_pretrained` rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    parser.add_argument("--pictures", type=int, default=1_000)
+    parser.add_argument("--images", type=int, default=1_000)
     options = parser.parse_args()
     run = Run(options.run)
     flow = run.flow
-    split = run.data().test.take(torch.arange(options.pictures))
+    split = run.data().test.take(torch.arange(options.images))
     state = {name: value.clone() for name, value in flow.state_dict().items()}
     floating = [name for name, value in state.items() if value.is_floating_point()]
     groups = {kind: [n for n in floating if kind_of(n) == kind] for kind in KINDS}

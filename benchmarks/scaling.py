@@ -2,7 +2,7 @@
 
 Around K 8, width 128, 16 x 16 pixels and a batch of 32 (2 levels, float32), with stored activations
 and in constant memory. In theory time is a straight line in the number of steps, of pixels and of
-pictures, and a parabola in the width; stored memory is a straight line in each, and constant memory
+images, and a parabola in the width; stored memory is a straight line in each, and constant memory
 does not depend on K. Each curve is fitted with that form by least squares of relative errors, and
 what is reported is how far, at most, a point lies off its fit.
 """
@@ -91,7 +91,7 @@ def measure(settings: Settings) -> Report:
 
 
 def work(factor: str, values: Sequence[int]) -> np.ndarray:
-    """What a factor counts: of pixels, all of a picture."""
+    """What a factor counts: of pixels, all of an image."""
     x = np.array(values, float)
     return x**2 if factor == "pixels" else x
 

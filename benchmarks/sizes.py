@@ -16,7 +16,7 @@ def glow_sizes(settings: Settings) -> dict[str, Any]:
 
 
 def glow_batch(settings: Settings) -> int:
-    """Pictures of a batch."""
+    """Images of a batch."""
     return 2 if settings.small else 32
 
 

@@ -23,7 +23,7 @@ class Subject:
         log_prob: the log-densities of a batch, drawn before; or what stands for them.
         sample: draws as many.
         loss: what a step minimises; by default the mean of `-log_prob`.
-        decode: makes one picture of its latent.
+        decode: makes one image of its latent.
     """
 
     keep_gradients = False
@@ -86,7 +86,7 @@ class Subject:
 
 
 def pixels(batch: int, shape: tuple[int, int, int], device: str) -> Tensor:
-    """Random pictures; how long a step takes does not depend on what they show."""
+    """Random images; how long a step takes does not depend on what they show."""
     return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, device=device)
 
 
@@ -116,10 +116,10 @@ def glow(
         width: channels of the coupling networks.
         precision: of these networks, "float32" or "bfloat16".
         memory: "stored" or "constant"; None for what is usual.
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of an image.
         levels: L.
         steps: K.
-        batch: pictures of a step and of a sample.
+        batch: images of a step and of a sample.
         device: "cpu" or "cuda".
     """
     x = pixels(batch, shape, device)

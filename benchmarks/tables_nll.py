@@ -60,7 +60,7 @@ def run_zuko(
     shift = float(std.double().log().sum())
     flow = zuko.flows.NICE(table.features, transforms=transforms, hidden_features=hidden)
     optimizer = torch.optim.Adam(flow.parameters(), lr=lr, fused=True)
-    best, kept, last = math.inf, copy.deepcopy(flow.state_dict()), 0.0
+    best, stored, last = math.inf, copy.deepcopy(flow.state_dict()), 0.0
     start = time.perf_counter()
     while (share := (time.perf_counter() - start) / seconds) < 1:
         order = torch.randperm(len(x))
@@ -79,8 +79,8 @@ def run_zuko(
             with torch.no_grad():
                 nll = -float(flow().log_prob(val).mean())
             if nll < best:
-                best, kept = nll, copy.deepcopy(flow.state_dict())
-    flow.load_state_dict(kept)
+                best, stored = nll, copy.deepcopy(flow.state_dict())
+    flow.load_state_dict(stored)
     with torch.no_grad():
         return best + shift, -float(flow().log_prob(test).mean()) + shift
 

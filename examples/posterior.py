@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of learning")
     parser.add_argument("--epidemics", type=int, default=1_000, help="to check it by")
     parser.add_argument("--width", type=float, default=1.0, help="0.7 narrows the posterior")
-    parser.add_argument("--out", type=Path, help="draw the ranks into this picture")
+    parser.add_argument("--out", type=Path, help="draw the ranks into this image")
     options = parser.parse_args()
     start = time.perf_counter()
     pyro.set_rng_seed(0)

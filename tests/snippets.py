@@ -91,7 +91,7 @@ def inline_code(page: Path) -> list[str]:
 
 
 def links(page: Path) -> Iterator[str]:
-    """Where links and pictures lead that stay within the repository, `path#anchor`."""
+    """Where links and images lead that stay within the repository, `path#anchor`."""
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page))):
         if not re.match(r"[a-z]+:", target):
             yield target

@@ -113,11 +113,11 @@ def test_what_says_nothing_is_left_out():
 
 
 def test_labels_become_columns_unless_they_are_too_many_or_truth_values():
-    codes = np.array([1, -1, 0])
-    found = encode_label("l", [7, None, 3], codes, ["3", "7"])
+    values = np.array([1, -1, 0])
+    found = encode_label("l", [7, None, 3], values, ["3", "7"])
     assert [*found] == [Category("l", ("3", "7"))]
     assert same(by_name(found), {"l=3": [0, NAN, 1], "l=7": [1, NAN, 0]})
-    found = encode_label("l", [True, None, False], codes, ["False", "True"])
+    found = encode_label("l", [True, None, False], values, ["False", "True"])
     assert [*found] == [Number("l")] and same(by_name(found), {"l": [1, NAN, 0]})
     assert encode_label("l", [None], np.array([-1]), []) == {}
     most = [str(i) for i in range(MOST_CLASSES + 1)]
@@ -136,7 +136,7 @@ def with_columns(table: pa.Table, **columns: pa.Array) -> pa.Table:
 
 
 def rich_table(count: int = 12) -> pa.Table:
-    """Pictures with an attribute of each type, some of them missing, and with other columns."""
+    """Images with an attribute of each type, some of them missing, and with other columns."""
     i = range(count)
     return with_columns(
         table_of(count),
@@ -192,7 +192,7 @@ def test_labels_of_parquet_go_by_the_name_of_their_column(tmp_path):
     assert images.label_names == ["False", "True"]
 
 
-def test_classes_beside_the_label_have_their_names(tmp_path):
+def test_classes_other_than_the_label_have_their_names(tmp_path):
     table = with_columns(table_of(9), coarse=pa.array([0, 1, -1] * 3))
     features = json.loads(table.schema.metadata[b"huggingface"])
     features["info"]["features"]["coarse"] = {"_type": "ClassLabel", "names": ["pet", "game"]}
@@ -481,7 +481,7 @@ def test_a_gallery_takes_the_context_of_a_model(faces):
         assert all(word in str(caught.value) for word in ["here", *words])
 
 
-# Pictures or table
+# Images or table
 
 
 def test_context_does_not_make_a_table_of_images(faces, tmp_path):

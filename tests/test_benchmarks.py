@@ -115,5 +115,5 @@ def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -
 def test_the_command_lists_all_its_names(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--help"])
-    said = capsys.readouterr().out
-    assert all(name in said for name in (*command.NAMES, *command.MORE, *command.SCRIPTS))
+    message = capsys.readouterr().out
+    assert all(name in message for name in (*command.NAMES, *command.MORE, *command.SCRIPTS))

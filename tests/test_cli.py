@@ -139,8 +139,8 @@ def test_sample_of_a_conditional_model(run):
 def test_images(run, name):
     assert main(["plot", name, "--out=plot.png"]) == 0
     assert main(["sample", name, "-n=100", "--out=sample.png"]) == 0
-    for picture in ("plot.png", "sample.png"):
-        assert np.asarray(Image.open(picture).convert("L")).std() > 5
+    for image in ("plot.png", "sample.png"):
+        assert np.asarray(Image.open(image).convert("L")).std() > 5
 
 
 def test_a_bare_model_folder_scores_and_samples(run):
@@ -253,7 +253,7 @@ def test_each_option_of_each_command_has_help(name):
         assert action.help, action.option_strings
 
 
-def said_by(code):
+def output_of(code):
     """What Python prints, with the diffeo that is under test."""
     environment = os.environ | {"PYTHONPATH": str(Path(diffeo.__file__).parents[1])}
     words = [sys.executable, "-c", code]
@@ -267,10 +267,10 @@ def test_what_is_heavy_is_imported_where_it_is_used():
         "diffeo.cli.main(['--help'])\n"
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
-    loaded = {*said_by(code).splitlines()[-1].split()}
+    loaded = {*output_of(code).splitlines()[-1].split()}
     assert loaded.isdisjoint({"torch", "numpy", "accelerate", "pandas", "pyarrow", "matplotlib"})
     code = "import sys, diffeo\ndiffeo.Flow\nprint(*sys.modules)"
-    loaded = {*said_by(code).split()}
+    loaded = {*output_of(code).split()}
     optional = {"datasets", "pyro", "onnx", "onnxruntime", "onnxscript", "gradio", "ray"}
     seldom = {"accelerate", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
     assert "torch" in loaded
@@ -367,7 +367,7 @@ def test_one_column_is_refused(tmp_path, capsys):
         ([], ["command"]),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(run, capsys, arguments, words):
+def test_errors_are_one_sentence(run, capsys, arguments, words):
     (run / "full").mkdir()
     (run / "full/letter.txt").write_text("dear")
     (run / "lacking.csv").write_text("a,c\n1,2\n3,4\n")

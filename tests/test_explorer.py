@@ -135,7 +135,7 @@ def test_numbers_stay_in_their_range():
     assert len(rows[:, 2].unique()) == 2
 
 
-def test_without_data_numbers_are_drawn_within_their_range():
+def test_without_data_numbers_are_drawn_from_their_range():
     conditions = Conditions([Control(Number("size"), slice(0, 1), -1.0, 3.0)])
     rows = conditions.draw(500, 0)
     assert -1 <= rows.min() < -0.9
@@ -341,7 +341,7 @@ def bomb() -> bytes:
     [
         (b"plain text", "is not an image"),
         (b"", "is not an image"),
-        (drawn(400, 400)[:600], "is damaged or cut short"),
+        (drawn(400, 400)[:600], "is damaged or incomplete"),
         (bomb(), "is too large to be opened safely"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not an image"),
     ],

@@ -146,12 +146,12 @@ def test_density_integrates_to_one(kind, base, context):
     assert mass == pytest.approx(1, abs=2e-3)
 
 
-def test_the_door_has_its_part_in_the_density():
+def test_the_dequantizer_has_its_part_in_the_density():
     plain, x = Flow(Scale(2), 2), normal(5)
-    door = Flow(Scale(2), 2, dequantizer=Halve())
-    torch.testing.assert_close(door.log_prob(x), plain.log_prob(x / 2) - 2 * math.log(2))
-    torch.testing.assert_close(door.encode(x), x / 2)
-    torch.testing.assert_close(door.decode(x), x * 2)
+    dequantize = Flow(Scale(2), 2, dequantizer=Halve())
+    torch.testing.assert_close(dequantize.log_prob(x), plain.log_prob(x / 2) - 2 * math.log(2))
+    torch.testing.assert_close(dequantize.encode(x), x / 2)
+    torch.testing.assert_close(dequantize.decode(x), x * 2)
 
 
 # Samples
@@ -254,10 +254,10 @@ def test_decimal_grids_come_back_to_the_digit():
     """A step of 0.1 is no binary fraction, yet 182.6 must not come back as 182.59999."""
     x = torch.tensor([[i / 10, i / 100] for i in range(1500, 2000)])
     for offset in (0, 7, 333):
-        door = UniformDequantize([0.1, 0.01]).train()
-        door(x[offset:])
-        y, _ = door.noisy(x, torch.Generator().manual_seed(0))
-        assert torch.equal(door.inverse(y), x)
+        dequantize = UniformDequantize([0.1, 0.01]).train()
+        dequantize(x[offset:])
+        y, _ = dequantize.noisy(x, torch.Generator().manual_seed(0))
+        assert torch.equal(dequantize.inverse(y), x)
 
 
 GRID = [0.5, 0.0]
@@ -299,9 +299,9 @@ def test_noise_fills_its_cell():
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(flow.log_prob(x, generator=source(1)), one)
     # It is the density at the noisy point: that of the same flow without its door.
-    door, flow.dequantizer = flow.dequantizer, None
+    dequantize, flow.dequantizer = flow.dequantizer, None
     torch.testing.assert_close(flow.log_prob(noisy), one)
-    flow.dequantizer = door
+    flow.dequantizer = dequantize
 
 
 @torch.no_grad()
@@ -313,7 +313,7 @@ def test_probabilities_of_the_grid_sum_to_one():
     assert torch.stack(draws).mean(0).sum() == pytest.approx(1, abs=0.01)
 
 
-def test_the_grid_is_kept_with_the_model():
+def test_the_grid_is_saved_with_the_model():
     flow = gridded()
     flow.save_pretrained("model")
     loaded = Flow.from_pretrained("model").train()
@@ -329,11 +329,11 @@ def test_the_grid_is_kept_with_the_model():
     st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=4),
     st.floats(0.125, 10, width=32),
 )
-def test_the_scale_of_an_affine_bend_is_bounded(raw, bound):
+def test_the_scale_of_an_affine_map_is_bounded(raw, bound):
     parameters = torch.tensor([raw + [0.0] * len(raw)])
     x = torch.ones(1, len(raw))
-    for way in (Affine(bound).forward, Affine(bound).inverse):
-        y, log_det = way(x, parameters)
+    for call in (Affine(bound).forward, Affine(bound).inverse):
+        y, log_det = call(x, parameters)
         assert log_det.abs().item() <= len(raw) * bound * (1 + 1e-6)
         assert (y.log().abs() <= bound * (1 + 1e-5)).all()
 
@@ -387,7 +387,7 @@ def truncate(folder: Path) -> None:
 
 
 DAMAGE = {
-    "weights cut short": (truncate, "damaged or cut short"),
+    "weights cut short": (truncate, "damaged or incomplete"),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
     "weights missing": (
         lambda f: (f / "model.safetensors").unlink(),
@@ -447,7 +447,7 @@ def test_what_cannot_be_rebuilt_is_not_saved():
     flow = RealNVP(2)
     flow.bijection[1].conditioner.layers[1] = nn.Tanh()
     assert "layers.1 was changed" in refusal(lambda: flow.save_pretrained("model"))
-    flow = RealNVP(2, network=lambda inputs, outputs, *_: nn.Linear(inputs, outputs))
+    flow = RealNVP(2, network=lambda inputs, outputs, hidden, context: nn.Linear(inputs, outputs))
     with pytest.raises(ValueError, match="has no form in a model's configuration"):
         flow.save_pretrained("model")
     flow = RealNVP(2)
@@ -477,13 +477,13 @@ def failing(*_: object, **__: object) -> None:
 
 
 def test_a_failed_save_leaves_the_old_model(monkeypatch):
-    def half_way(_, path):
+    def halfway(_, path):
         Path(path).write_bytes(b"half")
         failing()
 
     flow, folder = saved()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "save_file", half_way)
+        patch.setattr(storage, "save_file", halfway)
         with pytest.raises(OSError, match="No space"):
             model(layers=2).save_pretrained(folder)
     assert same(Flow.from_pretrained(folder), flow)

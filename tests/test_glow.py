@@ -160,27 +160,27 @@ def test_the_rotation_follows_torchs_random_state():
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_permutation_and_signs_are_kept_and_only_triangles_learned():
+def test_permutation_and_signs_stay_and_only_triangles_are_learned():
     link = perturb(InvertibleConv1x1(5)).train()
-    kept = {"permutation": link.permutation.clone(), "sign": link.sign.clone()}
-    assert set(dict(link.named_buffers())) == set(kept) <= set(link.state_dict())
+    stored = {"permutation": link.permutation.clone(), "sign": link.sign.clone()}
+    assert set(dict(link.named_buffers())) == set(stored) <= set(link.state_dict())
     optimizer = torch.optim.Adam(link.parameters(), 0.1)
     for _ in range(5):
         y, log_det = link(torch.randn(4, 5, 2, 2))
         (y.square().sum() - log_det.sum()).backward()
         optimizer.step()
-    for name, value in kept.items():
+    for name, value in stored.items():
         assert torch.equal(getattr(link, name), value)
     lower, upper = link.triangles()
     assert torch.equal(lower, lower.tril())
     assert torch.equal(upper, upper.triu())
     assert torch.equal(lower.diagonal(), torch.ones(5))
-    assert torch.equal(upper.diagonal().sign(), kept["sign"])
+    assert torch.equal(upper.diagonal().sign(), stored["sign"])
 
 
 @pytest.mark.parametrize("lu", [True, False])
 @torch.no_grad()
-def test_the_inverse_is_kept_and_dropped_with_any_change(lu, monkeypatch):
+def test_the_inverse_is_cached_and_dropped_with_any_change(lu, monkeypatch):
     counted = []
     original = InvertibleConv1x1._inverse
     monkeypatch.setattr(
@@ -335,8 +335,8 @@ def test_it_is_made_as_the_paper_says():
     assert sorted(widths) == sorted([6, 12] + [8] * 12)  # two split priors, and each network's last
     own = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False)
     assert not any(isinstance(m, LearnedPrior) for m in own.modules())
-    told = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False, context=2)
-    assert any(isinstance(m, LearnedPrior) for m in told.modules()), "which takes the context"
+    message = Glow((1, 8, 8), 2, 2, 4, learned_top_prior=False, context=2)
+    assert any(isinstance(m, LearnedPrior) for m in message.modules()), "which takes the context"
     turned = Glow((1, 8, 8), 1, 1, 4, permutation="reverse")
     assert [m.order.tolist() for m in turned.modules() if hasattr(m, "order")] == [[3, 2, 1, 0]]
     shuffled = Glow((1, 8, 8), 2, 2, 4, permutation="shuffle")
@@ -393,7 +393,7 @@ def test_temperature_0_is_one_image_and_scales_each_level():
 
 
 def two_kinds(n, seed):
-    """Dark pictures are of class 0, bright ones of class 1."""
+    """Dark images are of class 0, bright ones of class 1."""
     source = torch.Generator().manual_seed(seed)
     y = torch.randint(2, (n,), generator=source)
     shade = torch.randint(0, 120, (n, 1, 4, 4), generator=source)

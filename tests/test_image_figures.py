@@ -87,18 +87,18 @@ def _bars(axes: Axes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def test_each_image_stands_in_its_place_enlarged_and_apart() -> None:
     x = _images(7, 3, height=2, width=3)
-    sheet = figures.tile(x, 3, gap=5, smallest=100)
+    canvas = figures.tile(x, 3, gap=5, smallest=100)
     # Three rows of 2 pixels and three columns of 3: 100 takes columns of 10 times the size.
-    assert sheet.shape == (3 * 20 + 2 * 5, 3 * 30 + 2 * 5, 3)
-    assert sheet.dtype == np.uint8
-    seen = np.zeros(sheet.shape[:2], bool)
+    assert canvas.shape == (3 * 20 + 2 * 5, 3 * 30 + 2 * 5, 3)
+    assert canvas.dtype == np.uint8
+    seen = np.zeros(canvas.shape[:2], bool)
     for k, image in enumerate(x.permute(0, 2, 3, 1).numpy()):
         top, left = k // 3 * 25, k % 3 * 35
         large = np.kron(image, np.ones((10, 10, 1), np.uint8))
-        np.testing.assert_array_equal(sheet[top : top + 20, left : left + 30], large)
+        np.testing.assert_array_equal(canvas[top : top + 20, left : left + 30], large)
         seen[top : top + 20, left : left + 30] = True
     assert (~seen).sum() == seen.size - 7 * 600
-    assert (sheet[~seen] == PAPER).all()
+    assert (canvas[~seen] == PAPER).all()
     assert min(PAPER) > 220
 
 
@@ -106,10 +106,10 @@ def test_each_image_stands_in_its_place_enlarged_and_apart() -> None:
     ("n", "height", "width", "columns"),
     [(1, 8, 8, 1), (2, 8, 8, 2), (9, 8, 8, 3), (10, 8, 8, 4), (23, 8, 8, 5), (5, 16, 8, 3)],
 )
-def test_sheets_are_nearly_square(n: int, height: int, width: int, columns: int) -> None:
+def test_grids_are_nearly_square(n: int, height: int, width: int, columns: int) -> None:
     rows = -(-n // columns)
-    sheet = figures.tile(_images(n, 1, height, width), gap=0, smallest=1)
-    assert sheet.shape == (rows * height, columns * width, 3)
+    canvas = figures.tile(_images(n, 1, height, width), gap=0, smallest=1)
+    assert canvas.shape == (rows * height, columns * width, 3)
 
 
 @pytest.mark.parametrize("smallest", [1, 40, 41, 512, 513])
@@ -129,33 +129,33 @@ def test_enlargement_is_the_least_that_suffices(smallest: int, columns: int) -> 
 
 def test_large_images_are_never_shrunk_and_more_columns_than_images_stay_blank() -> None:
     x = _images(2, 3, 40, 40)
-    sheet = figures.tile(x, 4, smallest=50)
-    assert sheet.shape == (40, 4 * 40 + 3 * 2, 3)
-    np.testing.assert_array_equal(sheet[:, 42:82], x[1].permute(1, 2, 0))
-    assert (sheet[:, 82:] == PAPER).all()
+    canvas = figures.tile(x, 4, smallest=50)
+    assert canvas.shape == (40, 4 * 40 + 3 * 2, 3)
+    np.testing.assert_array_equal(canvas[:, 42:82], x[1].permute(1, 2, 0))
+    assert (canvas[:, 82:] == PAPER).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_the_first_channel_is_grey(channels: int) -> None:
     x = _images(1, channels)
-    sheet = figures.tile(x, smallest=1)
+    canvas = figures.tile(x, smallest=1)
     for colour in range(3):
-        np.testing.assert_array_equal(sheet[..., colour], x[0, 0])
+        np.testing.assert_array_equal(canvas[..., colour], x[0, 0])
 
 
 def test_transparent_images_lie_on_white() -> None:
     x = _images(1, 4)
     x[0, 3, 0], x[0, 3, 1] = 0, 255
-    sheet = figures.tile(x, smallest=1)
-    assert (sheet[0] == 255).all()
-    np.testing.assert_array_equal(sheet[1], x[0, :3, 1].T)
+    canvas = figures.tile(x, smallest=1)
+    assert (canvas[0] == 255).all()
+    np.testing.assert_array_equal(canvas[1], x[0, :3, 1].T)
     share = x[0, 3].double() / 255
     expected = (x[0, :3] * share + 255 * (1 - share)).round().permute(1, 2, 0)
-    np.testing.assert_array_equal(sheet, expected)
+    np.testing.assert_array_equal(canvas, expected)
 
 
-@pytest.mark.parametrize("name", ["sheet.png", "sheet.WEBP"])
-def test_a_saved_sheet_is_the_sheet(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["canvas.png", "canvas.WEBP"])
+def test_a_saved_grid_is_the_grid(tmp_path: Path, name: str) -> None:
     x = _images(6, 3)
     figures.save_images(x, tmp_path / "new" / name, 2)
     mode, pixels = _open(tmp_path / "new" / name)
@@ -164,7 +164,7 @@ def test_a_saved_sheet_is_the_sheet(tmp_path: Path, name: str) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
-def test_a_saved_jpeg_is_nearly_the_sheet(tmp_path: Path) -> None:
+def test_a_saved_jpeg_is_nearly_the_grid(tmp_path: Path) -> None:
     x = _images(6, 3)
     for name in ("sheet.jpg", "sheet.jpeg"):
         figures.save_images(x, str(tmp_path / name))
@@ -173,7 +173,7 @@ def test_a_saved_jpeg_is_nearly_the_sheet(tmp_path: Path) -> None:
         assert np.abs(pixels.astype(int) - figures.tile(x)).mean() < 5
 
 
-def test_a_sheet_that_cannot_be_saved_leaves_the_old_one(
+def test_a_grid_that_cannot_be_saved_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "sheet.png"
@@ -264,13 +264,13 @@ def test_a_folder_with_files_is_refused_before_anything_is_drawn(tmp_path: Path)
 # Reconstructions ------------------------------------------------------------------------------
 
 
-def _rows(sheet: NDArray[np.uint8], rows: int, scale: int = 14, gap: int = 4) -> NDArray[np.uint8]:
+def _rows(canvas: NDArray[np.uint8], rows: int, scale: int = 14, gap: int = 4) -> NDArray[np.uint8]:
     """The first channel of 8 x 8 images in a grid: `(rows, columns, 8, 8)`."""
     step = 8 * scale + gap
-    columns = (sheet.shape[1] + gap) // step
-    assert sheet.shape == (rows * step - gap, columns * step - gap, 3)
+    columns = (canvas.shape[1] + gap) // step
+    assert canvas.shape == (rows * step - gap, columns * step - gap, 3)
     cells = [
-        [sheet[r * step :, c * step :, 0][: 8 * scale : scale, : 8 * scale : scale] for c in cs]
+        [canvas[r * step :, c * step :, 0][: 8 * scale : scale, : 8 * scale : scale] for c in cs]
         for r, cs in ((r, range(columns)) for r in range(rows))
     ]
     return np.array(cells)
@@ -361,15 +361,15 @@ def test_each_image_is_decoded_with_its_own_context() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
-def test_a_saved_reconstruction_has_whole_pixels_and_no_cut_off_words(
+def test_a_saved_reconstruction_has_whole_pixels_and_whole_words(
     flow: ImageRealNVP, tmp_path: Path, n: int
 ) -> None:
     figure = figures.reconstructions(flow, _images(n))
     figures.save(figure, tmp_path / "figure.png")
     _, pixels = _open(tmp_path / "figure.png")
-    sheet = _shown(figure)
-    tall, wide = sheet.shape[:2]
-    np.testing.assert_array_equal(pixels[24 : 24 + tall, 240 : 240 + wide, :3], sheet)
+    canvas = _shown(figure)
+    tall, wide = canvas.shape[:2]
+    np.testing.assert_array_equal(pixels[24 : 24 + tall, 240 : 240 + wide, :3], canvas)
     rest = pixels[..., :3].copy()
     rest[24 : 24 + tall, 240 : 240 + wide] = 255
     inked = np.argwhere((rest < 200).any(axis=2))
@@ -465,7 +465,7 @@ def test_values_far_out_do_not_squeeze_the_rest() -> None:
     assert (heights * np.diff(edges)).sum() == pytest.approx(inside / 2_000)
 
 
-def test_wide_latents_are_still_seen_under_the_line() -> None:
+def test_wide_latents_are_visible_under_the_line() -> None:
     flow = RealNVP(2, layers=2, hidden=(8,)).eval()
     axes = figures.latent_histograms(flow, 1_000 * torch.randn(1_000, 2)).axes[0]
     heights, _ = _bars(axes)

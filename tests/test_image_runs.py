@@ -1,4 +1,4 @@
-"""Pictures through the commands: trained, evaluated, drawn, scored, reconstructed, refused."""
+"""Images through the commands: trained, evaluated, drawn, scored, reconstructed, refused."""
 
 import json
 import math
@@ -147,14 +147,14 @@ def test_what_is_learned_by_default(tmp_path, monkeypatch):
 def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
     quick = ["--trainer.max_epochs=1", "--data.rows=100", "--trainer.temperature=0"]
     assert main(["train", "--data=digits", "--out=cold", *SMALL, *quick]) == 0
-    sheet = np.asarray(Image.open("cold/figures/samples.png"))
+    grid = np.asarray(Image.open("cold/figures/samples.png"))
     flow = diffeo.Flow.from_pretrained("cold/model")
     with torch.no_grad():
         (mode,) = flow.sample(1, temperature=0.0)
-    cell = sheet[:64, :64, 0].reshape(8, 8, 8, 8)[:, 0, :, 0]
+    cell = grid[:64, :64, 0].reshape(8, 8, 8, 8)[:, 0, :, 0]
     assert (cell == mode[0].numpy()).all()
     # All alike.
-    assert (sheet[:64, :64] == sheet[66:130, 66:130]).all()
+    assert (grid[:64, :64] == grid[66:130, 66:130]).all()
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -205,7 +205,7 @@ def test_eval_refuses_samples_where_nothing_is_drawn(run, capsys):
     refused(["eval", "digits", "--samples=0"], capsys, "0 samples")
 
 
-def test_samples_on_a_sheet_in_a_folder_and_as_an_array(run):
+def test_samples_in_a_grid_in_a_folder_and_as_an_array(run):
     for out in ("s.png", "s.npz", "s.npy", "folder"):
         assert main(["sample", "digits", "-n", "9", "--seed=3", f"--out={out}"]) == 0
     pixels = np.load("s.npy")
@@ -218,8 +218,8 @@ def test_samples_on_a_sheet_in_a_folder_and_as_an_array(run):
     with torch.no_grad():
         expected = flow.sample(9, generator=torch.Generator().manual_seed(3))
     assert (expected.numpy() == pixels).all()
-    sheet = np.asarray(Image.open("s.png"))
-    assert (sheet[0, 0] == pixels[0, 0, 0, 0]).all()
+    grid = np.asarray(Image.open("s.png"))
+    assert (grid[0, 0] == pixels[0, 0, 0, 0]).all()
     assert main(["sample", "digits"]) == 0
     assert (run / "samples.png").is_file()
 
@@ -230,10 +230,10 @@ def test_scores_name_their_images(run):
     digits = load_images(ImageOptions(rows=300)).test.all()
     for i in range(5):
         Image.fromarray(digits[i, 0].numpy()).save(folder / f"d{i}.png")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     assert main(["score", "digits", "--data=new", "--out=scores.csv"]) == 0
     scores = pd.read_csv("scores.csv")
-    assert scores.picture.tolist() == [f"d{i}.png" for i in range(5)]
+    assert scores.image.tolist() == [f"d{i}.png" for i in range(5)]
     flow = diffeo.Flow.from_pretrained("digits/model")
     with torch.no_grad():
         expected = flow.log_prob(digits[:5], generator=torch.Generator().manual_seed(0))
@@ -241,7 +241,7 @@ def test_scores_name_their_images(run):
     assert np.allclose(scores.bits_per_dim, -scores.log_prob / 64 / math.log(2))
     for ending in ("parquet", "npz", "npy"):
         assert main(["score", "digits", "--data=new", f"--out=s.{ending}"]) == 0
-    assert pd.read_parquet("s.parquet").picture.tolist() == scores.picture.tolist()
+    assert pd.read_parquet("s.parquet").image.tolist() == scores.image.tolist()
     assert np.allclose(np.load("s.npz")["log_prob"], scores.log_prob)
     assert np.load("s.npy").shape == (5, 2)
 
@@ -290,25 +290,25 @@ def test_a_folder_named_like_a_table_does_not_hide_it(run):
 
 @pytest.fixture
 def messy(tmp_path):
-    """200 good pictures of mixed sizes and modes, three broken ones, two texts."""
+    """200 good images of mixed sizes and modes, three broken ones, two texts."""
     folder = tmp_path / "messy"
     random = np.random.default_rng(0)
     modes = ("L", "RGB", "RGBA", "P", "CMYK", "1", "LA", "I;16")
     for i in range(200):
         mode, size = modes[i % len(modes)], (int(random.integers(12, 40)), 12 + i % 30)
         pixels = random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels)
-        picture = picture.convert("L").convert("I;16") if mode == "I;16" else picture.convert(mode)
+        image = Image.fromarray(pixels)
+        image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
         ending = "jpg" if mode in ("CMYK", "L", "RGB") and i % 3 == 0 else "png"
         ending = "tiff" if mode == "CMYK" and ending == "png" else ending
         path = folder / ("cats" if i % 2 else "dogs") / f"{i:03}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        image.save(path)
     good = (folder / "dogs" / "000.jpg").read_bytes()
     (folder / "dogs" / "cut.jpg").write_bytes(good[: len(good) // 2])
     (folder / "cats" / "empty.png").write_bytes(b"")
     (folder / "cats" / "noise.png").write_bytes(bytes(random.integers(0, 255, 500, dtype=np.uint8)))
-    (folder / "README.txt").write_text("pictures of noise")
+    (folder / "README.txt").write_text("images of noise")
     (folder / "cats" / "list.txt").write_text("a b c")
     return folder
 
@@ -317,10 +317,10 @@ def test_a_messy_folder_trains_and_says_what_it_left_out(messy, tmp_path, capsys
     command = ["train", "--data", str(messy), "--data.size=8", *SMALL, *QUICK[:2]]
     assert main([*command, f"--out={tmp_path / 'run'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if "left out" in line]
-    assert len(told) == 1
-    assert "left out 5 of 205 files: 4 no images (README.txt, cats/empty.png, " in told[0]
-    assert "1 broken (dogs/cut.jpg)" in told[0]
+    message = [line for line in lines if "left out" in line]
+    assert len(message) == 1
+    assert "left out 5 of 205 files: 4 no images (README.txt, cats/empty.png, " in message[0]
+    assert "1 broken (dogs/cut.jpg)" in message[0]
     assert any("from 160 images (20 to validate, 20 to test)" in line for line in lines)
     assert json.loads((tmp_path / "run/model/config.json").read_text())["metadata"]["labels"] == [
         "cats",
@@ -408,7 +408,7 @@ def test_a_model_of_images_is_conditional_on_what_is_named(tmp_path, capsys):
     assert main(["interpolate", "shapes", "--pairs=1", "--frames=3", "--out=i.png"]) == 0
     capsys.readouterr()
     assert main(["score", "shapes", "--data=shapes", "--out=scores.csv"]) == 0
-    # Pictures without those attributes cannot be scored.
+    # Images without those attributes cannot be scored.
     refused(["score", "shapes", "--data=digits"], capsys, "filled")
     refused(["train", *GLOW, "--data=shapes", "--data.context=fild", "--out=x"], capsys, "filled")
 
@@ -429,23 +429,23 @@ def test_an_edit_by_condition_decodes_the_same_noise_under_another_context(tmp_p
         assert main([*arguments, "--strengths=0,1", "--kind=mean"]) == 0
     data = Run(run).data()
     x, context = data.test.take(torch.arange(5))
-    sheet, (labels, caption) = drawn[0]
+    grid, (labels, caption) = drawn[0]
     assert labels == ["\N{MINUS SIGN}1", "0", "1"]
     assert "condition" in caption
-    assert torch.equal(sheet[:, 1], x)
+    assert torch.equal(grid[:, 1], x)
     for column, value in ((0, 0.0), (2, 1.0)):
         other = context.clone()
         other[:, 0] = value
         with torch.no_grad():
             wanted = flow.decode(flow.encode(x, context), other)
-        assert torch.equal(sheet[:, column], wanted)
-    assert (sheet[:, 0] != sheet[:, 2]).any()
-    sheet, (_, caption) = drawn[1]
+        assert torch.equal(grid[:, column], wanted)
+    assert (grid[:, 0] != grid[:, 2]).any()
+    grid, (_, caption) = drawn[1]
     assert "mean" in caption
-    assert torch.equal(sheet[:, 0], x)
+    assert torch.equal(grid[:, 0], x)
 
 
-def test_a_model_that_wants_a_context_is_told_where_to_name_it(capsys):
+def test_a_missing_context_is_refused_with_where_to_name_it(capsys):
     arguments = ["train", *GLOW, "--model.num_classes=10", "--data=digits", "--out=x", *QUICK]
     refused(arguments, capsys, "wants 10 columns of context", "--data.context")
     assert main([*arguments, "--data.context=label"]) == 0

@@ -1,4 +1,4 @@
-"""Pictures: the pixels of every format, what is left out, the cache, splits, and every refusal."""
+"""Images: the pixels of every format, what is left out, the cache, splits, and every refusal."""
 
 from __future__ import annotations
 
@@ -472,20 +472,20 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
     assert not partial.exists() and other.exists() and alive.exists()
 
 
-def cut(path: Path) -> None:
+def shortened(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
 DAMAGE = {
     "no pixels": lambda key: (key / "pixels.npy").unlink(),
-    "short pixels": lambda key: cut(key / "pixels.npy"),
+    "short pixels": lambda key: shortened(key / "pixels.npy"),
     "other pixels": lambda key: np.save(key / "pixels.npy", noise(9, 1, 6, 8)),
     "no labels": lambda key: (key / "labels.npy").unlink(),
-    "short labels": lambda key: cut(key / "labels.npy"),
+    "short labels": lambda key: shortened(key / "labels.npy"),
     "no attributes": lambda key: (key / "values.npy").unlink(),
     "other attributes": lambda key: np.save(key / "values.npy", np.zeros((10, 2), np.float32)),
     "no meta": lambda key: (key / "meta.json").unlink(),
-    "short meta": lambda key: cut(key / "meta.json"),
+    "short meta": lambda key: shortened(key / "meta.json"),
     "odd meta": lambda key: (key / "meta.json").write_text("[]"),
     "empty meta": lambda key: (key / "meta.json").write_text('{"gaps": []}'),
 }

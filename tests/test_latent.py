@@ -276,7 +276,7 @@ def test_a_direction_is_the_difference_of_two_means():
     assert directions.notes == []
 
 
-def test_of_balanced_values_both_ways_of_measuring_agree():
+def test_of_balanced_values_both_measurements_agree():
     a = attributes(300)
     a[:, 0] = torch.arange(300) % 2
     directions, z, a = found(a=a)
@@ -349,10 +349,10 @@ def test_where_attributes_meet_events_that_lack_one_are_left_out(kind):
     a = attributes(300)
     a[::3, 1] = math.nan
     directions, z, a = found(kind, a=a)
-    flow, kept = table_flow(), ~np.isnan(a).any(1)
+    flow, stored = table_flow(), ~np.isnan(a).any(1)
     with torch.no_grad():
-        x = flow.decode(torch.tensor(z[kept]))
-    few = latent.find_directions(flow, batches(x, torch.tensor(a[kept]), 64), NAMES, kind)
+        x = flow.decode(torch.tensor(z[stored]))
+    few = latent.find_directions(flow, batches(x, torch.tensor(a[stored]), 64), NAMES, kind)
     assert torch.allclose(directions.vectors, few.vectors, rtol=0, atol=1e-8)
     assert directions.present == few.present
 

@@ -38,7 +38,7 @@ def run(tmp_path):
 
 @dataclass(frozen=True)
 class Conditional(ImageSplit):
-    """Pictures with their labels as context."""
+    """Images with their labels as context."""
 
     def take(self, indices):
         return self.batch(indices), self.attributes[indices]
@@ -46,7 +46,7 @@ class Conditional(ImageSplit):
 
 @pytest.fixture
 def with_contexts(monkeypatch):
-    """`--data digits`, with a context and an attribute that is not known of every picture."""
+    """`--data digits`, with a context and an attribute that is not known of every image."""
 
     def gallery(run, source):
         found = load_gallery(ImageOptions(source, rows=120))
@@ -66,17 +66,17 @@ def digits():
     return load_images(ImageOptions(rows=120, splits=(0.6, 0.2, 0.2)))
 
 
-def sheet_of(path, count, columns):
-    """The pictures on a sheet `(count, 8, 8)`, taken from the middle of each square."""
-    sheet = np.asarray(Image.open(path).convert("RGB"))[..., 0]
+def grid_of(path, count, columns):
+    """The images of a grid `(count, 8, 8)`, taken from the middle of each square."""
+    grid = np.asarray(Image.open(path).convert("RGB"))[..., 0]
     rows = count // columns
-    scale = (sheet.shape[1] - 2 * (columns - 1)) // (8 * columns)
+    scale = (grid.shape[1] - 2 * (columns - 1)) // (8 * columns)
     step, half = 8 * scale + 2, scale // 2
     places = [(i // columns * step, i % columns * step) for i in range(count)]
-    assert sheet.shape == (rows * step - 2, columns * step - 2)
+    assert grid.shape == (rows * step - 2, columns * step - 2)
     return np.stack(
         [
-            sheet[top + half : top + 8 * scale : scale, left + half : left + 8 * scale : scale]
+            grid[top + half : top + 8 * scale : scale, left + half : left + 8 * scale : scale]
             for top, left in places
         ]
     )
@@ -93,10 +93,10 @@ def figures_drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
-def test_a_sheet_of_paths(run, kind):
+def test_a_grid_of_paths(run, kind):
     arguments = ["interpolate", "digits", "--pairs=3", "--frames=4", f"--kind={kind}"]
     assert main([*arguments, "--out=new/i.png"]) == 0
-    drawn = sheet_of("new/i.png", 12, 4)
+    drawn = grid_of("new/i.png", 12, 4)
     x = digits().test.all(6)
     assert (drawn[0::4] == x[::2, 0].numpy()).all()
     assert (drawn[3::4] == x[1::2, 0].numpy()).all()
@@ -104,13 +104,13 @@ def test_a_sheet_of_paths(run, kind):
     assert (drawn == expected.flatten(0, 2).numpy()).all()
 
 
-def test_a_sheet_between_four(run):
+def test_a_grid_between_four(run):
     assert main(["interpolate", "digits", "--corners", "--frames=5", "--out=c.png"]) == 0
-    drawn = sheet_of("c.png", 25, 5)
+    drawn = grid_of("c.png", 25, 5)
     assert (drawn[[0, 4, 20, 24]] == digits().test.all(4)[:, 0].numpy()).all()
 
 
-def test_a_moving_sheet_goes_forth_and_back(run):
+def test_a_moving_grid_goes_forth_and_back(run):
     arguments = ["interpolate", "digits", "--data=digits", "--pairs=2", "--frames=6"]
     assert main([*arguments, "--out=i.gif"]) == 0
     assert main([*arguments, "--out=i.png"]) == 0
@@ -154,7 +154,7 @@ def test_paths_of_a_conditional_model(run, with_contexts):
     assert main([*arguments, "--out=i.png"]) == 0
     split = Run("labels").gallery("digits").images
     x, context = split.take(torch.arange(4))
-    drawn = sheet_of("i.png", 6, 3)
+    drawn = grid_of("i.png", 6, 3)
     assert (drawn[0::3] == x[::2, 0].numpy()).all()
     expected = latent.interpolate(
         flow_of("labels"), x[::2], x[1::2], 3, "spherical", (context[::2], context[1::2])
@@ -182,7 +182,7 @@ def test_directions_of_all_attributes(run, capsys):
 
 
 @pytest.mark.parametrize("strengths", [["--strengths", "-2,0,1.5"], ["--strengths=-2,0,1.5"]])
-def test_edits_stand_beside_the_image(run, strengths, monkeypatch):
+def test_edits_stand_next_to_the_image(run, strengths, monkeypatch):
     drawn = figures_drawn(monkeypatch)
     assert main(["edit", "digits", "--attribute=label=3", *strengths, "-n=4", "--out=e.png"]) == 0
     ((x, labels, caption),) = drawn
@@ -219,8 +219,8 @@ def test_edits_by_directions_from_a_file_or_found_anew(run, kind, monkeypatch):
 
 def test_with_directions_images_need_no_attributes(run):
     (run / "new").mkdir()
-    for i, picture in enumerate(pixels(3, 8, 8)):
-        Image.fromarray(picture.numpy()).save(run / "new" / f"{i}.png")
+    for i, image in enumerate(pixels(3, 8, 8)):
+        Image.fromarray(image.numpy()).save(run / "new" / f"{i}.png")
     assert main(["directions", "digits", "--out=d.safetensors"]) == 0
     arguments = ["edit", "digits", "--data=new", "--attribute=label=1", "--out=e.png"]
     assert main([*arguments, "--directions=d.safetensors"]) == 0
@@ -322,7 +322,7 @@ def test_samples_of_one_label(run, monkeypatch):
     assert (np.load("c.npy") != np.load("d.npy")).any()
 
 
-def test_labels_are_drawn_where_none_is_said(run, monkeypatch):
+def test_labels_are_drawn_where_none_is_given(run, monkeypatch):
     contexts = contexts_of(monkeypatch)
     for seed in (1, 1, 2):
         assert main(["sample", "labels", "-n=4000", f"--seed={seed}", "--out=s.npy"]) == 0
@@ -333,7 +333,7 @@ def test_labels_are_drawn_where_none_is_said(run, monkeypatch):
     assert main(["sample", "labels", "--temperatures=0,1", "--out=t.png"]) == 0
 
 
-def test_numbers_and_classes_together(run, monkeypatch, capsys):
+def test_numbers_and_classes_in_one_context(run, monkeypatch, capsys):
     contexts = contexts_of(monkeypatch)
     sample = ["sample", "mixed", "-n=50", "--seed=1", "--out=s.npy"]
     assert main([*sample, "--context=dark=0.5, shape=ring"]) == 0
@@ -397,7 +397,7 @@ def test_contexts_that_there_are_not(run, capsys):
         (["sample", "table", "--temperatures=0,1", "--out=t.csv"], ["--temperature"]),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(run, capsys, arguments, words):
+def test_errors_are_one_sentence(run, capsys, arguments, words):
     (run / "new").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(run / "new/a.png")
     refused(arguments, capsys, *words)
@@ -449,7 +449,7 @@ def test_labels_stand_above_images_that_are_exact(channels, side):
     assert all(text.get_window_extent().y1 < size[1] for text in figure.texts)
 
 
-def test_sheets_that_cannot_be_labelled_are_refused():
+def test_grids_that_cannot_be_labelled_are_refused():
     x = pixels(6, 1, 8, 8).unflatten(0, (2, 3))
     for wrong, labels in ((x, ["a"]), (x[0], list("abc")), (x[:0], list("abc")), (x[:, :0], [])):
         with pytest.raises(ValueError, match="expected images of shape"):

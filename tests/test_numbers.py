@@ -123,7 +123,7 @@ LAYERS = {
 @pytest.mark.parametrize("place", [0, 3, 20, 21])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_first_broken_layer_is_named(kind, place, memory):
-    make, said = LAYERS[kind]
+    make, message = LAYERS[kind]
     links = [coupling() for _ in range(22)]
     links[place] = make()
     flow = Flow(Chain(*links, memory=memory), 4).train()
@@ -131,7 +131,7 @@ def test_the_first_broken_layer_is_named(kind, place, memory):
     if place == 0 and kind in {"gradient", "univariate"}:
         pytest.skip("nothing goes back through the first link, whose input is data")
     fault = find_fault(flow, x)
-    assert said.format(f"bijection.links.{place}") in fault.what
+    assert message.format(f"bijection.links.{place}") in fault.what
     assert "--optimizer.lr" in fault.remedy
 
 
@@ -145,7 +145,7 @@ def test_a_sound_flow_has_no_fault_and_the_same_gradients(memory):
         assert torch.allclose(a.grad, b.grad, rtol=1e-6, atol=1e-9)
 
 
-def test_what_constant_memory_alone_spoils_is_told_so():
+def test_what_constant_memory_alone_spoils_is_named():
     links = [coupling() for _ in range(6)]
     links[2] = Broken("inverse")
     flow = Flow(Chain(*links, memory="constant"), 4).train()
@@ -156,7 +156,7 @@ def test_what_constant_memory_alone_spoils_is_told_so():
     assert "--trainer.memory stored" in fault.remedy
 
 
-def test_of_two_broken_layers_the_later_one_spoils_the_gradient_first():
+def test_of_two_broken_layers_the_second_spoils_the_gradient_first():
     links = [coupling() for _ in range(6)]
     links[1], links[4] = coupling(BrokenAffine()), coupling(net=BrokenNet)
     flow = Flow(Chain(*links), 4).train()
@@ -215,7 +215,7 @@ class HalfLoud(ConvNet):
 
 
 @pytest.mark.parametrize("loud", [HalfLoud, ConvNet])
-def test_networks_that_overflow_in_bfloat16_alone_are_told_so(loud):
+def test_networks_that_overflow_in_bfloat16_alone_are_named(loud):
     link = Coupling(FeatureSplit(4), Affine(), loud(2, 4, 4))
     flow = Flow(Chain(link, Flatten(4, 2, 2)), (4, 2, 2)).set_precision(torch.bfloat16).train()
     fault = find_fault(flow, torch.randn(5, 4, 2, 2))
@@ -272,41 +272,41 @@ def poisoned(when, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("y", r"bijection.links.5 \(Poison\) gave numbers"),
         ("gradient", r"the gradient is not finite behind bijection.links.5 \(Poison\)"),
     ],
 )
-def test_a_lost_step_names_its_layer_and_three_stop_the_run(tmp_path, how, said):
+def test_a_lost_step_names_its_layer_and_three_stop_the_run(tmp_path, how, message):
     data = DataOptions(rows=500)
-    with pytest.warns(UserWarning, match=r"step 2 of epoch 0 .* skipped: .*" + said):
+    with pytest.warns(UserWarning, match=r"step 2 of epoch 0 .* skipped: .*" + message):
         train(poisoned([3], how), data, tmp_path / "one", trainer=options(), console=QUIET)
     assert all(p.isfinite().all() for p in Run(tmp_path / "one").flow.parameters())
     with (
         pytest.warns(UserWarning, match="skipped"),
         pytest.raises(
-            NotFiniteError, match=r"three steps .* step 6 of epoch 1: .*" + said
+            NotFiniteError, match=r"three steps .* step 6 of epoch 1: .*" + message
         ) as error,
     ):
         train(poisoned([5, 6, 7], how), data, tmp_path / "three", trainer=options(), console=QUIET)
     last = tmp_path / "three" / "checkpoints" / "last.ckpt"
     assert f"the last good checkpoint is {last}: take a smaller --optimizer.lr." in str(error.value)
-    kept = torch.load(last, weights_only=True)["flow"]
-    assert all(weight.isfinite().all() for weight in kept.values())
+    stored = torch.load(last, weights_only=True)["flow"]
+    assert all(weight.isfinite().all() for weight in stored.values())
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("y", r"step 2 of epoch 0: bijection.links.5 \(Poison\) gave numbers"),
         ("gradient", r"step 2 of epoch 0: the gradient is not finite behind bijection.links.5"),
     ],
 )
 @pytest.mark.parametrize("memory", ["stored", "constant"])
-def test_detect_anomaly_stops_at_once(tmp_path, how, said, memory):
+def test_detect_anomaly_stops_at_once(tmp_path, how, message, memory):
     trainer = options(detect_anomaly=True, memory=memory)
-    with pytest.raises(NotFiniteError, match=said):
+    with pytest.raises(NotFiniteError, match=message):
         train(
             poisoned([3], how),
             DataOptions(rows=500),
@@ -383,9 +383,9 @@ def test_a_model_that_is_not_finite_replaces_none_that_is(tmp_path):
     make, out = functools.partial(Rotten, when=6), tmp_path / "run"
     with pytest.raises(ValueError, match=r"not saved, since its idle \(Rotten\)"):
         train(make, DataOptions(rows=500), out, trainer=options(), console=QUIET)
-    kept = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-    assert kept["epochs"] == 1
-    assert all(weight.isfinite().all() for weight in kept["flow"].values())
+    stored = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["epochs"] == 1
+    assert all(weight.isfinite().all() for weight in stored["flow"].values())
     assert load_file(out / "model/model.safetensors")["idle"].isfinite().all()
 
 

@@ -1,4 +1,4 @@
-"""Images as densities: bit for bit at the door, bits/dim in closed form, both checkerboards."""
+"""Images as densities: restored bit for bit, bits/dim in closed form, both checkerboards."""
 
 import math
 
@@ -41,13 +41,13 @@ def model(**options):
 
 @pytest.mark.parametrize("bits", [8, 5, 1])
 def test_each_value_of_a_pixel_survives(bits):
-    door = PixelDequantize(bits)
+    dequantize = PixelDequantize(bits)
     x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     quantized = x // 2 ** (8 - bits) * 2 ** (8 - bits)
-    assert torch.equal(door.inverse(door(x)[0]), quantized)
+    assert torch.equal(dequantize.inverse(dequantize(x)[0]), quantized)
     for seed in range(20):
-        y, log_det = door.noisy(x, torch.Generator().manual_seed(seed))
-        assert torch.equal(door.inverse(y), quantized)
+        y, log_det = dequantize.noisy(x, torch.Generator().manual_seed(seed))
+        assert torch.equal(dequantize.inverse(y), quantized)
         assert y.min() >= 0
         assert y.max() < 2**bits
         assert not log_det.any()
@@ -60,11 +60,11 @@ def test_what_lies_outside_comes_back_as_the_nearest_pixel():
 
 
 def test_noise_is_uniform_over_the_cell_and_follows_the_generator():
-    door, x = PixelDequantize(), torch.full((1, 1, 200, 200), 7, dtype=torch.uint8)
-    y, _ = door.noisy(x, torch.Generator().manual_seed(0))
+    dequantize, x = PixelDequantize(), torch.full((1, 1, 200, 200), 7, dtype=torch.uint8)
+    y, _ = dequantize.noisy(x, torch.Generator().manual_seed(0))
     u = (y - 7).flatten().sort().values
     assert (u - torch.linspace(0, 1, len(u))).abs().max() < 0.02
-    assert torch.equal(y, door.noisy(x, torch.Generator().manual_seed(0))[0])
+    assert torch.equal(y, dequantize.noisy(x, torch.Generator().manual_seed(0))[0])
 
 
 @pytest.mark.parametrize("bits", [8, 5, 1])
@@ -72,8 +72,8 @@ def test_noise_is_uniform_over_the_cell_and_follows_the_generator():
 @torch.no_grad()
 def test_decode_of_encode_is_the_image(bits, shape):
     flow = model(image_shape=shape, bits=bits)
-    pictures = [uint8(1000, *shape), torch.zeros(1, *shape), torch.full((1, *shape), 255)]
-    x = torch.cat([p.to(torch.uint8) for p in pictures])
+    images = [uint8(1000, *shape), torch.zeros(1, *shape), torch.full((1, *shape), 255)]
+    x = torch.cat([p.to(torch.uint8) for p in images])
     quantized = x // 2 ** (8 - bits) * 2 ** (8 - bits)
     assert torch.equal(flow.decode(flow.encode(x)), quantized)
     assert torch.equal(flow.decode(flow.encode(x[:1])), quantized[:1])
@@ -87,8 +87,8 @@ def test_real_images_too(shared_data):
     column = pq.ParquetFile(shared_data / "mnist" / "test.parquet").read_row_group(0)["image"]
     from io import BytesIO
 
-    pictures = [np.asarray(Image.open(BytesIO(p["bytes"]))) for p in column.to_pylist()[:1000]]
-    x = torch.from_numpy(np.stack(pictures))[:, None]
+    images = [np.asarray(Image.open(BytesIO(p["bytes"]))) for p in column.to_pylist()[:1000]]
+    x = torch.from_numpy(np.stack(images))[:, None]
     flow = model(image_shape=(1, 28, 28))
     assert torch.equal(flow.decode(flow.encode(x)), x)
 
@@ -205,7 +205,7 @@ def test_an_ordered_squeeze_parts_a_checkerboard():
 
 
 class Pointwise(nn.Module):
-    """Scale and shift from the mean of what is kept, the same wherever that lies."""
+    """Scale and shift from the mean of the unchanged part, the same wherever that lies."""
 
     def __init__(self, channels, factor):
         super().__init__()
@@ -221,9 +221,9 @@ class Pointwise(nn.Module):
 def test_masked_and_compact_are_the_same_map(keep):
     """With a network that does not see where a pixel lies, packing makes no difference."""
     x = torch.randn(3, 2, 4, 6, dtype=torch.float64)
-    cut = MaskedCheckerboard(keep)
-    # Half of a masked picture is zeros, so its mean is half as large.
-    masked = Coupling(cut, Affine(), MaskedNetwork(cut, Pointwise(2, 2.0)))
+    split = MaskedCheckerboard(keep)
+    # Half of a masked image is zeros, so its mean is half as large.
+    masked = Coupling(split, Affine(), MaskedNetwork(split, Pointwise(2, 2.0)))
     compact = Coupling(CompactCheckerboard(keep), Affine(), Pointwise(4, 1.0))
     for one, other in zip(masked(x), compact(x), strict=True):
         torch.testing.assert_close(one, other)

@@ -41,7 +41,7 @@ BREAKS = Observation({"smoke": 3}, ["it burns"])
 
 
 @pytest.mark.parametrize(
-    ("attempts", "status", "said"),
+    ("attempts", "status", "message"),
     [
         ([HOLDS, HOLDS], 0, "0 broken of 2: a: sparks 2"),
         ([HOLDS, BREAKS], 1, "1 broken of 4: a: smoke 3, sparks 1"),
@@ -51,7 +51,7 @@ BREAKS = Observation({"smoke": 3}, ["it burns"])
     ],
 )
 def test_a_broken_promise_a_failed_check_and_a_crash_end_in_status_1(
-    monkeypatch, capfd, attempts, status, said
+    monkeypatch, capfd, attempts, status, message
 ):
     group = types.ModuleType("robustness.fake")
     group.PROMISES = [Promise("a", "b", lambda folder, sample: attempts, observe, workers=1)]
@@ -60,7 +60,7 @@ def test_a_broken_promise_a_failed_check_and_a_crash_end_in_status_1(
     monkeypatch.setattr(command, "warm_up", lambda: None)
     assert command.main(["fake", "--sample"]) == status
     out, err = capfd.readouterr()
-    assert said in out
+    assert message in out
     assert "it burns" in err or BREAKS not in attempts
 
 

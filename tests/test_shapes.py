@@ -25,7 +25,7 @@ N, LARGE = 120, 192
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Pictures large enough to be measured, channels last, from 0 to 1, and their columns."""
+    """Images large enough to be measured, channels last, from 0 to 1, and their columns."""
     pixels, columns = draw_shapes(N, LARGE, seed=3)
     return pixels.transpose(0, 2, 3, 1) / 255, columns
 

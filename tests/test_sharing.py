@@ -78,12 +78,12 @@ def hub(monkeypatch):
     """What would have been sent to the hub: the calls, and each file that was pushed."""
     calls = {}
 
-    def create_repo(api, repo_id, **said):
-        calls["create"] = {"repo_id": repo_id, "token": api.token} | said
+    def create_repo(api, repo_id, **given):
+        calls["create"] = {"repo_id": repo_id, "token": api.token} | given
         return huggingface_hub.RepoUrl(f"https://huggingface.co/me/{repo_id.split('/')[-1]}")
 
-    def upload_folder(api, *, folder_path, **said):
-        calls["upload"] = said
+    def upload_folder(api, *, folder_path, **given):
+        calls["upload"] = given
         calls["files"] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
         return "https://huggingface.co/there"
 
@@ -124,20 +124,20 @@ def equal_states(one, other) -> bool:
 def test_only_kernels_of_networks_are_rounded_and_to_the_nearest(make):
     flow = make()
     flow.save_pretrained("m", dtype=torch.bfloat16)
-    kept, state = load_file("m/model.safetensors"), flow.state_dict()
-    rounded = {name for name in kept if kept[name].dtype == torch.bfloat16}
-    assert kept.keys() == state.keys()
+    stored, state = load_file("m/model.safetensors"), flow.state_dict()
+    rounded = {name for name in stored if stored[name].dtype == torch.bfloat16}
+    assert stored.keys() == state.keys()
     assert rounded
     for name, values in state.items():
         if name not in rounded:
-            assert kept[name].dtype == values.dtype
-            assert torch.equal(kept[name], values)
+            assert stored[name].dtype == values.dtype
+            assert torch.equal(stored[name], values)
             continue
         assert "conditioner" in name
         assert values[0].numel() > 1  # no bias, and no scale
         # Eight bits of precision: half a unit of the last is 2^-9 of the power of two below.
-        assert ((kept[name].float() - values).abs() <= values.abs() * 2**-8).all()
-        assert not torch.equal(kept[name].float(), values)
+        assert ((stored[name].float() - values).abs() <= values.abs() * 2**-8).all()
+        assert not torch.equal(stored[name].float(), values)
     # Whatever else is large in a network is rounded too.
     networks = {name for name in state if ".conditioner." in name} - rounded
     assert all(state[name].ndim < 2 or state[name][0].numel() == 1 for name in networks)
@@ -148,8 +148,8 @@ def test_a_rounded_model_computes_as_any_other(make):
     flow = make()
     flow.save_pretrained("m", dtype=torch.bfloat16)
     loaded = Flow.from_pretrained("m")
-    kept = load_file("m/model.safetensors")
-    state = {name: value.to(flow.state_dict()[name]) for name, value in kept.items()}
+    stored = load_file("m/model.safetensors")
+    state = {name: value.to(flow.state_dict()[name]) for name, value in stored.items()}
     flow.load_state_dict(state, assign=True)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert equal_states(loaded.state_dict(), flow.state_dict())
@@ -218,35 +218,35 @@ def test_a_flow_is_the_mixins_and_keeps_its_contract(tmp_path):
         "config.json",
         "model.safetensors",
     }
-    said = {"revision": None, "cache_dir": None, "token": None}
-    said |= {"force_download": False, "local_files_only": False}
-    loaded = Flow._from_pretrained(model_id=str(tmp_path / "m"), **said)
+    given = {"revision": None, "cache_dir": None, "token": None}
+    given |= {"force_download": False, "local_files_only": False}
+    loaded = Flow._from_pretrained(model_id=str(tmp_path / "m"), **given)
     assert equal_states(loaded.state_dict(), flow.state_dict())
     assert loaded.arguments == flow.arguments | {"image_shape": [1, 8, 8]}
 
 
-def test_what_is_said_of_a_download_reaches_the_hub(monkeypatch):
+def test_options_of_a_download_reach_the_hub(monkeypatch):
     flow = glow()
     flow.save_pretrained("fetched")
     asked = {}
 
-    def snapshot_download(repo_id, **said):
-        asked.update(said, repo_id=repo_id)
+    def snapshot_download(repo_id, **given):
+        asked.update(given, repo_id=repo_id)
         return "fetched"
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    said = {"revision": "v2", "token": "hf_x", "cache_dir": "c", "force_download": True}
-    loaded = diffeo.load("owner/name", **said, local_files_only=True)
+    given = {"revision": "v2", "token": "hf_x", "cache_dir": "c", "force_download": True}
+    loaded = diffeo.load("owner/name", **given, local_files_only=True)
     assert equal_states(loaded.state_dict(), flow.state_dict())
     assert asked.pop("allow_patterns") == ["config.json", "model.safetensors"]
-    assert asked == said | {"local_files_only": True, "repo_id": "owner/name"}
+    assert asked == given | {"local_files_only": True, "repo_id": "owner/name"}
 
 
 def test_a_push_carries_the_model_and_a_card(hub):
     flow = glow()
     flow.metadata = {"data": "digits"}
-    said = {"branch": "b", "commit_message": "Mine", "create_pr": True}
-    where = flow.push_to_hub("me/mine", dtype=torch.bfloat16, private=True, token="hf_x", **said)
+    given = {"branch": "b", "commit_message": "Mine", "create_pr": True}
+    where = flow.push_to_hub("me/mine", dtype=torch.bfloat16, private=True, token="hf_x", **given)
     assert where == "https://huggingface.co/there"
     assert hub["create"] == {
         "repo_id": "me/mine", "token": "hf_x", "private": True, "exist_ok": True,
@@ -262,8 +262,8 @@ def test_a_push_carries_the_model_and_a_card(hub):
     Path("pushed").mkdir()
     for name, content in hub["files"].items():
         Path("pushed", name).write_bytes(content)
-    kept = load_file("pushed/model.safetensors")
-    assert torch.bfloat16 in {tensor.dtype for tensor in kept.values()}
+    stored = load_file("pushed/model.safetensors")
+    assert torch.bfloat16 in {tensor.dtype for tensor in stored.values()}
     assert type(Flow.from_pretrained("pushed")) is diffeo.Glow
 
 
@@ -384,16 +384,16 @@ def test_names_cannot_break_a_card(run, capsys):
 
 
 @pytest.mark.parametrize("where", ["data", "license", "dataset", "name", "command", "caption"])
-def test_nothing_that_is_said_ends_its_place(where, tmp_path):
+def test_no_text_ends_its_place(where, tmp_path):
     flow = glow(3)
     flow.metadata = {"context_columns": [f"{NASTY}={NASTY}", f"{NASTY}=b", NASTY]}
-    said = {"command": "diffeo train", "results": {"test": "1 ± 2"}, "picture": tmp_path / "p.png"}
+    given = {"command": "diffeo train", "results": {"test": "1 ± 2"}, "image": tmp_path / "p.png"}
     if where == "data":
         flow.metadata["data"] = NASTY
     else:
-        said[where] = NASTY
+        given[where] = NASTY
     (tmp_path / "p.png").write_bytes(b"")
-    flow.save_pretrained("m", model_card_kwargs=said)
+    flow.save_pretrained("m", model_card_kwargs=given)
     header, body = card_of_text(Path("m/README.md").read_text(encoding="utf-8"))
     assert headings(body)[1:] == SECTIONS[: 4 if where == "license" else 5]
     assert header.get("license") == (NASTY if where == "license" else None)
@@ -436,8 +436,8 @@ def test_a_card_says_what_was_measured(run):
     assert "## Licence" not in body
     for split in ("train", "val", "test"):
         score = results[split]
-        said = f"{score['bits_per_dim']:.4f} ± {score['bits_stderr']:.4f} bits/dim"
-        assert re.search(rf"- {split}: {re.escape(said)}.*, {score['rows']:,} images", body)
+        given = f"{score['bits_per_dim']:.4f} ± {score['bits_stderr']:.4f} bits/dim"
+        assert re.search(rf"- {split}: {re.escape(given)}.*, {score['rows']:,} images", body)
     # A class in each column, of eight rows of 8 x 8 pixels.
     width, height = Image.open("out/samples.png").size
     assert width / height == pytest.approx(10 / 8, abs=0.02)
@@ -452,7 +452,7 @@ def test_a_rounded_model_is_scored_as_it_is_shared(run):
     assert "after rounding" in card_of("out")[1]
 
 
-def test_where_the_data_are_gone_a_card_says_what_was_rounded_later(run):
+def test_where_the_data_are_gone_a_card_says_what_was_rounded(run):
     path = Path("table/config.yaml")
     path.write_text(path.read_text().replace("my rows", "gone"))
     assert main(["share", "table", "--out=out", "--dtype=bfloat16"]) == 0
@@ -467,21 +467,21 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
     assert words[:2] == ["diffeo", "train"]
     if name == "table":
         words[words.index("my rows.parquet")] = f"{run.parent}/never/my rows.parquet"
-    said = parse("train", words[2:])
+    given = parse("train", words[2:])
     settings = yaml.safe_load(Path(name, "config.yaml").read_text())
     for section in ("optimizer", "trainer"):
-        assert vars(said[section]) == settings[section]
+        assert vars(given[section]) == settings[section]
     for option, value in settings["data"].items():
-        found = said.data[option]
+        found = given.data[option]
         assert (
             Path(found).name == Path(value).name
             if option == "source"
             else (list(found) if isinstance(found, tuple) else found) == value
         )
-    assert (said.seed, said.precision) == (settings["seed"], settings["precision"])
-    assert said.model.class_path.endswith(settings["model"]["class_path"].split(".")[-1])
+    assert (given.seed, given.precision) == (settings["seed"], settings["precision"])
+    assert given.model.class_path.endswith(settings["model"]["class_path"].split(".")[-1])
     for option, value in settings["model"]["init_args"].items():
-        assert said.model.init_args[option] == value
+        assert given.model.init_args[option] == value
 
 
 def test_a_preset_is_named_where_it_says_it_all(run):
@@ -569,7 +569,7 @@ def test_a_bare_model_is_shared_with_what_it_knows(run):
     assert Path("out/samples.png").exists()
 
 
-def test_what_cannot_be_shared_is_said(run, capsys, monkeypatch):
+def test_what_cannot_be_shared_is_refused(run, capsys, monkeypatch):
     refused(["share", "digits"], capsys, "owner/name", "--out")
     Path("full").mkdir()
     Path("full/mine.txt").write_text("mine")
@@ -609,14 +609,14 @@ def test_mnist_ships_small_and_says_how_good_it_is():
 
 @pytest.mark.slow
 def test_mnist_is_as_good_as_its_card_says(shared_data):
-    said = float(re.search(r"- test: (1\.\d+)", card_of(zoo.find("mnist"))[1])[1])
+    given = float(re.search(r"- test: (1\.\d+)", card_of(zoo.find("mnist"))[1])[1])
     run = Run("mnist")
     gallery = run.gallery(str(shared_data / "mnist" / "test.parquet"))
     x, context = gallery.images.take(torch.arange(2_000))
     with torch.no_grad():
         parts = zip(x.split(100), context.split(100), strict=True)
         bits = torch.cat([run.flow.bits_per_dim(*part) for part in parts])
-    assert bits.mean().item() == pytest.approx(said, abs=4 * bits.std().item() / 2_000**0.5)
+    assert bits.mean().item() == pytest.approx(given, abs=4 * bits.std().item() / 2_000**0.5)
 
 
 def test_the_files_of_a_model_are_package_data():
@@ -641,7 +641,7 @@ class Wider(diffeo.RealNVP):
         super().__init__(features, layers, **options)
 
 
-def test_arguments_that_a_class_hands_on_are_kept_by_their_names(tmp_path):
+def test_arguments_that_a_class_hands_on_are_saved_by_their_names(tmp_path):
     flow = Wider(2, hidden=(8,), bound=1.5).initialize(torch.randn(20, 2)).eval()
     flow.save_pretrained(tmp_path / "model")
     again = diffeo.Flow.from_pretrained(tmp_path / "model")

@@ -77,8 +77,8 @@ def test_the_site_asks_nothing_of_other_hosts(site):
             if link and not re.search(r'rel="(canonical|prev|next)"', link):
                 address = re.search(r'href="([^"]+)"', link)[1]
             assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
-    for sheet in site.rglob("*.css"):
-        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text("utf-8"))
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", style.read_text("utf-8"))
 
 
 def test_no_formula_is_left_as_it_was_written(site):

@@ -370,7 +370,7 @@ def test_typicality_is_measured_from_the_rows_held_out(fitted):
     np.testing.assert_allclose(detector.score_samples(IRIS.data), -abs(log_prob - mean))
 
 
-def test_complexity_finds_what_does_not_fit_together():
+def test_complexity_finds_columns_that_do_not_match():
     rng = np.random.default_rng(0)
     x = rng.multivariate_normal([0, 0], [[1, 0.98], [0.98, 1]], 800)
     detector = FlowOutlierDetector(FlowDensity(**QUICK), kind="complexity").fit(x)

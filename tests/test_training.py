@@ -54,7 +54,7 @@ def test_processes_share_the_rows_of_the_same_steps():
     assert [left | right for left, right in zip(*two, strict=True)] == one
 
 
-def test_without_a_seed_all_rows_come_in_order_and_context_stays_beside_them():
+def test_without_a_seed_all_rows_come_in_order_with_their_context():
     x = torch.arange(25.0)[:, None]
     batches = Batches(Split(x, 2 * x), 10)
     assert rows_of(batches) == list(range(25))
@@ -62,7 +62,7 @@ def test_without_a_seed_all_rows_come_in_order_and_context_stays_beside_them():
     assert len(batches) == 3
 
 
-def test_a_batch_larger_than_the_data_is_cut_to_it():
+def test_a_batch_larger_than_the_data_is_shortened_to_it():
     assert len(list(Batches(Split(torch.zeros(7, 1)), 100, seed=0))) == 1
 
 

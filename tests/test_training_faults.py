@@ -69,7 +69,7 @@ def two(tmp_path):
     return tmp_path
 
 
-def test_the_checkpoint_before_the_last_is_kept(two):
+def test_the_checkpoint_before_the_last_stays(two):
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (5, 4)
     assert newest(two) == two / LAST
     assert torch.equal(load(two / BEFORE)["flow"]["weight"], state(3)["flow"]["weight"])
@@ -82,7 +82,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-def cut(path):
+def shortened(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
@@ -101,7 +101,7 @@ def pickled(path):
     assert pickle.dumps(Evil())
 
 
-@pytest.mark.parametrize("harm", [flip, cut, empty, pickled, Path.unlink])
+@pytest.mark.parametrize("harm", [flip, shortened, empty, pickled, Path.unlink])
 def test_damage_is_noticed_and_the_checkpoint_before_is_taken(two, capsys, harm):
     harm(two / LAST)
     if harm is flip:
@@ -117,7 +117,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_is_taken(two, capsys, harm)
 
 def test_where_both_are_damaged_nothing_is_begun_anew(two):
     empty(two / LAST)
-    cut(two / BEFORE)
+    shortened(two / BEFORE)
     with pytest.raises(ValueError, match=r"last.ckpt is damaged, and the one before it is too: "):
         newest(two)
     (two / BEFORE).unlink()
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_the_good_one(two):
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (6, 5)
 
 
-def test_a_checkpoint_that_was_loaded_is_kept_as_the_one_before(two):
+def test_a_checkpoint_that_was_loaded_becomes_the_one_before(two):
     Checkpoints(two, newest(two)).save_last(state(5))
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (6, 5)
 
@@ -185,15 +185,15 @@ def test_a_kill_at_a_rename_leaves_a_good_checkpoint(two, monkeypatch, nth):
         lambda path: Image.fromarray(np.zeros((9, 9), np.uint8)).save(path, format="GIF"),
     ],
 )
-def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path, write):
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path, write):
     (tmp_path / "a.x").write_text("what was there")
     (tmp_path / ".a.partial.x").symlink_to(FULL)
     with (
-        pytest.raises(OSError, match="No space left") as told,
+        pytest.raises(OSError, match="No space left") as message,
         atomic_write(tmp_path / "a.x") as partial,
     ):
         write(partial)
-    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "a.x"))
+    assert (message.value.errno, message.value.filename) == (errno.ENOSPC, str(tmp_path / "a.x"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.x"]
     assert (tmp_path / "a.x").read_text() == "what was there"
 
@@ -202,10 +202,10 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path, write):
 def test_a_full_disk_keeps_the_checkpoints_that_there_are(two):
     (two / ".last.partial.ckpt").symlink_to(FULL)
     checkpoints = Checkpoints(two, two / LAST)
-    with pytest.raises(OSError, match="No space left") as told:
+    with pytest.raises(OSError, match="No space left") as message:
         # More than is held back until the file is closed.
         checkpoints.save_last(state(5) | {"more": torch.zeros(100_000)})
-    assert told.value.filename == str(two / LAST)
+    assert message.value.filename == str(two / LAST)
     assert (epochs_in(two / LAST), epochs_in(two / BEFORE)) == (5, 4)
 
 
@@ -220,9 +220,9 @@ def test_safetensors_tells_a_full_disk_as_the_system_does(tmp_path, monkeypatch)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     flow.metadata = {"data": "another"}
     monkeypatch.setattr("diffeo.pretrained.storage.save_file", full)
-    with pytest.raises(OSError, match="No space left") as told:
+    with pytest.raises(OSError, match="No space left") as message:
         flow.save_pretrained(tmp_path / "model")
-    assert told.value.filename == str(tmp_path / "model" / "model.safetensors")
+    assert message.value.filename == str(tmp_path / "model" / "model.safetensors")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
@@ -278,7 +278,7 @@ def metrics(folder):
 
 
 @pytest.mark.parametrize(
-    ("signals", "epoch", "status", "told"),
+    ("signals", "epoch", "status", "message"),
     [
         ([signal.SIGINT], 2, 130, "stopped: epochs 1 to 2 are saved, and "),
         ([signal.SIGINT, signal.SIGINT], 1, 130, "stopped: epoch 1 is saved, and "),
@@ -286,7 +286,7 @@ def metrics(folder):
     ],
 )
 def test_a_stop_says_what_is_saved_and_how_to_go_on(
-    rows, capsys, monkeypatch, signals, epoch, status, told
+    rows, capsys, monkeypatch, signals, epoch, status, message
 ):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
@@ -303,7 +303,7 @@ def test_a_stop_says_what_is_saved_and_how_to_go_on(
         stopping_at(patched, epoch, stop)
         assert main([*ARGUMENTS, "--out=my run"]) == status
     does = "goes on from there" if epoch else "starts anew"
-    assert capsys.readouterr().err == f"diffeo: {told}diffeo train --resume 'my run' {does}.\n"
+    assert capsys.readouterr().err == f"diffeo: {message}diffeo train --resume 'my run' {does}.\n"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     Path("my run").rename("moved")
     assert main(["train", "--resume=moved"]) == 0
@@ -361,13 +361,13 @@ def fitted(folder, x, epochs, *, resume=False, patience=None, lr=None):
 
 
 def test_each_epoch_has_its_checkpoint_and_a_run_that_ended_trains_no_further(tmp_path, rows):
-    kept = tmp_path / "checkpoints"
+    stored = tmp_path / "checkpoints"
     _, epochs = fitted(tmp_path, rows, 20, patience=2, lr=0.3)
     assert 2 < epochs < 20
     # The last two were no better than the best: a checkpoint of each is there all the same.
-    assert epochs_in(kept / LAST) == epochs
-    assert epochs_in(kept / BEFORE) == epochs - 1
-    assert epochs_in(kept / BEST) == epochs - 2
+    assert epochs_in(stored / LAST) == epochs
+    assert epochs_in(stored / BEFORE) == epochs - 1
+    assert epochs_in(stored / BEST) == epochs - 2
     before = {path: path.read_bytes() for path in tmp_path.rglob("m*") if path.is_file()}
     assert fitted(tmp_path, rows, 20, patience=2, lr=0.3, resume=True)[1] == epochs
     assert all(path.read_bytes() == data for path, data in before.items())
@@ -385,7 +385,7 @@ def test_metrics_are_those_of_the_checkpoint_and_seconds_add_up(tmp_path, rows):
     assert again > before > 0
 
 
-@pytest.mark.parametrize("harm", [cut, empty, Path.unlink])
+@pytest.mark.parametrize("harm", [shortened, empty, Path.unlink])
 def test_a_damaged_model_is_taken_from_the_checkpoint_of_its_epoch(tmp_path, rows, harm):
     _, epochs = fitted(tmp_path, rows, 20, patience=2, lr=0.3)
     assert epochs_in(tmp_path / "checkpoints" / BEST) < epochs
@@ -497,7 +497,7 @@ def test_two_runs_do_not_share_a_folder(rows, capsys):
         )
 
 
-def test_what_a_kill_left_before_there_was_a_run_is_in_nobodys_way(rows, capsys):
+def test_what_a_kill_left_before_there_was_a_run_does_no_harm(rows, capsys):
     Path("run").mkdir()
     for name in (".lock", ".config.partial.yaml", ".other.partial.png"):
         Path("run", name).write_text("half")

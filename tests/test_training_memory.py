@@ -44,7 +44,7 @@ def small(shape):
     return Glow(shape, levels=2, steps=2, hidden_channels=16)
 
 
-def pictures(seed=0):
+def images(seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (BATCH, 3, 8, 8), dtype=torch.uint8, generator=generator)
     return Split(x)
@@ -59,7 +59,7 @@ def a_table():
 
 
 def a_glow():
-    return small((3, 8, 8)), pictures()
+    return small((3, 8, 8)), images()
 
 
 def memories(flow):
@@ -112,7 +112,7 @@ def test_the_estimate_is_near_what_a_graph_holds(make, kind, precision):
 
 
 @pytest.mark.parametrize("make", [a_table, a_glow])
-def test_the_estimate_grows_with_the_batch_and_not_below_what_is_kept_anyway(make):
+def test_the_estimate_grows_with_the_batch_from_what_is_stored_anyway(make):
     flow, rows = make()
     started(flow, rows)
     two, three, many = (activations(flow, rows, n) for n in (2, 3, 102))
@@ -151,22 +151,22 @@ def test_rows_that_are_too_few_are_repeated():
 
 def settled(asked, free, monkeypatch, make=a_glow, processes=1):
     """The memory of the chains, and what was said."""
-    said = io.StringIO()
+    message = io.StringIO()
     flow, rows = make()
     needs = activations(started(flow, rows), rows, BATCH)
     monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: free * needs)
-    console = Console(file=said)
+    console = Console(file=message)
     settle_memory(asked, flow, rows, BATCH, CPU, console, processes=processes)
-    return memories(flow), said.getvalue()
+    return memories(flow), message.getvalue()
 
 
 @pytest.mark.parametrize("make", [a_table, a_glow])
 def test_auto_rebuilds_where_activations_need_more_than_half_of_what_is_free(monkeypatch, make):
     assert settled("auto", 2.01, monkeypatch, make) == ({"stored"}, "")
-    chosen, said = settled("auto", 1.99, monkeypatch, make)
+    chosen, message = settled("auto", 1.99, monkeypatch, make)
     assert chosen == {"constant"}
-    assert said.count("\n") == 1
-    assert "--trainer.memory stored keeps them" in said
+    assert message.count("\n") == 1
+    assert "--trainer.memory stored keeps them" in message
     assert settled("auto", 2.01, monkeypatch, make, processes=2)[0] == {"constant"}
 
 
@@ -185,22 +185,22 @@ def test_auto_leaves_what_a_model_has_chosen(monkeypatch):
 
 def test_auto_says_nothing_where_nothing_would_be_spared(monkeypatch):
     monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 1.0)
-    said = io.StringIO()
+    message = io.StringIO()
     flow, rows = Unchained(3), Split(torch.randn(BATCH, 3))
     assert activations(flow, rows, BATCH) > 1
-    settle_memory("auto", flow, rows, BATCH, CPU, Console(file=said))
-    assert said.getvalue() == ""
+    settle_memory("auto", flow, rows, BATCH, CPU, Console(file=message))
+    assert message.getvalue() == ""
 
 
-def test_the_memory_that_is_told_is_in_words(monkeypatch):
+def test_the_memory_is_reported_in_words(monkeypatch):
     monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 20e9)
     figures = {None: 31e9, "constant": 5e8}
     monkeypatch.setattr(
         "diffeo.training.memory.activations", lambda *_, memory=None, **__: figures[memory]
     )
-    said = io.StringIO()
-    settle_memory("auto", *a_glow(), BATCH, CPU, Console(file=said))
-    assert said.getvalue().startswith(
+    message = io.StringIO()
+    settle_memory("auto", *a_glow(), BATCH, CPU, Console(file=message))
+    assert message.getvalue().startswith(
         "The activations of a batch would take 31.0 GB of the 20.0 GB that are free: they are "
     )
 
@@ -208,7 +208,7 @@ def test_the_memory_that_is_told_is_in_words(monkeypatch):
 # The option ---------------------------------------------------------------------------------------
 
 
-def test_the_option_is_kept_in_the_config_and_refuses_other_words(capsys):
+def test_the_option_is_in_the_config_and_refuses_other_words(capsys):
     small_run = ["--data=moons", "--data.rows=300", "--trainer.max_epochs=1"]
     assert main(["train", *small_run, "--trainer.memory=constant", "--out=run"]) == 0
     assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["memory"] == "constant"
@@ -221,18 +221,18 @@ def test_the_option_is_kept_in_the_config_and_refuses_other_words(capsys):
 @pytest.mark.parametrize(("asked", "taken"), [("auto", "constant"), ("stored", "stored")])
 def test_training_settles_its_memory_and_keeps_what_it_frees(tmp_path, monkeypatch, asked, taken):
     monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 1.0)
-    kept, flows, said = [], [], io.StringIO()
-    monkeypatch.setattr("diffeo.run.learning.keep_freed_memory", lambda: kept.append(True))
+    saved, flows, message = [], [], io.StringIO()
+    monkeypatch.setattr("diffeo.run.learning.keep_freed_memory", lambda: saved.append(True))
     train(
         lambda features: flows.append(RealNVP(features, layers=4, hidden=(8,))) or flows[0],
         DataOptions("moons", rows=300),
         tmp_path / "run",
         trainer=TrainerOptions(max_epochs=1, figure_every=9, device="cpu", memory=asked),
-        console=Console(file=said, width=400),
+        console=Console(file=message, width=400),
     )
     assert memories(flows[0]) == {taken}
-    assert ("--trainer.memory stored keeps them" in said.getvalue()) == (taken == "constant")
-    assert kept == [True]
+    assert ("--trainer.memory stored keeps them" in message.getvalue()) == (taken == "constant")
+    assert saved == [True]
 
 
 def learned(folder, make, data, kind, **changes):
@@ -348,7 +348,7 @@ def library(monkeypatch):
     return made
 
 
-def test_freed_memory_is_kept_where_the_c_library_can(library, monkeypatch):
+def test_freed_memory_is_held_where_the_c_library_can(library, monkeypatch):
     assert memory.keep_freed_memory()
     assert library.calls == [(-1, -1), (-4, 0)]
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
@@ -417,6 +417,6 @@ def test_this_machine_tells_how_much_is_free_and_takes_the_call():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    free, kept = done.stdout.split()
+    free, saved = done.stdout.split()
     assert float(free) > 1e6
-    assert kept in ("True", "False")
+    assert saved in ("True", "False")

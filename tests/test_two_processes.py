@@ -162,14 +162,14 @@ def test_one_process_is_connected_to_nobody(alone):
 
 
 class Watched(Processes):
-    """Processes of which the others end at once with these codes; none are connected."""
+    """Processes of which the others end at once with these exit codes; none are connected."""
 
-    def __init__(self, *codes, local=0):
-        super().__init__(local, len(codes) + 1, local, resume="diffeo train --resume run")
-        self.codes = codes
+    def __init__(self, *exits, local=0):
+        super().__init__(local, len(exits) + 1, local, resume="diffeo train --resume run")
+        self.exits = exits
 
     def __enter__(self):
-        for code in self.codes if not self.local else ():
+        for code in self.exits if not self.local else ():
             self.children.append(subprocess.Popen([sys.executable, "-c", code]))
         for child in self.children:
             child.wait()
@@ -227,6 +227,6 @@ def test_one_that_waits_for_ever_is_ended(alone, monkeypatch, capsys):
     assert ended.wait(20)
     watch.over.set()
     assert statuses == [2]
-    said = capsys.readouterr().err
-    assert said.startswith("diffeo: process 1 of 2 (killed by SIGKILL) was lost")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("diffeo: process 1 of 2 (killed by SIGKILL) was lost")
+    assert message.count("\n") == 1

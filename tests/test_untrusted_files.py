@@ -157,7 +157,7 @@ def test_no_module_is_found_where_the_user_is_unless_a_class_is_named(here, caps
 # Sizes ------------------------------------------------------------------------------------------
 
 
-def test_aliases_unfold_within_bounds():
+def test_aliases_unfold_up_to_a_bound():
     assert parse_yaml("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
     laughs = "a0: &a0 [1, 1]\n"
     laughs += "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 20))
@@ -177,7 +177,7 @@ def test_a_text_ends_and_is_a_plain_file(tmp_path):
         read_text(Path("/dev/zero"), 100)
 
 
-def test_a_model_is_built_within_its_weights():
+def test_a_model_takes_no_more_than_its_weights():
     state = diffeo.RealNVP(4, layers=2, hidden=[8]).state_dict()
     with allocation.limit_allocation(state):
         diffeo.RealNVP(4, layers=2, hidden=[8])
@@ -219,7 +219,7 @@ def test_a_models_words_and_weights_are_checked(here, capsys, unchecked):
         diffeo.load(here / "half")
 
 
-def test_a_kept_reference_is_checked():
+def test_a_saved_reference_is_checked():
     whole = {"events": 3, "mean": 0.0, "quantiles": [0.0] * 101}
     assert Reference.from_json(whole).events == 3
     code = {"edges": [0.0, 1.0], "counts": [1]}

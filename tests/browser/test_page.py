@@ -195,7 +195,7 @@ def test_only_this_machine_is_answered_and_by_its_name(served):
     assert status == 413
 
 
-def test_the_browser_is_told_to_ask_nobody_else(visit, served):
+def test_the_browser_may_ask_nobody_else(visit, served):
     page = visit("digits")
     policy = page.request.get(served["digits"]).headers["content-security-policy"]
     assert "default-src 'self'" in policy

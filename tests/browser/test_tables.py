@@ -12,7 +12,7 @@ def number(text: str) -> float:
     return float(text.replace("−", "-").replace(",", ""))
 
 
-def test_a_click_shows_the_way_of_that_point(visit, runs):
+def test_a_click_shows_the_path_of_that_point(visit, runs):
     page = visit("moons", "Density")
     rows = page.locator("#steps tbody tr")
     expect(rows).to_have_count(1 + 5 + 2)  # data, standardize and four couplings, two sums

@@ -1,4 +1,4 @@
-"""The contract that every map keeps, and the two ways of combining maps."""
+"""The contract of every bijection: `forward`, `inverse`, and what has a default."""
 
 from __future__ import annotations
 

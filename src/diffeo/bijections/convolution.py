@@ -248,7 +248,7 @@ def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The matrix times the channels of each pixel, plus the bias.
 
-    As one product for each picture: a convolution of so few channels takes longer.
+    As one product for each image: a convolution of so few channels takes longer.
     """
     pixels, weights = x.flatten(2), weight.expand(x.shape[0], -1, -1)
     if bias is None:

@@ -38,7 +38,7 @@ class Squeeze(Bijection):
     ) -> tuple[Shaped[Tensor, "batch _channels _height _width"], Shaped[Tensor, " batch"]]:
         n, c, h, w = x.shape
         if h % 2 or w % 2:
-            raise ValueError(f"a squeeze halves height and width: {h}x{w} is not even both ways.")
+            raise ValueError(f"a squeeze halves height and width: {h}x{w} has an odd side.")
         blocks = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
         if self.ordered:
             offsets = blocks.reshape(n, 4, c, h // 2, w // 2)

@@ -30,7 +30,7 @@ ROWS = 50_000  # of a table
 
 REMEDIES = {
     "no images": "is not an image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.",
-    "broken": "is damaged or cut short: save it anew, or choose another.",
+    "broken": "is damaged or incomplete: save it anew, or choose another.",
     "too large": "is too large to be opened safely: scale it down below 10,000 pixels a side.",
     "of 32-bit values": "has 32-bit values, whose white nobody knows: save it with 8 or 16 bits.",
 }

@@ -79,7 +79,7 @@ def find_directions(
     varies = sums.high > sums.low
     two_valued = sums.at_low + sums.at_high == sums.count
     if kind == "discriminant" and 0 < sums.count.max() < 3:
-        raise ValueError("two events have nothing that varies within a class: pass more of them.")
+        raise ValueError("with two events nothing varies inside a class: pass more of them.")
     if not varies.any():
         lacking = "" if kind == "mean" else " among the events that have them all"
         raise ValueError(

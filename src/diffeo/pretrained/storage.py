@@ -96,7 +96,7 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise
     except Exception as error:  # types of numbers that torch lacks raise other than its own
         raise ValueError(
-            f"{folder / WEIGHTS} is damaged or cut short ({error}): copy the model again."
+            f"{folder / WEIGHTS} is damaged or incomplete ({error}): copy the model again."
         ) from error
     if stored is not None:
         state = {

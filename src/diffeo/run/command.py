@@ -64,8 +64,8 @@ def _words(
     data.pop("cache", None)
     words += ["--data", public_source(data.pop("source"))]
     words += _differing("data", data, _usual(DataOptions) | preset.get("data", {}))
-    said = {name: settings[name] for name in ("seed", "precision")}
-    words += _differing("", said, {"seed": 0, "precision": "auto"} | preset)
+    others = {name: settings[name] for name in ("seed", "precision")}
+    words += _differing("", others, {"seed": 0, "precision": "auto"} | preset)
     for section, kind in (("optimizer", OptimizerOptions), ("trainer", TrainerOptions)):
         words += _differing(section, settings[section], _usual(kind) | preset.get(section, {}))
     return words
@@ -76,9 +76,9 @@ def _usual(options: Any) -> dict[str, Any]:
     return {option.name: option.default for option in dataclasses.fields(options)}
 
 
-def _differing(section: str, said: Settings, usual: Settings) -> list[str]:
+def _differing(section: str, chosen: Settings, usual: Settings) -> list[str]:
     words = []
-    for name, value in said.items():
+    for name, value in chosen.items():
         if name not in usual or _plain(usual[name]) != _plain(value):
             option = f"--{section}.{name}" if section else f"--{name}"
             if isinstance(value, dict):  # a class and its arguments

@@ -50,10 +50,12 @@ class Run:
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(name, trust=trust)
-        said = self.flow.metadata
-        self.columns: list[str] = said.get("columns") or [f"x{i}" for i in range(self.flow.dims)]
+        metadata = self.flow.metadata
+        self.columns: list[str] = metadata.get("columns") or [
+            f"x{i}" for i in range(self.flow.dims)
+        ]
         self.context_columns: list[str] = self.flow.context.columns
-        size = said.get("size")
+        size = metadata.get("size")
         if not (
             _are_names(self.columns, (self.flow.dims,))
             and (size is None or (type(size) is int and 0 < size <= LARGEST))
@@ -139,8 +141,8 @@ class Run:
             cache=cache,
         )
         gallery = load_gallery(options)
-        told = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
-        if told or not (unlabelled and self.flow.context.category):
+        labelled = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
+        if labelled or not (unlabelled and self.flow.context.category):
             gallery = gallery.conditional_on(source, self.context_columns)
         shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:

@@ -179,8 +179,8 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
     with torch.no_grad():
         x = flow.sample(count, context, generator=generator)
     figures.save_images(x, path, columns=classes)
-    beside = ", a class in each column" if classes else ""
-    return f"{count} images that the model drew{beside}"
+    note = ", a class in each column" if classes else ""
+    return f"{count} images that the model drew{note}"
 
 
 def _classes(run: Run) -> int | None:

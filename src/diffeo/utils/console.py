@@ -1,4 +1,4 @@
-"""What is said to a terminal: as it is, with no orders to the terminal in it."""
+"""Print text as it is: control characters in it do not reach the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write beside, then rename: a reader never meets half a file, and a failure loses nothing."""
+"""Write to a temporary file, then rename it: no reader meets half a file, nothing is lost."""
 
 from __future__ import annotations
 

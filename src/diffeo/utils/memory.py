@@ -1,4 +1,4 @@
-"""The memory of this machine: how much is free, and whether what was freed is kept at hand."""
+"""The memory of this machine: how much is free, and whether freed memory is held for reuse."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def return_freed_memory() -> bool:
 
     Used by several threads, glibc's heaps keep such holes, and a process that serves for days
     grows. `diffeo explore` calls this every few seconds: to have each large block mapped on its own
-    would cost up to a half more time for a picture, where pages are dear.
+    would cost up to a half more time for an image, where pages are dear.
 
     Returns:
         Whether there was anything to give back: False without glibc.

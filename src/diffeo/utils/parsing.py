@@ -1,4 +1,4 @@
-"""Text files that a stranger may have written: JSON and YAML as plain values, within bounds.
+"""Text files of strangers: JSON and YAML as plain values, up to limits.
 
 Neither makes anything but numbers, strings, lists and dictionaries. A small file may stand for much
 (YAML's aliases) or be nested deeper than any parser follows: it is refused before it is unfolded.

@@ -20,4 +20,5 @@ def main(*, to: Format, what: What = "both", out: str = "export", **run: Any) ->
     """
     opened = open_run(device="cpu", precision="float32", **run)
     for file in export(opened.flow, out, to, what):
-        report(f"{file.path}: {file.takes} -> {file.gives}; within {file.error:.1g} {file.unit}.")
+        error = f"error at most {file.error:.1g} {file.unit}"
+        report(f"{file.path}: {file.takes} -> {file.gives}; {error}.")

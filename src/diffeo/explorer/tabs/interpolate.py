@@ -80,7 +80,7 @@ def add(subject: Subject) -> Any:
             place = f"{int(across)} % across, {int(down)} % down"
         else:
             x = mixing.between_two(subject, slots, int(across), kind)
-            place = f"{int(across)} % of the way from A to B"
+            place = f"{int(across)} % of the path from A to B"
         return images.captioned(x[0], place)
 
     def strip(slots: list[Slot], count: str, kind: PathKind) -> str:
