@@ -28,14 +28,14 @@ def broken(base):
         def __init__(self, size, place=0, how="overflow", **options):
             super().__init__(size, **options)
             couplings = [m for m in self.modules() if type(m).__name__ == "Coupling"]
-            weights = [p for p in couplings[place].conditioner.parameters() if p.dim() > 1]
+            net = couplings[place].conditioner
             if how == "weight":
-                weights[1].data.view(-1)[0] = math.nan
+                [*net.parameters()][2].data.view(-1)[0] = math.nan
             elif how == "overflow":
-                for parameter in (*couplings[place].conditioner.parameters(),)[-2:]:
+                for parameter in [*net.parameters()][-2:]:
                     parameter.data.fill_(3e38)
-            else:
-                weights[-1].register_hook(lambda gradient: gradient * math.nan)
+            else:  # zero is added, the gradient of which is not finite
+                net.register_forward_hook(lambda net, x, y: y + (y - y).abs().sqrt())
     return Broken
 
 Broken, Loud = broken(diffeo.RealNVP), broken(diffeo.Glow)
@@ -110,7 +110,7 @@ def layers(folder: Path, sample: bool) -> list[Case]:
 def name_layer(case: Case) -> Observation:
     done, wrong = train(case)
     found = LAYER.search(done.sentence)
-    right = done.status == 2 and found is not None and found[0].startswith(f"{case.layer}.")
+    right = done.status == 2 and found is not None and f"{found[0]}.".startswith(f"{case.layer}.")
     if not right or "step 0 of epoch 0" not in done.sentence or (case.home / "run/model").exists():
         wrong.append(f"{case.layer}: {done}")
     return Observation(f"broken by its {case.name}", wrong)
