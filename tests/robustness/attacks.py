@@ -26,7 +26,6 @@ from .damage import TARGETS, find
 from .promises import Observation, Promise
 
 MANY, DEEP = 10**9, 10**5
-STEP = 15  # of the attacks, one in so many in a sample
 CHECKPOINTS = "run/checkpoints/last.ckpt", "run/checkpoints/before.ckpt"
 FILES = [target for target in TARGETS.values() if target.file != "options"]
 PLACES = [TARGETS[name] for name in ("run", "settings", "config", "glow")]  # of settings
@@ -58,9 +57,9 @@ def each(kind: Callable[[Path, Path], Attacks]) -> Callable[[Path, bool], Iterat
 
     def attempts(folder: Path, sample: bool) -> Iterator[Any]:
         whole, marker = sp.whole(folder.parent / "whole"), folder / "marker"
-        for i, attack in enumerate(kind(whole, marker)):
-            if not sample or i % STEP == 0:
-                yield attack, whole, folder / f"{i}", marker
+        every = [*kind(whole, marker)]
+        for i in range(0, len(every), len(every) // 4 if sample else 1):
+            yield every[i], whole, folder / f"{i}", marker
 
     return attempts
 
@@ -124,7 +123,7 @@ def sizes(whole: Path, marker: Path) -> Attacks:
     for file, words, *_ in PLACES[2:]:
         tree = json.loads((whole / file).read_text())
         for path in sp.nodes(tree):
-            for value in huge[:4] if len(path) > 3 else huge:
+            for value in huge[: (9, 8, 8, 4, 4)[min(len(path), 5) - 1]]:
                 yield Attack(words, {file: json.dumps(sp.replaced(tree, path, value))})
     for shape, end in (([MANY, MANY], 8), ([-1], 8), ([0, 10**18], 0)):  # of safetensors
         header = (
