@@ -151,6 +151,7 @@ def choose(package: Path, options: argparse.Namespace) -> list[Mutant]:
     paths = [
         path
         for target in TARGETS
+        if target != "training" or not options.sample or options.match
         for path in sorted([package / target, *(package / target).rglob("*.py")])
         if path.is_file()
     ]
@@ -196,7 +197,7 @@ def in_forks(jobs: list[Callable[[], Any]]) -> Iterator[Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sample", type=int, help="how many mutants; all of them without it")
+    parser.add_argument("--sample", type=int, help="so many, of the mathematics only")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--match", default="", help="only those whose line holds this text")
     options = parser.parse_args()

@@ -112,7 +112,7 @@ def log_dets(function: ast.FunctionDef) -> Iterator[ast.AST]:
     """The expressions that a function returns, or stores, as log-determinants or log-densities."""
     for node in ast.walk(function):
         match node:
-            case ast.Return(ast.Tuple([*_, last])):
+            case ast.Return(ast.Tuple([*_, last])) if not isinstance(last, ast.Starred):
                 if function.name in ("forward", "inverse", "replay") or named(function.name):
                     yield last
             case ast.Return(ast.AST() as value) if named(function.name):
