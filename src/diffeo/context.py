@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffeo.utils.config import may_be_named
 
+MOST_COLUMNS = 100_000  # as many as a table may have
 Context: TypeAlias = Float[Tensor, "batch context_features"]
 
 
@@ -97,9 +98,10 @@ class ContextSpec:
         if isinstance(context, cls):
             return context
         count = context or 0
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or not 0 <= count <= MOST_COLUMNS:
             raise ValueError(
-                f"the context is {context!r}: give a ContextSpec, or how many numbers it has."
+                f"the context is {context!r}: give a ContextSpec, or how many numbers it has, at "
+                f"most {MOST_COLUMNS:,}."
             )
         return cls(tuple(Number(f"c{i}") for i in range(count)))
 

@@ -71,6 +71,8 @@ class Flow(PretrainedModel):
         self.dims = math.prod(self.shape)
         self.latent_shapes = [tuple(shape) for shape in latent_shapes or [(self.dims,)]]
         self.base = Normal() if base is None else base
+        if not isinstance(self.base, Base):
+            raise ValueError(f"the base is {base!r}: give an object such as Normal().")
         self.context = ContextSpec.of(context)
         self.context_encoder = context_encoder
         self.dequantizer = dequantizer
