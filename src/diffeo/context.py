@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffeo.utils.config import may_be_named
 
-MOST_COLUMNS = 100_000  # as many as a table may have
+MOST_COLUMNS = 100_000  # of a table, and so of a context
 Context: TypeAlias = Float[Tensor, "batch context_features"]
 
 

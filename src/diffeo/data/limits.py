@@ -1,4 +1,4 @@
-"""Limits on files that a stranger may have written, checked before they are read."""
+"""Limits on untrusted files, checked before they are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import stat
 import zipfile
 from pathlib import Path
 
-# A table of more is no table; some selection of it may be.
-MOST_COLUMNS = 100_000
+from diffeo.context import MOST_COLUMNS as MOST_COLUMNS
+
 # Bytes of a line of text, and of the text of one chunk of rows.
 LONGEST_LINE, LONGEST_CHUNK = 2**24, 2**29
 # Values of a chunk of rows, over all its columns.

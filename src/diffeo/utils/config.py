@@ -97,7 +97,8 @@ def from_config(tree: Any, trust: bool = False) -> Any:
         return tree
     values = {name: from_config(item, trust) for name, item in tree.items() if name != "class"}
     if "partial" in tree:
-        return partial(find_class(tree["partial"], trust), **values["arguments"])
+        cls, arguments = find_class(tree["partial"], trust), values["arguments"]
+        return partial(cls, **arguments) if arguments else cls
     if "class" not in tree:
         return values
     cls = find_class(tree["class"], trust)
