@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -48,11 +48,15 @@ class Flow(PretrainedModel):
     Attributes:
         metadata: plain values that are saved with the model, such as the names of columns.
 
+        defaults: of a model, the objects that stand for arguments of None.
+
     Raises:
         ValueError: by all methods, if x, z or context has the wrong shape or dtype.
 
     (Rezende & Mohamed 2015; Papamakarios et al. 2021)
     """
+
+    defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -119,14 +123,13 @@ class Flow(PretrainedModel):
         event may give NaN, which a training loop then notices.
         """
         context = self._check(x, context)
-        given, entry = x, None
+        given = x
+        entry: Tensor | float = 0.0
         if self.dequantizer is not None:
             x, entry = self.dequantizer.noisy(x, generator)
         with self.naming():
             z, log_det = self.bijection(x, context)
-        log_prob = self.base.log_prob(z) + log_det
-        if entry is not None:
-            log_prob = log_prob + entry
+        log_prob = self.base.log_prob(z) + log_det + entry
         return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(
@@ -172,8 +175,7 @@ class Flow(PretrainedModel):
 
     def noise(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n dims"]:
         """Draw n points of the base density, `(n, dims)`."""
-        like = self._reference()
-        return self.base.sample(n, self.dims, like, generator).to(like.device)
+        return self.base.sample(n, self.dims, self._reference(), generator).to(self.device)
 
     def distribution(
         self, context: Tensor | None = None, *, validate_args: bool | None = None
@@ -251,8 +253,7 @@ class Flow(PretrainedModel):
         """Set the averages of batch normalizations from these batches `(x, context)`.
 
         A flow with `BatchNorm` that was trained by hand, or whose weights were changed, needs it
-        before it is evaluated; a few thousand training events suffice. Others stay as they are.
-        Returns the flow itself.
+        before it is evaluated; a few thousand training events suffice. Returns the flow itself.
         """
         if not restart_batch_norms(self):
             return self
@@ -277,8 +278,8 @@ class Flow(PretrainedModel):
     def set_memory(self, memory: Memory) -> Self:
         """Choose what training stores: "stored" activations, or "constant" memory (see `Chain`).
 
-        Constant memory does not grow with the number of couplings, and training takes about a third
-        more time. Returns the flow itself.
+        Constant memory does not grow with depth, and costs about a third more time. Returns the
+        flow itself.
         """
         for module in self.modules():
             if isinstance(module, Chain):
@@ -346,5 +347,4 @@ class Flow(PretrainedModel):
         return context
 
 
-# Of a folder, a model that ships ("mnist"), or one on the hub.
 load = Flow.from_pretrained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
@@ -68,6 +68,8 @@ class Glow(Flow):
     (Kingma & Dhariwal 2018)
     """
 
+    defaults: ClassVar[dict[str, Any]] = {"univariate": Affine(2.0)}
+
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -86,7 +88,7 @@ class Glow(Flow):
         context: ContextSpec | int | None = None,
     ) -> None:
         context = ContextSpec.of(context)
-        univariate = univariate or Affine(2.0)
+        univariate = univariate or self.defaults["univariate"]
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         levels = usual[0] if levels is None else levels

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
@@ -63,6 +63,8 @@ class ImageRealNVP(Flow):
     (Dinh et al. 2017)
     """
 
+    defaults: ClassVar[dict[str, Any]] = {"univariate": Affine(2.0)}
+
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -77,7 +79,7 @@ class ImageRealNVP(Flow):
         base: Base | None = None,
         context: ContextSpec | int | None = None,
     ) -> None:
-        univariate = univariate or Affine(2.0)
+        univariate = univariate or self.defaults["univariate"]
         context_features = ContextSpec.of(context).width
         channels, height, width = image_shape
         usual = usual_settings(height, width)

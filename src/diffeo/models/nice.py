@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from diffeo.bases import Base, Logistic
 from diffeo.bijections.base import Bijection
@@ -44,6 +45,8 @@ class NICE(Flow):
     The paper's settings for MNIST are `hidden=(1000,) * 5`. (Dinh et al. 2014)
     """
 
+    defaults: ClassVar[dict[str, Any]] = {"univariate": Additive(), "base": Logistic()}
+
     def __init__(
         self,
         features: int | Sequence[int],
@@ -58,7 +61,8 @@ class NICE(Flow):
     ) -> None:
         shape = (features,) if isinstance(features, int) else tuple(features)
         dims = math.prod(shape)
-        univariate, base = univariate or Additive(), base or Logistic()
+        univariate = univariate or self.defaults["univariate"]
+        base = base or self.defaults["base"]
         width = ContextSpec.of(context).width
         scale = Scale(dims)
         entry: list[Bijection] = [Standardize(dims)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from diffeo.bases import Base
 from diffeo.bijections.chain import Chain
@@ -37,6 +38,8 @@ class RealNVP(Flow):
     (Dinh et al. 2017)
     """
 
+    defaults: ClassVar[dict[str, Any]] = {"univariate": Affine(3.0)}
+
     def __init__(
         self,
         features: int,
@@ -48,7 +51,7 @@ class RealNVP(Flow):
         context: ContextSpec | int | None = None,
         steps: Sequence[float] | None = None,
     ) -> None:
-        univariate = univariate or Affine()
+        univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
         couplings = table_couplings(features, layers, hidden, univariate, network, width)
         super().__init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
@@ -41,6 +42,8 @@ class TableFlow(Flow):
     (Dinh et al. 2017 for the couplings; Jones & Pewsey 2009 for the transformed columns)
     """
 
+    defaults: ClassVar[dict[str, Any]] = {"univariate": Affine(3.0)}
+
     def __init__(
         self,
         features: int,
@@ -51,7 +54,7 @@ class TableFlow(Flow):
         base: Base | None = None,
         context: ContextSpec | int | None = None,
     ) -> None:
-        univariate = univariate or Affine()
+        univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
         links: list[Bijection] = [Standardize(features), SinhArcsinh(features), Whiten(features)]
         if width:

@@ -19,7 +19,7 @@ from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
 from diffeo.run import presets
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.config import public_name
+from diffeo.utils.config import public_name, to_config
 
 Settings = Mapping[str, Any]
 
@@ -56,7 +56,9 @@ def _words(
     chosen = settings["model"]
     if not preset:
         words += ["--model", public_name(model).removeprefix("diffeo.")]
-    usual = {name: p.default for name, p in inspect.signature(model).parameters.items()}
+    parameters = inspect.signature(model).parameters.values()
+    usual = {p.name: p.default for p in parameters if p.default is not p.empty}
+    usual = {name: as_setting(value) for name, value in (usual | model.defaults).items()}
     usual |= preset.get("model", {}).get("init_args", {})
     words += _differing("model", chosen.get("init_args", {}), usual)
     data = dict(settings["data"])
@@ -69,6 +71,22 @@ def _words(
     for section, kind in (("optimizer", OptimizerOptions), ("trainer", TrainerOptions)):
         words += _differing(section, settings[section], _usual(kind) | preset.get(section, {}))
     return words
+
+
+def as_setting(value: Any) -> Any:
+    """An argument of a model as settings have it: a class by its name, with its arguments."""
+    return _tree(to_config(value))
+
+
+def _tree(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_tree(part) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    name = tree.get("class") or tree["partial"]
+    arguments = {key: _tree(value) for key, value in tree["arguments"].items()}
+    # jsonargparse finds classes of diffeo's by their names alone.
+    return {"class_path": name.removeprefix("diffeo."), "init_args": arguments}
 
 
 def _usual(options: Any) -> dict[str, Any]:

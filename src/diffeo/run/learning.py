@@ -29,6 +29,7 @@ from diffeo.run.claim import (
     resume_command,
     write_settings,
 )
+from diffeo.run.command import as_setting
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run
 from diffeo.training import observers
@@ -38,7 +39,7 @@ from diffeo.training.loop import Augment, Training
 from diffeo.training.memory import settle_memory
 from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
 from diffeo.training.processes import Processes
-from diffeo.utils.config import public_name, to_config
+from diffeo.utils.config import public_name
 from diffeo.utils.device import find_device
 from diffeo.utils.files import atomic_write
 from diffeo.utils.memory import keep_freed_memory
@@ -312,22 +313,10 @@ def _introduction(flow: Flow, data: Data) -> list[str]:
 def _chosen(flow: Flow, data: Data) -> dict[str, Any]:
     first, *_ = flow.arguments
     return {
-        name: _as_setting(to_config(value))
+        name: as_setting(value)
         for name, value in flow.arguments.items()
         if name not in {first, *_needs(data)}
     }
-
-
-def _as_setting(tree: Any) -> Any:
-    """A tree of `to_config` in the words of the command line."""
-    if isinstance(tree, list):
-        return [_as_setting(part) for part in tree]
-    if not isinstance(tree, dict):
-        return tree
-    name = tree.get("class") or tree["partial"]
-    arguments = {key: _as_setting(value) for key, value in tree["arguments"].items()}
-    # jsonargparse finds classes of diffeo's by their names alone.
-    return {"class_path": name.removeprefix("diffeo."), "init_args": arguments}
 
 
 def _finish(folder: Path, data: Data, training: Training, console: Console) -> None:
