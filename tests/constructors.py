@@ -100,7 +100,7 @@ def perturb(module: nn.Module, by: float = 0.3) -> nn.Module:
 def subclasses(cls: type) -> Iterator[type]:
     """Those of diffeo's that can be made."""
     for child in cls.__subclasses__():
-        if child.__module__.startswith("diffeo.") and not isabstract(child):
+        if child.__module__.startswith("diffeo.bijections.") and not isabstract(child):
             yield child
         yield from subclasses(child)
 

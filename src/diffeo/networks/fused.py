@@ -45,3 +45,10 @@ def has_hooks(*modules: nn.Module) -> bool:
 def backward_of_relu(grad: Tensor, out: Tensor) -> Tensor:
     """The gradient before a ReLU from that after it, in place."""
     return torch.ops.aten.threshold_backward.grad_input(grad, out, 0, grad_input=grad)
+
+
+def dtype_of(x: Tensor) -> torch.dtype:
+    """The dtype in which a network computes on x: that of autocast, where it is on."""
+    kind = x.device.type
+    lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if lower else x.dtype

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
+from diffeo.networks.fused import backward_of_relu, call, dtype_of, gradients_with_graph
 
 # So many hidden activations are computed at a time, in all pixels of some images.
 PART = 2**21
@@ -42,7 +42,7 @@ def fused(h: Tensor, *layers: Tensor) -> Tensor:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, *layers: Tensor) -> Tensor:
-        dtype = _dtype_of(h)
+        dtype = dtype_of(h)
         ctx.save_for_backward(h, *layers)
         layers = tuple(tensor.to(dtype) for tensor in layers)
         h = h.to(dtype, memory_format=torch.channels_last)
@@ -66,12 +66,6 @@ class _Fused(torch.autograd.Function):
             found = [a.to(b.dtype) for a, b in zip(by_layers, given, strict=True)]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *sums
-
-
-def _dtype_of(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    lower = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if lower else x.dtype
 
 
 def _parts(h: Tensor, width: int) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.context import Context
-from diffeo.networks.fused import has_hooks
+from diffeo.networks.fused import dtype_of, has_hooks
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
 
@@ -68,5 +68,5 @@ class MLP(Configurable, nn.Module):
             set(kinds[::2]) == {nn.Linear}
             and set(kinds[1::2]) <= {nn.ReLU}
             and not has_hooks(*self.layers)
-            and not torch.is_autocast_enabled(h.device.type)
+            and dtype_of(h) == h.dtype
         )
