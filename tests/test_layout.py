@@ -111,7 +111,7 @@ def test_statistics_stay_in_float32():
 def normalized() -> Chain:
     """Batch normalization in a network and between couplings, and actnorm, old and new."""
     old = ActNorm(2).train()
-    old(torch.randn(9, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 3)
+    old.initialize(torch.randn(9, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 3)
     return Chain(perturb(checkerboard("compact", "main")), BatchNorm(2), old, ActNorm(2)).double()
 
 
@@ -126,6 +126,7 @@ def one_of_two(rank: int, folder: str, state: dict) -> None:
 
 
 def results_of(link: nn.Module, x: torch.Tensor, half: int | None = None) -> dict[str, list]:
+    link.initialize(x)
     y, log_det = link(x)
     weights = torch.linspace(-1, 1, 16, dtype=y.dtype).view(16, 1, 1, 1)
     weights = weights if half is None else weights.chunk(2)[half]

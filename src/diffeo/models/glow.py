@@ -118,14 +118,13 @@ class Glow(Flow):
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )
-        # A saved model keeps what it was made with, whatever the defaults become.
-        self.arguments |= {
-            "levels": levels,
-            "steps": steps,
-            "hidden_channels": hidden_channels,
-            "univariate": univariate,
-            "margin": margin,
-        }
+        self._record(
+            levels=levels,
+            steps=steps,
+            hidden_channels=hidden_channels,
+            univariate=univariate,
+            margin=margin,
+        )
 
 
 @dataclass

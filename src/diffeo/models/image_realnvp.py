@@ -104,13 +104,12 @@ class ImageRealNVP(Flow):
             dequantizer=PixelDequantize(bits),
             latent_shapes=builder.latent_shapes,
         )
-        # A saved model keeps what it was made with, whatever the defaults become.
-        self.arguments |= {
-            "scales": scales,
-            "hidden_channels": hidden_channels,
-            "blocks": blocks,
-            "univariate": univariate,
-        }
+        self._record(
+            scales=scales,
+            hidden_channels=hidden_channels,
+            blocks=blocks,
+            univariate=univariate,
+        )
 
 
 @dataclass

@@ -83,4 +83,4 @@ class NICE(Flow):
             context_encoder=Standardize(width) if width else None,
             dequantizer=dequantizer,
         )
-        self.arguments |= {"univariate": univariate, "base": base}
+        self._record(univariate=univariate, base=base)

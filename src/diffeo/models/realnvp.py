@@ -62,4 +62,4 @@ class RealNVP(Flow):
             context_encoder=Standardize(width) if width else None,
             dequantizer=UniformDequantize(steps) if steps else None,
         )
-        self.arguments |= {"univariate": univariate}
+        self._record(univariate=univariate)

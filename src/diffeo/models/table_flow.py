@@ -71,4 +71,4 @@ class TableFlow(Flow):
             context=context,
             context_encoder=Standardize(width) if width else None,
         )
-        self.arguments |= {"univariate": univariate}
+        self._record(univariate=univariate)

@@ -42,6 +42,15 @@ class Configurable:
         object.__setattr__(made, "arguments", arguments)
         return made
 
+    def _record(self, **chosen: Any) -> None:
+        """Record what was chosen for arguments of None: defaults may change, a saved model may not.
+
+        Only for those of the class itself: the constructor of a subclass may have fewer.
+        """
+        for name, value in chosen.items():
+            if name in self.arguments and self.arguments[name] is None:
+                self.arguments[name] = value
+
 
 @cache
 def _signature(cls: type) -> inspect.Signature:

@@ -119,7 +119,10 @@ def expand(words: list[str]) -> list[str]:
     for folder in _values("--resume", words)[-1:]:
         config = f"{folder}/config.yaml"
         if not Path(config).is_file():
-            raise ValueError(f"{folder} holds no run, {config} is missing: train with --out.")
+            raise ValueError(
+                f"{folder} holds no run to resume, {config} is missing: start one by --out "
+                f"{folder}."
+            )
         result = [f"--config={config}", *result]
     if not _values("--model", result) and not _values("--config", result):
         result = [*_default_model(result), *result]
