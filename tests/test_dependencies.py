@@ -19,6 +19,8 @@ INSTALLED = {
     "starlette": "gradio",  # which is made of it
     "yaml": "pyyaml",
 }
+# Modules of a package that import another one, which is needed for them alone.
+IMPORTED_BY = {"torch.utils.tensorboard": "tensorboard"}
 # Rooms in which an extra may be imported as the module is: they are themselves imported late.
 OF_EXTRAS = {"gradio": "explorer", "starlette": "explorer"}
 
@@ -46,7 +48,7 @@ def imports(path):
         else:
             continue
         for name in names:
-            yield name.partition(".")[0], node in tree.body
+            yield IMPORTED_BY.get(name, name.partition(".")[0]), node in tree.body
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():

@@ -18,30 +18,33 @@ from commands import refused
 from constructors import perturb
 from huggingface_hub import HfApi, ModelHubMixin
 from huggingface_hub.errors import HfHubHTTPError
+from jsonargparse import Namespace
 from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
 import diffeo
 from diffeo import Flow, figures
+from diffeo.bijections import Affine
 from diffeo.cli import main
 from diffeo.cli.parser import parse
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.pretrained import zoo
 from diffeo.pretrained.card import Card
 from diffeo.run import Run, share
 from diffeo.utils.config import to_config
 
-DIGITS = [f"label={label}" for label in range(10)]
+DIGITS = ContextSpec.classes(10)
 NASTY = "a`b]( |\n---\n# c <img src=x> ```"
 TABLE = ["x", NASTY]
 GLOW = ["--model=Glow", "--model.levels=1", "--model.steps=2", "--model.hidden_channels=8"]
 
 
-def glow(context_features=0, **options) -> Flow:
+def glow(context=None, **options) -> Flow:
     """A small Glow of digits whose weights are not those of the start."""
-    flow = diffeo.Glow((1, 8, 8), 2, 2, 8, context=context_features, **options)
-    context = torch.rand(64, context_features) if context_features else None
+    flow = diffeo.Glow((1, 8, 8), 2, 2, 8, context=context, **options)
+    context = torch.rand(64, flow.context_features) if flow.context else None
     flow.initialize(torch.randint(17, (64, 1, 8, 8), dtype=torch.uint8), context)
     return perturb(flow, 0.05).eval()
 
@@ -96,8 +99,8 @@ def hub(monkeypatch):
 @pytest.fixture
 def shipped(monkeypatch, tmp_path):
     """Two small models that ship: `tiny` is of digits given their labels, `rows` of a table."""
-    flow = glow(10)
-    flow.metadata = {"size": None, "context_columns": DIGITS}
+    flow = glow(DIGITS)
+    flow.metadata = {"size": None}
     flow.save_pretrained(tmp_path / "zoo/tiny")
     perturb(diffeo.RealNVP(2, layers=2)).save_pretrained(tmp_path / "zoo/rows")
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
@@ -386,8 +389,7 @@ def test_names_cannot_break_a_card(run, capsys):
 
 @pytest.mark.parametrize("where", ["data", "license", "dataset", "name", "command", "caption"])
 def test_no_text_ends_its_place(where, tmp_path):
-    flow = glow(3)
-    flow.metadata = {"context_columns": [f"{NASTY}={NASTY}", f"{NASTY}=b", NASTY]}
+    flow = glow(ContextSpec((Category(NASTY, (NASTY, "b")), Number(f"{NASTY}=b"))))
     given = {"command": "diffeo train", "results": {"test": "1 ± 2"}, "image": tmp_path / "p.png"}
     if where == "data":
         flow.metadata["data"] = NASTY
@@ -482,7 +484,8 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
     assert (given.seed, given.precision) == (settings["seed"], settings["precision"])
     assert given.model.class_path.endswith(settings["model"]["class_path"].split(".")[-1])
     for option, value in settings["model"]["init_args"].items():
-        assert given.model.init_args[option] == value
+        found = given.model.init_args[option]
+        assert (found.as_dict() if isinstance(found, Namespace) else found) == value
 
 
 def test_a_preset_is_named_where_it_says_it_all(run):
@@ -500,21 +503,28 @@ def test_a_preset_is_named_where_it_says_it_all(run):
     assert shlex.split(diffeo.run.command.command_of(settings, diffeo.Glow)) == longer
 
 
-CONTEXTS = {"none": [], "classes": DIGITS, "numbers": ["age", NASTY], "both": ["k=a", "k=b", "age"]}
+CONTEXTS = {
+    "none": ContextSpec(),
+    "classes": DIGITS,
+    "numbers": ContextSpec((Number("age"), Number(NASTY), Number("temp=C"))),
+    "both": ContextSpec((Category("k", ("a", "b")), Number("age"), Category(NASTY, ("a", NASTY)))),
+}
 
 
-@pytest.mark.parametrize("columns", CONTEXTS.values(), ids=CONTEXTS.keys())
-def test_the_python_of_a_card_runs(columns):
-    flow = glow(len(columns))
-    flow.metadata = {"context_columns": columns}
+@pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
+def test_the_python_of_a_card_runs(context):
+    flow = glow(context)
     flow.save_pretrained("m", model_card_kwargs={"name": "m"})
     found: dict = {}
     exec(fenced(card_of("m")[1], "python"), found)
     assert found["x"].shape == (16, 1, 8, 8)
     assert found["log_prob"].isfinite().all()
-    if columns:
-        classes = found["context"][:, [i for i, name in enumerate(columns) if "=" in name]]
-        assert classes.shape[1] == 0 or classes.sum(1).eq(1).all()
+    assert ("context" in found) == bool(context)
+    for variable, columns in context.parts():
+        given = found["context"][:, columns]
+        assert given.shape == (16, len(variable.columns))
+        # One value of each category; a number is anything.
+        assert isinstance(variable, Number) or (given.sum(1).eq(1) & given.amax(1).eq(1)).all()
 
 
 def test_the_commands_of_a_card_run(run):
@@ -636,17 +646,20 @@ def test_a_card_takes_no_unknown_word():
 
 
 class Wider(diffeo.RealNVP):
-    """A model that hands on whatever else it is told."""
+    """A model that hands on whatever other arguments it gets."""
 
     def __init__(self, features, layers=2, **options):
         super().__init__(features, layers, **options)
 
 
 def test_arguments_that_a_class_hands_on_are_saved_by_their_names(tmp_path):
-    flow = Wider(2, hidden=(8,), bound=1.5).initialize(torch.randn(20, 2)).eval()
+    affine = Affine(bound=1.5)
+    flow = Wider(2, hidden=(8,), univariate=affine).initialize(torch.randn(20, 2)).eval()
     flow.save_pretrained(tmp_path / "model")
     again = diffeo.Flow.from_pretrained(tmp_path / "model")
     assert type(again) is Wider
-    assert again.arguments == {"features": 2, "layers": 2, "hidden": [8], "bound": 1.5}
+    assert again.arguments.keys() == {"features", "layers", "hidden", "univariate"}
+    assert to_config(again.arguments) == to_config(flow.arguments)
+    assert again.arguments["univariate"].bound == 1.5
     x = torch.randn(5, 2)
     assert torch.equal(again.log_prob(x), flow.log_prob(x))

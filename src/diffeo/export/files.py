@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -130,8 +129,9 @@ def describe(name: str, value: Tensor) -> str:
 def require_onnx() -> None:
     """Refuse to write ONNX where a package is missing: a ValueError names it."""
     try:
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            import_module(package)
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"{error.name} is missing, which ONNX needs: pip install 'diffeo[onnx]', or export to "

@@ -9,6 +9,7 @@ from diffeo.utils.console import PlainConsole
 
 
 def main(
+    run: str,
     name: str | None = None,
     *,
     out: str | None = None,
@@ -16,13 +17,15 @@ def main(
     dtype: str | None = None,
     license: str | None = None,
     message: str | None = None,
-    **run: Any,
+    **options: Any,
 ) -> None:
     """Push a model to the Hugging Face hub, with a model card made from its run.
 
     Examples: `diffeo share runs/mine --out shared`, `diffeo share runs/mine owner/name --private`.
 
     Args:
+        run: A run folder or a model folder. If there is none of that name: a model that ships with
+            diffeo ({zoo}), or owner/name on the Hugging Face hub.
         name: Its name on the hub, owner/name.
         out: Write what would be pushed into this folder, and push nothing.
         private: Make the repository private.
@@ -34,7 +37,7 @@ def main(
     if dtype is not None and dtype not in STORED:
         raise ValueError(f"--dtype is {dtype}: choose {', '.join(STORED)}.")
     place = share(
-        open_run(device="cpu", precision="float32", **run),
+        open_run(run, device="cpu", precision="float32", **options),
         name,
         out,
         dtype=None if dtype is None else STORED[dtype],
