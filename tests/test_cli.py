@@ -217,7 +217,7 @@ def test_parts_of_models_are_found_by_name():
         assert parse("train", ["--model", name]).model.class_path == f"diffeo.{name}"
     words = "--model.univariate Stretch --model.univariate.bound 2 --model.base Logistic"
     parser = make_parser("train")
-    options = parse("train", [*words.split(), "--model.network=MLP"], parser)
+    options = parse("train", [*words.split(), "--model.network=diffeo.networks.MLP"], parser)
     model = unwrapped(parser.instantiate(options).model)
     flow = model(3)
     assert (type(flow), flow.arguments["univariate"].bound) == (diffeo.RealNVP, 2.0)

@@ -251,7 +251,7 @@ def test_what_depends_on_values_or_on_other_dequantizers_is_refused(earlier):
     with pytest.raises(ValueError, match="cannot be traced"):
         export(flow, earlier, "torch")
 
-    class Other(diffeo.bijections.base.Dequantizer):
+    class Other(diffeo.bijections.Dequantizer):
         def forward(self, x):
             return x, x.new_zeros(len(x))
 

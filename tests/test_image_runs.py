@@ -15,9 +15,11 @@ from PIL import Image
 from rich.console import Console
 
 import diffeo
-from diffeo import Glow, ImageRealNVP
 from diffeo.bijections import BatchNorm, Coupling
 from diffeo.cli import main
+from diffeo.cli.commands.train import unwrapped
+from diffeo.cli.parser import make_parser, parse
+from diffeo.context import Category, Number
 from diffeo.data import Batches, DataOptions, ImageOptions, load_data, load_gallery, load_images
 from diffeo.evaluation.likelihood import evaluate, log_probs
 from diffeo.run import Run, presets, train
@@ -159,13 +161,15 @@ def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
 
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_settings_that_the_parser_takes(name):
-    from diffeo.cli.parser import parse
-
-    config = parse("train", ["--preset", name, "--data", "digits", "--trainer.max_epochs=7"])
-    model = {"diffeo.ImageRealNVP": ImageRealNVP, "diffeo.Glow": Glow}[config.model.class_path]
+    parser = make_parser("train")
+    words = ["--preset", name, "--data", "digits", "--trainer.max_epochs=7"]
+    config = parse("train", words, parser)
     side = next((size for size in (64, 24) if f"{size}" in name), 32)
     with torch.device("meta"):
-        model((1, side, side), **config.model.init_args)
+        flow = unwrapped(parser.instantiate(config).model)((1, side, side))
+    assert f"diffeo.{type(flow).__name__}" == config.model.class_path
+    chosen = yaml.safe_load(presets.find(name).read_text())["model"]["init_args"]
+    assert chosen.items() <= flow.arguments.items()
     assert (config.data.source, config.trainer.max_epochs) == ("digits", 7)
 
 
@@ -379,7 +383,9 @@ def test_a_model_of_images_is_conditional_on_what_is_named(tmp_path, capsys):
     flow = diffeo.Flow.from_pretrained(run / "model")
     columns = ["filled", "colour=blue", "colour=green", "colour=red"]
     assert flow.context_features == 4
-    assert flow.metadata["context_columns"] == columns
+    values = ("blue", "green", "red")
+    assert flow.context.variables == (Number("filled"), Category("colour", values))
+    assert flow.context.columns == columns
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["context"] == [
         "filled",
         "colour",
@@ -446,8 +452,9 @@ def test_an_edit_by_condition_decodes_the_same_noise_under_another_context(tmp_p
 
 
 def test_a_missing_context_is_refused_with_where_to_name_it(capsys):
-    arguments = ["train", *GLOW, "--model.num_classes=10", "--data=digits", "--out=x", *QUICK]
-    refused(arguments, capsys, "wants 10 columns of context", "--data.context")
+    arguments = ["train", *GLOW, "--data=digits", "--out=x", *QUICK]
+    refused([*arguments, "--model.context=10"], capsys, "wants 10 columns", "--data.context")
+    refused([*arguments, "--model.num_classes=10"], capsys, "no longer", "--data.context label")
     assert main([*arguments, "--data.context=label"]) == 0
     assert main(["sample", "x", "-n=3", "--label=3", "--out=three.png"]) == 0
 

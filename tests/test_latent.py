@@ -27,16 +27,14 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def image_flow(bits=8, context_features=0, shape=(1, 8, 8)):
+def image_flow(bits=8, context=None, shape=(1, 8, 8)):
     """Away from the identity at which its last layers begin."""
     torch.manual_seed(0)
-    flow = diffeo.ImageRealNVP(
-        shape, hidden_channels=4, blocks=1, bits=bits, context=context_features
-    )
+    flow = diffeo.ImageRealNVP(shape, hidden_channels=4, blocks=1, bits=bits, context=context)
     perturb(flow, 0.05)
     x = pixels(64, *shape)
-    context = torch.randn(64, context_features) if context_features else None
-    return flow.initialize(x, context).eval()
+    rows = torch.randn(64, flow.context.width) if flow.context else None
+    return flow.initialize(x, rows).eval()
 
 
 def table_flow(context_features=0):
@@ -133,7 +131,7 @@ def test_the_context_of_a_path_changes_linearly():
 @pytest.mark.parametrize("kind", ["linear", "spherical"])
 @pytest.mark.parametrize("context_features", [0, 2])
 def test_four_images_stand_in_the_corners(kind, context_features):
-    flow, corners = image_flow(context_features=context_features), pixels(4, 1, 8, 8)
+    flow, corners = image_flow(context=context_features), pixels(4, 1, 8, 8)
     context = torch.randn(4, 2) if context_features else None
     surface = latent.between_four(flow, corners, 3, 5, kind, context)
     assert surface.shape == (3, 5, 1, 8, 8)
@@ -589,7 +587,7 @@ def test_a_condition_that_is_none_is_refused():
 
 @pytest.mark.parametrize("bits", [8, 5])
 def test_the_same_noise_under_another_context(bits):
-    flow = image_flow(bits, context_features=5)
+    flow = image_flow(bits, context=5)
     x, context, other = pixels(6, 1, 8, 8), contexts(6, 1), contexts(6, 2)
     grain = 2 ** (8 - bits)
     assert torch.equal(latent.recondition(flow, x, context, context), x // grain * grain)

@@ -15,7 +15,7 @@ import diffeo
 from diffeo import figures, latent
 from diffeo.cli import main
 from diffeo.cli.parser import parse
-from diffeo.context import ContextSpec, Number
+from diffeo.context import Category, ContextSpec, Number
 from diffeo.data import Gallery, ImageOptions, ImageSplit, load_gallery, load_images
 from diffeo.run import Run
 
@@ -29,10 +29,9 @@ def run(tmp_path):
     image_flow().save_pretrained("digits/model")
     (tmp_path / "digits/config.yaml").write_text(DIGITS)
     table_flow().save_pretrained("table")
-    for name, columns in (("labels", LABELS), ("mixed", ["dark", "shape=disc", "shape=ring"])):
-        flow = image_flow(context=len(columns))
-        flow.metadata = {"context_columns": columns}
-        flow.save_pretrained(name)
+    mixed = ContextSpec((Number("dark"), Category("shape", ("disc", "ring"))))
+    for name, context in (("labels", ContextSpec.classes(10)), ("mixed", mixed)):
+        image_flow(context=context).save_pretrained(name)
     return tmp_path
 
 

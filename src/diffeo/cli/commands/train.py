@@ -28,6 +28,8 @@ GONE = {
     "--model.coupling": "write --model.univariate Additive, or Affine",
     "--model.bound": "write --model.univariate Affine --model.univariate.bound NUMBER",
     "--model.base": "write --model.base Normal, or Logistic",
+    "--model.num_classes": "write --data.context label",
+    "--model.context_features": "name the columns by --data.context",
     "--trainer.accelerator": "write --device cpu, cuda or mps",
     "--trainer.num_nodes": "start the processes with torchrun",
     "--trainer.strategy": "start the processes with torchrun",
