@@ -1,54 +1,36 @@
 """The mathematics: one invertible map a file; no networks, no training."""
 
-from diffeo.bijections.base import Bijection
-from diffeo.bijections.chain import Chain, Inverse
-from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
-from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
-from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.dequantization import Dequantizer, UniformDequantize
-from diffeo.bijections.elementwise import LearnedPrior, Scale, Standardize
-from diffeo.bijections.multiscale import FactorOut
-from diffeo.bijections.normalization import ActNorm, BatchNorm
-from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.pixels import Center, Logit, PixelDequantize
-from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.bijections.sinh_arcsinh import SinhArcsinh
-from diffeo.bijections.spline import RationalQuadraticSpline
-from diffeo.bijections.splits import FeatureSplit, NoSplit, Split
-from diffeo.bijections.univariate import Additive, Affine, Univariate
-from diffeo.bijections.whitening import Whiten
+from diffeo.bijections.base import Bijection as Bijection
+from diffeo.bijections.chain import Chain as Chain
+from diffeo.bijections.chain import Inverse as Inverse
+from diffeo.bijections.checkerboard import CompactCheckerboard as CompactCheckerboard
+from diffeo.bijections.checkerboard import MaskedCheckerboard as MaskedCheckerboard
+from diffeo.bijections.checkerboard import MaskedNetwork as MaskedNetwork
+from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
+from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1
+from diffeo.bijections.coupling import Coupling as Coupling
+from diffeo.bijections.dequantization import Dequantizer as Dequantizer
+from diffeo.bijections.dequantization import UniformDequantize as UniformDequantize
+from diffeo.bijections.elementwise import LearnedPrior as LearnedPrior
+from diffeo.bijections.elementwise import Scale as Scale
+from diffeo.bijections.elementwise import Standardize as Standardize
+from diffeo.bijections.multiscale import FactorOut as FactorOut
+from diffeo.bijections.normalization import ActNorm as ActNorm
+from diffeo.bijections.normalization import BatchNorm as BatchNorm
+from diffeo.bijections.permutation import Permutation as Permutation
+from diffeo.bijections.pixels import Center as Center
+from diffeo.bijections.pixels import Logit as Logit
+from diffeo.bijections.pixels import PixelDequantize as PixelDequantize
+from diffeo.bijections.reshape import Flatten as Flatten
+from diffeo.bijections.reshape import Squeeze as Squeeze
+from diffeo.bijections.sinh_arcsinh import SinhArcsinh as SinhArcsinh
+from diffeo.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
+from diffeo.bijections.splits import FeatureSplit as FeatureSplit
+from diffeo.bijections.splits import NoSplit as NoSplit
+from diffeo.bijections.splits import Split as Split
+from diffeo.bijections.univariate import Additive as Additive
+from diffeo.bijections.univariate import Affine as Affine
+from diffeo.bijections.univariate import Univariate as Univariate
+from diffeo.bijections.whitening import Whiten as Whiten
 
-__all__ = [
-    "ActNorm",
-    "Additive",
-    "Affine",
-    "BatchNorm",
-    "Bijection",
-    "Center",
-    "Chain",
-    "CompactCheckerboard",
-    "Coupling",
-    "Dequantizer",
-    "FactorOut",
-    "FeatureSplit",
-    "Flatten",
-    "Inverse",
-    "InvertibleConv1x1",
-    "LearnedPrior",
-    "Logit",
-    "MaskedCheckerboard",
-    "MaskedNetwork",
-    "NoSplit",
-    "NormalizedConv1x1",
-    "Permutation",
-    "PixelDequantize",
-    "RationalQuadraticSpline",
-    "Scale",
-    "SinhArcsinh",
-    "Split",
-    "Squeeze",
-    "Standardize",
-    "UniformDequantize",
-    "Univariate",
-    "Whiten",
-]
+__all__ = sorted(name for name in globals() if name[0].isupper())
