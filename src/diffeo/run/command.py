@@ -19,7 +19,7 @@ from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow
 from diffeo.run import presets
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.config import public_name, to_config
+from diffeo.utils.config import find_class, public_name, to_config
 
 Settings = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def _words(
 
 
 def as_setting(value: Any) -> Any:
-    """An argument of a model as settings have it: a class by its name, with its arguments."""
+    """An argument of a model as settings have it: a class by its full name, with its arguments."""
     return _tree(to_config(value))
 
 
@@ -83,10 +83,10 @@ def _tree(tree: Any) -> Any:
         return [_tree(part) for part in tree]
     if not isinstance(tree, dict):
         return tree
-    name = tree.get("class") or tree["partial"]
+    cls = find_class(tree.get("class") or tree["partial"])
     arguments = {key: _tree(value) for key, value in tree["arguments"].items()}
-    # jsonargparse finds classes of diffeo's by their names alone.
-    return {"class_path": name.removeprefix("diffeo."), "init_args": arguments}
+    # In full, since other packages that are imported may have a class of that name.
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
 def _usual(options: Any) -> dict[str, Any]:
@@ -100,7 +100,8 @@ def _differing(section: str, chosen: Settings, usual: Settings) -> list[str]:
         if name not in usual or _plain(usual[name]) != _plain(value):
             option = f"--{section}.{name}" if section else f"--{name}"
             if isinstance(value, dict):  # a class and its arguments
-                words += [option, value["class_path"]]
+                path = value["class_path"]
+                words += [option, path.rpartition(".")[2] if path.startswith("diffeo.") else path]
                 words += _differing(option.removeprefix("--"), value.get("init_args", {}), {})
             else:
                 words += [option, _spelled(value)]
