@@ -35,7 +35,7 @@ def typecheck(function: Callable[..., Any]) -> Callable[..., Any]:
 # Before diffeo is imported: from here on each annotated shape and type is checked at each call.
 # The mathematics only: elsewhere the wrapping would hide a generator from `torch.no_grad`, and
 # the annotations of a constructor from the command line.
-ROOMS = ["bijections", "networks", "flow", "latent", "models", "pretrained"]
+ROOMS = ["bijections", "networks", "flow", "latent", "models", "pretrained.storage"]
 jaxtyping.install_import_hook([f"diffeo.{room}" for room in ROOMS], f"{__name__}.typecheck")
 
 # Hypothesis keeps its notes out of the repository, and the same examples are tried each time.
