@@ -80,8 +80,8 @@ def curve(tmp_path, devices, precision, model, memory="auto"):
     ("model", "precision", "close"),
     [
         ("ImageRealNVP", "float64", 1e-6),
-        ("ImageRealNVP", "float32", 1e-4),
-        ("Glow", "float64", 1e-6),
+        pytest.param("ImageRealNVP", "float32", 1e-4, marks=pytest.mark.slow),
+        pytest.param("Glow", "float64", 1e-6, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_learn_as_one(tmp_path, model, precision, close):
@@ -91,6 +91,7 @@ def test_two_processes_learn_as_one(tmp_path, model, precision, close):
     assert one[-2] < 0.97 * one[0], "nothing was learned, so nothing was compared"
 
 
+@pytest.mark.slow
 def test_two_processes_with_constant_memory_learn_as_one_without(tmp_path):
     one = curve(tmp_path, 1, "float64", "Glow", "stored")
     two = curve(tmp_path, 2, "float64", "Glow", "constant")
