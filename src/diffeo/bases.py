@@ -60,7 +60,7 @@ class Logistic(Base):
         self, n: int, dims: int, like: Tensor, generator: Generator | None = None
     ) -> Float[Tensor, "n dims"]:
         u = _empty(n, dims, like, generator).uniform_(generator=generator)
-        # The inverse of the distribution function, kept off 0 and 1, where it is infinite.
+        # The inverse of the distribution function, clamped off 0 and 1, where it is infinite.
         return u.clamp_(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps).logit()
 
 

@@ -22,7 +22,7 @@ LISTED = 40  # names of columns or classes; of more, only so many
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card contains beside what follows from the model.
+    """What a model card contains besides what follows from the model.
 
     All texts are escaped, since names of columns and data may hold anything.
 
