@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from diffeo.utils.config import Configurable
@@ -17,13 +16,11 @@ class Base(Configurable, nn.Module, ABC):
     """The density of z `(batch, dims)`."""
 
     @abstractmethod
-    def log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z `(batch, dims)`: `(batch,)`, in nats."""
 
     @abstractmethod
-    def sample(
-        self, n: int, dims: int, like: Tensor, generator: Generator | None = None
-    ) -> Float[Tensor, "n dims"]:
+    def sample(self, n: int, dims: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw `(n, dims)` of the dtype of `like`, on its device or on that of the generator."""
 
     def extra_repr(self) -> str:
@@ -36,12 +33,10 @@ class Normal(Base):
     log p(z) = -1/2 sum(z^2 + log 2 pi)
     """
 
-    def log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
 
-    def sample(
-        self, n: int, dims: int, like: Tensor, generator: Generator | None = None
-    ) -> Float[Tensor, "n dims"]:
+    def sample(self, n: int, dims: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         return _empty(n, dims, like, generator).normal_(generator=generator)
 
 
@@ -53,12 +48,10 @@ class Logistic(Base):
     (Dinh et al. 2014, section 3.4)
     """
 
-    def log_prob(self, z: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Tensor) -> Tensor:
         return -(F.softplus(z) + F.softplus(-z)).sum(1)
 
-    def sample(
-        self, n: int, dims: int, like: Tensor, generator: Generator | None = None
-    ) -> Float[Tensor, "n dims"]:
+    def sample(self, n: int, dims: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         u = _empty(n, dims, like, generator).uniform_(generator=generator)
         # The inverse of the distribution function, clamped off 0 and 1, where it is infinite.
         return u.clamp_(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps).logit()

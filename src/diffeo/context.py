@@ -8,13 +8,12 @@ from typing import Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from diffeo.utils.config import may_be_named
 
 MOST_COLUMNS = 100_000  # of a table, and so of a context
-Context: TypeAlias = Float[Tensor, "batch context_features"]
+Context: TypeAlias = Tensor
 
 
 @may_be_named
@@ -138,7 +137,7 @@ class ContextSpec:
             yield variable, slice(start, stop)
             start = stop
 
-    def as_rows(self, context: Tensor, like: Tensor) -> Context:
+    def as_rows(self, context: Tensor, like: Tensor) -> Tensor:
         """A context `(*batch, width)` as the flow takes it; classes `(*batch)` become 0s and a 1.
 
         Args:
@@ -155,6 +154,6 @@ class ContextSpec:
             raise ValueError(f"classes must be whole numbers from 0 to {count - 1}.")
         return F.one_hot(context.long(), count).to(like)
 
-    def one_of_each(self, like: Tensor) -> Context:
+    def one_of_each(self, like: Tensor) -> Tensor:
         """A row for each class of a class-conditional density `(classes, width)`."""
         return torch.eye(self.width, dtype=like.dtype, device=like.device)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
-from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor
 
 from diffeo.bases import Base, Normal
@@ -19,14 +18,12 @@ from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
-from diffeo.context import Context, ContextSpec
+from diffeo.context import ContextSpec
 from diffeo.distribution import FlowDistribution, distribution_of
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.finite import nan_to_minus_infinity
 from diffeo.utils.modules import eval_mode as eval_mode
 from diffeo.utils.system import check_compiler
-
-Condition = Context | Int[Tensor, " batch"]
 
 
 class Flow(PretrainedModel):
@@ -108,12 +105,8 @@ class Flow(PretrainedModel):
         return max(1, min(8_192, 2**20 // self.dims))
 
     def log_prob(
-        self,
-        x: Shaped[Tensor, "batch *shape"],
-        context: Condition | None = None,
-        *,
-        generator: Generator | None = None,
-    ) -> Float[Tensor, " batch"]:
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
         """Log-density of each event of x `(batch, *shape)`: `(batch,)`, in nats, in x's units.
 
         With a dequantizer it is that of one noisy copy, drawn with `generator`.
@@ -133,12 +126,8 @@ class Flow(PretrainedModel):
         return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(
-        self,
-        x: Shaped[Tensor, "batch *shape"],
-        context: Condition | None = None,
-        *,
-        generator: Generator | None = None,
-    ) -> Float[Tensor, " batch"]:
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
         """Bits for each dimension of x `(batch, *shape)`: `(batch,)`.
 
             -log p(x) / (dims * log 2)
@@ -150,11 +139,11 @@ class Flow(PretrainedModel):
     def sample(
         self,
         n: int,
-        context: Condition | None = None,
+        context: Tensor | None = None,
         *,
         temperature: float = 1.0,
         generator: Generator | None = None,
-    ) -> Shaped[Tensor, "n *shape"]:
+    ) -> Tensor:
         """Draw n events `(n, *shape)`; their noise is multiplied by `temperature`.
 
         Args:
@@ -173,7 +162,7 @@ class Flow(PretrainedModel):
             context = context.expand(n, *context.shape[1:])
         return self.decode(self.noise(n, generator) * temperature, context)
 
-    def noise(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n dims"]:
+    def noise(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n points of the base density, `(n, dims)`."""
         return self.base.sample(n, self.dims, self._reference(), generator).to(self.device)
 
@@ -184,12 +173,8 @@ class Flow(PretrainedModel):
         return distribution_of(self, context, validate_args)
 
     def encode(
-        self,
-        x: Shaped[Tensor, "batch *shape"],
-        context: Condition | None = None,
-        *,
-        generator: Generator | None = None,
-    ) -> Float[Tensor, "batch dims"]:
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
         """Noise z `(batch, dims)` of data x.
 
         It draws nothing, a dequantizer taking the middle of each cell; `decode(encode(x))` is x.
@@ -203,9 +188,7 @@ class Flow(PretrainedModel):
         with self.naming():
             return self.bijection(x, context)[0].contiguous()
 
-    def decode(
-        self, z: Float[Tensor, "batch dims"], context: Condition | None = None
-    ) -> Shaped[Tensor, "batch *shape"]:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Data x `(batch, *shape)` of noise z `(batch, dims)`."""
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
@@ -215,16 +198,14 @@ class Flow(PretrainedModel):
             x, _ = self.bijection.inverse(z, context)
         return (x if self.dequantizer is None else self.dequantizer.inverse(x)).contiguous()
 
-    def split_latents(self, z: Float[Tensor, "batch dims"]) -> list[Float[Tensor, "batch ..."]]:
+    def split_latents(self, z: Tensor) -> list[Tensor]:
         """The levels of z `(batch, dims)`, each `(batch, *shape)` with a shape of latent_shapes."""
         sizes = [math.prod(shape) for shape in self.latent_shapes]
         levels = zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
         return [level.unflatten(1, shape) for level, shape in levels]
 
     @torch.no_grad()
-    def initialize(
-        self, x: Shaped[Tensor, "batch *shape"], context: Condition | None = None
-    ) -> Self:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Self:
         """Set what starts from data: pass the whole training split, or a good part of it.
 
         Before, a standardization or an actnorm is the identity, so a flow whose couplings are at
@@ -245,10 +226,7 @@ class Flow(PretrainedModel):
 
     @torch.no_grad()
     def recalibrate(
-        self,
-        batches: Iterable[tuple[Tensor, Context | None]],
-        *,
-        generator: Generator | None = None,
+        self, batches: Iterable[tuple[Tensor, Tensor | None]], *, generator: Generator | None = None
     ) -> Self:
         """Set the averages of batch normalizations from these batches `(x, context)`.
 
@@ -310,7 +288,7 @@ class Flow(PretrainedModel):
             layers = {module: name for name, module in self.named_modules()}
             raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
 
-    def _check(self, x: Tensor, context: Condition | None) -> Context | None:
+    def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Refuse what does not fit, and encode the context as the bijection expects it."""
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, ("batch", *self.shape)))
@@ -329,7 +307,7 @@ class Flow(PretrainedModel):
         if value.dtype != dtype:
             raise ValueError(f"{name} is {value.dtype} but the flow is {dtype}: convert one.")
 
-    def _check_context(self, rows: int, context: Condition | None) -> Context | None:
+    def _check_context(self, rows: int, context: Tensor | None) -> Tensor | None:
         if not self.context:
             if context is not None:
                 raise ValueError("this flow takes no context: leave it out.")

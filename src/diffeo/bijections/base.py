@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.context import Context
 from diffeo.utils.config import Configurable
 
 
@@ -34,26 +32,18 @@ class Bijection(Configurable, nn.Module, ABC):
     cheap_inverse: bool = True
 
     @abstractmethod
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data x `(batch, *shape)` towards noise: `(y, log|det dy/dx|)`."""
 
     @abstractmethod
-    def inverse(
-        self, y: Float[Tensor, "batch *out"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map noise-side y `(batch, *out)` back: `(x, log|det dx/dy|)`."""
 
-    def initialize(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> Float[Tensor, "batch *out"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Set what starts from data, unless it was set before, and return `forward`'s y."""
         return self(x, context)[0]
 
-    def replay(
-        self, y: Float[Tensor, "batch *out"], context: Context | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def replay(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Recompute `forward` from its output, with a graph: `(x, y, log_det)`, x a leaf of it."""
         with torch.no_grad():
             x = self.inverse(y, context)[0]

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import overload
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
@@ -15,7 +14,6 @@ from diffeo.bijections.elementwise import Scale, Standardize
 from diffeo.bijections.memory import Memory, checkpointed, in_constant_memory
 from diffeo.bijections.permutation import Permutation
 from diffeo.bijections.sinh_arcsinh import SinhArcsinh
-from diffeo.context import Context
 
 
 class Chain(Bijection):
@@ -37,9 +35,7 @@ class Chain(Bijection):
         self.links = nn.ModuleList(links)
         self.memory = memory
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         # The compiler decides for itself what to store.
         constant = self.memory == "constant" and not torch.compiler.is_compiling()
         if constant and torch.is_grad_enabled():
@@ -50,9 +46,7 @@ class Chain(Bijection):
             log_det = log_det + step
         return x, log_det
 
-    def inverse(
-        self, y: Float[Tensor, "batch *out"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_det = y.new_zeros(y.shape[0])
         for link in reversed(self.links):
             y, step = link.inverse(y, context)  # type: ignore[operator]
@@ -60,7 +54,7 @@ class Chain(Bijection):
         return y, log_det
 
     def _forward_in_constant_memory(
-        self, x: Tensor, context: Context | None
+        self, x: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(x.shape[0])
         for how, group in groupby(self, _how_to_run):
@@ -73,9 +67,7 @@ class Chain(Bijection):
                 log_det = log_det + step
         return x, log_det
 
-    def initialize(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> Float[Tensor, "batch *out"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         for link in self:
             x = link.initialize(x, context)
         return x
@@ -128,14 +120,10 @@ class Inverse(Bijection):
         super().__init__()
         self.bijection = bijection
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection.inverse(x, context)
 
-    def inverse(
-        self, y: Float[Tensor, "batch *out"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection(y, context)
 
     @property

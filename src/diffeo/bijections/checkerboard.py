@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.reshape import Squeeze
 from diffeo.bijections.splits import Split
-from diffeo.context import Context
 from diffeo.utils.config import Configurable
 
 Diagonal = Literal["main", "anti"]
@@ -33,17 +31,11 @@ class CompactCheckerboard(Split):
         self.keep = keep
         self.squeeze = Squeeze(ordered=True)
 
-    def split(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch half _h _w"], Float[Tensor, "batch half _h _w"]]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         main, anti = self.squeeze(x)[0].chunk(2, dim=1)
         return (main, anti) if self.keep == "main" else (anti, main)
 
-    def merge(
-        self,
-        unchanged: Float[Tensor, "batch half height width"],
-        transformed: Float[Tensor, "batch half height width"],
-    ) -> Float[Tensor, "batch channels _h _w"]:
+    def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         halves = (unchanged, transformed) if self.keep == "main" else (transformed, unchanged)
         return self.squeeze.inverse(torch.cat(halves, dim=1))[0]
 
@@ -67,28 +59,18 @@ class MaskedCheckerboard(Split):
         super().__init__()
         self.keep = keep
 
-    def mask(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "height width"]:
+    def mask(self, x: Tensor) -> Tensor:
         """The mask m `(H, W)`, in the dtype and on the device of x."""
         rows = torch.arange(x.shape[2], device=x.device)
         columns = torch.arange(x.shape[3], device=x.device)
         odd = (rows[:, None] + columns) % 2
         return (odd if self.keep == "anti" else 1 - odd).to(x.dtype)
 
-    def split(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> tuple[
-        Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]
-    ]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         unchanged = x * self.mask(x)
         return unchanged, x - unchanged
 
-    def merge(
-        self,
-        unchanged: Float[Tensor, "batch channels height width"],
-        transformed: Float[Tensor, "batch channels height width"],
-    ) -> Float[Tensor, "batch channels height width"]:
+    def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         return unchanged + transformed
 
     def extra_repr(self) -> str:
@@ -110,17 +92,13 @@ class MaskedNetwork(Configurable, nn.Module):
         self.split = split
         self.conditioner = conditioner
 
-    def initialize(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialise the network, if it starts from data."""
         initialize: Any = getattr(self.conditioner, "initialize", None)
         if initialize is not None:
             initialize(self._with_mask(x), context)
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs height width"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)`, zero at pixels that pass unchanged."""
         return (1 - self.split.mask(x)) * self.conditioner(self._with_mask(x), context)
 

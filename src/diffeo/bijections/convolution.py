@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
 from diffeo.bijections.normalization import ActNorm
-from diffeo.context import Context
 
 
 class InvertibleConv1x1(Bijection):
@@ -68,31 +66,27 @@ class InvertibleConv1x1(Bijection):
         self._ready: _Ready | None = None
         self.register_load_state_dict_post_hook(_check_permutation)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weight, log_det = self.weight_and_log_det()
         return _mix(x, weight), _per_row(log_det, x)
 
-    def inverse(
-        self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inverse, log_det = self.inverse_and_log_det()
         return _mix(y, inverse), -_per_row(log_det, y)
 
-    def weight_and_log_det(self) -> tuple[Float[Tensor, "channels channels"], Float[Tensor, ""]]:
+    def weight_and_log_det(self) -> tuple[Tensor, Tensor]:
         """W and log|det W|."""
         if self.training:
             return self.matrix(), self._log_det()
         ready = self._prepared()
         return ready.weight, ready.log_det
 
-    def inverse_and_log_det(self) -> tuple[Float[Tensor, "channels channels"], Float[Tensor, ""]]:
+    def inverse_and_log_det(self) -> tuple[Tensor, Tensor]:
         """W^-1 and log|det W|."""
         ready = self._prepared()
         return ready.inverse, ready.log_det
 
-    def matrix(self) -> Float[Tensor, "channels channels"]:
+    def matrix(self) -> Tensor:
         """W."""
         if not self.lu:
             return self.weight
@@ -175,24 +169,18 @@ class NormalizedConv1x1(Bijection):
         self.norm = norm
         self.conv = conv
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
         y = _mix(x, weight, weight @ self.norm.shift)
         return y, _per_row(log_det + self.norm.log_det_per_pixel(), x)
 
-    def inverse(
-        self, y: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inverse, log_det = self.conv.inverse_and_log_det()
         x = _mix(y, inverse / self.norm.factor()[:, None], -self.norm.shift)
         return x, -_per_row(log_det + self.norm.log_det_per_pixel(), y)
 
-    def initialize(
-        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch channels height width"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         self.norm.initialize(x)
         return self(x)[0]
 

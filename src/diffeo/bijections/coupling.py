@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.splits import FeatureSplit, NoSplit, Split
 from diffeo.bijections.univariate import Affine, Univariate
-from diffeo.context import Context
 from diffeo.networks.mlp import MLP
 
 
@@ -47,31 +45,23 @@ class Coupling(Bijection):
         self.univariate = univariate
         self.conditioner = conditioner
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = self.split.split(x)
         b, log_det = self.univariate(b, self._parameters_for(a, context))
         return self.split.merge(a, b), log_det
 
-    def inverse(
-        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = self.split.split(y)
         b, log_det = self.univariate.inverse(b, self._parameters_for(a, context))
         return self.split.merge(a, b), log_det
 
-    def initialize(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> Float[Tensor, "batch *shape"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         initialize: Any = getattr(self.conditioner, "initialize", None)
         if initialize is not None:
             initialize(self.split.split(x)[0], context)
         return self(x, context)[0]
 
-    def replay(
-        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def replay(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `Bijection.replay`; one evaluation of the conditioner serves both directions."""
         x = y.detach().clone().requires_grad_()
         a, b = self.split.split(x)
@@ -96,7 +86,7 @@ class Coupling(Bijection):
             lambda: cls(NoSplit(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
         )
 
-    def _parameters_for(self, a: Tensor, context: Context | None) -> Tensor:
+    def _parameters_for(self, a: Tensor, context: Tensor | None) -> Tensor:
         """The parameters of the univariate map of part b."""
         if self.precision is None:
             return self.conditioner(a, context)

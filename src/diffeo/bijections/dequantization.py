@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from diffeo.utils.config import Configurable
@@ -25,22 +24,18 @@ class Dequantizer(Configurable, nn.Module, ABC):
     input_dtype: torch.dtype | None = None
 
     @abstractmethod
-    def forward(
-        self, x: Shaped[Tensor, "batch *shape"]
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The middle of each cell: `(y, log_det)`."""
 
     @abstractmethod
-    def noisy(
-        self, x: Shaped[Tensor, "batch *shape"], generator: Generator | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """A point drawn uniformly from each cell: `(y, log_det)`."""
 
     @abstractmethod
-    def inverse(self, y: Float[Tensor, "batch *shape"]) -> Shaped[Tensor, "batch *shape"]:
+    def inverse(self, y: Tensor) -> Tensor:
         """The value whose cell contains y."""
 
-    def initialize(self, x: Shaped[Tensor, "batch *shape"]) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Set what starts from data, unless it was set before."""
 
 
@@ -82,13 +77,11 @@ class UniformDequantize(Dequantizer):
         steps = torch.tensor(self.steps, dtype=torch.float64, device=device)
         return steps > 0, torch.where(steps > 0, steps, 1.0)
 
-    def forward(
-        self, x: Float[Tensor, "batch features"]
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x.new_zeros(x.shape[0])
 
     @torch.no_grad()
-    def initialize(self, x: Float[Tensor, "batch features"]) -> None:
+    def initialize(self, x: Tensor) -> None:
         if self.initialized or not len(x):
             return
         # How far the grid lies from 0: rounding errors of a row that is on the grid of 0 are left
@@ -98,15 +91,13 @@ class UniformDequantize(Dequantizer):
         self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
         self.initialized.fill_(True)
 
-    def noisy(
-        self, x: Float[Tensor, "batch features"], generator: Generator | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         x, log_det = self(x)
         device = generator.device if generator else x.device
         u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
         return x + x.new_tensor(self.steps) * (u - 0.5), log_det
 
-    def inverse(self, y: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+    def inverse(self, y: Tensor) -> Tensor:
         discrete, step = self._grid(y.device)
         cells = ((y - self.offset) / step).round()
         grid = self.offset + step * cells

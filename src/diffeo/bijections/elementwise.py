@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
-from diffeo.context import Context
 
 
 class Standardize(Bijection):
@@ -37,20 +35,14 @@ class Standardize(Bijection):
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
 
-    def forward(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[0])
 
-    def inverse(
-        self, y: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y * self.std + self.mean, self.std.log().sum().expand(y.shape[0])
 
     @torch.no_grad()
-    def initialize(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> Float[Tensor, "batch features"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
             self._fit(x)
         return self(x)[0]
@@ -89,14 +81,10 @@ class Scale(Bijection):
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(features))
 
-    def forward(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
 
-    def inverse(
-        self, y: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y * (-self.log_scale).exp(), -self.log_scale.sum().expand(y.shape[0])
 
     @classmethod
@@ -127,19 +115,15 @@ class LearnedPrior(Bijection):
         if context_features:
             self.weight = nn.Parameter(torch.zeros(context_features, 2, *shape))
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, log_std = self._moments(context)
         return (x - mean) * (-log_std).exp(), -_sum(log_std, x)
 
-    def inverse(
-        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, log_std = self._moments(context)
         return y * log_std.exp() + mean, _sum(log_std, y)
 
-    def _moments(self, context: Context | None) -> tuple[Tensor, Tensor]:
+    def _moments(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """(m, s), each `(batch or 1, *shape)`."""
         moments = self.bias[None]
         if self.weight is not None and context is not None:

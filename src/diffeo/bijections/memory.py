@@ -13,7 +13,6 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
 from diffeo.bijections.base import Bijection
-from diffeo.context import Context
 
 Memory = Literal["stored", "constant"]
 # A part of so many links stores its output. With more, rounding errors of the inverses would add
@@ -43,7 +42,7 @@ def _replaying() -> Iterator[None]:
 
 
 def in_constant_memory(
-    links: Sequence[Bijection], x: Tensor, context: Context | None
+    links: Sequence[Bijection], x: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One link after another, of which only some outputs are stored: `(y, log_det)`.
 
@@ -60,7 +59,7 @@ def in_constant_memory(
     return x, log_det
 
 
-def checkpointed(link: Bijection, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+def checkpointed(link: Bijection, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     """A link whose inverse is not cheap: its input is stored, and `forward` is computed again."""
     return checkpoint(
         link, x, context, use_reentrant=False, context_fn=lambda: (nullcontext(), _replaying())
@@ -70,11 +69,7 @@ def checkpointed(link: Bijection, x: Tensor, context: Context | None) -> tuple[T
 class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        links: Sequence[Bijection],
-        x: Tensor,
-        context: Tensor | None,
-        *parameters: Tensor,
+        ctx: Any, links: Sequence[Bijection], x: Tensor, context: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.links, ctx.modes = links, [link.training for link in links]
         ctx.autocast = _autocast(x)

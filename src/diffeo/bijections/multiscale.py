@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.chain import Chain
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten
-from diffeo.context import Context
 
 
 class FactorOut(Bijection):
@@ -38,23 +36,17 @@ class FactorOut(Bijection):
         self.shape = (channels // 2, height, width)
         self.inner = inner
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch dims"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         stays, leaves = x.chunk(2, dim=1)
         z, log_det = self.inner(stays, context)
         return torch.cat((leaves.flatten(1), z), dim=1), log_det
 
-    def inverse(
-        self, y: Float[Tensor, "batch dims"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         size = self.shape[0] * self.shape[1] * self.shape[2]
         stays, log_det = self.inner.inverse(y[:, size:], context)
         return torch.cat((stays, y[:, :size].unflatten(1, self.shape)), dim=1), log_det
 
-    def initialize(
-        self, x: Float[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch dims"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         stays, leaves = x.chunk(2, dim=1)
         return torch.cat((leaves.flatten(1), self.inner.initialize(stays, context)), dim=1)
 

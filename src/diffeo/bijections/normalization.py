@@ -7,12 +7,10 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
-from diffeo.context import Context
 
 
 class BatchNorm(Bijection):
@@ -61,9 +59,7 @@ class BatchNorm(Bijection):
         self.running_mean.zero_()
         self.running_var.fill_(1.0)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, var = self.running_mean, self.running_var
         if self.training:
             mean, var = batch_statistics(x)
@@ -72,9 +68,7 @@ class BatchNorm(Bijection):
         y = (x - _column(mean, x)) * _column(var.rsqrt(), x)
         return y, self._log_det(x, var)
 
-    def normalize(
-        self, x: Float[Tensor, "batch channels *spatial"]
-    ) -> Float[Tensor, "batch channels *spatial"]:
+    def normalize(self, x: Tensor) -> Tensor:
         """`forward`'s y `(batch, C, *spatial)` alone, by PyTorch's kernel, for use in networks.
 
         x may be of a lower precision than the statistics; y is of its dtype, they keep theirs.
@@ -89,9 +83,7 @@ class BatchNorm(Bijection):
         self._update(mean, scale**-2 - self.eps)
         return y
 
-    def inverse(
-        self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, var = self.running_mean, self.running_var
         if self.training:
             mean, var = self.last_mean, self.last_var
@@ -158,25 +150,21 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
 
-    def forward(
-        self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factor = self.factor()
         y = torch.addcmul(_column(factor * self.shift, x), x, _column(factor, x))
         return y, self._log_det(x)
 
-    def factor(self) -> Float[Tensor, " channels"]:
+    def factor(self) -> Tensor:
         """What each channel is multiplied by, `exp(3 s)`."""
         return (self.SPEED * self.log_scale).exp()
 
-    def log_det_per_pixel(self) -> Float[Tensor, ""]:
+    def log_det_per_pixel(self) -> Tensor:
         """log|det dy/dx| of one pixel, `3 sum(s)`."""
         return self.SPEED * self.log_scale.sum()
 
     @torch.no_grad()
-    def initialize(
-        self, x: Float[Tensor, "batch channels *spatial"], context: Context | None = None
-    ) -> Float[Tensor, "batch channels *spatial"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
             # In float64, since the mean of a channel may be far larger than its spread.
             mean, var = batch_statistics(x.double())
@@ -186,9 +174,7 @@ class ActNorm(Bijection):
             self.initialized.fill_(True)
         return self(x)[0]
 
-    def inverse(
-        self, y: Float[Tensor, "batch channels *spatial"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch channels *spatial"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factor = (-self.SPEED * self.log_scale).exp()
         return y * _column(factor, y) - _column(self.shift, y), -self._log_det(y)
 

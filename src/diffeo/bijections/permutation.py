@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
-from diffeo.context import Context
 
 
 class Permutation(Bijection):
@@ -52,14 +50,10 @@ class Permutation(Bijection):
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randperm(features, generator=generator, device="cpu").tolist())
 
-    def forward(
-        self, x: Float[Tensor, "batch features *rest"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
-    def inverse(
-        self, y: Float[Tensor, "batch features *rest"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features *rest"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y.index_select(1, self.undo), y.new_zeros(y.shape[0])
 
     @classmethod

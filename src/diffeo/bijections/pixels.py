@@ -7,12 +7,10 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.dequantization import Dequantizer
-from diffeo.context import Context
 
 
 class PixelDequantize(Dequantizer):
@@ -45,21 +43,17 @@ class PixelDequantize(Dequantizer):
 
     like: Tensor
 
-    def forward(
-        self, x: UInt8[Tensor, "batch *shape"]
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = (x >> (8 - self.bits)).to(self.like.dtype) + 0.5
         return y, y.new_zeros(y.shape[0])
 
-    def noisy(
-        self, x: UInt8[Tensor, "batch *shape"], generator: Generator | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         device = generator.device if generator is not None else x.device
         u = torch.rand(x.shape, generator=generator, dtype=self.like.dtype, device=device)
         y = (x >> (8 - self.bits)).to(u.dtype) + u.to(x.device)
         return y, y.new_zeros(y.shape[0])
 
-    def inverse(self, y: Float[Tensor, "batch *shape"]) -> UInt8[Tensor, "batch *shape"]:
+    def inverse(self, y: Tensor) -> Tensor:
         # A latent far out may decode to infinity or NaN of a cell: still a pixel.
         cell = y.floor().nan_to_num(0.0).clamp(0, 2**self.bits - 1)
         return (cell * 2 ** (8 - self.bits)).to(torch.uint8)
@@ -94,16 +88,12 @@ class Logit(Bijection):
         self.scale = scale
         self.margin = margin
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         slope = (1 - 2 * self.margin) / self.scale
         p = self.margin + slope * x
         return p.logit(), (math.log(slope) - p.log() - torch.log1p(-p)).flatten(1).sum(1)
 
-    def inverse(
-        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         slope = (1 - 2 * self.margin) / self.scale
         log_det = F.logsigmoid(y) + F.logsigmoid(-y) - math.log(slope)
         return (y.sigmoid() - self.margin) / slope, log_det.flatten(1).sum(1)
@@ -131,14 +121,10 @@ class Center(Bijection):
         super().__init__()
         self.scale = scale
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x / self.scale - 0.5, self._log_det(x)
 
-    def inverse(
-        self, y: Float[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (y + 0.5) * self.scale, -self._log_det(y)
 
     def _log_det(self, x: Tensor) -> Tensor:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
-from diffeo.context import Context
 
 
 class Squeeze(Bijection):
@@ -33,9 +31,7 @@ class Squeeze(Bijection):
         super().__init__()
         self.ordered = ordered
 
-    def forward(
-        self, x: Shaped[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Shaped[Tensor, "batch _channels _height _width"], Shaped[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         n, c, h, w = x.shape
         if h % 2 or w % 2:
             raise ValueError(f"a squeeze halves height and width: {h}x{w} has an odd side.")
@@ -47,9 +43,7 @@ class Squeeze(Bijection):
             y = blocks.permute(0, 3, 1, 2, 4, 5)
         return y.reshape(n, 4 * c, h // 2, w // 2), x.new_zeros(n)
 
-    def inverse(
-        self, y: Shaped[Tensor, "batch channels height width"], context: Context | None = None
-    ) -> tuple[Shaped[Tensor, "batch _channels _height _width"], Shaped[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         n, c, h, w = y.shape
         if self.ordered:
             four = y.reshape(n, 4, c // 4, h, w)
@@ -82,14 +76,10 @@ class Flatten(Bijection):
         super().__init__()
         self.shape = shape
 
-    def forward(
-        self, x: Shaped[Tensor, "batch *shape"], context: Context | None = None
-    ) -> tuple[Shaped[Tensor, "batch dims"], Shaped[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.flatten(1), x.new_zeros(x.shape[0])
 
-    def inverse(
-        self, y: Shaped[Tensor, "batch dims"], context: Context | None = None
-    ) -> tuple[Shaped[Tensor, "batch *shape"], Shaped[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y.unflatten(1, self.shape), y.new_zeros(y.shape[0])
 
     def extra_repr(self) -> str:

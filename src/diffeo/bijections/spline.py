@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from diffeo.bijections.univariate import Univariate
@@ -62,9 +61,7 @@ class RationalQuadraticSpline(Univariate):
         self.min_derivative = min_derivative
         self.parameters_each = 3 * bins - 1
 
-    def forward(
-        self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         widths, heights, derivatives = self._knots(x, parameters)
         inside = x.abs() < self.bound
         clamped = x.clamp(-self.bound, self.bound)
@@ -75,9 +72,7 @@ class RationalQuadraticSpline(Univariate):
         y, log_slope = torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
         return y, log_slope.flatten(1).sum(1)
 
-    def inverse(
-        self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         widths, heights, derivatives = self._knots(y, parameters)
         inside = y.abs() < self.bound
         clamped = y.clamp(-self.bound, self.bound)

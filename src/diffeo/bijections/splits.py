@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.utils.config import Configurable
@@ -51,17 +50,11 @@ class FeatureSplit(Split):
         self.sizes = [features // 2, features - features // 2]
         self.identity, self.transformed = self.sizes if keep == "first" else self.sizes[::-1]
 
-    def split(
-        self, x: Float[Tensor, "batch features *rest"]
-    ) -> tuple[Float[Tensor, "batch identity *rest"], Float[Tensor, "batch transformed *rest"]]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, dim=1)
         return (first, second) if self.keep == "first" else (second, first)
 
-    def merge(
-        self,
-        unchanged: Float[Tensor, "batch identity *rest"],
-        transformed: Float[Tensor, "batch transformed *rest"],
-    ) -> Float[Tensor, "batch features *rest"]:
+    def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         halves = (unchanged, transformed) if self.keep == "first" else (transformed, unchanged)
         return torch.cat(halves, dim=1)
 
@@ -84,16 +77,10 @@ class NoSplit(Split):
         super().__init__()
         self.identity, self.transformed = 0, features
 
-    def split(
-        self, x: Float[Tensor, "batch features *rest"]
-    ) -> tuple[Float[Tensor, "batch 0 *rest"], Float[Tensor, "batch features *rest"]]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, :0], x
 
-    def merge(
-        self,
-        unchanged: Float[Tensor, "batch 0 *rest"],
-        transformed: Float[Tensor, "batch features *rest"],
-    ) -> Float[Tensor, "batch features *rest"]:
+    def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         return transformed
 
     def extra_repr(self) -> str:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.utils.config import Configurable
@@ -25,15 +24,11 @@ class Univariate(Configurable, nn.Module, ABC):
     parameters_each: int
 
     @abstractmethod
-    def forward(
-        self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Map x: `(y, log|det dy/dx|)`."""
 
     @abstractmethod
-    def inverse(
-        self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Map y back: `(x, log|det dx/dy|)`."""
 
     @classmethod
@@ -52,14 +47,10 @@ class Additive(Univariate):
 
     parameters_each = 1
 
-    def forward(
-        self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return x + parameters, x.new_zeros(x.shape[0])
 
-    def inverse(
-        self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return y - parameters, y.new_zeros(y.shape[0])
 
 
@@ -90,15 +81,11 @@ class Affine(Univariate):
             raise ValueError(f"bound must be positive, not {bound}.")
         self.bound = float(bound)
 
-    def forward(
-        self, x: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._log_scale_and_shift(parameters)
         return torch.addcmul(shift, x, log_scale.exp()), log_scale.flatten(1).sum(1)
 
-    def inverse(
-        self, y: Float[Tensor, "batch n *rest"], parameters: Float[Tensor, "batch m *rest"]
-    ) -> tuple[Float[Tensor, "batch n *rest"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._log_scale_and_shift(parameters)
         return (y - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 

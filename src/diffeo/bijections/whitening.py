@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
-from diffeo.context import Context
 
 
 class Whiten(Bijection):
@@ -39,20 +37,14 @@ class Whiten(Bijection):
         self.register_buffer("root", torch.eye(features))
         self.register_buffer("initialized", torch.tensor(False))
 
-    def forward(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False).T
         return y, -self._log_det(x)
 
-    def inverse(
-        self, y: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y @ self.root.T + self.mean, self._log_det(y)
 
-    def initialize(
-        self, x: Float[Tensor, "batch features"], context: Context | None = None
-    ) -> Float[Tensor, "batch features"]:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
             # In float64, since the squares of a large column lose their digits in float32.
             rows = x.detach().double()
@@ -60,9 +52,7 @@ class Whiten(Bijection):
         return self(x)[0]
 
     @torch.no_grad()
-    def fit(
-        self, mean: Float[Tensor, " features"], covariance: Float[Tensor, "features features"]
-    ) -> None:
+    def fit(self, mean: Tensor, covariance: Tensor) -> None:
         """Set mean and covariance, such as a shrunk estimate from few rows."""
         root, failed = torch.linalg.cholesky_ex(covariance)
         if failed or not root.isfinite().all():

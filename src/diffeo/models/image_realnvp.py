@@ -105,10 +105,7 @@ class ImageRealNVP(Flow):
             latent_shapes=builder.latent_shapes,
         )
         self._record(
-            scales=scales,
-            hidden_channels=hidden_channels,
-            blocks=blocks,
-            univariate=univariate,
+            scales=scales, hidden_channels=hidden_channels, blocks=blocks, univariate=univariate
         )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeo.bijections.normalization import ActNorm
-from diffeo.context import Context
 from diffeo.networks.fused import has_hooks
 from diffeo.networks.glow_fused import convolve, fused
 from diffeo.networks.resnet import context_channels
@@ -35,9 +33,7 @@ class ZeroConv(Configurable, nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.log_scale = nn.Parameter(torch.zeros(outputs))
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs height width"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`(batch, outputs, H, W)` for x `(batch, inputs, H, W)`."""
         if context is not None:
             x = torch.cat((x, *context_channels(context, x)), dim=1)
@@ -79,9 +75,7 @@ class GlowNet(Configurable, nn.Module):
         self.activation = nn.ReLU()
         self.last = ZeroConv(c, outputs)
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs height width"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` for unchanged channels x."""
         h = self._with_ones_and_context(x, context)
         if self._is_standard():
@@ -93,9 +87,7 @@ class GlowNet(Configurable, nn.Module):
         return self.last(h).to(x.dtype)
 
     @torch.no_grad()
-    def initialize(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialise the actnorms from a batch, unless they were before."""
         h = self._with_ones_and_context(x, context)
         for weight, norm in ((self.first, self.first_norm), (self.second, self.second_norm)):
@@ -103,7 +95,7 @@ class GlowNet(Configurable, nn.Module):
             norm.initialize(h)
             h = self.activation(norm(h)[0])
 
-    def _with_ones_and_context(self, x: Tensor, context: Context | None) -> Tensor:
+    def _with_ones_and_context(self, x: Tensor, context: Tensor | None) -> Tensor:
         ones = x.new_ones(()).expand(x.shape[0], 1, *x.shape[2:])
         return torch.cat((x, ones, *context_channels(context, x)), dim=1)
 

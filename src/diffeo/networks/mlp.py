@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeo.context import Context
 from diffeo.networks.fused import dtype_of, has_hooks
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
@@ -33,11 +31,7 @@ class MLP(Configurable, nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        hidden: Sequence[int] = (64, 64),
-        context_features: int = 0,
+        self, inputs: int, outputs: int, hidden: Sequence[int] = (64, 64), context_features: int = 0
     ) -> None:
         super().__init__()
         widths = [inputs + context_features, *hidden]
@@ -51,9 +45,7 @@ class MLP(Configurable, nn.Module):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs)` for features x `(batch, inputs)`."""
         h = x if context is None else torch.cat((x, context), dim=1)
         if not torch.is_grad_enabled() or not self._is_standard(h):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.context import Context
 from diffeo.utils.config import Configurable
 
 
@@ -19,9 +17,7 @@ class Normalized(nn.Module):
         super().__init__()
         self.norm = BatchNorm(channels)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, x: Tensor) -> Tensor:
         """`relu(norm(x))`, of the shape of x."""
         return self.norm.normalize(x).relu_()
 
@@ -70,9 +66,7 @@ class ResNet(Configurable, nn.Module):
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.exit = nn.Sequential(Normalized(c), last)
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs height width"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
         h = self.entry(channels_last(torch.cat((x, -x, *context_channels(context, x)), dim=1)))
         total = self.skips[0](h)
@@ -111,9 +105,7 @@ class ConvNet(Configurable, nn.Module):
             last,
         )
 
-    def forward(
-        self, x: Float[Tensor, "batch inputs height width"], context: Context | None = None
-    ) -> Float[Tensor, "batch outputs height width"]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
         return self.layers(channels_last(torch.cat((x, *context_channels(context, x)), dim=1)))
 
@@ -131,7 +123,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def context_channels(context: Context | None, x: Tensor) -> list[Tensor]:
+def context_channels(context: Tensor | None, x: Tensor) -> list[Tensor]:
     """The context as channels of the size of x; none without a context."""
     if context is None:
         return []

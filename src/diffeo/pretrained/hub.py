@@ -163,11 +163,7 @@ class PretrainedModel(
         if dtype not in (None, *storage.STORED.values()):
             choices = ", ".join(f"torch.{name}" for name in storage.STORED)
             raise ValueError(f"weights are not stored as {dtype}: pass {choices}, or nothing.")
-        config = {
-            "format": 2,
-            **to_config(self),
-            "metadata": self.metadata,
-        }
+        config = {"format": 2, **to_config(self), "metadata": self.metadata}
         _check_unchanged(self, config)
         state = self.state_dict()
         if dtype is not None:
