@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import diffeo
 from diffeo import latent
 from diffeo.context import Category, ContextSpec, Number
-from diffeo.latent.paths import path
+from diffeo.latent.arithmetic import path
 
 DIMS = 5
 

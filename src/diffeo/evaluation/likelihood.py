@@ -8,102 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
+from diffeo.utils.modules import in_chunks
 
 Batch = tuple[Tensor, Tensor | None]
 
 
-@dataclass(frozen=True)
-class Score:
-    """Mean negative log-likelihood of rows or images, in nats and in the units of the data.
-
-    Args:
-        rows: how many there are.
-        nll: the mean.
-        stderr: its standard error; NaN for a single row.
-        standardized: the mean after division of each column by its standard deviation in training;
-            None for images and where the training rows are not at hand.
-        floor: the mean under the true density of the same rows, where that is known.
-        bits_per_dim: the mean in bits for each pixel and channel; None for a table.
-        bits_stderr: its standard error.
-        samples: K of `log_probs`.
-    """
-
-    rows: int
-    nll: float
-    stderr: float
-    standardized: float | None = None
-    floor: float | None = None
-    bits_per_dim: float | None = None
-    bits_stderr: float | None = None
-    samples: int = 1
-
-    @property
-    def gap(self) -> float | None:
-        """How far the mean lies above its floor: an estimate of the divergence KL(true | flow)."""
-        return None if self.floor is None else self.nll - self.floor
-
-    def __str__(self) -> str:
-        text = f"NLL {self.nll:.4f} ± {self.stderr:.4f} nats"
-        if self.bits_per_dim is not None:
-            text = f"{self.bits_per_dim:.4f} ± {self.bits_stderr:.4f} bits/dim ({text})"
-        if self.samples > 1:
-            text += f", the importance-weighted bound of {self.samples} samples"
-        if self.standardized is not None:
-            text += f" ({self.standardized:.4f} standardized)"
-        if self.gap is not None:
-            text += f", {self.gap:.4f} above the floor of {self.floor:.4f}"
-            if self.standardized is not None:
-                text += f" ({self.standardized - self.gap:.4f})"
-        return text
-
-
-def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
-    """Score one split ("train", "val" or "test") of a table or of images; see `log_probs`.
-
-    Raises:
-        ValueError: if the data do not fit the flow.
-    """
-    score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
-    if not isinstance(data, Table):
-        return score
-    log_scale = float(data.train.x.double().std(0, correction=0).log().sum())
-    return replace(score, standardized=score.nll - log_scale, floor=true_nll(data, split))
-
-
-def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
-    """Score all events of some batches in constant memory; see `log_probs`.
-
-    Raises:
-        ValueError: if there are none, or they do not fit the flow.
-    """
-    count, total, squares = 0, 0.0, 0.0
-    for part in log_probs(flow, batches, samples=samples):
-        nll = -part.double()
-        # The squares are about the running mean, since large equal numbers lose their difference.
-        mean = float(nll.mean())
-        delta = mean - (total / count if count else mean)
-        squares += float((nll - mean).square().sum())
-        squares += delta**2 * count * len(nll) / (count + len(nll))
-        count, total = count + len(nll), total + float(nll.sum())
-    if count == 0:
-        raise ValueError("there are no rows to score: pass some.")
-    stderr = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
-    score = Score(count, total / count, stderr, samples=samples)
-    if flow.takes_pixels:
-        bit = flow.nats_per_bpd
-        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=stderr / bit)
-    return score
-
-
 def log_probs(
     flow: Flow, batches: Iterable[Batch], *, samples: int = 1, seed: int = 0
-) -> Iterator[Float[Tensor, " batch"]]:
-    """Log-likelihoods `(batch,)` in nats of batches of events, computed in chunks.
+) -> Iterator[Tensor]:
+    """Log-likelihoods `(batch,)` in nats of batches of events `(x, context)`, computed in chunks.
 
     A flow with a dequantizer knows the density of noisy copies x + u; the likelihood P(x) of the
     discrete event is their mean over u, and the log-likelihood of one copy is a lower bound of its
@@ -111,14 +28,8 @@ def log_probs(
 
         log P(x) >= E log(1/K sum_k p(x + u_k)),   u_k uniform in the cell
 
-    A class-conditional flow takes a batch without context as a mixture of all classes, equally
-    likely (`mixture_log_prob`).
-
-    Args:
-        flow: the model.
-        batches: the events.
-        samples: K.
-        seed: of the noise u.
+    The seed is that of the noise u. A class-conditional flow takes a batch without context as a
+    mixture of all classes, equally likely (`mixture_log_prob`).
 
     Raises:
         ValueError: if K is below 1, or above 1 for a flow that draws no noise.
@@ -141,19 +52,13 @@ def log_probs(
         return torch.stack(copies).logsumexp(0) - math.log(samples)
 
     for x, context in batches:
-        xs = x.to(flow.device).split(flow.chunk)
-        contexts = (
-            [None] * len(xs) if context is None else context.to(flow.device).split(flow.chunk)
-        )
         # Not around the `yield`, where it would hold for the caller too.
         with torch.no_grad():
-            result = torch.cat([bound(*chunk) for chunk in zip(xs, contexts, strict=True)])
+            result = in_chunks(bound, x, context, flow.chunk, flow.device)
         yield result.cpu()
 
 
-def mixture_log_prob(
-    flow: Flow, x: Shaped[Tensor, "batch *shape"], *, generator: Generator | None = None
-) -> Float[Tensor, " batch"]:
+def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """Log-density of x under all classes, equally likely: `(batch,)`, in nats.
 
         log p(x) = log(1/C sum_c p(x | c))
@@ -173,6 +78,76 @@ def mixture_log_prob(
         labels = torch.full((len(x),), label, device=x.device)
         parts.append(flow.log_prob(x, labels, generator=generator))
     return torch.stack(parts).logsumexp(0) - math.log(len(parts))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean negative log-likelihood of rows or images, in nats and in the units of the data."""
+
+    rows: int
+    nll: float
+    stderr: float  # NaN for a single row
+    # After division of each column by its standard deviation in training, where that is at hand.
+    standardized: float | None = None
+    floor: float | None = None  # the mean under the true density of the same rows, where known
+    bits_per_dim: float | None = None  # in bits for each pixel and channel; of images
+    bits_stderr: float | None = None
+    samples: int = 1  # K of `log_probs`
+
+    @property
+    def gap(self) -> float | None:
+        """How far the mean lies above its floor: an estimate of the divergence KL(true | flow)."""
+        return None if self.floor is None else self.nll - self.floor
+
+    def __str__(self) -> str:
+        text = f"NLL {self.nll:.4f} ± {self.stderr:.4f} nats"
+        if self.bits_per_dim is not None:
+            text = f"{self.bits_per_dim:.4f} ± {self.bits_stderr:.4f} bits/dim ({text})"
+        if self.samples > 1:
+            text += f", the importance-weighted bound of {self.samples} samples"
+        if self.standardized is not None:
+            text += f" ({self.standardized:.4f} standardized)"
+        if self.gap is not None:
+            text += f", {self.gap:.4f} above the floor of {self.floor:.4f}"
+            if self.standardized is not None:
+                text += f" ({self.standardized - self.gap:.4f})"
+        return text
+
+
+def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
+    """Score one split ("train", "val" or "test") of a table or of images; see `log_probs`."""
+    score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
+    if not isinstance(data, Table):
+        return score
+    log_scale = float(data.train.x.double().std(0, correction=0).log().sum())
+    floor = true_nll(data, split)
+    return replace(score, standardized=score.nll - log_scale, floor=floor)
+
+
+def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
+    """Score all events of some batches in constant memory; see `log_probs`.
+
+    Raises:
+        ValueError: if there are none, or they do not fit the flow.
+    """
+    count, origin, total, squares = 0, 0.0, 0.0, 0.0
+    for part in log_probs(flow, batches, samples=samples):
+        nll = -part.double()
+        if count == 0 and len(nll):
+            # Sums are about this number, since large equal numbers lose their difference.
+            origin = float(nll.median())
+        count, total = count + len(nll), total + float((nll - origin).sum())
+        squares += float((nll - origin).square().sum())
+    if count == 0:
+        raise ValueError("there are no rows to score: pass some.")
+    mean, stderr = total / count, math.nan
+    if count > 1:
+        stderr = math.sqrt(max(squares - count * mean**2, 0.0) / (count - 1) / count)
+    score = Score(count, origin + mean, stderr, samples=samples)
+    if flow.takes_pixels:
+        bit = flow.nats_per_bpd
+        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=stderr / bit)
+    return score
 
 
 def true_nll(table: Table, split: str) -> float | None:

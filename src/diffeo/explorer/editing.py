@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
-from diffeo.latent.coding import decode
+from diffeo.latent.arithmetic import decode
 
 FURTHEST = 3.0  # strength, up or down
 

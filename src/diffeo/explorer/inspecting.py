@@ -15,7 +15,7 @@ from diffeo.evaluation import scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.figures.points import base_density, latent_reach
-from diffeo.latent.coding import encode
+from diffeo.latent.arithmetic import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
 LISTED = 20  # rows of a table, the least likely first

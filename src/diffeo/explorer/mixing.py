@@ -14,8 +14,7 @@ from torch import Tensor
 from diffeo import figures
 from diffeo.explorer.subject import Subject
 from diffeo.latent import PathKind
-from diffeo.latent.coding import decode, encode
-from diffeo.latent.paths import path
+from diffeo.latent.arithmetic import decode, encode, path
 
 STEPS = 100  # of a slider, from one image to the next
 FRAMES = 9  # of the strip

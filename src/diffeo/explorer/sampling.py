@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from diffeo.explorer.subject import Subject, generator
-from diffeo.latent.coding import decode
-from diffeo.latent.noise import in_levels
+from diffeo.latent.arithmetic import decode, in_levels
 
 SIDES = (1, 2, 3, 4, 6, 8)  # images along a side of the grid
 HOTTEST = 1.5

@@ -5,11 +5,16 @@ its exact inverse. So a path between two events is a path between two vectors, d
 again shows what that level holds, and an attribute is a direction. Nothing here trains or draws.
 """
 
-from diffeo.latent.conditions import Conditions, recondition
-from diffeo.latent.directions import Directions, edit
-from diffeo.latent.finding import DirectionKind, find_directions
-from diffeo.latent.noise import at_temperatures, resample
-from diffeo.latent.paths import PathKind, between_four, interpolate
+from diffeo.latent.arithmetic import (
+    PathKind,
+    at_temperatures,
+    between_four,
+    interpolate,
+    recondition,
+    resample,
+)
+from diffeo.latent.conditions import Conditions
+from diffeo.latent.directions import DirectionKind, Directions, edit, find_directions
 
 __all__ = [
     "Conditions",

@@ -13,9 +13,9 @@ from diffeo.data import write_columns, write_table
 from diffeo.evaluation.scores import (
     Kind,
     Reference,
-    check_kind,
     column_names,
-    image_scores,
+    image_columns,
+    needs_reference,
     row_scores,
 )
 from diffeo.run import Run
@@ -49,14 +49,14 @@ class Scoring:
         lacking = self.run.lacks_class(part.source, self.delimiter)
         rows = self.run.rows(part.source, unlabelled=True, delimiter=self.delimiter)
         batches = row_scores(self.run.flow, rows, self.kind, self.reference, seed=part.number)
-        write_table(file, column_names(self.kind), batches)
+        write_table(file, column_names(self.run.flow, self.kind), batches)
         return [self.run.unlabelled(self.source)] if lacking else []
 
     def _images(self, part: Part, file: Path) -> list[str]:
         # Decoded images are on the disk only while they are scored.
         with tempfile.TemporaryDirectory(prefix="diffeo-") as cache:
             gallery = self.run.gallery(part.source, unlabelled=True, cache=cache)
-            columns = image_scores(
+            columns = image_columns(
                 self.run.flow, gallery, self.kind, self.reference, seed=part.number
             )
         write_columns(file, columns)
@@ -93,7 +93,7 @@ def score_parts(
         ValueError: if the source holds nothing to score, the folder holds something else, or a part
             fails; the others are computed all the same.
     """
-    check_kind(kind)
+    needs_reference(run.flow, kind)  # or refuse the kind
     out = Path(out).expanduser().resolve()
     source = os.fspath(source)
     parts = files(source)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from diffeo.evaluation.scores import Kind, Reference, check_kind, needs_reference, scores
+from diffeo.evaluation.scores import KINDS, Kind, Reference, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
 from diffeo.sklearn.tables import chunks, without_nan
 
@@ -87,7 +87,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
         """Learn the density of X `(n, columns)` and the offset of its outliers; y is ignored."""
-        check_kind(self.kind)
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(KINDS)}.")
         share = self.contamination
         if not isinstance(share, Real) or not 0 < share <= 0.5:
             raise ValueError(f"contamination is {share!r}: choose a share above 0 and up to 0.5.")

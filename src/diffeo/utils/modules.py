@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -20,3 +20,22 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def in_chunks(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    context: Tensor | None,
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    """`function(x, context)`, for so many events at a time, to bound the memory of activations.
+
+    Of no events the function gets one empty chunk, so that it can refuse a wrong shape.
+    """
+    parts = []
+    for start in range(0, max(1, len(x)), size):
+        rows = slice(start, start + size)
+        given = None if context is None else context[rows].to(device)
+        parts.append(function(x[rows].to(device), given))
+    return torch.cat(parts)

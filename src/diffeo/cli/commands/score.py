@@ -7,7 +7,7 @@ from typing import Any
 from diffeo.cli.common import check_folder, choose_reference, is_folder, open_run, report
 from diffeo.data import Batches, check_writable, write_columns, write_table
 from diffeo.evaluation.likelihood import Batch
-from diffeo.evaluation.scores import Kind, column_names, image_scores, row_scores
+from diffeo.evaluation.scores import Kind, column_names, image_columns, row_scores
 from diffeo.utils.console import PlainConsole
 
 
@@ -69,7 +69,7 @@ def main(
         if flow.context.category and gallery.images.context is None:
             report(opened.unlabelled(data))
         compared = choose_reference(opened, kind, reference, batches)
-        write_columns(file, image_scores(flow, gallery, kind, compared))
+        write_columns(file, image_columns(flow, gallery, kind, compared))
         for note in gallery.notes:
             report(note)
         report(f"{len(gallery.names):,} scores written to {file}.")
@@ -87,5 +87,5 @@ def main(
             count += len(rows)
             yield rows
 
-    write_table(file, column_names(kind), counted())
+    write_table(file, column_names(flow, kind), counted())
     report(f"{count:,} scores written to {file}.")
