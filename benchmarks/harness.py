@@ -4,7 +4,7 @@ These machines are shared and stall, so that a time alone means little. What cou
 times taken one right after the other. A side is built in a process of its own, which then waits at
 a pipe; only one works at a time, each after a warm-up. In a turn it repeats its unit of work for
 about half a second, and answers with the seconds of one unit. With `--keep` all sides keep what
-they free (`diffeo.utils.memory.keep_freed_memory`), as `diffeo train` does.
+they free (`diffeo.utils.machine.keep_freed_memory`), as `diffeo train` does.
 
 Memory is the operating system's count: how far the largest resident set rises over three training
 steps of a fresh process. Parameters are there before the first of them; gradients, which are kept
@@ -30,7 +30,7 @@ import torch
 from joblib import cpu_count
 from rich.console import Console
 
-from diffeo.utils.memory import keep_freed_memory
+from diffeo.utils.machine import keep_freed_memory
 
 MIB, PAGE = 2**20, 2**12  # in less than a page nothing is counted
 MEMORY_STEPS, PROCESSES = 3, 3

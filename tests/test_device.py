@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffeo.utils.device import find_device
+from diffeo.utils.machine import find_device
 
 
 @pytest.mark.parametrize(

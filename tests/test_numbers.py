@@ -32,7 +32,7 @@ from diffeo.run import Run, train
 from diffeo.training.anomaly import Search, find_fault
 from diffeo.training.loop import Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.finite import NotFiniteError
+from diffeo.utils.modules import NotFiniteError
 
 QUIET = Console(quiet=True)
 QUICK = ["--trainer.max_epochs=2", "--trainer.batch_size=100", "--trainer.figure_every=100"]

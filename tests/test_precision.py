@@ -13,7 +13,7 @@ from diffeo.cli import main
 from diffeo.data import DataOptions
 from diffeo.run import train
 from diffeo.training.options import TrainerOptions
-from diffeo.utils.precision import has_bfloat16, networks_dtype, training_dtype
+from diffeo.utils.machine import has_bfloat16, networks_dtype, training_dtype
 
 
 def small(shape):

@@ -312,8 +312,6 @@ def test_a_model_in_a_folder_wins_over_one_that_ships(shipped):
 
 def test_unknown_names_are_answered_with_those_that_ship(shipped, capsys):
     refused(["sample", "minst"], capsys, "minst is neither", "rows, tiny")
-    with pytest.raises(ValueError, match="choose one of rows, tiny"):
-        zoo.find("minst")
 
 
 def test_commands_take_a_name_that_ships(shipped, capsys):
@@ -619,7 +617,7 @@ def test_what_cannot_be_shared_is_refused(run, capsys, monkeypatch):
 
 
 def test_mnist_ships_small_and_says_how_good_it_is():
-    folder = zoo.find("mnist")
+    folder = zoo.FOLDER / "mnist"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     header, body = card_of(folder)
     assert header["license"] == "apache-2.0"
@@ -632,7 +630,7 @@ def test_mnist_ships_small_and_says_how_good_it_is():
 
 @pytest.mark.slow
 def test_mnist_is_as_good_as_its_card_says(shared_data):
-    given = float(re.search(r"- test: (1\.\d+)", card_of(zoo.find("mnist"))[1])[1])
+    given = float(re.search(r"- test: (1\.\d+)", card_of(zoo.FOLDER / "mnist")[1])[1])
     run = Run("mnist")
     gallery = run.gallery(str(shared_data / "mnist" / "test.parquet"))
     x, context = gallery.images.take(torch.arange(2_000))

@@ -26,7 +26,7 @@ from diffeo.run import train
 from diffeo.training.loop import Training
 from diffeo.training.memory import activations, settle_memory
 from diffeo.training.options import TrainerOptions
-from diffeo.utils import memory
+from diffeo.utils import machine as memory
 
 QUIET = Console(quiet=True)
 CPU = torch.device("cpu")
@@ -357,7 +357,7 @@ def test_freed_memory_is_held_where_the_c_library_can(library, monkeypatch):
 
 HOLES = """
 from pathlib import Path
-from diffeo.utils.memory import return_freed_memory
+from diffeo.utils.machine import return_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -406,7 +406,7 @@ def test_elsewhere_than_on_linux_no_library_is_asked(library, monkeypatch):
 def test_this_machine_tells_how_much_is_free_and_takes_the_call():
     """In a process of its own, whose allocator may change."""
     code = (
-        "from diffeo.utils import memory as m; print(m.free_memory('cpu'), m.keep_freed_memory())"
+        "from diffeo.utils import machine as m; print(m.free_memory('cpu'), m.keep_freed_memory())"
     )
     source = str(Path(diffeo.__file__).parents[1])
     done = subprocess.run(

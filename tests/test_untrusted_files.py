@@ -28,10 +28,10 @@ from diffeo.data.arrow import parquet_batches, to_numpy
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.latent import Directions
+from diffeo.pretrained import storage
 from diffeo.run import Run
-from diffeo.utils import allocation
 from diffeo.utils.console import PlainConsole, printable
-from diffeo.utils.parsing import parse_yaml, read_text
+from diffeo.utils.files import parse_yaml, read_text
 
 FAILING = sorted((Path(__file__).parent / "failing_inputs").glob("*-*"))
 
@@ -179,12 +179,12 @@ def test_a_text_ends_and_is_a_plain_file(tmp_path):
 
 def test_a_model_takes_no_more_than_its_weights():
     state = diffeo.RealNVP(4, layers=2, hidden=[8]).state_dict()
-    with allocation.limit_allocation(state):
+    with storage.limit_allocation(state):
         diffeo.RealNVP(4, layers=2, hidden=[8])
     for wrong in ({"layers": 10**9}, {"hidden": [10**9]}, {"hidden": [30_000, 30_000]}):
         with (
             pytest.raises(ValueError, match="many more weights"),
-            allocation.limit_allocation(state),
+            storage.limit_allocation(state),
         ):
             diffeo.RealNVP(4, **wrong)
     # Afterwards there are no bounds.

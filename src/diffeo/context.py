@@ -10,15 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffeo.utils.config import may_be_named
+from diffeo.utils.config import Configurable
 
 MOST_COLUMNS = 100_000  # of a table, and so of a context
 Context: TypeAlias = Tensor
 
 
-@may_be_named
 @dataclass(frozen=True)
-class Number:
+class Number(Configurable):
     """A number of the context: one column, as it is.
 
     Args:
@@ -33,9 +32,8 @@ class Number:
         return [self.name]
 
 
-@may_be_named
 @dataclass(frozen=True)
-class Category:
+class Category(Configurable):
     """One of several values: a column of 0 and 1 for each of them.
 
     Args:
@@ -63,9 +61,8 @@ class Category:
 Variable: TypeAlias = Number | Category
 
 
-@may_be_named
 @dataclass(frozen=True)
-class ContextSpec:
+class ContextSpec(Configurable):
     """The context of a conditional density: its variables in the order of their columns.
 
     Args:

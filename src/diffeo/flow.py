@@ -21,9 +21,8 @@ from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec
 from diffeo.distribution import FlowDistribution, distribution_of
 from diffeo.pretrained.hub import PretrainedModel
-from diffeo.utils.finite import nan_to_minus_infinity
+from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import eval_mode as eval_mode
-from diffeo.utils.system import check_compiler
 
 
 class Flow(PretrainedModel):
@@ -123,7 +122,7 @@ class Flow(PretrainedModel):
         with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self.base.log_prob(z) + log_det + entry
-        return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
+        return log_prob if self.training else _nan_to_minus_infinity(log_prob, given, context)
 
     def bits_per_dim(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -326,3 +325,12 @@ class Flow(PretrainedModel):
 
 
 load = Flow.from_pretrained
+
+
+def _nan_to_minus_infinity(values: Tensor, *given: Tensor | None) -> Tensor:
+    """Values `(batch,)` with -inf for NaN, except in rows where something given is NaN."""
+    lost = values.isnan()
+    for tensor in given:
+        if tensor is not None and tensor.is_floating_point():
+            lost = lost & ~tensor.flatten(1).isnan().any(1)
+    return values.masked_fill(lost, -math.inf)

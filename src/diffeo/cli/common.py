@@ -11,8 +11,7 @@ from diffeo.evaluation.likelihood import Batch
 from diffeo.evaluation.scores import Kind, Reference, needs_reference
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
-from diffeo.utils.device import Device, find_device
-from diffeo.utils.precision import Precision, networks_dtype
+from diffeo.utils.machine import Device, Precision, find_device, networks_dtype
 
 
 def open_run(

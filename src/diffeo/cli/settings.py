@@ -12,7 +12,7 @@ from typing import Any
 
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that their classes are known
 from diffeo.utils.config import Configurable, public_name
-from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options. Where one is a single word, that is a file or a class.
 SECTIONS = ("data", "optimizer", "trainer")

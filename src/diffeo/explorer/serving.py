@@ -24,7 +24,7 @@ from diffeo.explorer.guard import Guard
 from diffeo.explorer.page import build
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import asset
-from diffeo.utils.memory import return_freed_memory
+from diffeo.utils.machine import return_freed_memory
 
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 256  # events that wait for their turn, of all visitors together

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from diffeo.bijections.pixels import PixelDequantize
 from diffeo.export.programs import Inputs, Program
-from diffeo.utils.modules import eval_mode
+from diffeo.flow import eval_mode
 
 Format = Literal["onnx", "torch"]
 Call = Callable[[Inputs], Tensor]

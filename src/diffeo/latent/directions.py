@@ -18,8 +18,7 @@ from torch import Tensor
 from diffeo.flow import Flow
 from diffeo.latent.arithmetic import decode, encode
 from diffeo.utils.config import public_name
-from diffeo.utils.files import atomic_write
-from diffeo.utils.parsing import parse_json
+from diffeo.utils.files import atomic_write, parse_json
 
 DirectionKind = Literal["mean", "partial", "discriminant"]
 MAX_DIMS = 4_096  # of the largest covariance: 128 MiB in float64

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from diffeo.bijections.coupling import Coupling
 from diffeo.pretrained import storage
 from diffeo.pretrained.card import Card
-from diffeo.utils.allocation import limit_allocation
 from diffeo.utils.config import Configurable, find_class, from_config, to_config
 from diffeo.utils.files import atomic_write
-from diffeo.utils.finite import first_not_finite
+from diffeo.utils.modules import first_not_finite
 
 CARD = "README.md"
 
@@ -193,7 +192,7 @@ class PretrainedModel(
         if not issubclass(model, cls):
             raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
         try:
-            with limit_allocation(state):
+            with storage.limit_allocation(state):
                 flow = from_config({"class": config["class"], "arguments": config["arguments"]})
             if config.get("format", 1) == 1 and flow.context_encoder is not None:
                 # 0.1.0 did not normalize classes, which is what an encoder does at its start.

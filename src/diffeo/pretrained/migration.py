@@ -14,14 +14,13 @@ OURS = {"diffeo.NICE", "diffeo.RealNVP", "diffeo.TableFlow", "diffeo.Glow", "dif
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a model, whatever release wrote it.
+    """The configuration of a model that 0.1.0 wrote; of one that is none of diffeo's, as it is.
 
     0.1.0 had `base` and `coupling` as texts, `bound` for the affine map, `context_features` and
     `num_classes`, and the names of context columns in the metadata.
     """
-    config = dict(config)
-    if config.get("format", 1) > 1 or config["class"] not in OURS:
-        return config
+    if config["class"] not in OURS:
+        return dict(config)
     arguments, metadata = dict(config["arguments"]), dict(config.get("metadata", {}))
     width, classes = arguments.pop("context_features", 0), arguments.pop("num_classes", None)
     names = metadata.pop("context_columns", None) or []
@@ -37,7 +36,7 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
         arguments["univariate"] = {"class": "diffeo.Additive", "arguments": {}}
     elif bound:
         arguments["univariate"] = {"class": "diffeo.Affine", "arguments": bound}
-    return config | {"arguments": arguments, "metadata": metadata}
+    return {**config, "arguments": arguments, "metadata": metadata}
 
 
 def context_of(columns: list[str]) -> ContextSpec:

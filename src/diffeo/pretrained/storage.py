@@ -1,32 +1,39 @@
 """A model on disk: a folder with `config.json` and `model.safetensors`, and no pickle in it.
 
-Both are written completely or not at all. Where some weights are stored in fewer bits,
+Both files are written completely or not at all. Where some weights are stored in fewer bits,
 `config.json` says so: `stored_as` is their dtype in the file, and `dtype` that of the model.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+from torch.overrides import TorchFunctionMode
 
 from diffeo.pretrained import zoo
 from diffeo.pretrained.migration import migrate
-from diffeo.utils.files import atomic_write
-from diffeo.utils.parsing import JSON_BYTES, parse_json, read_text
+from diffeo.utils.files import JSON_BYTES, atomic_write, parse_json, read_text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # The dtypes in which weights may be stored, and a model may compute, by name in config.json.
 STORED = {"bfloat16": torch.bfloat16}
 COMPUTED = {"float32": torch.float32, "float64": torch.float64}
+# What a model may hold beyond its weights: what is not saved with it, what starting it takes.
+TIMES, NUMBERS, TENSORS = 4, 2**24, 1_000
 
 
 def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -83,7 +90,8 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = parse_json(read_text(folder / CONFIG, JSON_BYTES))
         well_formed = isinstance(config["class"], str) and isinstance(config["arguments"], dict)
         well_formed = well_formed and isinstance(config.get("metadata", {}), dict)
-        config = migrate(config) if well_formed else config
+        if well_formed and config.get("format", 1) == 1:
+            config = migrate(config)
         stored = STORED[config["stored_as"]] if "stored_as" in config else None
         computed = COMPUTED[config["dtype"]] if stored is not None else None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -117,29 +125,88 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
     Raises:
         ValueError: if there is none of these.
     """
-    folder = Path(name)
-    shipped = str(name) in zoo.names()
-    inner = folder / "model"  # that of a run folder
-    if inner.is_dir() and not (folder / CONFIG).is_file():
-        return inner
-    # A folder without a model, such as one of data, hides none that ships.
-    if folder.is_dir() and (not shipped or (folder / CONFIG).is_file()):
+    folder, name = Path(name), str(name)
+    if (folder / CONFIG).is_file():
         return folder
-    if shipped:
-        return zoo.find(str(name))
-    parts = str(name).split("/")
+    if (folder / "model").is_dir():  # of a run folder
+        return folder / "model"
+    # A folder without a model, such as one of data, hides none that ships.
+    if name in (shipped := zoo.names()):
+        return zoo.FOLDER / name
+    if folder.is_dir():
+        return folder
+    parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in {".", ".."}:
         raise ValueError(
             f"{name} is neither a folder nor a hub name like owner/name, nor a model that ships "
-            f"with diffeo: {', '.join(zoo.names())}."
+            f"with diffeo: {', '.join(shipped)}."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS], **download))
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **download)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{name} is no folder here and could not be fetched from the hub ({reason})."
         ) from error
+
+
+@contextmanager
+def limit_allocation(state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let what is built in the block have a few times the weights of `state`, and no more.
+
+    A few bytes of a stranger's config.json may ask for 10^9 layers, or for layers 10^9 wide. What
+    goes far beyond the weights that come with it is refused as it begins.
+
+    Raises:
+        ValueError: as soon as the block goes beyond.
+    """
+    numbers = sum(tensor.numel() for tensor in state.values())
+    budget = _Budget(TIMES * numbers + NUMBERS, TIMES * len(state) + TENSORS)
+    hooks = [
+        modules.register_module_parameter_registration_hook(budget.count),
+        modules.register_module_buffer_registration_hook(budget.count),
+        modules.register_module_module_registration_hook(budget.count),
+    ]
+    try:
+        with budget:
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+_FACTORIES = {torch.arange, torch.empty, torch.eye, torch.full, torch.ones, torch.rand}
+_FACTORIES |= {torch.randn, torch.randperm, torch.zeros}
+
+
+class _Budget(TorchFunctionMode):
+    """What is left: numbers, and tensors and modules."""
+
+    def __init__(self, numbers: int, things: int) -> None:
+        super().__init__()
+        self.numbers, self.things = numbers, things
+
+    def count(self, owner: nn.Module, name: str, value: Any) -> None:
+        """Take off what a module has been given."""
+        size = value.numel() if isinstance(value, Tensor) else 0
+        self.things -= 1
+        self.check(size)
+        self.numbers -= size
+
+    def check(self, numbers: int) -> None:
+        """Refuse so many at once."""
+        if numbers > self.numbers or self.things < 0:
+            raise ValueError("it asks for many more weights than there are in the file")
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the size that torch is asked for, before it takes the memory."""
+        if func in _FACTORIES and args:
+            size = list(args[0]) if isinstance(args[0], (list, tuple)) else [*args]
+            if func is torch.eye:
+                size = [*size, size[0]][:2]
+            self.check(math.prod(n for n in size if isinstance(n, int)))
+        return func(*args, **kwargs or {})

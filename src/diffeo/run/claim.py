@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from diffeo.bijections.convolution import SingularError
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
 from diffeo.utils.files import atomic_write
-from diffeo.utils.finite import NotFiniteError
+from diffeo.utils.modules import NotFiniteError
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}

@@ -26,8 +26,8 @@ from diffeo.data.images.options import LARGEST
 from diffeo.data.tables.opening import open_table
 from diffeo.evaluation.likelihood import Batch
 from diffeo.flow import Flow
-from diffeo.utils.finite import all_finite
-from diffeo.utils.parsing import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.modules import all_finite
 
 
 class Run:

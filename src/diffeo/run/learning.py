@@ -40,10 +40,14 @@ from diffeo.training.memory import settle_memory
 from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
 from diffeo.training.processes import Processes
 from diffeo.utils.config import public_name
-from diffeo.utils.device import find_device
 from diffeo.utils.files import atomic_write
-from diffeo.utils.memory import keep_freed_memory
-from diffeo.utils.precision import Precision, networks_dtype, training_dtype
+from diffeo.utils.machine import (
+    Precision,
+    find_device,
+    keep_freed_memory,
+    networks_dtype,
+    training_dtype,
+)
 
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits in any case.
@@ -73,7 +77,7 @@ def train(
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
         precision: of the networks while they learn: "bf16" for bfloat16, "float32", or "auto" (see
-            `diffeo.utils.precision`); what is validated and saved is float32.
+            `diffeo.utils.machine`); what is validated and saved is float32.
         optimizer: how the weights are learned.
         trainer: how long, and on which devices.
         resume: continue from the last checkpoint in `out`, or start anew where there is none.

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from diffeo.sklearn.learning import fit_flow
 from diffeo.sklearn.settings import Settings
 from diffeo.sklearn.tables import TableReader, chunks, without_nan
-from diffeo.utils.device import Device
+from diffeo.utils.machine import Device
 
 Array = NDArray[Any]
 Auto = Literal["auto"]

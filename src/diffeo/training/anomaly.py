@@ -13,7 +13,7 @@ from diffeo.bijections.base import Bijection
 from diffeo.bijections.convolution import SingularError
 from diffeo.bijections.coupling import Coupling
 from diffeo.flow import Flow
-from diffeo.utils.finite import SMALLER_LR, all_finite, first_not_finite
+from diffeo.utils.modules import SMALLER_LR, all_finite, first_not_finite
 
 
 @dataclass(frozen=True)

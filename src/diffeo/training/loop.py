@@ -17,8 +17,8 @@ from diffeo.data.batches import Batches, Rows, mix
 from diffeo.flow import Flow
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes
-from diffeo.utils.device import find_device
-from diffeo.utils.finite import NotFiniteError, first_not_finite
+from diffeo.utils.machine import find_device
+from diffeo.utils.modules import NotFiniteError, first_not_finite
 
 Batch = tuple[Tensor, Tensor | None]
 # Changes a training batch at random: x, its context, a generator, and the share of the steps done.

@@ -12,7 +12,7 @@ from diffeo.bijections.memory import Memory
 from diffeo.data.batches import Rows
 from diffeo.flow import Flow
 from diffeo.training.options import TrainingMemory
-from diffeo.utils.memory import free_memory
+from diffeo.utils.machine import free_memory
 
 # Besides the activations a step needs gradients, averages, and room to compute in.
 SHARE = 0.5

@@ -24,7 +24,7 @@ from diffeo.pretrained.storage import read_model
 from diffeo.training.checkpoints import epochs_in, load
 from diffeo.training.loop import Batch, Observer, Training
 from diffeo.utils.files import atomic_write
-from diffeo.utils.finite import NotFiniteError
+from diffeo.utils.modules import NotFiniteError
 
 REFRESH = 0.1  # seconds between two moves of the progress bar
 Draw = Callable[[Flow, str], dict[str, Path]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.flow import Flow
-from diffeo.utils.device import Device
+from diffeo.utils.machine import Device
 
 TrainingMemory = Literal["auto", "stored", "constant"]
 Compile = Literal["auto", "on", "off"]

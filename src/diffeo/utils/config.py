@@ -7,15 +7,13 @@ Only classes that say so may stand in a tree (see `Configurable`), and nothing i
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-T = TypeVar("T")
 PLAIN = (type(None), bool, int, float, str)
 
 
@@ -78,9 +76,6 @@ def to_config(value: Any) -> Any:
         return {key: to_config(item) for key, item in value.items()}
     if isinstance(value, Configurable):
         return {"class": public_name(type(value)), "arguments": to_config(value.arguments)}
-    if dataclasses.is_dataclass(value) and _may_be_named(type(value)):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"class": public_name(type(value)), "arguments": to_config(fields)}
     made = value if isinstance(value, partial) else partial(value)
     if inspect.isclass(made.func) and issubclass(made.func, Configurable) and not made.args:
         return {"partial": public_name(made.func), "arguments": to_config(made.keywords)}
@@ -123,17 +118,15 @@ def find_class(name: str, trust: bool = False) -> type:
     Raises:
         ValueError: if there is none, or it cannot be imported.
     """
-    known = _known()
-    if name not in known and name.startswith("diffeo."):
+    if name.startswith("diffeo."):
         # The package imports a model when it is asked for one.
         getattr(sys.modules["diffeo"], name.removeprefix("diffeo."), None)
-        known = _known()
-    if name not in known and trust:
+    if name not in _known() and trust:
         try:
             importlib.import_module(name.rpartition(".")[0])
         except (ImportError, ValueError) as error:
             raise ValueError(f"it names {name}, which cannot be imported: {error}") from error
-        known = _known()
+    known = _known()
     if name not in known:
         raise ValueError(
             f"it names the class {name}, which is none of diffeo's: import it first, or, if you "
@@ -143,21 +136,7 @@ def find_class(name: str, trust: bool = False) -> type:
 
 
 def _known() -> dict[str, type]:
-    return {public_name(cls): cls for cls in (*_subclasses(Configurable), *_NAMED)}
-
-
-# Dataclasses that may stand in a tree.
-_NAMED: list[type] = []
-
-
-def may_be_named(cls: type[T]) -> type[T]:
-    """A decorator for dataclasses that may stand in a tree."""
-    _NAMED.append(cls)
-    return cls
-
-
-def _may_be_named(cls: type) -> bool:
-    return cls in _NAMED
+    return {public_name(cls): cls for cls in _subclasses(Configurable)}
 
 
 def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:

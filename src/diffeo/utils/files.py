@@ -1,10 +1,27 @@
-"""Write to a temporary file, then rename it: no reader meets half a file, nothing is lost."""
+"""Files: written completely or not at all, and those of strangers read as plain values.
+
+JSON and YAML make nothing but numbers, strings, lists and dictionaries. A small file may stand for
+much (YAML's aliases) or be nested deeper than any parser follows: it is refused before it unfolds.
+"""
 
 from __future__ import annotations
 
+import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Of settings, which people write; and of a model's config.json, with the codes of its columns.
+SETTINGS_BYTES, JSON_BYTES = 2**20, 2**26
+# Of YAML once aliases are followed, and how deep it is nested.
+MOST_VALUES, DEEPEST = 100_000, 50
+
+# Of libyaml where it is there, as jsonargparse has it: events come in turn, not in recursion.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @contextmanager
@@ -24,10 +41,84 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(partial)):
-            error.filename = str(path)
-            error.filename2 = None
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         # Nor does a file that cannot be removed hide why it is to be.
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def read_text(path: Path, most: int) -> str:
+    """A text file of no more bytes than `most`.
+
+    Raises:
+        ValueError: if it is larger, no plain file (a pipe would be waited for, a device never
+            ends), or not in UTF-8.
+        OSError: if it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no plain file: name one that is.")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} is longer than {most >> 20} MiB: it is no file of this kind.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not written in UTF-8: {error.reason}.") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, which has no NaN.
+
+    Raises:
+        ValueError: if it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text without tags of Python's.
+
+    Raises:
+        ValueError: if it is none, nested too deeply, or its aliases unfold into too much.
+    """
+    try:
+        _check_size(text)
+        return yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        reason = " ".join(str(error).split()) or "it is nested too deeply"
+        raise ValueError(f"it is no YAML of plain values ({reason})") from error
+
+
+def _check_size(text: str) -> None:
+    """Refuse a text that is deep, or that stands for more values than settings have."""
+    counts = [0]  # of each collection that is open, and of the whole
+    anchors: list[str | None] = []  # of those that are open
+    sizes: dict[str | None, int] = {}
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            counts.append(1)
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = counts.pop()
+            sizes[anchors.pop()] = size
+            counts[-1] += size
+        elif isinstance(event, yaml.AliasEvent):
+            # One that holds itself has no size yet.
+            counts[-1] += sizes.get(event.anchor, MOST_VALUES)
+        elif isinstance(event, yaml.ScalarEvent):
+            counts[-1] += 1
+            sizes[event.anchor] = 1
+        if len(counts) > DEEPEST or sum(counts) > MOST_VALUES:
+            raise ValueError(
+                f"it unfolds into more than {MOST_VALUES:,} values, or {DEEPEST} levels"
+            )
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"it holds {name}")

@@ -1,12 +1,14 @@
-"""Helpers for PyTorch's modules."""
+"""Modules and tensors of PyTorch: eval mode, chunks, and whether numbers are finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+SMALLER_LR = "take a smaller --optimizer.lr"
 
 
 @contextmanager
@@ -39,3 +41,29 @@ def in_chunks(
         given = None if context is None else context[rows].to(device)
         parts.append(function(x[rows].to(device), given))
     return torch.cat(parts)
+
+
+class NotFiniteError(FloatingPointError):
+    """A training met numbers that are not finite and cannot go on.
+
+    Args:
+        what: a clause that names the place.
+        remedy: what a user may do, as a command.
+    """
+
+    def __init__(self, what: str, remedy: str = SMALLER_LR) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers of these tensors, which are on one device, are finite."""
+    looks = [tensor.detach().isfinite().all() for tensor in tensors]
+    return not looks or bool(torch.stack(looks).all())
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a number that is not finite; None if none does."""
+    if all_finite(tensors.values()):
+        return None
+    return next(name for name, tensor in tensors.items() if not all_finite([tensor]))

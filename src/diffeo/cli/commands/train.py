@@ -16,7 +16,7 @@ from diffeo.flow import Flow
 from diffeo.run import presets, train
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.console import PlainConsole
-from diffeo.utils.precision import Precision
+from diffeo.utils.machine import Precision
 
 ALIASES = {
     "--device": "--trainer.device",

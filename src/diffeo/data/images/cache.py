@@ -21,7 +21,7 @@ from diffeo.data.images.decoding import Pixels
 from diffeo.data.images.options import ImageOptions
 from diffeo.data.limits import check_plain
 from diffeo.data.splits import SPLITS
-from diffeo.utils.parsing import parse_json, read_text
+from diffeo.utils.files import parse_json, read_text
 
 VERSION = 4  # of what the folders hold and of how images are decoded
 

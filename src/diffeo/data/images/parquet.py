@@ -16,7 +16,7 @@ from diffeo.data.images.folders import listing_hash, split_of
 from diffeo.data.images.options import ImageOptions
 from diffeo.data.images.source import Entry, ImageSource, Part
 from diffeo.data.splits import SPLITS
-from diffeo.utils.parsing import parse_json
+from diffeo.utils.files import parse_json
 
 BATCH_ROWS = 256  # so that memory does not grow with the file
 
