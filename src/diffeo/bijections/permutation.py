@@ -51,6 +51,8 @@ class Permutation(Bijection):
         return cls(torch.randperm(features, generator=generator, device="cpu").tolist())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if x.ndim == 2:  # feature by feature in memory, as in FeatureSplit
+            return x.t().index_select(0, self.order).t(), x.new_zeros(x.shape[0])
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

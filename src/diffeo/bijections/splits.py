@@ -56,6 +56,9 @@ class FeatureSplit(Split):
 
     def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         halves = (unchanged, transformed) if self.keep == "first" else (transformed, unchanged)
+        # Of a table, feature by feature in memory: the next split is then of whole blocks.
+        if unchanged.ndim == 2:
+            return torch.cat([half.t() for half in halves]).t()
         return torch.cat(halves, dim=1)
 
     def extra_repr(self) -> str:

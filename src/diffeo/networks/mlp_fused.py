@@ -29,7 +29,7 @@ class _Fused(torch.autograd.Function):
         inputs = []
         for i in range(0, len(layers), 2):
             inputs.append(h.relu_() if i else h)
-            h = F.linear(h, layers[i], layers[i + 1])
+            h = _product(h, layers[i].t()).add_(layers[i + 1])
         ctx.save_for_backward(*inputs, *layers)
         return h
 
@@ -41,7 +41,13 @@ class _Fused(torch.autograd.Function):
             return gradients_with_graph(ctx, plain, (inputs[0], *layers), grad)
         found: list[Tensor | None] = []
         for i in reversed(range(count)):
-            found = [grad.t().mm(inputs[i]), grad.sum(0), *found]
+            found = [_product(grad.t(), inputs[i]), grad.sum(0), *found]
             if i > 0:
-                grad = backward_of_relu(grad.mm(layers[2 * i]), inputs[i])
-        return grad.mm(layers[0]) if ctx.needs_input_grad[0] else None, *found
+                grad = backward_of_relu(_product(grad, layers[2 * i]), inputs[i])
+        return _product(grad, layers[0]) if ctx.needs_input_grad[0] else None, *found
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product; as (b' a')' where it is long and narrow, which libraries do slowly."""
+    narrow = b.shape[1] < min(a.shape)
+    return b.t().mm(a.t()).t() if narrow else a.mm(b)

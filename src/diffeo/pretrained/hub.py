@@ -200,6 +200,9 @@ class PretrainedModel(
                 state = {**fresh, **state}
             _check_types(flow.state_dict(), state)
             # assign, so that a model saved in float64 comes back in float64.
+            # Copied out of the file, where tensors lie at odd addresses: products of matrices may
+            # round otherwise there, and are slower.
+            state = {name: tensor.clone() for name, tensor in state.items()}
             flow.load_state_dict(state, assign=True)
         except Exception as error:  # of arguments that make no sense a constructor raises any
             reason = " ".join(str(error).split()) or type(error).__name__
