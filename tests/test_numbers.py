@@ -15,10 +15,10 @@ from torch import nn
 from diffeo import Glow, ImageRealNVP, RealNVP
 from diffeo.bases import Logistic
 from diffeo.bijections import Bijection, Chain
+from diffeo.bijections.chain import FactorOut
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.elementwise import Scale
-from diffeo.bijections.multiscale import FactorOut
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.splits import FeatureSplit

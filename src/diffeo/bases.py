@@ -23,9 +23,6 @@ class Base(Configurable, nn.Module, ABC):
     def sample(self, n: int, dims: int, like: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw `(n, dims)` of the dtype of `like`, on its device or on that of the generator."""
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.arguments.items())
-
 
 class Normal(Base):
     """Standard normal.

@@ -2,6 +2,7 @@
 
 from diffeo.bijections.base import Bijection as Bijection
 from diffeo.bijections.chain import Chain as Chain
+from diffeo.bijections.chain import FactorOut as FactorOut
 from diffeo.bijections.chain import Inverse as Inverse
 from diffeo.bijections.checkerboard import CompactCheckerboard as CompactCheckerboard
 from diffeo.bijections.checkerboard import MaskedCheckerboard as MaskedCheckerboard
@@ -10,20 +11,19 @@ from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
 from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling as Coupling
 from diffeo.bijections.dequantization import Dequantizer as Dequantizer
+from diffeo.bijections.dequantization import PixelDequantize as PixelDequantize
 from diffeo.bijections.dequantization import UniformDequantize as UniformDequantize
+from diffeo.bijections.elementwise import Center as Center
 from diffeo.bijections.elementwise import LearnedPrior as LearnedPrior
+from diffeo.bijections.elementwise import Logit as Logit
 from diffeo.bijections.elementwise import Scale as Scale
+from diffeo.bijections.elementwise import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.elementwise import Standardize as Standardize
-from diffeo.bijections.multiscale import FactorOut as FactorOut
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
 from diffeo.bijections.permutation import Permutation as Permutation
-from diffeo.bijections.pixels import Center as Center
-from diffeo.bijections.pixels import Logit as Logit
-from diffeo.bijections.pixels import PixelDequantize as PixelDequantize
 from diffeo.bijections.reshape import Flatten as Flatten
 from diffeo.bijections.reshape import Squeeze as Squeeze
-from diffeo.bijections.sinh_arcsinh import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
 from diffeo.bijections.splits import FeatureSplit as FeatureSplit
 from diffeo.bijections.splits import NoSplit as NoSplit

@@ -39,9 +39,6 @@ class CompactCheckerboard(Split):
         halves = (unchanged, transformed) if self.keep == "main" else (transformed, unchanged)
         return self.squeeze.inverse(torch.cat(halves, dim=1))[0]
 
-    def extra_repr(self) -> str:
-        return f"keep={self.keep!r}"
-
 
 class MaskedCheckerboard(Split):
     """Divide an image with a mask, as the paper does: both parts have its size, with zeros between.
@@ -72,9 +69,6 @@ class MaskedCheckerboard(Split):
 
     def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         return unchanged + transformed
-
-    def extra_repr(self) -> str:
-        return f"keep={self.keep!r}"
 
 
 class MaskedNetwork(Configurable, nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,9 +41,6 @@ class InvertibleConv1x1(Bijection):
     (Kingma & Dhariwal 2018, section 3.2)
     """
 
-    permutation: Tensor
-    sign: Tensor
-
     def __init__(self, channels: int, lu: bool = True, seed: int | None = None) -> None:
         super().__init__()
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -56,14 +52,14 @@ class InvertibleConv1x1(Bijection):
         self.lu = lu
         if lu:
             p, lower, upper = torch.linalg.lu(rotation)
-            self.register_buffer("permutation", p.argmax(1))
-            self.register_buffer("sign", upper.diagonal().sign().to(dtype))
+            self.permutation = nn.Buffer(p.argmax(1))
+            self.sign = nn.Buffer(upper.diagonal().sign().to(dtype))
             self.lower = nn.Parameter(lower.tril(-1).to(dtype))
             self.upper = nn.Parameter(upper.triu(1).to(dtype))
             self.log_s = nn.Parameter(upper.diagonal().abs().log().to(dtype))
         else:
             self.weight = nn.Parameter(rotation.to(dtype))
-        self._ready: _Ready | None = None
+        self._ready: tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_check_permutation)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -78,13 +74,13 @@ class InvertibleConv1x1(Bijection):
         """W and log|det W|."""
         if self.training:
             return self.matrix(), self._log_det()
-        ready = self._prepared()
-        return ready.weight, ready.log_det
+        weight, _, log_det = self._prepared()
+        return weight, log_det
 
     def inverse_and_log_det(self) -> tuple[Tensor, Tensor]:
         """W^-1 and log|det W|."""
-        ready = self._prepared()
-        return ready.inverse, ready.log_det
+        _, inverse, log_det = self._prepared()
+        return inverse, log_det
 
     def matrix(self) -> Tensor:
         """W."""
@@ -115,22 +111,18 @@ class InvertibleConv1x1(Bijection):
         )
         return torch.linalg.solve_triangular(upper, right, upper=True)
 
-    def _prepared(self) -> _Ready:
+    def _prepared(self) -> tuple[Tensor, Tensor, Tensor]:
         """W, its inverse and its log-determinant; those of the last call if nothing changed."""
+        tensors = [*self.parameters(), *self.buffers()]
         # Not with its graph, nor on the device that has no values to compare.
-        keep = not (self.training or torch.is_grad_enabled() or next(self.parameters()).is_meta)
-        if keep and self._ready is not None and self._ready.is_of(self):
-            return self._ready
+        keep = not (self.training or torch.is_grad_enabled() or tensors[0].is_meta)
+        if keep and self._ready is not None and _are_equal(self._ready[0], tensors):
+            return self._ready[1]
         weight = self.matrix()
         if not is_replaying():  # there it is a step that is lost, which the training loop reports
             self._check(weight)
-        ready = _Ready(
-            [t.detach().clone() for t in _tensors(self)],
-            weight,
-            self._inverse().to(weight.dtype),
-            self._log_det(),
-        )
-        self._ready = ready if keep else None
+        ready = weight, self._inverse().to(weight.dtype), self._log_det()
+        self._ready = ([tensor.detach().clone() for tensor in tensors], ready) if keep else None
         return ready
 
     @torch.no_grad()
@@ -142,9 +134,6 @@ class InvertibleConv1x1(Bijection):
             if values[-1] > values[0] * torch.finfo(weight.dtype).eps:
                 return
         raise SingularError(self)
-
-    def extra_repr(self) -> str:
-        return f"{len(next(self.parameters()))}, lu={self.lu}"
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
@@ -204,33 +193,18 @@ class SingularError(ValueError):
         self.layer = layer
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """What follows from the tensors of an `InvertibleConv1x1`, and those tensors."""
-
-    tensors: list[Tensor]
-    weight: Tensor
-    inverse: Tensor
-    log_det: Tensor
-
-    def is_of(self, layer: InvertibleConv1x1) -> bool:
-        # By value: a version counter would miss what is changed through `.data`.
-        return all(
-            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-            for old, new in zip(self.tensors, _tensors(layer), strict=True)
-        )
+def _are_equal(before: list[Tensor], now: list[Tensor]) -> bool:
+    """By value, since a version counter would miss what is changed through `.data`."""
+    return all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+        for a, b in zip(before, now, strict=True)
+    )
 
 
 def _check_permutation(layer: InvertibleConv1x1, _: Any) -> None:
     """Refuse a permutation that was loaded and is none."""
-    if layer.lu and not torch.equal(
-        layer.permutation.sort()[0].cpu(), torch.arange(len(layer.sign))
-    ):
+    if layer.lu and sorted(layer.permutation.tolist()) != list(range(len(layer.sign))):
         raise ValueError("the permutation of a 1x1 convolution that was loaded is none.")
-
-
-def _tensors(layer: InvertibleConv1x1) -> list[Tensor]:
-    return [*layer.parameters(), *layer.buffers()]
 
 
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

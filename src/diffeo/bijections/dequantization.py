@@ -27,9 +27,16 @@ class Dequantizer(Configurable, nn.Module, ABC):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The middle of each cell: `(y, log_det)`."""
 
-    @abstractmethod
     def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """A point drawn uniformly from each cell: `(y, log_det)`."""
+        y, log_det = self(x)
+        device = generator.device if generator else y.device
+        u = torch.rand(y.shape, generator=generator, dtype=y.dtype, device=device).to(y.device)
+        return y + self.width(y) * (u - 0.5), log_det
+
+    def width(self, y: Tensor) -> Tensor | float:
+        """That of the cell around each element of y, to which it broadcasts."""
+        return 1.0
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
@@ -59,9 +66,6 @@ class UniformDequantize(Dequantizer):
     (Uria et al. 2013, section 5.2; Theis et al. 2016, section 3.1)
     """
 
-    offset: Tensor
-    initialized: Tensor
-
     def __init__(self, steps: Sequence[float]) -> None:
         super().__init__()
         if any(not 0 <= step < float("inf") for step in steps):
@@ -69,8 +73,8 @@ class UniformDequantize(Dequantizer):
         # Numbers, and no tensor: a step like 0.1 has to keep more digits than float32 has, or the
         # grid drifts off the very numbers that were in the data.
         self.steps = tuple(steps)
-        self.register_buffer("offset", torch.zeros(len(steps)))
-        self.register_buffer("initialized", torch.tensor(False))
+        self.offset = nn.Buffer(torch.zeros(len(steps)))
+        self.initialized = nn.Buffer(torch.tensor(False))
 
     def _grid(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Which features lie on a grid, and its step, in float64 and 1 for the others."""
@@ -91,11 +95,8 @@ class UniformDequantize(Dequantizer):
         self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
         self.initialized.fill_(True)
 
-    def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        x, log_det = self(x)
-        device = generator.device if generator else x.device
-        u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-        return x + x.new_tensor(self.steps) * (u - 0.5), log_det
+    def width(self, y: Tensor) -> Tensor:
+        return y.new_tensor(self.steps)
 
     def inverse(self, y: Tensor) -> Tensor:
         discrete, step = self._grid(y.device)
@@ -103,5 +104,40 @@ class UniformDequantize(Dequantizer):
         grid = self.offset + step * cells
         return torch.where(discrete, grid.to(y.dtype), y)
 
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.steps))
+
+class PixelDequantize(Dequantizer):
+    """The dequantizer of images: 8-bit pixels, or their leading bits, spread over unit cells.
+
+        v = floor(x / 2^(8 - bits)),   0 <= v < 2^bits
+        forward:  y = v + 1/2
+        noisy:    y = v + u,   u ~ U[0, 1)
+        inverse:  x = 2^(8 - bits) * clamp(floor(y), 0, 2^bits - 1)
+
+    with log-determinant 0, so that densities are per grey level of v and the mean log-density over
+    u is a lower bound of log P(v). With 8 bits, `inverse(forward(x))` is x bit for bit; with fewer
+    it is x with its trailing bits cleared.
+
+    Args:
+        bits: how many bits of each pixel are kept, 1 to 8.
+
+    (Theis et al. 2016, section 3.1)
+    """
+
+    input_dtype = torch.uint8
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits must be 1 to 8, not {bits}.")
+        self.bits = bits
+        # Only its dtype and device are of interest: they are those of the rest of the flow.
+        self.like = nn.Buffer(torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = (x >> (8 - self.bits)).to(self.like.dtype) + 0.5
+        return y, y.new_zeros(y.shape[0])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        # A latent far out may decode to infinity or NaN of a cell: still a pixel.
+        cell = y.floor().nan_to_num(0.0).clamp(0, 2**self.bits - 1)
+        return (cell * 2 ** (8 - self.bits)).to(torch.uint8)

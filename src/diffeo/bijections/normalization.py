@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -37,20 +38,14 @@ class BatchNorm(Bijection):
 
     cheap_inverse = False  # in training mode, the statistics are those of the last batch
 
-    running_mean: Tensor
-    running_var: Tensor
-    last_mean: Tensor
-    last_var: Tensor
-
     def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-4) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.eps = eps
+        self.momentum, self.eps = momentum, eps
         self.batches: int | None = None
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("last_mean", torch.zeros(channels), persistent=False)
-        self.register_buffer("last_var", torch.ones(channels), persistent=False)
+        self.running_mean = nn.Buffer(torch.zeros(channels))
+        self.running_var = nn.Buffer(torch.ones(channels))
+        self.last_mean = nn.Buffer(torch.zeros(channels), persistent=False)
+        self.last_var = nn.Buffer(torch.ones(channels), persistent=False)
 
     def restart(self) -> None:
         """Forget the running averages, and weigh all batches from here on equally."""
@@ -60,12 +55,12 @@ class BatchNorm(Bijection):
         self.running_var.fill_(1.0)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, var = self.running_mean, self.running_var
         if self.training:
             mean, var = batch_statistics(x)
             self._update(mean.detach(), var.detach())
-        var = var + self.eps
-        y = (x - _column(mean, x)) * _column(var.rsqrt(), x)
+        else:
+            mean, var = self.running_mean, self.running_var
+        y = (x - _column(mean, x)) * _column((var + self.eps).rsqrt(), x)
         return y, self._log_det(x, var)
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -84,20 +79,14 @@ class BatchNorm(Bijection):
         return y
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, var = self.running_mean, self.running_var
-        if self.training:
-            mean, var = self.last_mean, self.last_var
-        var = var + self.eps
-        x = y * _column(var.sqrt(), y) + _column(mean, y)
+        last = self.last_mean, self.last_var
+        mean, var = last if self.training else (self.running_mean, self.running_var)
+        x = y * _column((var + self.eps).sqrt(), y) + _column(mean, y)
         return x, -self._log_det(y, var)
 
     def _log_det(self, x: Tensor, var: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if x.shape[0] else 0
-        return (-0.5 * pixels * var.log().sum()).expand(x.shape[0])
-
-    @classmethod
-    def examples(cls) -> Iterable[Example]:
-        yield Example(lambda: cls(3), (3, 2, 2), "constant", normalizes_batches=True)
+        per_pixel = -0.5 * (var + self.eps).log().sum()
+        return (math.prod(x.shape[2:]) * per_pixel).expand(x.shape[0])
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor) -> None:
@@ -111,6 +100,10 @@ class BatchNorm(Bijection):
             weight = 1 / self.batches
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(var, weight)
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3), (3, 2, 2), "constant", normalizes_batches=True)
 
 
 def restart_batch_norms(module: nn.Module) -> bool:
@@ -139,7 +132,6 @@ class ActNorm(Bijection):
     """
 
     SPEED = 3.0
-    initialized: Tensor
 
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -148,7 +140,7 @@ class ActNorm(Bijection):
         self.scale = scale
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("initialized", torch.tensor(False))
+        self.initialized = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factor = self.factor()
@@ -179,11 +171,7 @@ class ActNorm(Bijection):
         return y * _column(factor, y) - _column(self.shift, y), -self._log_det(y)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        pixels = x[0, 0].numel() if x.shape[0] else 0
-        return (pixels * self.log_det_per_pixel()).expand(x.shape[0])
-
-    def extra_repr(self) -> str:
-        return f"{len(self.shift)}, scale={self.scale}"
+        return (math.prod(x.shape[2:]) * self.log_det_per_pixel()).expand(x.shape[0])
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

@@ -54,9 +54,6 @@ class Squeeze(Bijection):
         x = blocks.permute(0, 3, 4, 1, 5, 2)
         return x.reshape(n, c // 4, 2 * h, 2 * w), y.new_zeros(n)
 
-    def extra_repr(self) -> str:
-        return f"ordered={self.ordered}"
-
     @classmethod
     def examples(cls) -> Iterable[Example]:
         yield Example(lambda: cls(), (2, 4, 6), "zero")
@@ -81,9 +78,6 @@ class Flatten(Bijection):
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y.unflatten(1, self.shape), y.new_zeros(y.shape[0])
-
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.shape))
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

@@ -120,9 +120,6 @@ class RationalQuadraticSpline(Univariate):
     def examples(cls) -> Iterable[Univariate]:
         return cls(bins=4, bound=2.0), cls(bins=2, bound=4.0)
 
-    def extra_repr(self) -> str:
-        return f"bins={self.bins}, bound={self.bound}"
-
 
 def _log_slope(s: Tensor, t: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     """The log of dy/dx at the position t of a bin."""

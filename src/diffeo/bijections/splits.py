@@ -61,9 +61,6 @@ class FeatureSplit(Split):
             return torch.cat([half.t() for half in halves]).t()
         return torch.cat(halves, dim=1)
 
-    def extra_repr(self) -> str:
-        return f"features={sum(self.sizes)}, keep={self.keep!r}"
-
 
 class NoSplit(Split):
     """Transform all of axis 1, so that the context alone conditions the map.
@@ -85,6 +82,3 @@ class NoSplit(Split):
 
     def merge(self, unchanged: Tensor, transformed: Tensor) -> Tensor:
         return transformed
-
-    def extra_repr(self) -> str:
-        return f"features={self.transformed}"

@@ -92,6 +92,3 @@ class Affine(Univariate):
     def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.chunk(2, dim=1)
         return self.bound * torch.tanh(raw / self.bound), shift
-
-    def extra_repr(self) -> str:
-        return f"bound={self.bound}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 
@@ -27,15 +27,11 @@ class Whiten(Bijection):
         ValueError: by `fit` and `initialize`, if the covariance is not positive definite.
     """
 
-    mean: Tensor
-    root: Tensor
-    initialized: Tensor
-
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("root", torch.eye(features))
-        self.register_buffer("initialized", torch.tensor(False))
+        self.mean = nn.Buffer(torch.zeros(features))
+        self.root = nn.Buffer(torch.eye(features))
+        self.initialized = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False).T
@@ -66,9 +62,6 @@ class Whiten(Bijection):
 
     def _log_det(self, x: Tensor) -> Tensor:
         return self.root.diagonal().log().sum().expand(len(x))
-
-    def extra_repr(self) -> str:
-        return f"{len(self.mean)}"
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

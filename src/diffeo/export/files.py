@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from diffeo.bijections.pixels import PixelDequantize
+from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.export.programs import Inputs, Program
 from diffeo.flow import eval_mode
 

@@ -11,8 +11,7 @@ from torch.nn.utils import parametrize
 
 from diffeo.bijections.base import Example
 from diffeo.bijections.convolution import InvertibleConv1x1
-from diffeo.bijections.dequantization import UniformDequantize
-from diffeo.bijections.pixels import PixelDequantize
+from diffeo.bijections.dequantization import PixelDequantize, UniformDequantize
 from diffeo.flow import Flow
 
 Inputs = dict[str, Tensor]
@@ -135,9 +134,6 @@ class FixedConv1x1(InvertibleConv1x1):
 
     def inverse_and_log_det(self) -> tuple[Tensor, Tensor]:
         return self.get_buffer("inverse_"), self.get_buffer("log_det_")
-
-    def extra_repr(self) -> str:
-        return ""
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.chain import Chain
+from diffeo.bijections.chain import Chain, FactorOut
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.elementwise import LearnedPrior
-from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.dequantization import PixelDequantize
+from diffeo.bijections.elementwise import Center, LearnedPrior, Logit
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.pixels import Center, Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate

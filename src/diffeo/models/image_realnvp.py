@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.chain import Chain, Inverse
+from diffeo.bijections.chain import Chain, FactorOut, Inverse
 from diffeo.bijections.checkerboard import (
     CompactCheckerboard,
     Diagonal,
@@ -18,9 +18,9 @@ from diffeo.bijections.checkerboard import (
     MaskedNetwork,
 )
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.multiscale import FactorOut
+from diffeo.bijections.dequantization import PixelDequantize
+from diffeo.bijections.elementwise import Logit
 from diffeo.bijections.normalization import ActNorm, BatchNorm
-from diffeo.bijections.pixels import Logit, PixelDequantize
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.splits import FeatureSplit, Split
 from diffeo.bijections.univariate import Affine, Univariate

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from diffeo.bases import Base, Logistic
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain
-from diffeo.bijections.dequantization import Dequantizer, UniformDequantize
-from diffeo.bijections.elementwise import Scale, Standardize
+from diffeo.bijections.dequantization import Dequantizer, PixelDequantize, UniformDequantize
+from diffeo.bijections.elementwise import Center, Scale, Standardize
 from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.pixels import Center, PixelDequantize
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Additive, Univariate

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain
-from diffeo.bijections.elementwise import LearnedPrior, Standardize
-from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.elementwise import LearnedPrior, SinhArcsinh, Standardize
 from diffeo.bijections.splits import NoSplit
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.bijections.whitening import Whiten

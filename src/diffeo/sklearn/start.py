@@ -11,7 +11,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from diffeo.bijections.sinh_arcsinh import SinhArcsinh
+from diffeo.bijections.elementwise import SinhArcsinh
 from diffeo.models.table_flow import TableFlow
 
 MAX_ROWS = 10_000  # statistics of more, taken evenly, differ only in late digits

@@ -40,6 +40,11 @@ class Configurable:
         object.__setattr__(made, "arguments", arguments)
         return made
 
+    def extra_repr(self) -> str:
+        """The arguments that are plain values, in the `repr` of a module."""
+        plain = {k: v for k, v in self.arguments.items() if isinstance(v, PLAIN) and v is not None}
+        return ", ".join(f"{name}={value!r}" for name, value in plain.items())
+
     def _record(self, **chosen: Any) -> None:
         """Record what was chosen for arguments of None: defaults may change, a saved model may not.
 
