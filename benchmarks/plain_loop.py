@@ -20,7 +20,7 @@ import torch
 
 import diffeo
 from diffeo.data import DataOptions, load_table
-from diffeo.data.batches import Batches, mix
+from diffeo.data.datasets import Batches, mix
 
 STEPS, BATCH, LR, WARMUP, CLIP, EMA, SEED = 3_200, 1_024, 8e-3, 0.1, 5.0, 0.995, 0
 

@@ -28,11 +28,11 @@ from diffeo.data.images import building
 from diffeo.data.images.attributes import (
     MOST_CLASSES,
     MOST_TEXTS,
-    Collector,
     Columns,
     choose,
     context_columns,
-    encode_label,
+    encode,
+    encode_labels,
 )
 
 NAN = float("nan")
@@ -68,10 +68,7 @@ def assert_columns(images: Images, expected: dict[str, list[float]]) -> None:
 
 
 def collected(**columns: list) -> dict[str, list[float]]:
-    collector = Collector()
-    for values in zip(*columns.values(), strict=True):
-        collector.append({k: v for k, v in zip(columns, values, strict=True) if v != "absent"})
-    return by_name(collector.encode())
+    return by_name(encode(pd.DataFrame(columns)))
 
 
 def by_name(columns: Columns) -> dict[str, list[float]]:
@@ -97,9 +94,8 @@ def test_numbers_are_themselves_and_texts_a_column_for_each_value():
 
 
 def test_what_is_missing_is_nan_wherever_it_is_missing():
-    found = collected(a=[None, 2.0, NAN, "absent"], b=["absent", "x", None, "y"])
     assert same(
-        dict(sorted(found.items())),
+        collected(a=[None, 2.0, NAN, None], b=[NAN, "x", None, "y"]),
         {"a": [NAN, 2, NAN, NAN], "b=x": [NAN, 1, NAN, 0], "b=y": [NAN, 0, NAN, 1]},
     )
     assert same(collected(c=[float("inf"), -1e300, 3.0]), {"c": [NAN, NAN, 3]})
@@ -114,15 +110,15 @@ def test_what_says_nothing_is_left_out():
 
 def test_labels_become_columns_unless_they_are_too_many_or_truth_values():
     values = np.array([1, -1, 0])
-    found = encode_label("l", [7, None, 3], values, ["3", "7"])
+    found = encode_labels("l", [7, None, 3], values, ["3", "7"])
     assert [*found] == [Category("l", ("3", "7"))]
     assert same(by_name(found), {"l=3": [0, NAN, 1], "l=7": [1, NAN, 0]})
-    found = encode_label("l", [True, None, False], values, ["False", "True"])
+    found = encode_labels("l", [True, None, False], values, ["False", "True"])
     assert [*found] == [Number("l")] and same(by_name(found), {"l": [1, NAN, 0]})
-    assert encode_label("l", [None], np.array([-1]), []) == {}
+    assert encode_labels("l", [None], np.array([-1]), []) == {}
     most = [str(i) for i in range(MOST_CLASSES + 1)]
-    assert encode_label("l", [0], np.array([0]), most) == {}
-    (found,) = encode_label("l", [0], np.array([0]), most[1:])
+    assert encode_labels("l", [0], np.array([0]), most) == {}
+    (found,) = encode_labels("l", [0], np.array([0]), most[1:])
     assert len(found.columns) == MOST_CLASSES
 
 
@@ -155,7 +151,7 @@ def rich_table(count: int = 12) -> pa.Table:
 
 
 def test_columns_of_parquet(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeo.data.images.parquet.BATCH_ROWS", 5)
+    monkeypatch.setattr("diffeo.data.images.parquet.ATTRIBUTE_ROWS", 5)
     count = MOST_TEXTS + 5
     pq.write_table(rich_table(count), tmp_path / "a.parquet")
     images = load(tmp_path / "a.parquet")

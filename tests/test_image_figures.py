@@ -19,7 +19,7 @@ from torch import Tensor
 from diffeo import figures
 from diffeo.bases import Base, Logistic, Normal
 from diffeo.bijections.dequantization import PixelDequantize
-from diffeo.data.images.grid import PAPER
+from diffeo.data.images.writing import PAPER
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.realnvp import RealNVP
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from diffeo.data import ImageOptions, Images, augment, load_images
+from diffeo.data import ImageOptions, Images, augment, is_image_source, load_images
 from diffeo.data.images import building
-from diffeo.data.images import cache as caches
 from diffeo.data.images.decoding import UnreadableError, decode
-from diffeo.data.images.opening import is_image_source
 
 
 def load(source: Path | str, **options) -> Images:
@@ -65,6 +64,11 @@ def folder_of(path: Path, count: int = 10, shape: tuple[int, ...] = (6, 8)) -> P
 def numbers(images: Images, name: str) -> list[int]:
     """The first pixels of a split."""
     return images.split(name).all()[:, 0, 0, 0].tolist()
+
+
+def caches() -> list[Path]:
+    """The folders of decoded images; the locks of their builds lie next to them."""
+    return [path for path in Path("cache").iterdir() if path.suffix != ".lock"]
 
 
 def everything(images: Images) -> list[int]:
@@ -372,7 +376,7 @@ def test_no_image_at_all(tmp_path):
     (tmp_path / "empty" / "b.txt").write_text("text")
     sentence = refusal(lambda: load(tmp_path / "empty"))
     assert "no image that can be read: 1 broken (a.png), 1 no image (b.txt)" in sentence
-    assert list(Path("cache").iterdir()) == []
+    assert caches() == []
 
 
 def test_the_first_rows(tmp_path):
@@ -391,8 +395,8 @@ def forbid(*_: object) -> None:
 def test_images_are_decoded_once(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
     first = load(folder)
-    (key,) = Path("cache").iterdir()
-    names = ["labels.npy", "meta.json", "pixels.npy", "values.npy"]
+    (key,) = caches()
+    names = ["meta.json", "pixels.bin", "values.npy"]
     assert sorted(p.name for p in key.iterdir()) == names
     assert json.loads((key / "meta.json").read_text())["shape"] == [10, 1, 6, 8]
     assert isinstance(first.train.pixels, np.memmap) and not first.train.pixels.flags.writeable
@@ -409,14 +413,14 @@ def test_the_key_follows_the_content_and_the_options(tmp_path):
     changes = [{"size": 4}, {"grey": True}, {"rows": 5}]
     for count, options in enumerate(changes, 2):
         load(folder, **options)
-        assert len(list(Path("cache").iterdir())) == count
+        assert len(caches()) == count
     (folder / "00.png").write_bytes(encoded(np.full((6, 8), 200, np.uint8)))
     assert everything(load(folder)) == [*range(1, 10), 200]
     (folder / "00.png").rename(folder / "zz.png")
     load(folder)
     os.utime(folder / "zz.png", ns=(0, 0))
     load(folder)
-    assert len(list(Path("cache").iterdir())) == 7
+    assert len(caches()) == 7
 
 
 def test_a_file_is_known_by_its_bytes(tmp_path, monkeypatch):
@@ -433,19 +437,17 @@ def test_a_file_is_known_by_its_bytes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
     folder = folder_of(tmp_path / "f", 60)
-    append, calls = building.PixelFile.append, []
 
-    def interrupted(self, pixels):
-        calls.append(1)
-        if len(calls) == 33:
+    def interrupted(content, *options):
+        if content.name == "33.png":
             raise error
-        append(self, pixels)
+        return decode(content, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(building.PixelFile, "append", interrupted)
+        patch.setattr(building, "decode", interrupted)
         with pytest.raises(error):
             load(folder)
-    assert list(Path("cache").iterdir()) == []
+    assert caches() == []
     assert everything(load(folder)) == list(range(60))
 
 
@@ -454,22 +456,19 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
     code = (
         "import os; from diffeo.data.images import building\n"
         "from diffeo.data import *\n"
-        "append = building.PixelFile.append\n"
-        "def killed(self, pixels):\n"
-        "    append(self, pixels)\n"
-        "    if self.count == 20: os._exit(9)\n"
-        "building.PixelFile.append = killed\n"
+        "decode = building.decode\n"
+        "def killed(content, *options):\n"
+        "    return os._exit(9) if content.name == '20.png' else decode(content, *options)\n"
+        "building.decode = killed\n"
         f"load_images(ImageOptions({str(folder)!r}, cache='cache'))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
-    (partial,) = Path("cache").iterdir()
-    assert ".partial-" in partial.name
-    other = Path("cache") / partial.name.replace(partial.name[:4], "beef")
-    alive = Path("cache") / f"{partial.name.rpartition('-')[0]}-{os.getppid()}"
+    (partial,) = caches()
+    assert partial.suffix == ".partial"
+    other = Path("cache") / "beef.partial"
     other.mkdir()
-    alive.mkdir()
     assert everything(load(folder)) == list(range(40))
-    assert not partial.exists() and other.exists() and alive.exists()
+    assert not partial.exists() and other.exists()
 
 
 def shortened(path: Path) -> None:
@@ -477,12 +476,10 @@ def shortened(path: Path) -> None:
 
 
 DAMAGE = {
-    "no pixels": lambda key: (key / "pixels.npy").unlink(),
-    "short pixels": lambda key: shortened(key / "pixels.npy"),
-    "other pixels": lambda key: np.save(key / "pixels.npy", noise(9, 1, 6, 8)),
-    "no labels": lambda key: (key / "labels.npy").unlink(),
-    "short labels": lambda key: shortened(key / "labels.npy"),
+    "no pixels": lambda key: (key / "pixels.bin").unlink(),
+    "short pixels": lambda key: shortened(key / "pixels.bin"),
     "no attributes": lambda key: (key / "values.npy").unlink(),
+    "short attributes": lambda key: shortened(key / "values.npy"),
     "other attributes": lambda key: np.save(key / "values.npy", np.zeros((10, 2), np.float32)),
     "no meta": lambda key: (key / "meta.json").unlink(),
     "short meta": lambda key: shortened(key / "meta.json"),
@@ -495,27 +492,20 @@ DAMAGE = {
 def test_a_damaged_cache_is_made_again(tmp_path, name):
     folder = folder_of(tmp_path / "f")
     load(folder)
-    (key,) = Path("cache").iterdir()
+    (key,) = caches()
     DAMAGE[name](key)
     assert everything(load(folder)) == list(range(10))
-    assert list(Path("cache").iterdir()) == [key] and len(list(key.iterdir())) == 4
+    assert caches() == [key] and len(list(key.iterdir())) == 3
 
 
-def test_a_build_that_another_process_finished_first(tmp_path, monkeypatch):
+def test_one_build_at_a_time(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
-    save = caches._save
-
-    def slow(partial: Path, contents: caches.Contents) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(caches, "_save", save)
-            patch.setattr(os, "getpid", lambda: 1)
-            load(folder)
-        save(partial, contents)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(caches, "_save", slow)
-        assert everything(load(folder)) == list(range(10))
-    assert len(list(Path("cache").iterdir())) == 1
+    decoded = []
+    monkeypatch.setattr(building, "decode", lambda *content: decoded.append(1) or decode(*content))
+    with ThreadPoolExecutor(3) as pool:
+        for images in pool.map(load, [folder] * 3):
+            assert everything(images) == list(range(10))
+    assert len(decoded) == 10 and len(caches()) == 1
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
@@ -524,7 +514,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     assert "--data.cache" in refusal(lambda: load(folder))
     monkeypatch.setenv("DIFFEO_CACHE", str(tmp_path / "other"))
     load_images(ImageOptions(str(folder)))
-    assert len(list((tmp_path / "other").iterdir())) == 1
+    assert len(list((tmp_path / "other").glob("*/meta.json"))) == 1
 
 
 def test_progress_is_shown_only_if_it_takes_long(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from diffeo import NICE, RealNVP
 from diffeo.data import DataOptions, Split
-from diffeo.data.batches import Batches
+from diffeo.data.datasets import Batches
 from diffeo.run import Run, draw, train
 from diffeo.run.learning import prepare
 from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads

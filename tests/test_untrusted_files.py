@@ -23,7 +23,7 @@ from robustness import attacks, damage, specimens
 import diffeo
 from diffeo import models
 from diffeo.cli import main
-from diffeo.data import ImageOptions, TableOptions, limits, load_gallery, load_table, stream
+from diffeo.data import ImageOptions, TableOptions, files, load_gallery, load_table, stream
 from diffeo.data.arrow import parquet_batches, to_numpy
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
@@ -266,7 +266,7 @@ def test_settings_of_a_run_have_their_types(here):
 
 
 def test_a_table_has_columns_that_can_be_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_COLUMNS", 1_000)
+    monkeypatch.setattr(files, "MOST_COLUMNS", 1_000)
     fields = [(f"c{i}", pa.float64()) for i in range(1_001)]
     pq.write_table(pa.schema(fields).empty_table(), tmp_path / "wide.parquet")
     pq.write_table(pa.schema(fields[:3]).empty_table(), tmp_path / "few.parquet")
@@ -279,24 +279,24 @@ def test_a_table_has_columns_that_can_be_counted(tmp_path, monkeypatch):
 
 
 def test_lines_and_chunks_of_text_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "LONGEST_LINE", 1_000)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1_000)
     path = tmp_path / "a.csv"
     for text in ("x,y\n1,2\n" + "3" * 2_000, "x" * 2_000):
         path.write_text(text)
         with pytest.raises(ValueError, match="line of more than"):
             list(stream(str(path), ["x", "y"]))
     path.write_text('x,y\n"1,2\n' + "3,4\n" * 10_000)
-    monkeypatch.setattr(limits, "LONGEST_CHUNK", 20_000)
+    monkeypatch.setattr(files, "LONGEST_CHUNK", 20_000)
     with pytest.raises(ValueError, match="a quote of which may never be closed"):
         list(stream(str(path), ["x", "y"]))
     # What a file holds altogether is not bounded.
     path.write_text("x,y\n" + "3,4\n" * 100_000)
-    monkeypatch.setattr(limits, "LONGEST_CHUNK", 300_000 + 2**19)
+    monkeypatch.setattr(files, "LONGEST_CHUNK", 300_000 + 2**19)
     assert sum(len(x) for x, _ in stream(str(path), ["x", "y"], batch_rows=10_000)) == 100_000
 
 
 def test_what_unpacks_into_far_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "UNPACKED", 2**20)
+    monkeypatch.setattr(files, "UNPACKED", 2**20)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10**5, 2)))
     np.savez(tmp_path / "b.npz", x=np.random.default_rng(0).normal(size=(10**5, 2)))
     zeros = pa.table({"x": np.zeros(10**6), "y": np.arange(1e6)})
@@ -345,16 +345,17 @@ def test_a_cache_that_lies_is_made_anew(here):
     options = ImageOptions(str(here / "images"), cache=str(here / "own"))
     gallery = load_gallery(options)
     pixels = gallery.images.all()
-    (folder,) = (here / "own").iterdir()
+    folder = next((here / "own").glob("*/"))
     meta = json.loads((folder / "meta.json").read_text())
-    short = (folder / "pixels.npy").read_bytes()[:130]
+    short = (folder / "pixels.bin").read_bytes()[:130]
     for change in (
-        lambda: np.save(folder / "pixels.npy", np.zeros((24, 1, 4, 4))),
-        lambda: np.save(folder / "labels.npy", np.full(24, 99)),
-        lambda: np.save(folder / "labels.npy", np.full(24, -2)),
+        lambda: np.save(folder / "values.npy", np.zeros((24, 3))),
+        lambda: (folder / "meta.json").write_text(json.dumps(meta | {"shape": [24, 1, 4, 5]})),
+        lambda: (folder / "meta.json").write_text(json.dumps(meta | {"labels": [99] * 24})),
+        lambda: (folder / "meta.json").write_text(json.dumps(meta | {"labels": [-2] * 24})),
         lambda: (folder / "meta.json").write_text(json.dumps(meta | {"splits": {"train": 9}})),
         lambda: (folder / "meta.json").write_text(json.dumps(meta | {"names": [1] * 24})),
-        lambda: (folder / "pixels.npy").write_bytes(short),
+        lambda: (folder / "pixels.bin").write_bytes(short),
     ):
         change()
         again = load_gallery(options)

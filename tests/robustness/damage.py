@@ -113,7 +113,7 @@ TARGETS = {
     "pixels": Target("images.npz", [*sp.SCORE_IMAGES, "images.npz"], zipped),
     "image": Target("images/a/0.png", IMAGES),
     "metadata": Target("images/metadata.csv", IMAGES),
-    "cached": Target("cache/*/pixels.npy", IMAGES, damaged, True),
+    "cached": Target("cache/*/values.npy", IMAGES, damaged, True),
     "cachemeta": Target("cache/*/meta.json", IMAGES, changed, True),
 }
 LINE = (

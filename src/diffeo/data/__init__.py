@@ -1,26 +1,22 @@
 """Tables and images for flows: from sources to tensors and back to files. It knows no model."""
 
-from diffeo.data.batches import Batches, Rows
-from diffeo.data.images.augmentation import augment
-from diffeo.data.images.loading import (
-    Gallery,
-    Images,
-    ImageSplit,
-    load_gallery,
-    load_images,
-    size_of,
-)
-from diffeo.data.images.opening import is_image_source
-from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.synthetic import draw_shapes
+from typing import TYPE_CHECKING
+
+from diffeo.data.datasets import SPLITS, Batches, Rows
+from diffeo.data.images.dataset import Gallery, ImageOptions, Images, ImageSplit, augment, size_of
 from diffeo.data.loading import Data, DataOptions, holds_images, load_data
-from diffeo.data.splits import SPLITS
 from diffeo.data.tables.files import ENDINGS
 from diffeo.data.tables.loading import Split, Table, load_table, stream
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.options import TableOptions
 from diffeo.data.tables.synthetic import GENERATORS, generate, moons_log_density
 from diffeo.data.tables.writing import check_writable, write_columns, write_table
+from diffeo.utils.lazy import lazy_import
+
+if TYPE_CHECKING:
+    from diffeo.data.images.loading import load_gallery, load_images
+    from diffeo.data.images.opening import is_image_source
+    from diffeo.data.images.synthetic import draw_shapes
 
 __all__ = [
     "BUNDLED",
@@ -54,3 +50,14 @@ __all__ = [
     "write_columns",
     "write_table",
 ]
+
+# Who learns from a table does not import what reads images.
+__getattr__ = lazy_import(
+    __name__,
+    {
+        "draw_shapes": "images.synthetic",
+        "is_image_source": "images.opening",
+        "load_gallery": "images.loading",
+        "load_images": "images.loading",
+    },
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from diffeo.data.files import Array, reading
-from diffeo.data.limits import (
-    FOOTER_BYTES,
+from diffeo.data.files import (
     MOST_COLUMNS,
     UNPACKED,
+    Array,
     RefusedError,
     check_plain,
     check_unpacked,
+    file_hash,
+    reading,
 )
+
+FOOTER_BYTES = 2**26  # of a parquet file
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class ArrowTable:
         return [name for name in self.schema.names if not name.startswith("__index_level_")]
 
 
-def open_parquet(name: str, path: Path, content: Callable[[], str] = str) -> ArrowTable:
-    """A parquet file; `content` as of `ArrowTable`.
+def open_parquet(name: str, path: Path) -> ArrowTable:
+    """A parquet file.
 
     Raises:
         ValueError: a file that is damaged, or has too many columns.
@@ -74,7 +76,7 @@ def open_parquet(name: str, path: Path, content: Callable[[], str] = str) -> Arr
         with reading(name):
             yield from parquet_batches(name, path, columns, most)
 
-    return ArrowTable(name, schema, rows, read, content)
+    return ArrowTable(name, schema, rows, read, lambda: file_hash(path))
 
 
 def _check_footer(path: Path) -> None:
@@ -82,7 +84,7 @@ def _check_footer(path: Path) -> None:
         if file.seek(0, io.SEEK_END) < 12:
             return
         file.seek(-8, io.SEEK_END)
-        (length,) = struct.unpack("<I", file.read(4))
+        length = int.from_bytes(file.read(4), "little")
     if length > FOOTER_BYTES:
         raise ValueError(f"it has a footer of {length:,} bytes: save it in fewer row groups")
 

@@ -1,10 +1,16 @@
-"""Files that hold data: their names, and one sentence for whatever is wrong with them."""
+"""Files that hold data: their names, limits on untrusted ones, and one sentence for what is wrong.
+
+Limits are checked before a file is read.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import itertools
+import stat
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +18,28 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from diffeo.data.limits import RefusedError, check_plain
+from diffeo.context import MOST_COLUMNS as MOST_COLUMNS
 
 Array = NDArray[Any]
 
+# Bytes of a line of text, and of the text of one chunk of rows.
+LONGEST_LINE, LONGEST_CHUNK = 2**24, 2**29
+# Values of a chunk of rows, over all its columns.
+CHUNK_VALUES = 2**23
+# Bytes that a compressed part may unpack to, or else so many times its own size.
+UNPACKED, TIMES = 2**30, 100
 
-def listing(names: Iterable[str], most: int = 20) -> str:
-    """Names in a row, with the end of a long row counted instead of written."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'moons'?)"` where a known name is close, otherwise nothing."""
-    close = difflib.get_close_matches(name[:100], list(itertools.islice(known, 1_000)), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+class RefusedError(ValueError):
+    """A file is refused by a sentence that names it already."""
 
 
 @contextmanager
@@ -41,6 +53,19 @@ def reading(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split()).replace("Error tokenizing data. C error: ", "")
         reason = reason or type(error).__name__
         raise ValueError(f"{name} cannot be read, it may be damaged: {reason}") from error
+
+
+def listing(names: Iterable[str], most: int = 20) -> str:
+    """Names in a row, with the end of a long row counted instead of written."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'moons'?)"` where a known name is close, otherwise nothing."""
+    close = difflib.get_close_matches(name[:100], list(itertools.islice(known, 1_000)), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def plain_path(name: str) -> Path:
@@ -80,7 +105,75 @@ def check_file(
     check_plain(name, path)
 
 
+def check_plain(name: str, path: Path) -> None:
+    """Refuses what is there but no plain file, such as a pipe or a device, which may never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # a name with a zero byte
+        return
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise RefusedError(f"{name} is {kind}, not a plain file: save what it holds as one")
+
+
+def check_columns(name: str, count: int) -> None:
+    """Refuses a table of too many columns."""
+    if count > MOST_COLUMNS:
+        raise RefusedError(
+            f"{name} has {count:,} columns, and {MOST_COLUMNS:,} are the most that are read: "
+            "save those that are wanted"
+        )
+
+
+def check_unpacked(name: str, packed: int, unpacked: int) -> None:
+    """Refuses a few bytes that stand for gigabytes."""
+    if unpacked > max(UNPACKED, TIMES * packed):
+        raise RefusedError(
+            f"{name} unpacks {packed:,} bytes into {unpacked:,}, as no data do: save it unpacked"
+        )
+
+
+def check_archive(name: str, archive: zipfile.ZipFile) -> None:
+    """Refuses an archive whose members unpack into far more than they are."""
+    members = archive.infolist()
+    check_columns(name, len(members))
+    check_unpacked(name, sum(m.compress_size for m in members), sum(m.file_size for m in members))
+
+
 def file_hash(path: Path) -> str:
     """The hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class LimitedFile(io.RawIOBase):
+    """A text file that can be read as long as no line and no chunk of rows is too long."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._line = self._chunk = 0
+
+    def next_chunk(self) -> None:
+        """Begins to count for another chunk of rows."""
+        self._chunk = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = self._file.readinto(buffer) or 0
+        end = bytes(buffer[:count]).rfind(b"\n")
+        self._line = self._line + count if end < 0 else count - end
+        self._chunk += count
+        if self._line > LONGEST_LINE:
+            raise ValueError(f"it has a line of more than {LONGEST_LINE >> 20} MiB")
+        if self._chunk > LONGEST_CHUNK:
+            raise ValueError(
+                "it has a row, a quote of which may never be closed, of more than "
+                f"{LONGEST_CHUNK >> 20} MiB"
+            )
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

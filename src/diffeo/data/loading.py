@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from diffeo.data.images.loading import Images, load_images
-from diffeo.data.images.opening import is_image_source
-from diffeo.data.images.options import ImageOptions
+from diffeo.data.images.dataset import IMAGE_SETS, ImageOptions, Images
 from diffeo.data.tables.loading import Table, load_table
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.options import TableOptions
@@ -40,6 +38,8 @@ def load_data(options: DataOptions, console: Console | None = None) -> Data:
         ValueError: as `load_table` and `load_images`, and for an option of the other kind.
     """
     if holds_images(options):
+        from diffeo.data.images.loading import load_images
+
         _refuse(options, TableOptions, ImageOptions, "holds images", "a table")
         return load_images(options, console)
     _refuse(options, ImageOptions, TableOptions, "is a table", "images")
@@ -47,11 +47,14 @@ def load_data(options: DataOptions, console: Console | None = None) -> Data:
 
 
 def holds_images(options: DataOptions) -> bool:
-    """Whether `load_data` will read images."""
-    if options.columns is not None:
-        return False
+    """Whether `load_data` will read images: by the name of the source, or by its file's header."""
+    source = options.source
     # A table that has a name of ours is meant by it, even where a folder has the same.
-    return options.source not in (*GENERATORS, *BUNDLED) and is_image_source(options.source)
+    if options.columns is not None or source in (*GENERATORS, *BUNDLED) or source.endswith(".csv"):
+        return False
+    from diffeo.data.images.opening import is_image_source
+
+    return source in IMAGE_SETS or is_image_source(source)
 
 
 def _refuse(options: DataOptions, other: type, ours: type, what: str, whose: str) -> None:

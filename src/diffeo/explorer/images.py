@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diffeo.data.images.grid import Pixels
+from diffeo.data.images.dataset import Pixels
 from diffeo.figures.style import STYLE
 
 

@@ -7,8 +7,7 @@ figure: `tile` lays them out in a grid, pixel by pixel, `save_images` writes suc
 `write_images` writes a file for each image. What computes something new does not belong here.
 """
 
-from diffeo.data.images.grid import check_image_file, save_images, tile
-from diffeo.data.images.writing import write_images
+from diffeo.data.images.writing import check_image_file, save_images, tile, write_images
 from diffeo.figures.animation import animate, film, find_ffmpeg
 from diffeo.figures.corner import corner
 from diffeo.figures.curve import training_curve

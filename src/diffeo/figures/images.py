@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffeo.context import Context
-from diffeo.data.images.grid import check_images, enlarged
+from diffeo.data.images.writing import check_images, enlarged
 from diffeo.figures.style import DPI, GREY, INK, house_style, mount, write
 from diffeo.flow import Flow, eval_mode
 

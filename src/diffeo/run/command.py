@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from diffeo.data import DataOptions
-from diffeo.data.images.opening import IMAGE_SETS
+from diffeo.data.images.dataset import IMAGE_SETS
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.flow import Flow

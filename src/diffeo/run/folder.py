@@ -22,7 +22,7 @@ from diffeo.data import (
     size_of,
     stream,
 )
-from diffeo.data.images.options import LARGEST
+from diffeo.data.images.dataset import LARGEST
 from diffeo.data.tables.opening import open_table
 from diffeo.evaluation.likelihood import Batch
 from diffeo.flow import Flow

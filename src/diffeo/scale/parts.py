@@ -53,7 +53,7 @@ def files(source: str) -> list[Part]:
         return [Part(0, path.with_suffix(".parquet").name, str(path.resolve()))]
     if not path.is_dir():
         raise ValueError(f"there is no file or folder {source}: check --data.")
-    found = [(Path(name), file) for name, file in list_files(source, path)]
+    found = [(Path(name), path / name) for name in list_files(source, path)]
     found = [(name, file) for name, file in found if not any(p[0] == "_" for p in name.parts)]
     for ending in ENDINGS:
         chosen = [(name, file) for name, file in found if name.suffix.lower() == ending]

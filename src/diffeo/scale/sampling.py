@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from diffeo.data import write_table
-from diffeo.data.batches import mix
+from diffeo.data.datasets import mix
 from diffeo.data.images.writing import write_image_table
 from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, model_settings, place, read

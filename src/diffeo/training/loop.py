@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from diffeo.data.batches import Batches, Rows, mix
+from diffeo.data.datasets import Batches, Rows, mix
 from diffeo.flow import Flow
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from diffeo.bijections.memory import Memory
-from diffeo.data.batches import Rows
+from diffeo.data.datasets import Rows
 from diffeo.flow import Flow
 from diffeo.training.options import TrainingMemory
 from diffeo.utils.machine import free_memory

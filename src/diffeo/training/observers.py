@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from diffeo.data.batches import mix
+from diffeo.data.datasets import mix
 from diffeo.flow import Flow
 from diffeo.pretrained.storage import read_model
 from diffeo.training.checkpoints import epochs_in, load

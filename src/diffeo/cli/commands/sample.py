@@ -92,8 +92,7 @@ def main(
         return
     parts = opened.stream_samples(count, rows, temperature, seed)
     if images and file.suffix.lower() not in {".npy", ".npz"}:
-        from diffeo.data.images.grid import save_images
-        from diffeo.data.images.writing import write_images
+        from diffeo.data.images.writing import save_images, write_images
 
         if file.suffix:
             save_images(torch.cat(list(parts)), file)

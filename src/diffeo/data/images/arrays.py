@@ -5,15 +5,15 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from diffeo.data.files import Array, file_hash, listing, reading
-from diffeo.data.images.decoding import LONGEST_SIDE, Pixels
-from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.source import Entry, ImageSource, Label, Part
-from diffeo.data.limits import check_archive
+from diffeo.data.files import Array, check_archive, file_hash, listing, reading
+from diffeo.data.images.attributes import Label
+from diffeo.data.images.dataset import ImageOptions, Pixels
+from diffeo.data.images.decoding import LONGEST_SIDE
+from diffeo.data.images.source import ImageSource, Part, rows_part
 
 _IMAGES, _LABELS = ("x", "images"), ("y", "labels")
 
@@ -45,31 +45,29 @@ def open_array(path: Path, options: ImageOptions) -> ImageSource:
             f"{name} holds {held or 'no array'}: save one array of images named x, and labels "
             "named y if there are any"
         )
-    header = headers[key]
-    shape = header.shape
-    if header.dtype != np.uint8:
-        raise ValueError(f"{name} holds images of {header.dtype}: pass uint8 values, 0 to 255")
+    shape, _, dtype = headers[key]
+    if dtype != np.uint8:
+        raise ValueError(f"{name} holds images of {dtype}: pass uint8 values, 0 to 255")
     if len(shape) not in (3, 4) or (len(shape) == 4 and not {shape[1], shape[3]} & {1, 3}):
         raise ValueError(
             f"{name} holds an array of shape {shape}: save one of (images, height, width), "
             "(images, height, width, channels) or (images, channels, height, width)"
         )
-    if min(shape) < 1:
-        raise ValueError(f"{name} holds an array of shape {shape}: there is no image in it")
-    if max(shape[1:]) > LONGEST_SIDE:
+    if min(shape) < 1 or max(shape[1:]) > LONGEST_SIDE:
         raise ValueError(
-            f"{name} holds images of shape {shape[1:]}: save some of {LONGEST_SIDE:,} pixels a "
-            "side at most"
+            f"{name} holds an array of shape {shape}: there is no image in it that has from 1 to "
+            f"{LONGEST_SIDE:,} pixels a side"
         )
     labels = _read_labels(name, path, headers, shape[0])
 
-    def read() -> Iterator[Entry]:
+    def read() -> Iterator[Pixels]:
         with reading(name):
-            for row, pixels in enumerate(_rows(path, key, header)):
-                label = None if labels is None else labels[row]
-                yield Entry(f"row {row + 1}", _channels_last(pixels), label)
+            yield from map(_channels_last, _rows(path, key, headers[key]))
 
-    return ImageSource(name, "rows", [Part("train", shape[0], read)], lambda: file_hash(path))
+    def parts() -> list[Part]:
+        return [rows_part(labels, {}, read)]
+
+    return ImageSource(name, "rows", parts, lambda: file_hash(path))
 
 
 def read_headers(path: Path) -> dict[str, Header]:
@@ -87,12 +85,11 @@ def read_headers(path: Path) -> dict[str, Header]:
     return headers
 
 
-def _read_header(file: Any) -> Header:
+def _read_header(file: IO[bytes]) -> Header:
     version = np.lib.format.read_magic(file)
-    read = getattr(np.lib.format, "read_array_header_{}_{}".format(*version), None)
-    if read is None:
-        raise ValueError(f"version {version} of NumPy's format is not known")
-    return Header(*read(file))
+    if version == (1, 0):
+        return Header(*np.lib.format.read_array_header_1_0(file))
+    return Header(*np.lib.format.read_array_header_2_0(file))
 
 
 def find_images(headers: dict[str, Header]) -> str | None:
@@ -102,17 +99,15 @@ def find_images(headers: dict[str, Header]) -> str | None:
     return named[0] if named else others[0] if len(others) == 1 else None
 
 
-def _read_labels(
-    name: str, path: Path, headers: dict[str, Header], images: int
-) -> list[Label] | None:
+def _read_labels(name: str, path: Path, headers: dict[str, Header], images: int) -> list[Label]:
     key = next((key for key in _LABELS if key in headers), None)
     if key is None:
-        return None
-    header = headers[key]
-    if header.shape not in ((images,), (images, 1)) or header.dtype.kind not in "iubU":
+        return [None] * images
+    shape, _, dtype = headers[key]
+    if shape not in ((images,), (images, 1)) or dtype.kind not in "iubU":
         raise ValueError(
-            f"{name} holds labels '{key}' of {header.dtype} and shape {header.shape}: save one "
-            f"whole number or text for each of its {images} images"
+            f"{name} holds labels '{key}' of {dtype} and shape {shape}: save one whole number or "
+            f"text for each of its {images} images"
         )
     with reading(name), np.load(path, allow_pickle=False) as file:
         labels: list[Label] = file[key].reshape(-1).tolist()
@@ -124,17 +119,14 @@ def _rows(path: Path, key: str, header: Header) -> Iterator[Array]:
     if not key:
         yield from np.lib.format.open_memmap(path, mode="r")
     elif header.fortran:  # its images are not contiguous
-        with np.load(path, allow_pickle=False) as file:
-            yield from file[key]
+        with np.load(path, allow_pickle=False) as arrays:
+            yield from arrays[key]
     else:
         shape = header.shape[1:]
-        size = int(np.prod(shape))
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
             _read_header(file)
             for _ in range(header.shape[0]):
-                pixels = file.read(size)
-                if len(pixels) < size:
-                    raise EOFError(f"the array '{key}' is too short")
+                pixels = file.read(int(np.prod(shape)))
                 yield np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
 
 

@@ -1,10 +1,9 @@
-"""Attributes of images: gathered image by image, encoded as columns, and chosen as context."""
+"""Attributes of images: encoded as columns of numbers, and chosen as context."""
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,105 +13,71 @@ from torch import Tensor
 from diffeo.context import Category, ContextSpec, Number, Variable
 from diffeo.data.files import listing, suggestion
 
-Value = float | str | None
+Label = int | str | None
 # For each attribute its columns `[images, 1]`, or `[images, values]` of a category.
 Columns = dict[Variable, NDArray[np.float32]]
 
 MOST_TEXTS = 50  # a column of more holds names or sentences, whose values are of little use
 MOST_CLASSES = 256  # of labels, each of which costs a column
+NUMERIC = ("boolean", "integer", "floating", "mixed-integer-float")
 
 
-class Collector:
-    """Gathers the attributes of images as they come; memory holds a number for each."""
+def encode(table: Any) -> Columns:
+    """The columns of each attribute of a DataFrame; NaN stands for what is missing or infinite.
 
-    def __init__(self) -> None:
-        self._columns: dict[str, _Column] = {}
-        self._count = 0
+    A text is a category of its values in alphabetical order. An attribute of more than `MOST_TEXTS`
+    texts is left out, as is one that mixes texts and numbers or that no image has.
+    """
+    import pandas
 
-    def append(self, attributes: Mapping[str, Value]) -> None:
-        """Adds those of the next image; what it lacks is missing there."""
-        for name, value in attributes.items():
-            self._columns.setdefault(name, _Column()).put(self._count, value)
-        self._count += 1
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._columns
-
-    def encode(self) -> Columns:
-        """The columns of each attribute; NaN stands for what is missing or infinite.
-
-        A text is a category of its values in alphabetical order. An attribute of more than
-        `MOST_TEXTS` texts is left out, as is one that mixes texts and numbers or that no image has.
-        """
-        encoded: Columns = {}
-        for name, column in self._columns.items():
-            if not column.numbers:
-                continue
-            column.pad(self._count)
-            numbers = np.array(column.numbers)
-            if column.texts:
-                values = sorted(column.texts)
-                ranks = np.argsort([column.texts[value] for value in values]).astype(float)
-                known = ~np.isnan(numbers)
-                numbers[known] = ranks[numbers[known].astype(int)]
-                encoded[Category(name, tuple(values))] = one_hot(numbers, len(values))
-            else:
-                with np.errstate(over="ignore"):
-                    number = numbers.astype(np.float32)
-                number[~np.isfinite(number)] = np.nan
-                encoded[Number(name)] = number[:, None]
-        return encoded
+    encoded: Columns = {}
+    for name, column in table.items():
+        kind = pandas.api.types.infer_dtype(column, skipna=True)
+        if kind == "string":
+            places, values = pandas.factorize(column, sort=True)
+            if len(values) <= MOST_TEXTS:
+                encoded[Category(name, tuple(values))] = _one_hot(places, len(values))
+        elif kind in NUMERIC and not column.isna().all():
+            with np.errstate(over="ignore"):
+                numbers = column.where(column.notna(), np.nan).to_numpy(np.float32)
+            encoded[Number(name)] = np.where(np.isfinite(numbers), numbers, np.nan)[:, None]
+    return encoded
 
 
-class _Column:
-    """One attribute: its numbers, or for each text the rank in which it was first seen."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, int] = {}
-        self.numbers = array("d")
-        self._usable = True
-
-    def put(self, row: int, value: Value) -> None:
-        if value is None or value != value or not self._usable:
-            return
-        is_text = isinstance(value, str)
-        self._usable = not self.numbers or is_text == bool(self.texts)
-        if isinstance(value, str):
-            value = self.texts.setdefault(value, len(self.texts))
-        if self._usable and len(self.texts) <= MOST_TEXTS:
-            self.pad(row)
-            self.numbers.append(value)
-        else:
-            self._usable = False
-            del self.numbers[:]
-
-    def pad(self, rows: int) -> None:
-        """Fill up to so many rows with missing values."""
-        self.numbers.extend([math.nan] * (rows - len(self.numbers)))
-
-
-def one_hot(numbers: NDArray[np.float64], values: int) -> NDArray[np.float32]:
-    """Columns of 0 and 1 `[images, values]` of numbers `[images]`, NaN where these are."""
-    columns = (numbers[:, None] == np.arange(values)).astype(np.float32)
-    columns[np.isnan(numbers)] = np.nan
+def _one_hot(places: NDArray[np.int64], values: int) -> NDArray[np.float32]:
+    """Columns of 0 and 1 `[images, values]`, NaN where a place `[images]` is negative."""
+    columns = (places[:, None] == np.arange(values)).astype(np.float32)
+    columns[places < 0] = np.nan
     return columns
 
 
-def encode_label(
-    name: str, labels: Sequence[int | str | None], numbers: NDArray[np.int64], names: list[str]
-) -> Columns:
-    """Labels as a category of at most `MOST_CLASSES` values, or truth values as a number.
+def number_labels(
+    labels: Sequence[Label], names: list[str] | None = None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels as numbers `[images]`, -1 where there is none, and the names of these numbers.
 
-    `numbers` are the same as numbers `[images]`, -1 where there is none, which `names` names.
+    Labels of a source that names its classes are numbers already. Of others, those that occur are
+    numbered in their order.
     """
+    import pandas
+
+    if names is None:
+        places, found = pandas.factorize(np.array(labels, dtype=object), sort=True)
+        return places.astype(np.int64), [str(label) for label in found]
+    known = dict.fromkeys(range(len(names)))
+    return np.array([label if label in known else -1 for label in labels], dtype=np.int64), names
+
+
+def encode_labels(
+    name: str, labels: Sequence[Label], numbers: NDArray[np.int64], names: list[str]
+) -> Columns:
+    """Labels as a category of at most `MOST_CLASSES` values, or truth values as a number."""
     if not 0 < len(names) <= MOST_CLASSES:
         return {}
     if all(isinstance(label, bool) for label in labels if label is not None):
-        truth = [math.nan if label is None else float(label) for label in labels]
+        truth = [np.nan if label is None else label for label in labels]
         return {Number(name): np.array(truth, dtype=np.float32)[:, None]}
-    return {
-        Category(name, tuple(names)): one_hot(np.where(numbers < 0, np.nan, numbers), len(names))
-    }
+    return {Category(name, tuple(names)): _one_hot(numbers, len(names))}
 
 
 def choose(source: str, attributes: ContextSpec, wanted: Sequence[str]) -> ContextSpec:
@@ -156,12 +121,8 @@ def context_columns(
     Raises:
         ValueError: an attribute that is unknown, or that an image lacks or has another value of.
     """
-    columns = [
-        torch.zeros(len(values)) if place is None else values[:, place]
-        for variable in context.variables
-        for place in _places(source, attributes, variable)
-    ]
-    found = torch.stack(columns, dim=1)
+    parts = [_part(source, attributes, values, variable) for variable in context.variables]
+    found = torch.cat(parts, dim=1)
     gaps = zip(context.columns, found.isnan().sum(0).tolist(), strict=True)
     lacking = [f"{gap} of {len(values)} lack '{name}'" for name, gap in gaps if gap]
     if lacking:
@@ -169,10 +130,9 @@ def context_columns(
             f"{source}: not every image has the context, {listing(lacking, 5)}: fill them in, or "
             "leave these out of --data.context"
         )
-    for variable, part in context.parts():
-        if isinstance(variable, Number):
-            continue
-        if others := int((found[:, part] == 0).all(1).sum()):
+    for variable, part in zip(context.variables, parts, strict=True):
+        others = int((part == 0).all(1).sum())
+        if isinstance(variable, Category) and others:
             raise ValueError(
                 f"{source}: {others} of {len(values)} have another '{variable.name}' than the "
                 f"context, whose values are {listing(variable.values)}: leave these images out"
@@ -180,22 +140,20 @@ def context_columns(
     return found
 
 
-def _places(source: str, attributes: ContextSpec, variable: Variable) -> Iterator[int | None]:
-    """Where the columns of a variable are among those of the attributes; None for no image's."""
-    own, part = next(
-        (found for found in attributes.parts() if found[0].name == variable.name),
-        (None, slice(0)),
-    )
+def _part(source: str, attributes: ContextSpec, values: Tensor, variable: Variable) -> Tensor:
+    """The columns of one variable of a context `[images, its columns]`."""
+    known = {own.name: (own, values[:, part]) for own, part in attributes.parts()}
+    own, found = known.get(variable.name, (None, values))
     if isinstance(variable, Category) and isinstance(own, Category):
-        for value in variable.values:
-            yield part.start + own.values.index(value) if value in own.values else None
-    elif isinstance(variable, Number) and isinstance(own, Number):
-        yield part.start
-    elif isinstance(variable, Number) and variable.name in attributes.columns:
-        yield attributes.columns.index(variable.name)
-    else:
-        choose(source, attributes, [variable.name])  # which knows better what is wrong
-        raise ValueError(
-            f"{source}: attribute '{variable.name}' is of another kind than the context's: give "
-            "images with the attribute of the training"
-        )
+        none = torch.zeros(len(values))
+        columns = dict(zip(own.values, found.T, strict=True))
+        return torch.stack([columns.get(value, none) for value in variable.values], dim=1)
+    if isinstance(variable, Number) and isinstance(own, Number):
+        return found
+    if isinstance(variable, Number) and variable.name in attributes.columns:
+        return values[:, attributes.columns.index(variable.name), None]
+    choose(source, attributes, [variable.name])  # which knows better what is wrong
+    raise ValueError(
+        f"{source}: attribute '{variable.name}' is of another kind than the context's: give "
+        "images with the attribute of the training"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -11,22 +10,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from diffeo.context import Category, ContextSpec, Number
-from diffeo.data.images.decoding import Pixels
-from diffeo.data.images.options import ImageOptions
-from diffeo.data.limits import check_plain
-from diffeo.data.splits import SPLITS
+from diffeo.data.datasets import SPLITS
+from diffeo.data.files import check_plain
+from diffeo.data.images.dataset import ImageOptions, Pixels
 from diffeo.utils.files import parse_json, read_text
 
-VERSION = 4  # of what the folders hold and of how images are decoded
+VERSION = 5  # of what the folders hold and of how images are decoded
 
 META_BYTES = 2**30  # of the names of some ten million images
-_ARRAYS = ("labels", "values")  # files of their own; the rest is in meta.json
+PIXELS, VALUES, META = "pixels.bin", "values.npy", "meta.json"
 
 Gap = tuple[str, str]
 
@@ -58,7 +56,7 @@ class Contents:
     unit: str
 
 
-Images = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest
+Decoded = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest
 
 
 def cache_folder(options: ImageOptions) -> Path:
@@ -73,130 +71,99 @@ def cache_key(options: ImageOptions, content: str) -> str:
     return hashlib.sha256(json.dumps([*parts, options.rows, content]).encode()).hexdigest()
 
 
-def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Images:
-    """The images under a key, built if they are missing or damaged.
+def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Decoded:
+    """The images under a key, built if they are missing or damaged, by one process at a time.
 
     They are built in a folder of their own, which is renamed at the end: what an interruption
-    leaves is never used, and removed by the next build. `build` writes pixels to the .npy file it
+    leaves is never used, and removed by the next build. `build` writes pixels to the file that it
     is given, and returns the rest.
 
     Raises:
         ValueError: a folder that cannot be written, and whatever `build` raises.
     """
-    home = folder / key
+    home, partial = folder / key, folder / f"{key}.partial"
     if found := _load(home):
         return found
-    partial = folder / f"{key}.partial-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder, key)
-        partial.mkdir()
-        _save(partial, build(partial / "pixels.npy"))
-        if _load(home) is None:
-            shutil.rmtree(home, ignore_errors=True)  # damaged
-        partial.rename(home)
+        with FileLock(folder / f"{key}.lock"):
+            if found := _load(home):  # another process was first
+                return found
+            for remains in (home, partial):
+                shutil.rmtree(remains, ignore_errors=True)
+            try:
+                partial.mkdir()
+                _save(partial, build(partial / PIXELS))
+                partial.rename(home)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if found := _load(home):  # another process was first
-            return found
         raise ValueError(
             f"the cache {folder} cannot be written, {error.strerror}: "
             "name another folder with --data.cache"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     if found := _load(home):
         return found
     raise ValueError(f"the cache {home} was damaged as it was made: try again")
 
 
-def uncached(build: Callable[[Path], Contents]) -> Images:
+def uncached(build: Callable[[Path], Contents]) -> Decoded:
     """Images in memory, for few of them; `build` as for `cached`."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pixels.npy"
+        path = Path(folder) / PIXELS
         contents = build(path)
-        return np.load(path), contents
+        return np.fromfile(path, np.uint8).reshape(contents.shape), contents
 
 
 def _save(folder: Path, contents: Contents) -> None:
-    meta = {field.name: getattr(contents, field.name) for field in dataclasses.fields(contents)}
-    meta["attributes"] = [
+    attributes = [
         [variable.name, variable.values if isinstance(variable, Category) else None]
         for variable in contents.attributes.variables
     ]
-    for name in _ARRAYS:
-        np.save(folder / f"{name}.npy", meta.pop(name))
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    meta = vars(contents) | {"attributes": attributes, "labels": contents.labels.tolist()}
+    np.save(folder / VALUES, meta.pop("values"))
+    (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _load(folder: Path) -> Images | None:
+def _load(folder: Path) -> Decoded | None:
     """Opens a cache; None if it is missing or damaged.
 
     The sizes of its files and the types of their values are checked; to read every pixel would take
     the time that the cache saves.
     """
     try:
-        meta = parse_json(read_text(folder / "meta.json", META_BYTES))
-        meta["gaps"] = [(name, kind) for name, kind in meta["gaps"]]
+        meta = parse_json(read_text(folder / META, META_BYTES))
         variables = [
             Number(name) if values is None else Category(name, tuple(values))
             for name, values in meta.pop("attributes")
         ]
-        arrays: Any = {name: np.array(_mapped(folder / f"{name}.npy")) for name in _ARRAYS}
-        contents = Contents(attributes=ContextSpec(tuple(variables)), **arrays, **meta)
-        pixels = _mapped(folder / "pixels.npy")
-        return (pixels, contents) if _fits(pixels, contents) else None
+        meta["gaps"] = [(name, kind) for name, kind in meta["gaps"]]
+        meta["labels"] = np.array(meta["labels"], dtype=np.int64)
+        for name in (PIXELS, VALUES):
+            check_plain(name, folder / name)
+        values = np.array(np.lib.format.open_memmap(folder / VALUES, mode="r"))
+        contents = Contents(attributes=ContextSpec(tuple(variables)), values=values, **meta)
+        shape = tuple(contents.shape)
+        pixels = np.memmap(folder / PIXELS, np.uint8, mode="r", shape=shape)
+        return (pixels, contents) if _fits(shape, contents) else None
     except Exception:  # damage makes NumPy's and Python's readers raise nearly anything
         return None
 
 
-def _mapped(path: Path) -> NDArray[Any]:
-    """An array that ends where its file does, and is not of objects."""
-    check_plain(path.name, path)
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _fits(pixels: NDArray[Any], known: Contents) -> bool:
-    """Whether pixels and contents are of one set of images."""
-    count = len(pixels)
+def _fits(shape: tuple[int, ...], known: Contents) -> bool:
+    """Whether contents are those of pixels of a shape."""
     texts = [known.names, known.label_names, known.attributes.columns, map("".join, known.gaps)]
     return (
-        pixels.dtype == np.uint8
-        and known.labels.dtype == np.int64
-        and known.values.dtype == np.float32
-        and list(pixels.shape) == known.shape
-        and len(known.shape) == 4
-        and known.shape[1] in (1, 3)
-        and min(known.shape) > 0
-        and len(known.names) == count
+        len(shape) == 4
+        and shape[1] in (1, 3)
         and all(isinstance(text, str) for names in texts for text in names)
-        and known.labels.shape == (count,)
+        and len(known.names) == shape[0]
+        and known.labels.shape == shape[:1]
         and known.labels.min() >= -1
         and known.labels.max() < max(len(known.label_names), 1)
-        and known.values.shape == (count, known.attributes.width)
+        and known.values.dtype == np.float32
+        and known.values.shape == (shape[0], known.attributes.width)
         and {*known.splits} <= {*SPLITS}
         and all(type(n) is int and n >= 0 for n in known.splits.values())
-        and sum(known.splits.values()) == count
+        and sum(known.splits.values()) == shape[0]
     )
-
-
-def _remove_stale(folder: Path, key: str) -> None:
-    """Removes what builds of a key have left that ended without a chance to clean up."""
-    for partial in folder.glob(f"{key}.partial-*"):
-        process = partial.name.rpartition("-")[2]
-        if not (process.isdecimal() and _is_running(int(process))):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    """Whether another process has this id."""
-    if process == os.getpid():
-        return False
-    if os.name != "posix":
-        return True  # elsewhere, to ask could end it
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

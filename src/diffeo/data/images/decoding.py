@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
+import PIL.Image
+import PIL.ImageOps
+from PIL.Image import Image, Resampling
 
-from diffeo.data.images.options import LARGEST
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
-Pixels = NDArray[np.uint8]
-Content = Path | bytes | Pixels
+from diffeo.data.images.dataset import LARGEST, Pixels
 
 LONGEST_SIDE = 10_000
 # Pixels of an image that is decoded alone, since it takes some ten bytes for each.
@@ -39,7 +34,7 @@ class UnreadableError(Exception):
         self.kind = kind
 
 
-def decode(content: Content, size: int | None = None, grey: bool = False) -> Pixels:
+def decode(content: Path | bytes | Pixels, size: int | None = None, grey: bool = False) -> Pixels:
     """Reads one image.
 
     It is turned upright (EXIF) and laid on white where it is transparent. Of an animation the first
@@ -58,8 +53,6 @@ def decode(content: Content, size: int | None = None, grey: bool = False) -> Pix
     Raises:
         UnreadableError: what is no image, broken, or too large to be opened safely.
     """
-    import PIL.Image
-
     if isinstance(content, np.ndarray):
         return fit(PIL.Image.fromarray(content), size, grey)
     try:
@@ -79,11 +72,10 @@ def decode(content: Content, size: int | None = None, grey: bool = False) -> Pix
             raise UnreadableError("broken") from error
 
 
-def _open(stream: IO[bytes], size: int | None) -> PILImage:
-    import PIL.Image
-    import PIL.ImageOps
-
-    with PIL.Image.open(stream, formats=_formats()) as image:
+def _open(stream: IO[bytes], size: int | None) -> Image:
+    PIL.Image.init()
+    known = [name for name in FORMATS if name in PIL.Image.OPEN]
+    with PIL.Image.open(stream, formats=known) as image:
         _check_size(image)
         if size is None and max(image.size) > LARGEST:  # see `check_image_options`
             raise UnreadableError("too large without --data.size")
@@ -100,27 +92,15 @@ def _open(stream: IO[bytes], size: int | None) -> PILImage:
             return _opaque(image)
 
 
-def _check_size(image: PILImage) -> None:
-    """Refuse what is too large; Pillow itself only warns up to twice its limit."""
-    from PIL.Image import MAX_IMAGE_PIXELS
-
+def _check_size(image: Image) -> None:
+    """Refuses what is too large; Pillow itself only warns up to twice its limit."""
     pixels = image.width * image.height
-    if max(image.size) > LONGEST_SIDE or pixels > (MAX_IMAGE_PIXELS or pixels):
+    if max(image.size) > LONGEST_SIDE or pixels > (PIL.Image.MAX_IMAGE_PIXELS or pixels):
         raise UnreadableError("too large")
 
 
-@functools.cache
-def _formats() -> list[str]:
-    import PIL.Image
-
-    PIL.Image.init()
-    return [name for name in FORMATS if name in PIL.Image.OPEN]
-
-
-def _opaque(image: PILImage) -> PILImage:
+def _opaque(image: Image) -> Image:
     """A copy in mode L or RGB."""
-    import PIL.Image
-
     mode = image.mode
     if mode.startswith("I"):
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -129,15 +109,14 @@ def _opaque(image: PILImage) -> PILImage:
     elif mode in ("1", "L"):
         return image.convert("L")
     image = image.convert("RGB")
-    if mode in ("1", "L", "LA") or (mode in ("P", "PA") and _is_grey(image)):
-        return image.getchannel(0)
+    if mode in ("1", "L", "LA", "P", "PA"):
+        red, green, blue = image.split()
+        return red if red == green == blue else image
     return image
 
 
-def _on_white(image: PILImage) -> PILImage:
+def _on_white(image: Image) -> Image:
     """A transparent image in mode RGB, strip by strip, since each step of it takes a copy."""
-    import PIL.Image
-
     result = PIL.Image.new("RGB", image.size, "white")
     for top in range(0, image.height, STRIP):
         strip = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
@@ -146,19 +125,12 @@ def _on_white(image: PILImage) -> PILImage:
     return result
 
 
-def _is_grey(image: PILImage) -> bool:
-    red, green, blue = image.split()
-    return red == green == blue
-
-
-def fit(image: PILImage, size: int | None, grey: bool) -> Pixels:
+def fit(image: Image, size: int | None, grey: bool) -> Pixels:
     """An image in mode L or RGB as pixels `[channels, height, width]`.
 
     With a size, the middle square is cropped and scaled (Lanczos, antialiased), which is to scale
     the shorter side and crop the longer one: nothing is distorted.
     """
-    from PIL.Image import Resampling
-
     if grey:
         image = image.convert("L")
     if size is not None:

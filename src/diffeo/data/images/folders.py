@@ -6,20 +6,16 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from diffeo.data.files import listing, reading, suggestion
-from diffeo.data.images.attributes import Value
-from diffeo.data.images.source import Entry, ImageSource, Part
-from diffeo.data.limits import LimitedFile, check_columns
-from diffeo.data.splits import SPLITS
+from diffeo.data.datasets import SPLITS
+from diffeo.data.files import LimitedFile, check_columns, listing, reading, suggestion
+from diffeo.data.images.source import ImageSource, Part
 
 METADATA, KEY = "metadata.csv", "file_name"  # as Hugging Face's ImageFolder has them
 _SPELLINGS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-Files = list[tuple[str, Path]]  # each as its path inside a folder and its path
 
 
 def split_of(name: str) -> str | None:
@@ -38,67 +34,58 @@ def open_folder(name: str, folder: Path) -> ImageSource:
     files = list_files(name, folder)
     if not files:
         raise ValueError(f"{name} is a folder without files: put images into it")
-    images = [file for file in files if file[1].name != METADATA]
-    tables = [file for file in files if file[1].name == METADATA]
-    known = _read_metadata(name, tables, {*dict(images)})
-    above = [Path(inside).parent.parts for inside, _ in images]
-    splits = {_SPELLINGS.get(folders[0].lower()) for folders in above if folders}
-    given = None not in splits and "train" in splits
-    places: dict[str, list[tuple[str, Path, str | None]]] = {split: [] for split in SPLITS}
-    for (inside, path), folders in zip(images, above, strict=True):
-        split = "train"
-        if given and folders:
-            split, folders = _SPELLINGS[folders[0].lower()], folders[1:]
-        places[split].append((inside, path, folders[0] if folders else None))
+    images = [file for file in files if Path(file).name != METADATA]
+    tables = [file for file in files if Path(file).name == METADATA]
 
-    def part(split: str) -> Part:
-        def read() -> Iterator[Entry]:
-            for inside, path, label in places[split]:
-                columns, row = known.get(inside, ({}, 0))
-                attributes = {column: _value(values[row]) for column, values in columns.items()}
-                yield Entry(inside, path, label, attributes)
+    def parts() -> Iterator[Part]:
+        attributes = _read_metadata(name, folder, tables, images)
+        above = [Path(image).parent.parts for image in images]
+        splits = [_SPELLINGS.get(folders[0].lower()) if folders else "train" for folders in above]
+        given = None not in splits and any(above) and "train" in splits
+        for split in SPLITS if given else ["train"]:
+            rows = [row for row, s in enumerate(splits) if s == split or not given]
+            names = [images[row] for row in rows]
+            inner = [above[row][1:] if given else above[row] for row in rows]
+            labels = [folders[0] if folders else None for folders in inner]
+            yield Part(split, names, labels, attributes.iloc[rows], _reader(folder, names))
 
-        return Part(split, len(places[split]), read)
-
-    parts = [part(split) for split in SPLITS if places[split]]
-    return ImageSource(name, "files", parts, lambda: listing_hash(files))
+    return ImageSource(name, "files", parts, lambda: listing_hash(folder, files))
 
 
-def _value(value: Any) -> Value:
-    return value if isinstance(value, str) else float(value)
+def _reader(folder: Path, names: list[str]) -> Any:
+    return lambda: (folder / name for name in names)
 
 
-def list_files(name: str, folder: Path) -> Files:
-    """The files below a folder, sorted, each as its path inside the folder and its path.
+def list_files(name: str, folder: Path) -> list[str]:
+    """The files below a folder, sorted, each as its path inside the folder.
 
     Raises:
         ValueError: a folder that cannot be listed.
     """
-    files: Files = []
-    folders: Files = [("", folder)]
-    links: Files = []
+
+    def refuse(error: OSError) -> None:
+        where = error.filename
+        raise ValueError(
+            f"{name}: the folder {where} cannot be listed: {error.strerror}"
+        ) from error
+
+    files: list[str] = []
+    waiting = [folder]
     seen: set[tuple[int, int]] = set()
-    while folders or links:
-        # Links come last, so that a folder is known by its own name rather than by a link's.
-        prefix, here = folders.pop() if folders else links.pop(0)
-        try:
-            status = here.stat()
+    for start in waiting:
+        for here, folders, names in os.walk(start, onerror=refuse):
+            status = Path(here).stat()
             if (status.st_dev, status.st_ino) in seen:  # a second link, or one that leads back up
+                folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.name.startswith("."):
-                        continue
-                    inside, path = prefix + entry.name, here / entry.name
-                    if path.is_dir():
-                        (links if entry.is_symlink() else folders).append((inside + os.sep, path))
-                    elif _is_plain(path):
-                        files.append((inside, path))
-        except OSError as error:
-            raise ValueError(
-                f"{name}: the folder {here} cannot be listed: {error.strerror}"
-            ) from error
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            # Links come last, so that a folder is known by its own name rather than by a link's.
+            waiting += sorted(
+                path for path in map(Path(here).joinpath, folders) if path.is_symlink()
+            )
+            visible = (Path(here, file) for file in names if not file.startswith("."))
+            files += [str(path.relative_to(folder)) for path in visible if _is_plain(path)]
     return sorted(files)
 
 
@@ -110,16 +97,16 @@ def _is_plain(path: Path) -> bool:
         return True
 
 
-def listing_hash(files: Files) -> str:
+def listing_hash(folder: Path, files: Iterable[str]) -> str:
     """The hash of the names, sizes and times of change of files.
 
     Not of their bytes: to read every file of a large folder takes about as long as to decode it,
     which is what a cache is there to save. An image that is replaced gets another time.
     """
     digest = hashlib.sha256()
-    for name, path in files:
+    for name in files:
         try:
-            status = path.stat()
+            status = (folder / name).stat()
             facts = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
         except OSError:  # a link to nowhere
             facts = "\0?\0"
@@ -127,10 +114,8 @@ def listing_hash(files: Files) -> str:
     return digest.hexdigest()
 
 
-def _read_metadata(
-    name: str, tables: Files, images: set[str]
-) -> dict[str, tuple[dict[str, Any], int]]:
-    """The columns and the row of each image that the metadata.csv files of a folder name.
+def _read_metadata(name: str, folder: Path, tables: list[str], images: list[str]) -> Any:
+    """The attributes of images, a DataFrame of a row for each, of all metadata.csv of a folder.
 
     Each file has a column file_name, the path of an image from where the file lies; the others are
     attributes.
@@ -139,24 +124,27 @@ def _read_metadata(
         ValueError: a damaged file, one without file_name, or one that names no image that is
             there, or one twice.
     """
-    rows: dict[str, tuple[dict[str, Any], int]] = {}
-    for inside, path in tables:
-        names, columns = _read_table(f"{name}: {inside}", path)
-        keys = [os.path.normpath(Path(inside).parent / key) for key in names]
-        if not images.intersection(keys):
+    import pandas
+
+    known = []
+    for file in tables:
+        table = _read_table(f"{name}: {file}", folder / file)
+        names = table.pop(KEY)
+        table.index = [os.path.normpath(Path(file).parent / image) for image in names]
+        if not table.index.isin(images).any():
             raise ValueError(
-                f"{name}: {inside} names no image that is there, its first is "
+                f"{name}: {file} names no image that is there, its first is "
                 f"{listing(names, 1) or 'missing'}: write paths from its own folder into {KEY}"
             )
-        for row, key in enumerate(keys):
-            if key in rows:
-                raise ValueError(f"{name}: {inside} names {key} a second time: leave one row of it")
-            rows[key] = columns, row
-    return rows
+        known.append(table)
+    whole = pandas.concat(known) if known else pandas.DataFrame(index=images)
+    for image in whole.index[whole.index.duplicated()]:
+        raise ValueError(f"{name}: {METADATA} names {image} a second time: leave one row of it")
+    return whole.reindex(images)
 
 
-def _read_table(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
-    """The paths of images, and the other columns as arrays; NaN is what they lack."""
+def _read_table(name: str, path: Path) -> Any:
+    """The table of a file, which names an image in each row."""
     import pandas
 
     with reading(name), io.BufferedReader(LimitedFile(path)) as file:
@@ -173,5 +161,4 @@ def _read_table(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
     if table[KEY].isna().any():
         row = int(table[KEY].isna().argmax()) + 1
         raise ValueError(f"{name} has no {KEY} in row {row}: write one, or remove the row")
-    columns = {column: table[column].to_numpy() for column in table.columns.drop(KEY)}
-    return table[KEY].tolist(), columns
+    return table

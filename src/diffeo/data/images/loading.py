@@ -2,159 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
-from diffeo.context import ContextSpec
+from diffeo.data.datasets import SPLITS, split_sizes
 from diffeo.data.files import reading
-from diffeo.data.images.attributes import choose, context_columns
 from diffeo.data.images.building import build, describe
-from diffeo.data.images.cache import Contents, cache_folder, cache_key, cached, uncached
-from diffeo.data.images.decoding import Pixels
+from diffeo.data.images.cache import Contents, Decoded, cache_folder, cache_key, cached, uncached
+from diffeo.data.images.dataset import (
+    Gallery,
+    ImageOptions,
+    Images,
+    ImageSplit,
+    Pixels,
+    check_image_options,
+)
 from diffeo.data.images.opening import open_images
-from diffeo.data.images.options import ImageOptions, check_image_options
-from diffeo.data.splits import SPLITS, Dataset, split_sizes
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """Images of one split, left on the disk until they are asked for.
-
-    Args:
-        pixels: those of all splits, uint8 `[images, channels, height, width]`.
-        rows: which of them are in this split `[n]`.
-        labels: their classes, int64 `[n]`, or None where not each of them has one.
-        attributes: what else is known of them, float32 `[n, attributes]`, NaN where it is not; None
-            where the source has no attributes.
-        context: what their density is conditional on, float32 `[n, context_features]`, or None.
-    """
-
-    pixels: Pixels
-    rows: NDArray[np.int64]
-    labels: Tensor | None = None
-    attributes: Tensor | None = None
-    context: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices` `[n]` of this split, uint8 `[n, channels, height, width]`."""
-        rows = self.rows[indices.numpy(force=True)]
-        order = rows.argsort()  # one pass through the file, whatever was asked for
-        pixels = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
-        pixels[order] = self.pixels[rows[order]]
-        return torch.from_numpy(pixels)
-
-    def all(self, limit: int | None = None) -> Tensor:
-        """The first `limit` images, or all, uint8 `[n, channels, height, width]`."""
-        return self.batch(torch.arange(len(self))[:limit])
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The images at `indices` `[n]` as `batch` gives them, and their context."""
-        context = None if self.context is None else self.context[indices.to(self.context.device)]
-        return self.batch(indices), context
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images(Dataset[ImageSplit]):
-    """Images of one size, split in three.
-
-    Args:
-        shape: channels, height and width.
-        label_names: what the labels 0, 1, ... are called; empty where there are none.
-        options: what the images were loaded with.
-        attributes: what the columns of the splits' attributes mean.
-    """
-
-    shape: tuple[int, int, int]
-    label_names: list[str]
-    options: ImageOptions = field(default_factory=ImageOptions)
-    attributes: ContextSpec = field(default_factory=ContextSpec)
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """The names of the columns of the attributes."""
-        return self.attributes.columns
-
-    def conditional_on(self, context: Sequence[str]) -> Images:
-        """The same images, conditional on attributes, or NAME=VALUE for one value of a text.
-
-        Raises:
-            ValueError: a name that is unknown or chosen twice, or one that not each image has.
-        """
-        source = self.options.source
-        spec = choose(source, self.attributes, context)
-        splits = [self.train, self.val, self.test]
-        train, val, test = _with_context(source, splits, self.attributes, spec)
-        options = dataclasses.replace(self.options, context=[*context] or None)
-        return dataclasses.replace(
-            self, train=train, val=val, test=test, options=options, context=spec
-        )
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """All images of a source in its order.
-
-    Args:
-        images: they.
-        names: what each is called: its file inside the folder, or its row.
-        notes: sentences for the user.
-        attributes: what the columns of the images' attributes mean.
-        context: which of them are context.
-    """
-
-    images: ImageSplit
-    names: list[str]
-    notes: list[str]
-    attributes: ContextSpec = field(default_factory=ContextSpec)
-    context: ContextSpec = field(default_factory=ContextSpec)
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """The names of the columns of the attributes."""
-        return self.attributes.columns
-
-    def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Gallery:
-        """The same images with another context, as `Images.conditional_on` or as a model has it.
-
-        Categories of a model may have values that no image has.
-
-        Raises:
-            ValueError: as there, or a value of a category that the context does not have.
-        """
-        if not isinstance(context, ContextSpec):
-            context = choose(source, self.attributes, context)
-        (images,) = _with_context(source, [self.images], self.attributes, context)
-        return dataclasses.replace(self, images=images, context=context)
-
-
-def _with_context(
-    source: str, splits: list[ImageSplit], attributes: ContextSpec, context: ContextSpec
-) -> list[ImageSplit]:
-    """Splits whose context is made of some of their attributes, none of which may be missing."""
-    if not context:
-        return [dataclasses.replace(split, context=None) for split in splits]
-    none = torch.empty(0)
-    values = [none if split.attributes is None else split.attributes for split in splits]
-    whole = context_columns(source, attributes, torch.cat(values), context)
-    rows = whole.split([len(split) for split in splits])
-    return [dataclasses.replace(split, context=c) for split, c in zip(splits, rows, strict=True)]
-
-
-def size_of(shape: tuple[int, ...]) -> str:
-    """The (channels, height, width) of an image in words: "8 x 8 pixels in 1 channel"."""
-    channels, height, width = shape
-    return f"{width} x {height} pixels in {channels} channel{'s' * (channels != 1)}"
 
 
 def load_gallery(options: ImageOptions, console: Console | None = None) -> Gallery:
@@ -206,7 +73,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
     return images.conditional_on(options.context or [])
 
 
-def _decoded(options: ImageOptions, console: Console | None) -> tuple[Pixels, Contents]:
+def _decoded(options: ImageOptions, console: Console | None) -> Decoded:
     check_image_options(options)
     source = open_images(options)
 
@@ -241,22 +108,22 @@ def _split(pixels: Pixels, contents: Contents, rows: NDArray[np.int64]) -> Image
 
 
 def _notes(contents: Contents, options: ImageOptions) -> list[str]:
-    notes = []
-    total = contents.shape[0] + len(contents.gaps)
-    if contents.gaps and options.strict:
+    source, gaps = options.source, contents.gaps
+    total = contents.shape[0] + len(gaps)
+    if gaps and options.strict:
         raise ValueError(
-            f"{options.source}: {len(contents.gaps)} of {total} {contents.unit} cannot be used, "
-            f"{describe(contents.gaps, total)}: remove them, or leave out --data.strict"
+            f"{source}: {len(gaps)} of {total} {contents.unit} cannot be used, "
+            f"{describe(gaps, total)}: remove them, or leave out --data.strict"
         )
-    if contents.gaps:
+    notes = []
+    if gaps:
         notes.append(
-            f"{options.source}: left out {len(contents.gaps)} of {total} {contents.unit}: "
-            f"{describe(contents.gaps, 3)}"
+            f"{source}: left out {len(gaps)} of {total} {contents.unit}: {describe(gaps, 3)}"
         )
     unlabelled = int((contents.labels < 0).sum())
     if 0 < unlabelled < len(contents.labels):
         notes.append(
-            f"{options.source}: {unlabelled} of {len(contents.labels)} images have no label, so "
-            "that their split has no labels"
+            f"{source}: {unlabelled} of {len(contents.labels)} images have no label, so that their "
+            "split has no labels"
         )
     return notes

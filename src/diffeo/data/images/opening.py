@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffeo.data.arrow import open_parquet
-from diffeo.data.files import check_file, plain_path
+from diffeo.data.files import check_file, check_plain, plain_path
 from diffeo.data.images.arrays import find_images, open_array, read_headers
+from diffeo.data.images.dataset import IMAGE_SETS, ImageOptions
 from diffeo.data.images.folders import open_folder
-from diffeo.data.images.options import ImageOptions
 from diffeo.data.images.parquet import (
     find_columns,
     open_image_file,
@@ -18,14 +18,7 @@ from diffeo.data.images.parquet import (
 )
 from diffeo.data.images.source import ImageSource
 from diffeo.data.images.synthetic import open_digits, open_shapes
-from diffeo.data.limits import check_plain
 
-# How the images of our own are made, and how each format of files is read.
-SETS: dict[str, Callable[[ImageOptions], ImageSource]] = {
-    "digits": open_digits,
-    "shapes": open_shapes,
-}
-IMAGE_SETS = tuple(SETS)
 READERS: dict[str, Callable[[Path, ImageOptions], ImageSource]] = {
     ".npz": open_array,
     ".npy": open_array,
@@ -43,7 +36,7 @@ def open_images(options: ImageOptions) -> ImageSource:
     if name.startswith("hf://"):
         return open_image_hub(options)
     path = plain_path(name)
-    is_folder = name not in SETS and path.is_dir()
+    is_folder = name not in IMAGE_SETS and path.is_dir()
     table = open_image_folder(path, options) if is_folder else None
     if table is not None:
         return table
@@ -51,12 +44,12 @@ def open_images(options: ImageOptions) -> ImageSource:
         for column in ("image_column", "label_column"):
             if getattr(options, column) is not None:
                 raise ValueError(f"{name} has no columns: --data.{column} is for parquet and hf://")
-    if name in SETS:
-        return SETS[name](options)
+    if name in IMAGE_SETS:
+        return open_digits(options) if name == "digits" else open_shapes(options)
     if is_folder:
         return open_folder(name, path)
-    others = f"{' or '.join(SETS)}, a folder of images"
-    check_file(name, path, tuple(READERS), others, SETS)
+    others = f"{' or '.join(IMAGE_SETS)}, a folder of images"
+    check_file(name, path, tuple(READERS), others, IMAGE_SETS)
     return READERS[path.suffix.lower()](path, options)
 
 
@@ -71,7 +64,7 @@ def is_image_source(source: str) -> bool:
         if source.startswith("hf://"):
             return bool(open_image_hub(options))
         path = plain_path(source)
-        if source in SETS or path.is_dir():
+        if source in IMAGE_SETS or path.is_dir():
             return True
         check_plain(source, path)
         if path.suffix.lower() == ".parquet":

@@ -7,28 +7,32 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diffeo.data.arrow import ArrowTable, open_hub, open_parquet, to_list
-from diffeo.data.files import file_hash, listing, reading, suggestion
-from diffeo.data.images.attributes import Value
+import numpy as np
+
+from diffeo.data.arrow import ArrowTable, open_hub, open_parquet, to_list, to_numpy
+from diffeo.data.datasets import SPLITS
+from diffeo.data.files import listing, reading, suggestion
+from diffeo.data.images.attributes import MOST_TEXTS, Label
+from diffeo.data.images.dataset import ImageOptions
 from diffeo.data.images.folders import listing_hash, split_of
-from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.source import Entry, ImageSource, Part
-from diffeo.data.splits import SPLITS
+from diffeo.data.images.source import Content, ImageSource, Part
 from diffeo.utils.files import parse_json
 
-BATCH_ROWS = 256  # so that memory does not grow with the file
+# Of images and of their attributes, so that memory does not grow with the file.
+BATCH_ROWS, ATTRIBUTE_ROWS = 256, 2**14
+Option = Literal["image_column", "label_column"]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of images, labels and attributes, with the names of classes that are known."""
+    """The columns of images, labels and attributes, and the names of classes that are known."""
 
     image: str
     label: str | None
-    label_names: list[str] | None
-    attributes: dict[str, list[str] | None]
+    attributes: list[str]
+    classes: dict[str, list[str]]
 
 
 def find_columns(table: ArrowTable, options: ImageOptions) -> Columns:
@@ -37,58 +41,61 @@ def find_columns(table: ArrowTable, options: ImageOptions) -> Columns:
     Raises:
         ValueError: a named column that is not there, or no column of images.
     """
-    name, schema = options.source, table.schema
+    name, names = options.source, table.schema.names
+    # A name that stands for two columns stands for none.
+    types = {name: table.schema.field(name).type for name, n in Counter(names).items() if n == 1}
     with reading(name):
-        notes = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
+        notes = parse_json((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         features = notes.get("info", {}).get("features", {})
-        features = {key: value for key, value in features.items() if isinstance(value, dict)}
-    kinds = {key: value.get("_type") for key, value in features.items()}
-    for column in (options.image_column, options.label_column):
-        if column is not None and column not in schema.names:
-            raise ValueError(
-                f"{name} has no column '{column}'{suggestion(column, schema.names)}: "
-                f"it has {listing(schema.names)}"
-            )
+        kinds = {key: value for key, value in features.items() if isinstance(value, dict)}
 
-    def find(option: str | None, usual: list[str], holds: Any, what: str, flag: str) -> str | None:
-        found = [column for column in usual if holds(schema.field(column).type)]
-        if option is not None and not holds(schema.field(option).type):
+    def named(option: Option, holds: Callable[[Any], bool], what: str) -> str | None:
+        column: str | None = getattr(options, option)
+        if column is not None and column not in types:
             raise ValueError(
-                f"{name}: column '{option}' is of type {schema.field(option).type}: name one of "
-                f"{what} with --data.{flag}"
+                f"{name} has no column '{column}'{suggestion(column, names)}: "
+                f"it has {listing(names)}"
             )
-        return option or next(iter(found), None)
+        if column is not None and not holds(types[column]):
+            raise ValueError(
+                f"{name}: column '{column}' is of type {types[column]}: name one of {what} with "
+                f"--data.{option}"
+            )
+        return column
 
-    usual = sorted(_unique(schema.names), key=lambda column: kinds.get(column) != "Image")
-    image = find(options.image_column, usual, _holds_images, "encoded images", "image_column")
+    images = [column for column, kind in types.items() if _holds_images(kind)]
+    images.sort(key=lambda column: kinds.get(column, {}).get("_type") != "Image")
+    image = named("image_column", _holds_images, "encoded images") or next(iter(images), None)
     if image is None:
         raise ValueError(
-            f"{name} has no column of images: it has {listing(schema.names)}, "
+            f"{name} has no column of images: it has {listing(names)}, "
             "and images are stored as bytes, or as a struct of bytes and path"
         )
-    classes = [column for column in schema.names if kinds.get(column) == "ClassLabel"]
-    usual = [column for column in ("label", "labels", *classes) if column in schema.names]
-    what = "whole numbers or text"
-    label = find(options.label_column, usual, _holds_labels, what, "label_column")
-    names = {column: _class_names(features[column].get("names")) for column in classes}
-    attributes = {
-        column: names.get(column)
-        for column in _unique(table.columns)
-        if column not in (image, label) and _holds_attributes(schema.field(column).type)
+    classes = {
+        column: kinds[column]["names"]
+        for column, kind in types.items()
+        if column in kinds and _holds_classes(kind, kinds[column])
     }
-    return Columns(image, label, names.get(label or ""), attributes)
+    labels = [c for c in ("label", "labels", *classes) if c in types and _holds_labels(types[c])]
+    label = named("label_column", _holds_labels, "whole numbers or text")
+    label = label or next(iter(labels), None)
+    attributes = [
+        column
+        for column in table.columns
+        if column in types and column not in (image, label) and _holds_attributes(types[column])
+    ]
+    return Columns(image, label, attributes, classes)
 
 
-def _unique(names: list[str]) -> list[str]:
-    """The names that stand for one column each."""
-    return [name for name, count in Counter(names).items() if count == 1]
+def _holds_classes(kind: Any, notes: dict[str, Any]) -> bool:
+    """Whether a column of numbers has notes with the names of classes, texts that differ."""
+    from pyarrow import types
 
-
-def _class_names(names: Any) -> list[str] | None:
-    """The names of classes in the source's notes, if they are texts that differ."""
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return names if len({*names}) == len(names) else None
+    names: Any = notes.get("names")
+    if notes.get("_type") != "ClassLabel" or not types.is_integer(kind):
+        return False
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return texts and len({*names}) == len(names)
 
 
 def _holds_images(kind: Any) -> bool:
@@ -103,8 +110,7 @@ def _holds_images(kind: Any) -> bool:
 def _holds_labels(kind: Any) -> bool:
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     checks = (types.is_integer, types.is_string, types.is_large_string, types.is_boolean)
     return any(check(kind) for check in checks)
 
@@ -116,34 +122,46 @@ def _holds_attributes(kind: Any) -> bool:
     return _holds_labels(kind) or types.is_floating(value)
 
 
-def _entries(table: ArrowTable, columns: Columns) -> Iterator[Entry]:
-    wanted = [columns.image, *([columns.label] if columns.label else []), *columns.attributes]
-    row = 0
-    for batch in table.read(wanted, BATCH_ROWS):
-        images = to_list(batch.column(columns.image))
-        labels: list[Any] = [None] * len(images)
-        if columns.label is not None:
-            labels = to_list(batch.column(columns.label))
-        known = {
-            column: _values(to_list(batch.column(column)), names)
-            for column, names in columns.attributes.items()
-        }
-        for i, (content, label) in enumerate(zip(images, labels, strict=True)):
-            row += 1
-            attributes = {column: values[i] for column, values in known.items()}
-            yield Entry(f"{Path(table.name).name} row {row}", content or b"", label, attributes)
+def _part(split: str, table: ArrowTable, columns: Columns) -> Part:
+    import pandas
+
+    def read() -> Iterator[Content]:
+        for batch in table.read([columns.image], BATCH_ROWS):
+            for content in to_list(batch.column(columns.image)):
+                yield content or b""
+
+    file = Path(table.name).name
+    labels: list[Label] = []
+    tables = [pandas.DataFrame(index=range(table.rows))]
+    known = [*([columns.label] if columns.label else []), *columns.attributes]
+    for batch in table.read(known, ATTRIBUTE_ROWS) if known else ():
+        if columns.label:
+            labels += to_list(batch.column(columns.label))
+        values = {name: _values(batch, name, columns.classes) for name in columns.attributes}
+        tables.append(pandas.DataFrame(values, index=range(batch.num_rows)))
+    names = [f"{file} row {row + 1}" for row in range(table.rows)]
+    attributes = pandas.concat(tables[1:] or tables, ignore_index=True)
+    return Part(split, names, labels or [None] * len(names), attributes, read)
 
 
-def _values(values: list[Any], names: list[str] | None) -> list[Value]:
-    if names is not None:  # -1 is Hugging Face's "unknown"
-        return [None if v is None or not 0 <= v < len(names) else names[v] for v in values]
-    return [v if v is None or isinstance(v, str) else float(v) for v in values]
+def _values(batch: Any, name: str, classes: dict[str, list[str]]) -> Any:
+    """An attribute of some images, of texts no more than it takes to leave them out."""
+    import pandas
+
+    column = batch.column(name)
+    if name in classes:  # -1 is Hugging Face's "unknown"
+        names = dict(enumerate(classes[name]))
+        return np.array([names.get(value) for value in column.to_pylist()], dtype=object)
+    values = pandas.Series(to_numpy(column))
+    if not pandas.api.types.is_numeric_dtype(values):
+        values = values.where(values.isin(values.unique()[: MOST_TEXTS + 1]))
+    return values
 
 
 def open_image_file(path: Path, options: ImageOptions) -> ImageSource:
     """A parquet file with a column of images."""
     table = open_parquet(options.source, path)
-    return _from_tables(options, [("train", table)], lambda: file_hash(path))
+    return _from_tables(options, [("train", table)], table.content)
 
 
 def open_image_folder(folder: Path, options: ImageOptions) -> ImageSource | None:
@@ -153,8 +171,8 @@ def open_image_folder(folder: Path, options: ImageOptions) -> ImageSource | None
     if not any(split == "train" for split, _ in files):
         return None
     tables = [(split, open_parquet(str(path), path)) for split, path in files]
-    named = [(path.name, path) for _, path in files]
-    return _from_tables(options, tables, lambda: listing_hash(named))
+    names = [path.name for _, path in files]
+    return _from_tables(options, tables, lambda: listing_hash(folder, names))
 
 
 def open_image_hub(options: ImageOptions) -> ImageSource:
@@ -170,9 +188,8 @@ def open_image_hub(options: ImageOptions) -> ImageSource:
         given = [("train", next(iter(tables.values())))]
 
     def content() -> str:
-        return hashlib.sha256(
-            repr([(split, table.content()) for split, table in given]).encode()
-        ).hexdigest()
+        facts = repr([(split, table.content()) for split, table in given])
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     return _from_tables(options, given, content)
 
@@ -182,9 +199,10 @@ def _from_tables(
 ) -> ImageSource:
     columns = [find_columns(table, options) for _, table in tables]
 
-    def part(split: str, table: ArrowTable, columns: Columns) -> Part:
-        return Part(split, table.rows, lambda: _entries(table, columns))
+    def parts() -> Iterator[Part]:
+        for (split, table), found in zip(tables, columns, strict=True):
+            yield _part(split, table, found)
 
-    parts = [part(*table, found) for table, found in zip(tables, columns, strict=True)]
     label = columns[0].label or "label"
-    return ImageSource(options.source, "rows", parts, content, columns[0].label_names, label)
+    names = columns[0].classes.get(label)
+    return ImageSource(options.source, "rows", parts, content, names, label)

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from diffeo.data.images.attributes import Value
-from diffeo.data.images.decoding import Content
+from diffeo.data.images.attributes import Label
+from diffeo.data.images.dataset import Pixels
 
-Label = int | str | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image that has not been decoded: its name, its pixels, its class, and other facts."""
-
-    name: str
-    content: Content
-    label: Label = None
-    attributes: Mapping[str, Value] = field(default_factory=dict)
+Content = Path | bytes | Pixels  # a file, its bytes, or pixels `[height, width]` or `[..., 3]`
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one of `SPLITS`, "train" where the source gives none; `read` yields `count`."""
+    """Images of one of `SPLITS`, "train" where the source gives none.
+
+    Args:
+        split: which.
+        names: what each image is called: its file, or its row.
+        labels: the class of each.
+        attributes: a DataFrame, with a row for each.
+        read: yields the content of each.
+    """
 
     split: str
-    count: int
-    read: Callable[[], Iterator[Entry]]
+    names: Sequence[str]
+    labels: Sequence[Label]
+    attributes: Any
+    read: Callable[[], Iterator[Content]]
+
+    def first(self, rows: int) -> Part:
+        """The first images."""
+        return Part(
+            self.split,
+            self.names[:rows],
+            self.labels[:rows],
+            self.attributes.iloc[:rows],
+            lambda: itertools.islice(self.read(), rows),
+        )
+
+
+def rows_part(
+    labels: Sequence[Label], attributes: Mapping[str, Any], read: Callable[[], Iterator[Content]]
+) -> Part:
+    """Images that are numbered; `attributes` has a column for each."""
+    import pandas
+
+    names = [f"row {row + 1}" for row in range(len(labels))]
+    table = pandas.DataFrame(attributes, index=range(len(labels)))
+    return Part("train", names, labels, table, read)
 
 
 @dataclass(frozen=True)
@@ -39,7 +61,7 @@ class ImageSource:
     Args:
         name: the source as the user wrote it, for messages.
         unit: what its images are counted in: files, rows.
-        parts: its images, in the order of `SPLITS`.
+        parts: `parts()` are its images, in the order of `SPLITS`.
         content: `content()` changes with the images; None for too few to be worth a cache.
         label_names: what its labels 0, 1, ... are called, where the source knows.
         label_column: what its labels are called as an attribute.
@@ -47,21 +69,15 @@ class ImageSource:
 
     name: str
     unit: str
-    parts: list[Part]
+    parts: Callable[[], Iterable[Part]]
     content: Callable[[], str] | None
     label_names: list[str] | None = None
     label_column: str = "label"
 
-    def count(self, rows: int | None) -> int:
-        """How many images `entries(rows)` yields."""
-        counts = Counter[str]()
-        for part in self.parts:
-            counts[part.split] += part.count
-        return sum(count if rows is None else min(count, rows) for count in counts.values())
-
-    def entries(self, rows: int | None) -> Iterator[tuple[str, Entry]]:
-        """The first `rows` images of each split, each with the split's name."""
-        for split, parts in itertools.groupby(self.parts, lambda part: part.split):
-            entries = itertools.chain.from_iterable(part.read() for part in parts)
-            for entry in itertools.islice(entries, rows):
-                yield split, entry
+    def first(self, rows: int | None) -> list[Part]:
+        """The first `rows` images of each split, or all."""
+        parts: list[Part] = []
+        for part in self.parts():
+            before = sum(len(p.names) for p in parts if p.split == part.split)
+            parts.append(part if rows is None else part.first(max(0, rows - before)))
+        return parts

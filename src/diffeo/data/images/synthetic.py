@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffeo.data.images.decoding import Pixels
-from diffeo.data.images.options import ImageOptions
-from diffeo.data.images.source import Entry, ImageSource, Part
+from diffeo.data.images.dataset import ImageOptions, Pixels
+from diffeo.data.images.source import ImageSource, Part, rows_part
 
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -37,37 +36,36 @@ def open_digits(options: ImageOptions) -> ImageSource:
 
     digits = load_digits()
     pixels = (digits.images * 255 // 16).astype(np.uint8)
-
-    def read() -> Iterator[Entry]:
-        for row, (image, label) in enumerate(zip(pixels, digits.target, strict=True), 1):
-            yield Entry(f"row {row}", image, int(label))
-
-    part = Part("train", len(pixels), read)
-    return ImageSource(options.source, "rows", [part], None, [str(i) for i in range(10)])
+    return ImageSource(
+        options.source,
+        "rows",
+        lambda: [rows_part(digits.target.tolist(), {}, lambda: iter(pixels))],
+        None,
+        [str(i) for i in range(10)],
+    )
 
 
 def open_shapes(options: ImageOptions) -> ImageSource:
     """As many shapes as `options.rows`, in `options.size`, drawn with `options.seed` as needed."""
     rows = DEFAULT_ROWS if options.rows is None else options.rows
     size = DEFAULT_SIZE if options.size is None else options.size
-    if options.seed < 0:
-        raise ValueError(f"shapes cannot be drawn with seed {options.seed}: pass one of 0 or more")
+    seed = options.seed
+    if seed < 0:
+        raise ValueError(f"shapes cannot be drawn with seed {seed}: pass one of 0 or more")
 
-    def read() -> Iterator[Entry]:
-        row = 0
-        for pixels, columns in _drawn(rows, size, options.seed):
-            known = {name: column.tolist() for name, column in columns.items()}
-            for i, image in enumerate(pixels):
-                row += 1
-                attributes = {name: values[i] for name, values in known.items()}
-                content = np.ascontiguousarray(image.transpose(1, 2, 0))
-                yield Entry(f"row {row}", content, None, attributes)
+    def parts() -> list[Part]:
+        u = _draws(rows, seed)
+        return [rows_part([None] * rows, _attributes(u), lambda: _images(u, size))]
 
-    def content() -> str:
-        facts = ["shapes", VERSION, rows, size, options.seed]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+    facts = repr(["shapes", VERSION, rows, size, seed])
+    return ImageSource(
+        options.source, "rows", parts, lambda: hashlib.sha256(facts.encode()).hexdigest()
+    )
 
-    return ImageSource(options.source, "rows", [Part("train", rows, read)], content)
+
+def _images(u: Floats, size: int) -> Iterator[Pixels]:
+    for pixels in _drawn(u, size):
+        yield from np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 def draw_shapes(
@@ -101,20 +99,26 @@ def draw_shapes(
             f"{n} shapes of {size} x {size} pixels cannot be drawn with seed {seed}: "
             "ask for at least one image, one pixel, and a seed of 0 or more"
         )
-    parts = list(_drawn(n, size, seed))
-    columns = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
-    return np.concatenate([pixels for pixels, _ in parts]), columns
+    u = _draws(n, seed)
+    return np.concatenate([*_drawn(u, size)]), _attributes(u)
 
 
-def _drawn(n: int, size: int, seed: int) -> Iterator[tuple[Pixels, Columns]]:
-    """The first n images and their columns, a few at a time."""
-    for block, start in enumerate(range(0, n, _BLOCK)):
-        draws = np.random.Generator(np.random.PCG64([seed, block])).random((_BLOCK, _DRAWS))
-        at_once = max(1, _PIXELS // size**2)
-        for first in range(0, min(_BLOCK, n - start), at_once):
-            u = draws[first : min(first + at_once, n - start)]
-            columns = _attributes(u)
-            yield _render(columns, u[:, len(columns) :], size), columns
+def _draws(n: int, seed: int) -> Floats:
+    """Numbers in [0, 1) `[n, draws]`; the first are the same however many there are."""
+    blocks = [
+        np.random.Generator(np.random.PCG64([seed, block])).random((_BLOCK, _DRAWS))
+        for block in range(-(-n // _BLOCK))
+    ]
+    return np.concatenate(blocks)[:n]
+
+
+def _drawn(u: Floats, size: int) -> Iterator[Pixels]:
+    """The images of numbers `[n, draws]`, a few at a time."""
+    at_once = max(1, _PIXELS // size**2)
+    for start in range(0, len(u), at_once):
+        part = u[start : start + at_once]
+        columns = _attributes(part)
+        yield _render(columns, part[:, len(columns) :], size)
 
 
 def _attributes(u: Floats) -> Columns:

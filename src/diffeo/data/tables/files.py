@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from diffeo.data.arrow import ArrowTable, open_parquet, to_numpy
-from diffeo.data.files import Array, listing, reading
-from diffeo.data.limits import CHUNK_VALUES, LimitedFile, check_archive, check_columns
+from diffeo.data.files import (
+    CHUNK_VALUES,
+    Array,
+    LimitedFile,
+    check_archive,
+    check_columns,
+    listing,
+    reading,
+)
 from diffeo.data.tables.options import TableOptions
 from diffeo.data.tables.source import Chunk, Source
 

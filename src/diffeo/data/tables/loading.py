@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diffeo.context import ContextSpec, Number
+from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
-from diffeo.data.splits import Dataset, split_sizes
 from diffeo.data.tables.columns import (
     check_finite,
     check_numeric,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from diffeo.data.arrow import open_hub
+from diffeo.data.datasets import check_options
 from diffeo.data.files import check_file, plain_path
-from diffeo.data.images.opening import IMAGE_SETS
-from diffeo.data.options import check_options
+from diffeo.data.images.dataset import IMAGE_SETS
 from diffeo.data.tables.files import ENDINGS, from_arrow, read_file
 from diffeo.data.tables.options import TableOptions
 from diffeo.data.tables.source import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffeo.data.options import SourceOptions, check_options
+from diffeo.data.datasets import SourceOptions, check_options
 
 
 @dataclass

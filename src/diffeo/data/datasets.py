@@ -1,0 +1,170 @@
+"""Datasets: what is asked for, rows in three splits, and the batches that are taken of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from diffeo.context import ContextSpec
+
+SPLITS = ("train", "val", "test")
+
+SplitType = TypeVar("SplitType")
+
+
+@dataclass
+class SourceOptions:
+    """Which data to learn from, and how; tables and images add options of their own.
+
+    Args:
+        source: Where the data come from.
+        context: What the density is conditional on: columns of a table, or attributes of images
+            (labels, other columns of their table, a folder's metadata.csv).
+        rows: How many rows or shapes are drawn, or how many of the first rows or images are used,
+            of each split that the source gives.
+        splits: The shares for training, validation and testing, where the source gives no splits.
+        seed: The seed of what is drawn and of the split.
+    """
+
+    source: str = ""
+    context: list[str] | None = None
+    rows: int | None = None
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+
+def check_options(options: SourceOptions) -> None:
+    """Refuses options that are wrong whatever the source holds."""
+    source, splits = options.source, options.splits
+    if len(splits) != 3 or not all(share > 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
+        raise ValueError(
+            f"{source}: --data.splits are {list(splits)}: "
+            "pass three positive shares that sum to 1, such as [0.8, 0.1, 0.1]"
+        )
+    if options.rows is not None and options.rows < 1:
+        raise ValueError(f"{source}: {options.rows} rows are none: pass a positive --data.rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Generic[SplitType]):
+    """Data in three splits, some columns of which may be context.
+
+    Args:
+        name: short, for titles.
+        train: what to learn from.
+        val: what to choose by.
+        test: what to report on.
+        context: what the density is conditional on.
+        notes: sentences for the user.
+    """
+
+    name: str
+    train: SplitType
+    val: SplitType
+    test: SplitType
+    context: ContextSpec = field(default_factory=ContextSpec)
+    notes: list[str] = field(default_factory=list)
+
+    def split(self, name: str) -> SplitType:
+        """The split called train, val or test.
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"there is no split '{name}': choose one of {', '.join(SPLITS)}")
+        split: SplitType = getattr(self, name)
+        return split
+
+
+def split_sizes(
+    source: str, unit: str, rows: int, shares: Sequence[float], given: Sequence[bool] = (False,) * 2
+) -> list[int]:
+    """How many of `rows` are for training, validation and testing, by the shares of each.
+
+    `unit` is what is counted, `row` or `image`; `given` says whether the source has a split for
+    validation, and one for testing, of its own.
+
+    Raises:
+        ValueError: if nothing is left to train on.
+    """
+    val, test = (
+        0 if there else max(1, round(rows * share))
+        for there, share in zip(given, shares[1:], strict=True)
+    )
+    train = rows - val - test
+    if train < (2 if unit == "row" else 1):
+        raise ValueError(
+            f"{source} has {rows} {unit}{'s' * (rows != 1)}, too few to split by --data.splits "
+            f"{list(shares)}: give more {unit}s"
+        )
+    return [train, val, test]
+
+
+class Rows(Protocol):
+    """A split of a table, or of images on the disk."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The data `[n, *shape]` at `indices` `[n]`, and its context or None."""
+
+
+class Batches:
+    """Rows in batches, taken by index: no worker processes, no Python code per row.
+
+    Args:
+        rows: what to take them from.
+        batch_size: rows of a batch, in each process.
+        seed: shuffle with it, anew each epoch, and leave out what does not fill a last batch; None
+            keeps the order and every row.
+        rank: which of `world` processes this is; together they see each row once.
+        world: how many processes there are.
+
+    The order follows from the seed and the epoch alone, so a run that is taken up again at the
+    start of an epoch goes on as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.rows = rows
+        self.seed, self.epoch = seed, 0
+        self.rank, self.world = rank, world
+        self.batch_size = batch_size
+        if seed is not None:
+            self.batch_size = min(batch_size, max(1, len(rows) // world))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        step = self.batch_size * self.world
+        rows = len(self.rows)
+        return rows // step if self.seed is not None else math.ceil(rows / step)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        order = torch.arange(len(self.rows))
+        if self.seed is not None:
+            generator = Generator().manual_seed(mix(self.seed, self.epoch))
+            order = torch.randperm(len(self.rows), generator=generator)
+        for i in range(len(self)):
+            start = (i * self.world + self.rank) * self.batch_size
+            yield self.rows.take(order[start : start + self.batch_size])
+
+
+def mix(*numbers: int) -> int:
+    """One seed out of several numbers; near ones give unrelated seeds."""
+    return hash(numbers) & 0x7FFF_FFFF_FFFF_FFFF

@@ -1,0 +1,229 @@
+"""Images of one size: which ones, in three splits or in their order, and as batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffeo.context import ContextSpec
+from diffeo.data.datasets import Dataset, SourceOptions, check_options
+from diffeo.data.images.attributes import choose, context_columns
+
+Pixels = NDArray[np.uint8]
+
+IMAGE_SETS = ("digits", "shapes")  # those that need no file
+LARGEST = 4096  # pixels a side
+
+
+@dataclass
+class ImageOptions(SourceOptions):
+    """Which images to learn from, and how.
+
+    Args:
+        source: The bundled digits, shapes that are drawn here, a folder of images or of
+            train*.parquet and test*.parquet, a .npz, .npy or .parquet file, or hf://owner/name.
+        size: The height and width to which each image is scaled and cropped, in pixels; by
+            default all are of one size and stay as they are.
+        image_column: The column of images in a parquet file or a hub dataset; by default found.
+        label_column: The column of labels in a parquet file or a hub dataset; by default found.
+        strict: Whether a file that cannot be read is an error, instead of left out with a note.
+        flip: Whether training images are mirrored left to right at random.
+        shift: By how many pixels at most training images are moved at random.
+        grey: Whether images are turned grey, with one channel.
+        cache: The folder for decoded images; by default $DIFFEO_CACHE or ~/.cache/diffeo.
+    """
+
+    source: str = "digits"
+    size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    strict: bool = False
+    flip: bool = False
+    shift: int = 0
+    grey: bool = False
+    cache: str | None = None
+
+
+def check_image_options(options: ImageOptions) -> None:
+    """Refuses options that are wrong whatever the source holds."""
+    check_options(options)
+    source, size, shift = options.source, options.size, options.shift
+    if size is not None and not 1 <= size <= LARGEST:
+        raise ValueError(
+            f"{source}: images of {size} x {size} pixels cannot be made: "
+            f"pass a --data.size from 1 to {LARGEST}"
+        )
+    if shift < 0:
+        raise ValueError(
+            f"{source}: a shift of {shift} pixels is none: pass a --data.shift of 0 or more"
+        )
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Images of one split, left on the disk until they are asked for.
+
+    Args:
+        pixels: those of all splits, uint8 `[images, channels, height, width]`.
+        rows: which of them are in this split `[n]`.
+        labels: their classes, int64 `[n]`, or None where not each of them has one.
+        attributes: what else is known of them, float32 `[n, attributes]`, NaN where it is not; None
+            where the source has no attributes.
+        context: what their density is conditional on, float32 `[n, context_features]`, or None.
+    """
+
+    pixels: Pixels
+    rows: NDArray[np.int64]
+    labels: Tensor | None = None
+    attributes: Tensor | None = None
+    context: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The images at `indices` `[n]` of this split, uint8 `[n, channels, height, width]`."""
+        rows = self.rows[indices.numpy(force=True)]
+        order = rows.argsort()  # one pass through the file, whatever was asked for
+        pixels = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
+        pixels[order] = self.pixels[rows[order]]
+        return torch.from_numpy(pixels)
+
+    def all(self, limit: int | None = None) -> Tensor:
+        """The first `limit` images, or all, uint8 `[n, channels, height, width]`."""
+        return self.batch(torch.arange(len(self))[:limit])
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The images at `indices` `[n]` as `batch` gives them, and their context."""
+        context = None if self.context is None else self.context[indices.to(self.context.device)]
+        return self.batch(indices), context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Dataset[ImageSplit]):
+    """Images of one size, split in three.
+
+    Args:
+        shape: channels, height and width.
+        label_names: what the labels 0, 1, ... are called; empty where there are none.
+        options: what the images were loaded with.
+        attributes: what the columns of the splits' attributes mean.
+    """
+
+    shape: tuple[int, int, int]
+    label_names: list[str]
+    options: ImageOptions = field(default_factory=ImageOptions)
+    attributes: ContextSpec = field(default_factory=ContextSpec)
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """The names of the columns of the attributes."""
+        return self.attributes.columns
+
+    def conditional_on(self, context: Sequence[str]) -> Images:
+        """The same images, conditional on attributes, or NAME=VALUE for one value of a text.
+
+        Raises:
+            ValueError: a name that is unknown or chosen twice, or one that not each image has.
+        """
+        source = self.options.source
+        spec = choose(source, self.attributes, context)
+        splits = [self.train, self.val, self.test]
+        train, val, test = _with_context(source, splits, self.attributes, spec)
+        options = dataclasses.replace(self.options, context=[*context] or None)
+        return dataclasses.replace(
+            self, train=train, val=val, test=test, options=options, context=spec
+        )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All images of a source in its order.
+
+    Args:
+        images: they.
+        names: what each is called: its file inside the folder, or its row.
+        notes: sentences for the user.
+        attributes: what the columns of the images' attributes mean.
+        context: which of them are context.
+    """
+
+    images: ImageSplit
+    names: list[str]
+    notes: list[str]
+    attributes: ContextSpec = field(default_factory=ContextSpec)
+    context: ContextSpec = field(default_factory=ContextSpec)
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """The names of the columns of the attributes."""
+        return self.attributes.columns
+
+    def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Gallery:
+        """The same images with another context, as `Images.conditional_on` or as a model has it.
+
+        Categories of a model may have values that no image has.
+
+        Raises:
+            ValueError: as there, or a value of a category that the context does not have.
+        """
+        if not isinstance(context, ContextSpec):
+            context = choose(source, self.attributes, context)
+        (images,) = _with_context(source, [self.images], self.attributes, context)
+        return dataclasses.replace(self, images=images, context=context)
+
+
+def _with_context(
+    source: str, splits: list[ImageSplit], attributes: ContextSpec, context: ContextSpec
+) -> list[ImageSplit]:
+    """Splits whose context is made of some of their attributes, none of which may be missing."""
+    if not context:
+        return [dataclasses.replace(split, context=None) for split in splits]
+    none = torch.empty(0)
+    values = [none if split.attributes is None else split.attributes for split in splits]
+    whole = context_columns(source, attributes, torch.cat(values), context)
+    rows = whole.split([len(split) for split in splits])
+    return [dataclasses.replace(split, context=c) for split, c in zip(splits, rows, strict=True)]
+
+
+def size_of(shape: tuple[int, ...]) -> str:
+    """The (channels, height, width) of an image in words: "8 x 8 pixels in 1 channel"."""
+    channels, height, width = shape
+    return f"{width} x {height} pixels in {channels} channel{'s' * (channels != 1)}"
+
+
+def augment(x: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
+    """Mirrors and moves each image at random, for training only.
+
+    Args:
+        x: images, uint8 `[n, channels, height, width]`.
+        flip: whether each is mirrored left to right with probability 1/2.
+        shift: how far each is moved at most, in pixels, down or up and right or left, all
+            distances being equally likely; what moves in repeats the edge.
+        generator: draws the random numbers, on its device.
+
+    Returns:
+        Images of the same shape; each of their pixels is one of the same image's.
+    """
+    n, channels, height, width = x.shape
+
+    def positions(length: int) -> Tensor:
+        distance = torch.randint(
+            -shift, shift + 1, (n, 1), generator=generator, device=generator.device
+        )
+        steps = torch.arange(length, device=generator.device)
+        return (steps - distance).clamp(0, length - 1).to(x.device)
+
+    rows, columns = positions(height), positions(width)
+    if flip:
+        mirrored = torch.rand((n, 1), generator=generator, device=generator.device) < 0.5
+        columns = torch.where(mirrored.to(x.device), width - 1 - columns, columns)
+    image = torch.arange(n, device=x.device)[:, None, None, None]
+    channel = torch.arange(channels, device=x.device)[None, :, None, None]
+    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
