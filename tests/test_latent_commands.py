@@ -1,6 +1,5 @@
 """Moving about in latent space through the commands: what they write, and what they refuse."""
 
-import stat
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -124,28 +123,6 @@ def test_a_moving_grid_goes_forth_and_back(run):
     for one, other in ((1, 9), (2, 8), (4, 6)):
         assert np.abs(frames[one] - frames[other]).max() == 0
     assert np.abs(frames[0] - frames[5]).max() > 50
-
-
-def test_a_film_is_made_by_ffmpeg(run, monkeypatch, capsys):
-    arguments = ["interpolate", "digits", "--pairs=2", "--frames=5"]
-    monkeypatch.setenv("PATH", str(run / "bin"))
-    refused([*arguments, "--out=i.mp4"], capsys, "ffmpeg", "write a .gif")
-    (run / "bin").mkdir()
-    program = run / "bin/ffmpeg"
-    # One that notes what it is asked, and counts the frames.
-    program.write_text(
-        '#!/bin/sh\nfor last; do :; done\n{ echo "$@"; for i in "$@"; do case $i in *%05d.png) '
-        'for f in "${i%/*}"/*.png; do echo frame; done;; esac; done; } > "$last"\n'
-    )
-    program.chmod(program.stat().st_mode | stat.S_IEXEC)
-    assert main([*arguments, "--out=i.mp4"]) == 0
-    asked, *frames = (run / "i.mp4").read_text().splitlines()
-    assert "-pix_fmt yuv420p" in asked
-    assert len(frames) == 5 + 3 + 5 + 3
-    program.write_text("#!/bin/sh\necho no such codec >&2\nexit 1\n")
-    (run / "i.mp4").unlink()
-    refused([*arguments, "--out=i.mp4"], capsys, "no such codec", "write a .gif")
-    assert not (run / "i.mp4").exists()
 
 
 def test_paths_of_a_conditional_model(run, with_contexts):

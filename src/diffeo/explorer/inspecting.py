@@ -14,7 +14,7 @@ from diffeo import figures
 from diffeo.evaluation import scores
 from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
-from diffeo.figures.points import base_density, latent_reach
+from diffeo.figures.style import base_density, latent_reach
 from diffeo.latent.arithmetic import encode
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at

@@ -23,8 +23,7 @@ from diffeo.explorer.trajectory import (
     layer_name,
     layers,
 )
-from diffeo.figures.points import Window, latent_reach, square_window, to_numpy
-from diffeo.figures.style import DENSITY, WHEEL, tick
+from diffeo.figures.style import DENSITY, WHEEL, Window, latent_reach, square_window, tick, to_numpy
 
 CELLS = 200  # of the density, along a side
 SHOWN = 1_500  # points of the data

@@ -8,11 +8,9 @@ figure: `tile` lays them out in a grid, pixel by pixel, `save_images` writes suc
 """
 
 from diffeo.data.images.writing import check_image_file, save_images, tile, write_images
-from diffeo.figures.animation import animate, film, find_ffmpeg
-from diffeo.figures.corner import corner
-from diffeo.figures.curve import training_curve
+from diffeo.figures.animation import animate
+from diffeo.figures.charts import corner, latent_histograms, training_curve
 from diffeo.figures.images import image_grid, reconstructions
-from diffeo.figures.latents import latent_histograms
 from diffeo.figures.plane import density_map, four_panels, latent_grid
 from diffeo.figures.style import DATA, GREY, INK, LINE, MODEL, save
 
@@ -26,8 +24,6 @@ __all__ = [
     "check_image_file",
     "corner",
     "density_map",
-    "film",
-    "find_ffmpeg",
     "four_panels",
     "image_grid",
     "latent_grid",

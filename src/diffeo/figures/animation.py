@@ -1,11 +1,8 @@
-"""Animations: image files, one after the other, as a GIF or an .mp4."""
+"""Animations: image files, one after the other, as a GIF."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,26 +55,3 @@ def animate(
             duration=[milliseconds] * len(others) + [rest],
             loop=0,
         )
-
-
-def film(frames: Sequence[Path], out: str | os.PathLike[str], milliseconds: int = 120) -> None:
-    """Write PNG files of one size, in order, as an .mp4: a ValueError if ffmpeg fails."""
-    program = find_ffmpeg(out)
-    with tempfile.TemporaryDirectory() as folder, atomic_write(Path(out)) as partial:
-        for i, frame in enumerate(frames):
-            shutil.copyfile(frame, Path(folder) / f"{i:05d}.png")
-        command = [program, "-loglevel", "error", "-y", "-framerate", f"{1000 / milliseconds:g}"]
-        command += ["-i", str(Path(folder) / "%05d.png"), "-pix_fmt", "yuv420p"]
-        # H.264 takes no odd width or height; the padding has the background colour of a grid.
-        command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=0xe9ecf1", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = " ".join(done.stderr.split()) or f"it ended with code {done.returncode}"
-            raise ValueError(f"ffmpeg could not write {out} ({reason}): write a .gif.")
-
-
-def find_ffmpeg(out: str | os.PathLike[str]) -> str:
-    """The path of ffmpeg: a ValueError if it is not installed."""
-    if program := shutil.which("ffmpeg"):
-        return program
-    raise ValueError(f"{out} needs the program ffmpeg, which is not on the path: write a .gif.")

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from torch import Generator, Tensor
 
 from diffeo.bases import Normal
-from diffeo.context import Context
 from diffeo.figures import style
-from diffeo.figures.points import (
+from diffeo.figures.style import (
+    Array,
     Window,
     check_table,
+    dots,
     finite_rows,
-    latent_reach,
+    house_style,
+    panel,
+    plain,
+    set_title,
     square_window,
     thin,
     to_numpy,
+    write,
 )
-from diffeo.figures.style import Array, dots, house_style, panel, plain, set_title, write
 from diffeo.flow import Flow, eval_mode
 
 CELLS = 240  # of the density, along each side
@@ -33,8 +36,8 @@ NODES = 721  # of each line of the grid
 @house_style()
 def four_panels(
     flow: Flow,
-    x: Float[Tensor, "batch 2"],
-    context: Context | None = None,
+    x: Tensor,
+    context: Tensor | None = None,
     *,
     generator: Generator,
     title: str | None = None,
@@ -80,16 +83,15 @@ def four_panels(
         write(figure, *place, text, size=13, color=style.GREY, ha="center", va="center")
     caption = "each row has its own colours, and a point has the same colour in both panels"
     write(figure, left, 0.14, caption, size=8, color=style.GREY)
-    if title:
-        write(figure, left, height - 0.32, title, size=12, weight="bold")
+    write(figure, left, height - 0.32, title or "", size=12, weight="bold")
     return figure
 
 
 @house_style()
 def density_map(
     flow: Flow,
-    x: Float[Tensor, "batch 2"],
-    context: Context | None = None,
+    x: Tensor,
+    context: Tensor | None = None,
     columns: Sequence[str] = ("x0", "x1"),
 ) -> Figure:
     """The density exp(log_prob) over the range of data x `(rows, 2)`, with the data as points.
@@ -142,8 +144,8 @@ def density_map(
 @house_style()
 def latent_grid(
     flow: Flow,
-    x: Float[Tensor, "batch 2"],
-    context: Context | None = None,
+    x: Tensor,
+    context: Tensor | None = None,
     columns: Sequence[str] = ("x0", "x1"),
 ) -> Figure:
     """Circles and spokes of the latent plane, and `flow.decode` of them in data space.
@@ -172,10 +174,8 @@ def latent_grid(
     figure = Figure(figsize=(left + 2 * side + gap + 0.15, bottom + side + 0.38))
     space, latent = (panel(figure, left + i * (side + gap), bottom, side, side) for i in (0, 1))
     dots(space, data[finite_rows(data)], s=3, color=style.GREY, alpha=0.4)
-    for axes, curves, (xlim, ylim) in (
-        (space, decoded, square_window(to_numpy(x))),
-        (latent, lines, window),
-    ):
+    panels = (space, decoded, square_window(to_numpy(x))), (latent, lines, window)
+    for axes, curves, (xlim, ylim) in panels:
         segments = np.stack([curves[:, :-1], curves[:, 1:]], axis=2).reshape(-1, 2, 2)
         finite = np.isfinite(segments).all(axis=(1, 2))
         drawn = LineCollection(
@@ -191,11 +191,11 @@ def latent_grid(
 
 
 def _latent_window(flow: Flow) -> Window:
-    reach = latent_reach(flow.base)
+    reach = style.latent_reach(flow.base)
     return (-reach, reach), (-reach, reach)
 
 
-def _mean_context(context: Context | None, rows: int) -> tuple[Tensor | None, str]:
+def _mean_context(context: Tensor | None, rows: int) -> tuple[Tensor | None, str]:
     """The mean of the context, repeated `(rows, width)`, and a note for the title."""
     if context is None:
         return None, ""

@@ -1,52 +1,48 @@
-"""The style of all figures: colours, settings, placed panels, short labels; and `save`."""
+"""What all figures share: colours, settings, placed panels, short labels, limits; and `save`."""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, to_hex
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
 
+from diffeo.bases import Base
 from diffeo.utils.files import atomic_write
 
 Array = NDArray[Any]
+Limits = tuple[float, float]
+Window = tuple[Limits, Limits]
 
 
-def oklch(lightness: Any, chroma: Any, hue: Any) -> Any:
-    """OKLCH colours, hue in degrees, as sRGB `(..., 3)`; equal steps look equal (Ottosson 2020)."""
-    a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
-    long = lightness + 0.3963377774 * a + 0.2158037573 * b
-    medium = lightness - 0.1055613458 * a - 0.0638541728 * b
-    short = lightness - 0.0894841775 * a - 1.2914855480 * b
-    to_rgb = [
-        [4.0767416621, -1.2684380046, -0.0041960863],
-        [-3.3077115913, 2.6097574011, -0.7034186147],
-        [0.2309699292, -0.3413193965, 1.7076147010],
-    ]
-    linear = np.clip(np.stack([long, medium, short], axis=-1) ** 3 @ to_rgb, 0, 1)
-    return np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
-
-
-DATA = to_hex(oklch(0.52, 0.12, 250))
-MODEL = to_hex(oklch(0.66, 0.18, 38))
-LATENT = to_hex(oklch(0.55, 0.16, 305))
+# Blue for data, orange for samples of the model, violet for latents. The steps of each scale look
+# equally large (they are equally spaced in OKLCH, Ottosson 2020).
+DATA, MODEL, LATENT = "#286cab", "#ea6134", "#8854bb"
 INK, GREY, LINE = "#2f3542", "#7a8190", "#d3d7de"
-
-_t = np.linspace(0, 1, 256)
-DENSITY = ListedColormap(
-    oklch(1 - 0.5 * _t, 0.2 * np.sin(0.6 * np.pi * _t), 75 - 55 * _t), name="density"
+BLUES = ["#d9eafc", "#a7c4e4", "#759fcb", "#437bb3"]
+DENSITY = LinearSegmentedColormap.from_list(
+    "density", ["#ffffff", "#ffdcba", "#ffb47b", "#fe8949", "#f15f2c", "#d8362a", "#b71532"]
 )
-WHEEL = ListedColormap(oklch(0.68, 0.145, 360 * _t + 20), name="wheel")
+WHEEL = LinearSegmentedColormap.from_list(
+    "wheel",
+    [
+        *("#e46f72", "#de7a3c", "#c78c00", "#9e9f11", "#64ad53", "#00b48a", "#00b1bc"),
+        *("#00a7e0", "#6197f1", "#9a86ea", "#c078ce", "#d96fa4", "#e46f72"),
+    ],
+)
 
 DPI = 160  # of a file
 STYLE: dict[str, Any] = {
@@ -97,24 +93,11 @@ def write(figure: Figure, x: float, y: float, text: str, **options: Any) -> None
         figure.text(x, y, plain(text), transform=figure.dpi_scale_trans, **options)
 
 
-def mount(colors: Array, left: int, right: int, bottom: int, top: int) -> Figure:
-    """A figure of an array of colours `(height, width, 3)`, with margins in pixels of the file.
-
-    Each pixel of the array is one of a file that `save` writes.
-    """
-    tall, wide = colors.shape[:2]
-    figure = Figure(figsize=((left + wide + right) / DPI, (bottom + tall + top) / DPI))
-    axes = panel(figure, left / DPI, bottom / DPI, wide / DPI, tall / DPI)
-    axes.imshow(colors, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    return figure
-
-
-def tick(value: float, position: object = None) -> str:
+def tick(value: float, position: object = None, digits: int = 6) -> str:
     """A number as a short label: `-20`, `0.003`, `1.5e6`."""
-    text = f"{value:.6g}"
-    if value and not 1e-4 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.5e}".split("e")
+    text = f"{value:.{digits}g}"
+    if math.isfinite(value) and value and not 1e-4 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         text = f"{float(mantissa):g}e{int(exponent)}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -145,3 +128,62 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         # Files a tenth larger, in half the time, which is a good part of that of drawing.
         options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
         figure.savefig(partial, format=kind, **options)
+
+
+# What to draw, and where --------------------------------------------------------------------------
+
+
+def check_table(x: Tensor, columns: Sequence[str], *, two: bool = False) -> None:
+    """Refuse x `(rows, columns)` if it cannot be drawn: the errors say why."""
+    if x.ndim != 2 or x.shape[1] < 1 or (two and x.shape[1] != 2):
+        wanted = "2" if two else "at least 1"
+        raise ValueError(f"expected x of shape (rows, {wanted}), got {tuple(x.shape)}.")
+    if len(columns) != x.shape[1]:
+        raise ValueError(f"{len(columns)} column names were given for {x.shape[1]} columns.")
+    if not finite_rows(to_numpy(x)).any():
+        raise ValueError("x has no row of finite values to draw.")
+
+
+def to_numpy(x: Tensor) -> Array:
+    """In float64, on the CPU."""
+    return x.detach().to("cpu", torch.float64).numpy()
+
+
+def finite_rows(points: Array) -> NDArray[np.bool_]:
+    """Which rows have only finite values."""
+    return np.asarray(np.isfinite(points).all(axis=-1))
+
+
+def thin(x: Tensor, n: int = 2_000) -> Tensor:
+    """At most n rows, evenly spread over the table."""
+    return x if len(x) <= n else x[torch.linspace(0, len(x) - 1, n, device=x.device).long()]
+
+
+def limits(values: Array, tail: float, margin: float) -> Limits:
+    """From the lower to the upper tail quantile of the finite values, and some margin."""
+    low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
+    pad = margin * (high - low) or max(0.5, 0.05 * abs(high))
+    return float(low - pad), float(high + pad)
+
+
+def square_window(points: Array) -> Window:
+    """Limits of a square panel, of one scale on both axes unless one range dwarfs the other."""
+    x, y = (limits(values, tail=0.0005, margin=0.08) for values in points.T)
+    spans = x[1] - x[0], y[1] - y[0]
+    if max(spans) > 2.5 * min(spans):
+        return x, y
+    half = max(spans) / 2
+    (left, right), (low, high) = ((sum(ends) / 2 - half, sum(ends) / 2 + half) for ends in (x, y))
+    return (left, right), (low, high)
+
+
+def base_density(base: Base, z: Array) -> Array:
+    """The base density in one dimension, of z `(n,)`."""
+    return to_numpy(base.log_prob(torch.from_numpy(z)[:, None]).exp())
+
+
+def latent_reach(base: Base) -> float:
+    """The half-width of panels of latents: where the base density falls below e^-5 of its peak."""
+    z = np.arange(0, 50, 0.5)
+    density = base_density(base, z)
+    return float(z[np.argmax(density < np.exp(-5) * density[0])])

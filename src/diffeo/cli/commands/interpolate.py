@@ -11,7 +11,7 @@ from diffeo.cli.common import report
 from diffeo.cli.images import first_images
 from diffeo.latent import PathKind
 
-FILMS = {".gif", ".mp4"}
+FILM = ".gif"
 REST = 5  # frames for which a film rests at either end
 
 
@@ -31,14 +31,11 @@ def main(
         frames: The number of images on a path, ends included.
         kind: spherical paths keep the length that noise has, linear ones are straight.
         corners: Draw frames x frames images between the first four instead.
-        out: An image with a pair in each row, .png, .jpg or .webp; or a film, .gif, or .mp4 where
-            ffmpeg is installed.
+        out: An image with a pair in each row, .png, .jpg or .webp; or a film, .gif.
     """
     file = Path(out)
-    figures.check_image_file(file, FILMS)
-    if file.suffix == ".mp4":
-        figures.find_ffmpeg(file)  # before the work
-    if corners and file.suffix in FILMS:
+    figures.check_image_file(file, [FILM])
+    if corners and file.suffix == FILM:
         raise ValueError(f"--corners makes one image, and {file} is a film: write a .png.")
     if pairs < 1:
         raise ValueError(f"--pairs is {pairs}: ask for at least one.")
@@ -53,7 +50,7 @@ def main(
     else:
         ends = None if context is None else (context[::2], context[1::2])
         paths = latent.interpolate(run.flow, x[::2], x[1::2], frames, kind, ends)
-        if file.suffix in FILMS:
+        if file.suffix == FILM:
             _write_film(paths, file)
         else:
             figures.save_images(paths.flatten(0, 1), file, frames)
@@ -67,7 +64,4 @@ def _write_film(paths: Tensor, out: Path) -> None:
         for i, file in enumerate(files):
             figures.save_images(paths[:, i], file)
         order = [files[0]] * REST + files[1:-1] + [files[-1]] * REST + files[-2:0:-1]
-        if out.suffix == ".mp4":
-            figures.film(order, out)
-        else:
-            figures.animate(order, out, rest=120)
+        figures.animate(order, out, rest=120)
