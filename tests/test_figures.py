@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from diffeo import figures
 from diffeo.bases import Logistic
-from diffeo.models.realnvp import RealNVP
+from diffeo.models.tables import RealNVP
 
 COLUMNS = ("x0", "x1")
 

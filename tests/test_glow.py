@@ -24,8 +24,8 @@ from diffeo.bijections import (
     Logit,
 )
 from diffeo.context import ContextSpec
-from diffeo.models.common import check_size
 from diffeo.models.glow import usual_settings
+from diffeo.models.sizes import check_size
 from diffeo.networks import GlowNet, ZeroConv
 
 

@@ -21,7 +21,7 @@ from diffeo.bases import Base, Logistic, Normal
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.data.images.writing import PAPER
 from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.realnvp import RealNVP
+from diffeo.models.tables import RealNVP
 
 SHAPE = (1, 8, 8)
 

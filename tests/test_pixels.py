@@ -15,8 +15,8 @@ from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboa
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.bijections.univariate import Affine
-from diffeo.models.common import check_size
 from diffeo.models.image_realnvp import usual_settings
+from diffeo.models.sizes import check_size
 
 
 def uint8(*shape, seed=0):

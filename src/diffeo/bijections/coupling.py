@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,11 @@ from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.splits import FeatureSplit, NoSplit, Split
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.networks.mlp import MLP
+
+# A class of `diffeo.networks`, or `functools.partial` of one, called with the number of inputs, of
+# outputs, the widths of hidden layers (for images: the number of hidden channels), and the width
+# of the context.
+Network: TypeAlias = Callable[[int, int, Any, int], nn.Module]
 
 
 class Coupling(Bijection):
@@ -92,3 +98,12 @@ class Coupling(Bijection):
             return self.conditioner(a, context)
         with torch.autocast(a.device.type, self.precision):
             return self.conditioner(a, context).to(a.dtype)
+
+
+def coupling(
+    split: Any, univariate: Univariate, network: Network, hidden: Any, context_features: int
+) -> Coupling:
+    """A coupling with a copy of a univariate map, and a network for the two parts of the split."""
+    univariate = copy.deepcopy(univariate)
+    outputs = univariate.parameters_each * split.transformed
+    return Coupling(split, univariate, network(split.identity, outputs, hidden, context_features))

@@ -2,6 +2,6 @@
 
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
-from diffeo.models.nice import NICE as NICE
-from diffeo.models.realnvp import RealNVP as RealNVP
-from diffeo.models.table_flow import TableFlow as TableFlow
+from diffeo.models.tables import NICE as NICE
+from diffeo.models.tables import RealNVP as RealNVP
+from diffeo.models.tables import TableFlow as TableFlow

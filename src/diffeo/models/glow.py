@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain, FactorOut
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
-from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.coupling import Coupling, Network, coupling
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Center, LearnedPrior, Logit
 from diffeo.bijections.normalization import ActNorm
@@ -20,7 +19,7 @@ from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec
 from diffeo.flow import Flow
-from diffeo.models.common import Network, check_size, coupling, most_halvings
+from diffeo.models.sizes import check_size, most_halvings
 from diffeo.networks.glow import GlowNet, ZeroConv
 
 Mixing = Literal["invertible_conv", "shuffle", "reverse"]
@@ -44,7 +43,7 @@ class Glow(Flow):
         hidden_channels: width of the coupling networks.
         univariate: the elementwise map of each coupling; by default `Affine(bound=2.0)`. In
             samples `Additive()` shows fewer artefacts.
-        network: the network of each coupling (see `diffeo.models.common.Network`).
+        network: the network of each coupling (see `diffeo.bijections.coupling.Network`).
         permutation: how channels are mixed between couplings: "invertible_conv", or one of the
             paper's two baselines, "shuffle" (a fixed random order) and "reverse".
         lu: whether 1x1 convolutions learn the parts of an LU decomposition, or the matrix itself.
@@ -86,36 +85,52 @@ class Glow(Flow):
         base: Base | None = None,
         context: ContextSpec | int | None = None,
     ) -> None:
-        context = ContextSpec.of(context)
+        spec = ContextSpec.of(context)
         univariate = univariate or self.defaults["univariate"]
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         levels = usual[0] if levels is None else levels
         steps = usual[1] if steps is None else steps
         hidden_channels = usual[2] if hidden_channels is None else hidden_channels
+        margin = margin if margin is not None else 1e-5 if channels == 1 else 0.0
         check_size(height, width, levels, "level")
-        builder = _Levels(
-            steps,
-            hidden_channels,
-            univariate,
-            network,
-            permutation,
-            lu,
-            learned_top_prior,
-            actnorm_scale,
-            context.width,
-        )
-        if margin is None:
-            margin = 1e-5 if channels == 1 else 0.0
+        latent_shapes: list[tuple[int, ...]] = []
+
+        def step(c: int, number: int) -> list[Bijection]:
+            links: list[Bijection] = [ActNorm(c, actnorm_scale)]
+            if permutation == "invertible_conv":
+                links = [NormalizedConv1x1(ActNorm(c, actnorm_scale), InvertibleConv1x1(c, lu))]
+            elif permutation == "shuffle":
+                links.append(Permutation.shuffle(c, seed=number))
+            else:
+                links.append(Permutation.reverse(c))
+            split = FeatureSplit(c)
+            return [*links, coupling(split, univariate, network, hidden_channels, spec.width)]
+
+        def level(number: int, shape: tuple[int, int, int]) -> Bijection:
+            c, h, w = 4 * shape[0], shape[1] // 2, shape[2] // 2
+            links = [Squeeze(), *(link for k in range(steps) for link in step(c, k))]
+            if number == levels:
+                latent_shapes.append((c, h, w))
+                if learned_top_prior or spec:
+                    links.append(LearnedPrior(c, h, w, context_features=spec.width))
+                return Chain(*links, Flatten(c, h, w))
+            stays = (c // 2, h, w)
+            latent_shapes.append(stays)
+            # Standardizes the half that leaves, given the half that stays.
+            prior = ZeroConv(c // 2, Affine.parameters_each * c // 2, spec.width)
+            links.append(Coupling(FeatureSplit(c), Affine(), prior))
+            return Chain(*links, FactorOut((c, h, w), level(number + 1, stays)))
+
         entry = Logit(2.0**bits, margin) if margin else Center(2.0**bits)
         super().__init__(
-            Chain(entry, builder.build((channels, height, width), levels)),
+            Chain(entry, level(1, (channels, height, width))),
             (channels, height, width),
             base=base,
-            context=context,
-            context_encoder=ActNorm(context.width) if context else None,
+            context=spec,
+            context_encoder=ActNorm(spec.width) if spec else None,
             dequantizer=PixelDequantize(bits),
-            latent_shapes=builder.latent_shapes,
+            latent_shapes=latent_shapes,
         )
         self._record(
             levels=levels,
@@ -124,61 +139,6 @@ class Glow(Flow):
             univariate=univariate,
             margin=margin,
         )
-
-
-@dataclass
-class _Levels:
-    """Builds the levels from the first to the last, and notes the shapes of their latents."""
-
-    steps: int
-    hidden_channels: int
-    univariate: Univariate
-    network: Network
-    permutation: str
-    lu: bool
-    learned_top_prior: bool
-    actnorm_scale: float
-    context_features: int
-    latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
-
-    def build(self, shape: tuple[int, int, int], levels: int, level: int = 1) -> Bijection:
-        """The levels from number `level` on, for an input of this shape."""
-        c, h, w = 4 * shape[0], shape[1] // 2, shape[2] // 2
-        steps = [link for step in range(self.steps) for link in self._step(c, step)]
-        if level == levels:
-            self.latent_shapes.append((c, h, w))
-            prior = LearnedPrior(c, h, w, context_features=self.context_features)
-            top = [prior] if self.learned_top_prior or self.context_features else []
-            return Chain(Squeeze(), *steps, *top, Flatten(c, h, w))
-        stays = (c // 2, h, w)
-        self.latent_shapes.append(stays)
-        return Chain(
-            Squeeze(),
-            *steps,
-            self._split_prior(c),
-            FactorOut((c, h, w), self.build(stays, levels, level + 1)),
-        )
-
-    def _step(self, channels: int, step: int) -> list[Bijection]:
-        norm = ActNorm(channels, self.actnorm_scale)
-        mixed: list[Bijection]
-        if self.permutation == "invertible_conv":
-            mixed = [NormalizedConv1x1(norm, InvertibleConv1x1(channels, self.lu))]
-        elif self.permutation == "shuffle":
-            mixed = [norm, Permutation.shuffle(channels, seed=step)]
-        else:
-            mixed = [norm, Permutation.reverse(channels)]
-        split, width = FeatureSplit(channels), self.hidden_channels
-        return [
-            *mixed,
-            coupling(split, self.univariate, self.network, width, self.context_features),
-        ]
-
-    def _split_prior(self, channels: int) -> Coupling:
-        """Standardizes the half that leaves, given the half that stays."""
-        split, univariate = FeatureSplit(channels), Affine()
-        outputs = univariate.parameters_each * split.transformed
-        return Coupling(split, univariate, ZeroConv(split.identity, outputs, self.context_features))
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from diffeo.bijections.checkerboard import (
     MaskedCheckerboard,
     MaskedNetwork,
 )
-from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.coupling import Coupling, Network
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Logit
 from diffeo.bijections.normalization import ActNorm, BatchNorm
@@ -26,10 +25,8 @@ from diffeo.bijections.splits import FeatureSplit, Split
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec
 from diffeo.flow import Flow
-from diffeo.models.common import Network, check_size, most_halvings
+from diffeo.models.sizes import check_size, most_halvings
 from diffeo.networks.resnet import ResNet
-
-Checkerboard = Literal["compact", "masked"]
 
 
 class ImageRealNVP(Flow):
@@ -47,8 +44,8 @@ class ImageRealNVP(Flow):
         hidden_channels: width of the networks of the first scale.
         blocks: residual blocks of each network.
         univariate: the elementwise map of each coupling; by default `Affine(bound=2.0)`.
-        network: the network of each coupling (see `diffeo.models.common.Network`), in place of a
-            `ResNet` with so many blocks.
+        network: the network of each coupling (see `diffeo.bijections.coupling.Network`);
+            by default a `ResNet` with so many blocks.
         mask: "checkerboard+channel" as in the paper, or only one of them.
         checkerboard: "compact" packs the pixels of a colour; "masked" puts zeros between, as in the
             paper.
@@ -74,100 +71,76 @@ class ImageRealNVP(Flow):
         univariate: Univariate | None = None,
         network: Network | None = None,
         mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
-        checkerboard: Checkerboard = "compact",
+        checkerboard: Literal["compact", "masked"] = "compact",
         bits: int = 8,
         base: Base | None = None,
         context: ContextSpec | int | None = None,
     ) -> None:
-        univariate = univariate or self.defaults["univariate"]
-        context_features = ContextSpec.of(context).width
+        chosen = univariate or self.defaults["univariate"]
+        spec = ContextSpec.of(context)
         channels, height, width = image_shape
         usual = usual_settings(height, width)
         scales = usual[0] if scales is None else scales
         hidden_channels = usual[1] if hidden_channels is None else hidden_channels
         blocks = usual[2] if blocks is None else blocks
+        make_network = network or partial(ResNet, blocks=blocks)
         check_size(height, width, scales, "scale")
-        builder = _Scales(
-            hidden_channels,
-            univariate,
-            network or partial(ResNet, blocks=blocks),
-            mask,
-            checkerboard,
-            context_features,
-        )
+        latent_shapes: list[tuple[int, ...]] = []
+
+        def step(split: Split, c: int, each: int, hidden: int) -> list[Bijection]:
+            """A coupling whose two parts have so many channels each, and its normalization."""
+            masked = isinstance(split, MaskedCheckerboard)
+            outputs = chosen.parameters_each * each
+            net = make_network(each + masked, outputs, hidden, spec.width)
+            net = MaskedNetwork(split, net) if isinstance(split, MaskedCheckerboard) else net
+            return [Coupling(split, copy.deepcopy(chosen), net), BatchNorm(c)]
+
+        def checkerboards(c: int, hidden: int, count: int) -> list[Bijection]:
+            links: list[Bijection] = []
+            for i in range(count if mask != "channel" else 0):
+                keep: Diagonal = "main" if i % 2 == 0 else "anti"
+                if checkerboard == "compact":
+                    links += step(CompactCheckerboard(keep), c, 2 * c, hidden)
+                else:
+                    links += step(MaskedCheckerboard(keep), c, c, hidden)
+            return links
+
+        def halves(c: int, hidden: int, count: int) -> list[Bijection]:
+            links: list[Bijection] = []
+            for i in range(count if mask != "checkerboard" else 0):
+                split = FeatureSplit(c, keep="second" if i % 2 == 0 else "first")
+                links += step(split, c, c // 2, hidden)
+            return links
+
+        def scale(number: int, shape: tuple[int, int, int]) -> Bijection:
+            c, h, w = shape
+            hidden = hidden_channels * 2 ** (number - 1)
+            if number == scales:
+                latent_shapes.append(shape)
+                return Chain(*checkerboards(c, hidden, 4), Flatten(c, h, w))
+            stays = (2 * c, h // 2, w // 2)
+            latent_shapes.append(stays)
+            return Chain(
+                *checkerboards(c, hidden, 3),
+                Squeeze(),
+                *halves(4 * c, 2 * hidden, 3),
+                Inverse(Squeeze()),
+                Squeeze(ordered=True),
+                FactorOut((4 * c, h // 2, w // 2), scale(number + 1, stays)),
+            )
+
         super().__init__(
-            Chain(Logit(2.0**bits), builder.build((channels, height, width), scales)),
+            Chain(Logit(2.0**bits), scale(1, (channels, height, width))),
             (channels, height, width),
             base=base,
-            context=context,
-            context_encoder=ActNorm(context_features) if context_features else None,
+            context=spec,
+            context_encoder=ActNorm(spec.width) if spec else None,
             dequantizer=PixelDequantize(bits),
-            latent_shapes=builder.latent_shapes,
+            latent_shapes=latent_shapes,
         )
         self._record(
-            scales=scales, hidden_channels=hidden_channels, blocks=blocks, univariate=univariate
+            scales=scales, hidden_channels=hidden_channels, blocks=blocks, univariate=chosen
         )
-
-
-@dataclass
-class _Scales:
-    """Builds the scales from the first to the last, and notes the shapes of their latents."""
-
-    hidden_channels: int
-    univariate: Univariate
-    network: Network
-    mask: str
-    checkerboard: str
-    context_features: int
-    latent_shapes: list[tuple[int, ...]] = field(default_factory=list)
-
-    def build(self, shape: tuple[int, int, int], scales: int, scale: int = 0) -> Bijection:
-        """The scales from number `scale` on, for an input of this shape."""
-        c, h, w = shape
-        width = self.hidden_channels * 2**scale
-        if scale == scales - 1:
-            self.latent_shapes.append(shape)
-            return Chain(*self._checkerboards(c, width, 4), Flatten(c, h, w))
-        leaves = (2 * c, h // 2, w // 2)
-        self.latent_shapes.append(leaves)
-        return Chain(
-            *self._checkerboards(c, width, 3),
-            Squeeze(),
-            *self._channels(4 * c, 2 * width, 3),
-            Inverse(Squeeze()),
-            Squeeze(ordered=True),
-            FactorOut((4 * c, h // 2, w // 2), self.build(leaves, scales, scale + 1)),
-        )
-
-    def _checkerboards(self, channels: int, width: int, count: int) -> list[Bijection]:
-        if self.mask == "channel":
-            return []
-        links: list[Bijection] = []
-        for i in range(count):
-            keep: Diagonal = "main" if i % 2 == 0 else "anti"
-            if self.checkerboard == "compact":
-                links.append(self._couple(CompactCheckerboard(keep), 2 * channels, width))
-            else:
-                links.append(self._couple(MaskedCheckerboard(keep), channels, width))
-            links.append(BatchNorm(channels))
-        return links
-
-    def _channels(self, channels: int, width: int, count: int) -> list[Bijection]:
-        if self.mask == "checkerboard":
-            return []
-        links: list[Bijection] = []
-        for i in range(count):
-            split = FeatureSplit(channels, keep="second" if i % 2 == 0 else "first")
-            links += [self._couple(split, channels // 2, width), BatchNorm(channels)]
-        return links
-
-    def _couple(self, split: Split, channels: int, width: int) -> Coupling:
-        univariate = copy.deepcopy(self.univariate)
-        masked = isinstance(split, MaskedCheckerboard)
-        outputs = univariate.parameters_each * channels
-        net = self.network(channels + masked, outputs, width, self.context_features)
-        conditioner = MaskedNetwork(split, net) if isinstance(split, MaskedCheckerboard) else net
-        return Coupling(split, univariate, conditioner)
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.realnvp import RealNVP
+from diffeo.models.tables import RealNVP
 from diffeo.run.claim import (
     check_free,
     free_folder,

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from diffeo.context import ContextSpec
 from diffeo.data import Split
 from diffeo.flow import Flow
-from diffeo.models.table_flow import TableFlow
+from diffeo.models.tables import TableFlow
 from diffeo.sklearn.settings import Settings
 from diffeo.sklearn.start import START, set_start
 from diffeo.training.loop import Augment, Observer, Training

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from diffeo.bijections.elementwise import SinhArcsinh
-from diffeo.models.table_flow import TableFlow
+from diffeo.models.tables import TableFlow
 
 MAX_ROWS = 10_000  # statistics of more, taken evenly, differ only in late digits
 START = 3  # links that are set from data, and do not change in training

@@ -1,6 +1,6 @@
 """Names of a package that are imported when asked for, so that the package itself is light.
 
-__getattr__ = lazy_import(__name__, {"RealNVP": "models.realnvp"})
+__getattr__ = lazy_import(__name__, {"RealNVP": "models.tables"})
 """
 
 from __future__ import annotations
