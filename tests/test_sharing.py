@@ -217,14 +217,14 @@ def test_whoever_may_read_the_config_may_read_the_weights():
 def test_a_flow_is_the_mixins_and_keeps_its_contract(tmp_path):
     flow = glow()
     assert isinstance(flow, ModelHubMixin)
-    flow._save_pretrained(tmp_path / "m")
+    flow.save_pretrained(tmp_path / "m")
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "config.json",
         "model.safetensors",
     }
     given = {"revision": None, "cache_dir": None, "token": None}
     given |= {"force_download": False, "local_files_only": False}
-    loaded = Flow._from_pretrained(model_id=str(tmp_path / "m"), **given)
+    loaded = Flow.from_pretrained(tmp_path / "m", **given)
     assert equal_states(loaded.state_dict(), flow.state_dict())
     assert to_config(loaded.arguments) == to_config(flow.arguments)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from huggingface_hub import ModelCardData
 
 from diffeo.context import Category
 from diffeo.utils.config import public_name
+from diffeo.utils.files import atomic_write
 
 Flow: TypeAlias = Any  # a `diffeo.flow.Flow`, which is above this module
+CARD = "README.md"
 LISTED = 40  # names of columns or classes; of more, only so many
 
 
@@ -53,6 +56,14 @@ class Card:
     def image_name(self) -> str:
         """The name of the image in the folder of the card."""
         return f"samples{self.image.suffix}" if self.image is not None else ""
+
+    def write(self, folder: Path, flow: Flow) -> None:
+        """Write `README.md` and the image into a folder."""
+        if self.image is not None:
+            with atomic_write(folder / self.image_name) as partial:
+                shutil.copyfile(self.image, partial)
+        with atomic_write(folder / CARD) as partial:
+            partial.write_text(self.text(flow), encoding="utf-8")
 
     def text(self, flow: Flow) -> str:
         """The whole card of a model, in Markdown below a header in YAML."""
@@ -141,18 +152,12 @@ def _facts(flow: Flow) -> list[str]:
     else:
         columns = flow.metadata.get("columns") or [f"x{i}" for i in range(flow.dims)]
         lines.append(f"Events: rows of {len(columns)} columns, {_listed(columns)}.")
-    lines += [f"Given: {text}." for text in _given(flow)]
+    for variable in flow.context.variables:
+        if isinstance(variable, Category):
+            lines.append(f"Given: {_code(variable.name)}, one of {_listed(variable.values)}.")
+        else:
+            lines.append(f"Given: the number {_code(variable.name)}.")
     return lines
-
-
-def _given(flow: Flow) -> list[str]:
-    """What the density is conditional on: each category with its values, and each number."""
-    return [
-        f"{_code(variable.name)}, one of {_listed(variable.values)}"
-        if isinstance(variable, Category)
-        else f"the number {_code(variable.name)}"
-        for variable in flow.context.variables
-    ]
 
 
 def _example(flow: Flow) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +15,7 @@ from diffeo.bijections.coupling import Coupling
 from diffeo.pretrained import storage
 from diffeo.pretrained.card import Card
 from diffeo.utils.config import Configurable, find_class, from_config, to_config
-from diffeo.utils.files import atomic_write
 from diffeo.utils.modules import first_not_finite
-
-CARD = "README.md"
 
 
 class PretrainedModel(
@@ -78,10 +74,20 @@ class PretrainedModel(
         if model_card_kwargs is not None:
             card = Card(**({"dtype": dtype} | model_card_kwargs))
             dtype = dtype or card.dtype
+        if dtype not in (None, *storage.STORED.values()):
+            choices = ", ".join(f"torch.{name}" for name in storage.STORED)
+            raise ValueError(f"weights are not stored as {dtype}: pass {choices}, or nothing.")
         folder = Path(folder)
-        self._save_pretrained(folder, dtype)
+        written = {"format": 2, **to_config(self), "metadata": self.metadata}
+        _check_unchanged(self, written)
+        state = self.state_dict()
+        if dtype is not None:
+            written |= {"dtype": _name(self._reference().dtype), "stored_as": _name(dtype)}
+            state |= {kernel: state[kernel].to(dtype) for kernel in _kernels(self)}
+        _check_finite(self, state)
+        storage.write_model(folder, written, state)
         if card is not None:
-            self._write_card(folder, card)
+            card.write(folder, self)
         if not push_to_hub:
             return None
         return self.push_to_hub(
@@ -89,16 +95,8 @@ class PretrainedModel(
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # likewise; and no argument of the model's own
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        trust: bool = False,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
+    def from_pretrained(  # type: ignore[override]  # no argument of the model's own
+        cls, name: str | os.PathLike[str], *, trust: bool = False, **download: Any
     ) -> Self:
         """The flow that `save_pretrained` wrote, in eval mode.
 
@@ -108,25 +106,40 @@ class PretrainedModel(
                 (`owner/name`).
             trust: whether a class that is none of diffeo's, and that you have not imported, may be
                 imported because `config.json` names it; importing runs its code.
-            force_download: fetch it from the hub even if it was fetched before.
-            token: of the hub, for models that are private; by default that of `hf auth login`.
-            cache_dir: where what is fetched is kept.
-            local_files_only: take what was fetched before, and ask no server.
-            revision: a branch, tag or commit on the hub.
+            download: for the hub, arguments of `huggingface_hub.snapshot_download`: `revision`,
+                `token`, `cache_dir`, `force_download`, `local_files_only` and others.
 
         Raises:
             ValueError: if the model is missing or damaged, or of another class.
         """
-        # Not by the mixin's method, which reads a config.json of its own form first.
-        return cls._from_pretrained(
-            model_id=os.fspath(name),
-            trust=trust,
-            force_download=force_download,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            revision=revision,
-        )
+        folder = storage.find_model(name, **download)
+        config, state = storage.read_model(folder)
+        where = folder / storage.CONFIG
+        try:
+            model = find_class(config["class"], trust)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        if not issubclass(model, cls):
+            raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
+        try:
+            with storage.limit_allocation(state):
+                flow = from_config({"class": config["class"], "arguments": config["arguments"]})
+            if config.get("format", 1) == 1 and flow.context_encoder is not None:
+                # 0.1.0 did not normalize classes, which is what an encoder does at its start.
+                fresh = flow.context_encoder.state_dict(prefix="context_encoder.")
+                state = {**fresh, **state}
+            _check_types(flow.state_dict(), state)
+            # assign, so that a model saved in float64 comes back in float64.
+            # Copied out of the file, where tensors lie at odd addresses: products of matrices may
+            # round otherwise there, and are slower.
+            state = {name: tensor.clone() for name, tensor in state.items()}
+            flow.load_state_dict(state, assign=True)
+        except Exception as error:  # of arguments that make no sense a constructor raises any
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
+        flow.metadata = config.get("metadata", {})
+        # For what is not saved, such as a dequantizer's dtype.
+        return flow.to(flow._reference().dtype).eval()
 
     def push_to_hub(  # type: ignore[override]  # the mixin's options go on as they are
         self,
@@ -158,66 +171,6 @@ class PretrainedModel(
         """The model card, from the model and from the arguments of a `Card`."""
         return ModelCard(Card(*args, **kwargs).text(self))
 
-    def _save_pretrained(self, save_directory: Path, dtype: torch.dtype | None = None) -> None:
-        if dtype not in (None, *storage.STORED.values()):
-            choices = ", ".join(f"torch.{name}" for name in storage.STORED)
-            raise ValueError(f"weights are not stored as {dtype}: pass {choices}, or nothing.")
-        config = {"format": 2, **to_config(self), "metadata": self.metadata}
-        _check_unchanged(self, config)
-        state = self.state_dict()
-        if dtype is not None:
-            config |= {"dtype": _name(self._reference().dtype), "stored_as": _name(dtype)}
-            state |= {kernel: state[kernel].to(dtype) for kernel in _kernels(self)}
-        self._refuse_not_finite(state)
-        storage.write_model(save_directory, config, state)
-
-    def _refuse_not_finite(self, state: dict[str, Tensor]) -> None:
-        bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
-        if bad is not None:
-            layer = type(self.get_submodule(bad.rpartition(".")[0])).__name__
-            raise ValueError(
-                f"the model is not saved, since its {bad} ({layer}) has numbers that are not "
-                "finite: go back to an earlier model, or train with a smaller learning rate."
-            )
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, trust: bool = False, **download: Any) -> Self:  # type: ignore[override]
-        folder = storage.find_model(model_id, **download)
-        config, state = storage.read_model(folder)
-        where = folder / storage.CONFIG
-        try:
-            model = find_class(config["class"], trust)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        if not issubclass(model, cls):
-            raise ValueError(f"{where} holds a {model.__name__}, which is no {cls.__name__}.")
-        try:
-            with storage.limit_allocation(state):
-                flow = from_config({"class": config["class"], "arguments": config["arguments"]})
-            if config.get("format", 1) == 1 and flow.context_encoder is not None:
-                # 0.1.0 did not normalize classes, which is what an encoder does at its start.
-                fresh = flow.context_encoder.state_dict(prefix="context_encoder.")
-                state = {**fresh, **state}
-            _check_types(flow.state_dict(), state)
-            # assign, so that a model saved in float64 comes back in float64.
-            # Copied out of the file, where tensors lie at odd addresses: products of matrices may
-            # round otherwise there, and are slower.
-            state = {name: tensor.clone() for name, tensor in state.items()}
-            flow.load_state_dict(state, assign=True)
-        except Exception as error:  # of arguments that make no sense a constructor raises any
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{folder} does not fit {config['class']}: {reason}") from error
-        flow.metadata = config.get("metadata", {})
-        # For what is not saved, such as a dequantizer's dtype.
-        return flow.to(flow._reference().dtype).eval()
-
-    def _write_card(self, folder: Path, card: Card) -> None:
-        if card.image is not None:
-            with atomic_write(folder / card.image_name) as partial:
-                shutil.copyfile(card.image, partial)
-        with atomic_write(folder / CARD) as partial:
-            partial.write_text(card.text(self), encoding="utf-8")
-
     def _reference(self) -> Tensor:
         """Any floating tensor of the model, for its dtype and device."""
         tensors = itertools.chain(self.parameters(), self.buffers())
@@ -239,12 +192,19 @@ def _kernels(model: nn.Module) -> list[str]:
     ]
 
 
-def _check_unchanged(model: nn.Module, config: dict[str, Any]) -> None:
-    """Refuse a model whose modules are no longer those that its configuration makes.
+def _check_finite(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Refuse weights that are not finite, by the name of the first."""
+    bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
+    if bad is not None:
+        layer = type(model.get_submodule(bad.rpartition(".")[0])).__name__
+        raise ValueError(
+            f"the model is not saved, since its {bad} ({layer}) has numbers that are not finite: "
+            "go back to an earlier model, or train with a smaller learning rate."
+        )
 
-    Raises:
-        ValueError: then; loading it would give another model.
-    """
+
+def _check_unchanged(model: nn.Module, config: dict[str, Any]) -> None:
+    """Refuse a model whose modules are no longer those that its configuration makes."""
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         fresh = from_config({"class": config["class"], "arguments": config["arguments"]})
     for (name, ours), (_, theirs) in itertools.zip_longest(
@@ -259,11 +219,7 @@ def _check_unchanged(model: nn.Module, config: dict[str, Any]) -> None:
 
 
 def _check_types(made: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Refuse weights of other dtypes than those of the model; float32 may be float64.
-
-    Raises:
-        ValueError: then.
-    """
+    """Refuse weights of other dtypes than those of the model; float32 may be float64."""
     floats = set(storage.COMPUTED.values())
     for name in made.keys() & state.keys():
         wanted, found = made[name].dtype, state[name].dtype
