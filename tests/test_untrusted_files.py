@@ -272,7 +272,7 @@ def test_a_table_has_columns_that_can_be_counted(tmp_path, monkeypatch):
     pq.write_table(pa.schema(fields[:3]).empty_table(), tmp_path / "few.parquet")
     (tmp_path / "wide.csv").write_text(",".join(["a"] * 1_001) + "\n1\n")
     for name in ("wide.parquet", "wide.csv"):
-        with pytest.raises(ValueError, match=f"^{tmp_path / name} has .*1,00[01] columns"):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name} has 1,001 columns"):
             load_table(TableOptions(str(tmp_path / name)))
     with pytest.raises(ValueError, match="no rows"):
         load_table(TableOptions(str(tmp_path / "few.parquet")))

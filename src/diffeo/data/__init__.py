@@ -14,8 +14,7 @@ from diffeo.data.tables.writing import check_writable, write_columns, write_tabl
 from diffeo.utils.lazy import lazy_import
 
 if TYPE_CHECKING:
-    from diffeo.data.images.loading import load_gallery, load_images
-    from diffeo.data.images.opening import is_image_source
+    from diffeo.data.images.loading import is_image_source, load_gallery, load_images
     from diffeo.data.images.synthetic import draw_shapes
 
 __all__ = [
@@ -56,7 +55,7 @@ __getattr__ = lazy_import(
     __name__,
     {
         "draw_shapes": "images.synthetic",
-        "is_image_source": "images.opening",
+        "is_image_source": "images.loading",
         "load_gallery": "images.loading",
         "load_images": "images.loading",
     },

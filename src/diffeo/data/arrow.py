@@ -14,7 +14,6 @@ from diffeo.data.files import (
     MOST_COLUMNS,
     UNPACKED,
     Array,
-    RefusedError,
     check_plain,
     check_unpacked,
     file_hash,
@@ -26,21 +25,14 @@ FOOTER_BYTES = 2**26  # of a parquet file
 
 @dataclass(frozen=True)
 class ArrowTable:
-    """A table that has been opened but not read.
+    """A table that has been opened but not read."""
 
-    Args:
-        name: for messages.
-        schema: pyarrow's.
-        rows: how many there are.
-        read: `read(columns, rows)` yields record batches of these columns, `rows` at most.
-        content: `content()` changes with what the table holds.
-    """
-
-    name: str
-    schema: Any
-    rows: int
+    name: str  # for messages
+    schema: Any  # pyarrow's
+    rows: int  # how many there are
+    # `read(columns, rows)` yields record batches of these columns, `rows` at most.
     read: Callable[[list[str], int], Iterator[Any]]
-    content: Callable[[], str]
+    content: Callable[[], str]  # changes with what the table holds
 
     @property
     def columns(self) -> list[str]:
@@ -58,35 +50,20 @@ def open_parquet(name: str, path: Path) -> ArrowTable:
 
     check_plain(name, path)
     with reading(name):
-        _check_footer(path)
-        try:
-            with pyarrow.parquet.ParquetFile(
-                path, thrift_container_size_limit=MOST_COLUMNS + 1
-            ) as file:
-                schema, rows = file.schema_arrow, file.metadata.num_rows
-        except OSError as error:
-            if "Exceeded size limit" not in str(error):
-                raise
-            raise RefusedError(
-                f"{name} has more than {MOST_COLUMNS:,} columns, or groups of rows, which are the "
-                "most that are read: save those that are wanted"
-            ) from error
+        with path.open("rb") as start:
+            start.seek(-8, io.SEEK_END)
+            length = int.from_bytes(start.read(4), "little")
+        if length > FOOTER_BYTES:
+            raise ValueError(f"it has a footer of {length:,} bytes: save it in fewer row groups")
+        file = pyarrow.parquet.ParquetFile(path, thrift_container_size_limit=MOST_COLUMNS + 1)
+        with file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
 
     def read(columns: list[str], most: int) -> Iterator[Any]:
         with reading(name):
             yield from parquet_batches(name, path, columns, most)
 
     return ArrowTable(name, schema, rows, read, lambda: file_hash(path))
-
-
-def _check_footer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.seek(0, io.SEEK_END) < 12:
-            return
-        file.seek(-8, io.SEEK_END)
-        length = int.from_bytes(file.read(4), "little")
-    if length > FOOTER_BYTES:
-        raise ValueError(f"it has a footer of {length:,} bytes: save it in fewer row groups")
 
 
 def parquet_batches(name: str, path: Path, columns: list[str], rows: int) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import io
 import itertools
-import stat
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +28,6 @@ LONGEST_LINE, LONGEST_CHUNK = 2**24, 2**29
 CHUNK_VALUES = 2**23
 # Bytes that a compressed part may unpack to, or else so many times its own size.
 UNPACKED, TIMES = 2**30, 100
-
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a folder",
-}
 
 
 class RefusedError(ValueError):
@@ -107,13 +99,11 @@ def check_file(
 
 def check_plain(name: str, path: Path) -> None:
     """Refuses what is there but no plain file, such as a pipe or a device, which may never end."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # a name with a zero byte
-        return
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise RefusedError(f"{name} is {kind}, not a plain file: save what it holds as one")
+    if os.path.lexists(path) and not path.is_file():
+        raise RefusedError(
+            f"{name} is not a plain file, but a pipe, a device or a folder: save what it holds as "
+            "one"
+        )
 
 
 def check_columns(name: str, count: int) -> None:

@@ -52,7 +52,7 @@ def holds_images(options: DataOptions) -> bool:
     # A table that has a name of ours is meant by it, even where a folder has the same.
     if options.columns is not None or source in (*GENERATORS, *BUNDLED) or source.endswith(".csv"):
         return False
-    from diffeo.data.images.opening import is_image_source
+    from diffeo.data.images.loading import is_image_source
 
     return source in IMAGE_SETS or is_image_source(source)
 

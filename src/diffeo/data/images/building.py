@@ -5,18 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import track
 
 from diffeo.context import ContextSpec
 from diffeo.data.images.attributes import encode, encode_labels, number_labels
@@ -27,7 +25,6 @@ from diffeo.data.images.source import Content, ImageSource, Part
 from diffeo.utils.console import printable
 
 THREADS = 16  # at most: each holds some images of up to 50 MB
-PATIENCE = 2.0  # seconds without a progress bar
 
 Result = Pixels | UnreadableError
 
@@ -46,13 +43,21 @@ def build(
     parts = source.first(options.rows)
     names = [name for part in parts for name in part.names]
     contents = itertools.chain.from_iterable(part.read() for part in parts)
-    decoded = _decoded(contents, options.size, options.grey)
+    console = console or Console(stderr=True)
+    progress = track(
+        _decoded(contents, options.size, options.grey),
+        escape(f"decoding {printable(source.name)}"),
+        len(names),
+        console=console,
+        transient=True,
+        disable=not console.is_interactive,
+    )
     gaps: list[Gap] = []
     rows: list[int] = []  # those of the images that can be read
     channels: list[int] = []
     size: tuple[int, ...] = ()
     with path.open("wb") as file:
-        for row, pixels in enumerate(_with_progress(decoded, len(names), source.name, console)):
+        for row, pixels in enumerate(progress):
             if isinstance(pixels, UnreadableError):
                 gaps.append((names[row], pixels.kind))
                 continue
@@ -157,22 +162,3 @@ def _decoded(contents: Iterable[Content], size: int | None, grey: bool) -> Itera
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _with_progress(
-    items: Iterable[Any], total: int, name: str, console: Console | None
-) -> Iterator[Any]:
-    """The same items, with a progress bar once they have taken long."""
-    start = time.monotonic()
-    console = console or Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task(escape(f"decoding {printable(name)}"), total=total)
-    try:
-        for item in items:
-            yield item
-            bar.advance(task)
-            if console.is_interactive and time.monotonic() - start > PATIENCE:
-                bar.start()  # once: more calls do nothing
-    finally:
-        if bar.live.is_started:
-            bar.stop()

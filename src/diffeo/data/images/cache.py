@@ -31,29 +31,17 @@ Gap = tuple[str, str]
 
 @dataclass(frozen=True)
 class Contents:
-    """What is known of decoded images, except for their pixels.
+    """What is known of decoded images, except for their pixels."""
 
-    Args:
-        shape: `[images, channels, height, width]`.
-        names: what each image is called: its file, or its row.
-        labels: the class of each image `[images]`, -1 where it has none.
-        label_names: what the labels 0, 1, ... are called.
-        attributes: what else is known of the images.
-        values: of the attributes `[images, attributes.width]`, NaN where they are not known.
-        splits: how many of the images, in their order, the source gives to each split.
-        gaps: what was left out: the name and the kind of trouble.
-        unit: what images are counted in: files, rows.
-    """
-
-    shape: list[int]
-    names: list[str]
-    labels: NDArray[np.int64]
-    label_names: list[str]
-    attributes: ContextSpec
-    values: NDArray[np.float32]
-    splits: dict[str, int]
-    gaps: list[Gap]
-    unit: str
+    shape: list[int]  # images, channels, height, width
+    names: list[str]  # what each image is called: its file, or its row
+    labels: NDArray[np.int64]  # the class of each, -1 where it has none
+    label_names: list[str]  # what the labels 0, 1, ... are called
+    attributes: ContextSpec  # what else is known of the images
+    values: NDArray[np.float32]  # [images, attributes.width], NaN where they are not known
+    splits: dict[str, int]  # how many of them, in their order, the source gives to each split
+    gaps: list[Gap]  # what was left out: the name and the kind of trouble
+    unit: str  # what images are counted in: files, rows
 
 
 Decoded = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest

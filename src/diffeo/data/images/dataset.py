@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.context import ContextSpec
-from diffeo.data.datasets import Dataset, SourceOptions, check_options
+from diffeo.data.datasets import SPLITS, Dataset, SourceOptions, check_options
 from diffeo.data.images.attributes import choose, context_columns
 
 Pixels = NDArray[np.uint8]
@@ -132,14 +132,11 @@ class Images(Dataset[ImageSplit]):
         Raises:
             ValueError: a name that is unknown or chosen twice, or one that not each image has.
         """
-        source = self.options.source
-        spec = choose(source, self.attributes, context)
         splits = [self.train, self.val, self.test]
-        train, val, test = _with_context(source, splits, self.attributes, spec)
+        spec, parts = _with_context(self.options.source, splits, self.attributes, context)
         options = dataclasses.replace(self.options, context=[*context] or None)
-        return dataclasses.replace(
-            self, train=train, val=val, test=test, options=options, context=spec
-        )
+        named = dict(zip(SPLITS, parts, strict=True))
+        return dataclasses.replace(self, options=options, context=spec, **named)
 
 
 @dataclass(frozen=True)
@@ -173,23 +170,25 @@ class Gallery:
         Raises:
             ValueError: as there, or a value of a category that the context does not have.
         """
-        if not isinstance(context, ContextSpec):
-            context = choose(source, self.attributes, context)
-        (images,) = _with_context(source, [self.images], self.attributes, context)
-        return dataclasses.replace(self, images=images, context=context)
+        spec, (images,) = _with_context(source, [self.images], self.attributes, context)
+        return dataclasses.replace(self, images=images, context=spec)
 
 
 def _with_context(
-    source: str, splits: list[ImageSplit], attributes: ContextSpec, context: ContextSpec
-) -> list[ImageSplit]:
-    """Splits whose context is made of some of their attributes, none of which may be missing."""
-    if not context:
-        return [dataclasses.replace(split, context=None) for split in splits]
+    source: str,
+    splits: list[ImageSplit],
+    attributes: ContextSpec,
+    context: Sequence[str] | ContextSpec,
+) -> tuple[ContextSpec, list[ImageSplit]]:
+    """A context, and splits with it: some of their attributes, none of which may be missing."""
+    spec = context if isinstance(context, ContextSpec) else choose(source, attributes, context)
+    if not spec:
+        return spec, [dataclasses.replace(split, context=None) for split in splits]
     none = torch.empty(0)
     values = [none if split.attributes is None else split.attributes for split in splits]
-    whole = context_columns(source, attributes, torch.cat(values), context)
-    rows = whole.split([len(split) for split in splits])
-    return [dataclasses.replace(split, context=c) for split, c in zip(splits, rows, strict=True)]
+    rows = context_columns(source, attributes, torch.cat(values), spec)
+    parts = rows.split([len(split) for split in splits])
+    return spec, [dataclasses.replace(s, context=c) for s, c in zip(splits, parts, strict=True)]
 
 
 def size_of(shape: tuple[int, ...]) -> str:
@@ -211,19 +210,16 @@ def augment(x: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Te
     Returns:
         Images of the same shape; each of their pixels is one of the same image's.
     """
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
+    device = generator.device
 
     def positions(length: int) -> Tensor:
-        distance = torch.randint(
-            -shift, shift + 1, (n, 1), generator=generator, device=generator.device
-        )
-        steps = torch.arange(length, device=generator.device)
-        return (steps - distance).clamp(0, length - 1).to(x.device)
+        distance = torch.randint(-shift, shift + 1, (n, 1), generator=generator, device=device)
+        return (torch.arange(length, device=device) - distance).clamp(0, length - 1)
 
     rows, columns = positions(height), positions(width)
     if flip:
-        mirrored = torch.rand((n, 1), generator=generator, device=generator.device) < 0.5
-        columns = torch.where(mirrored.to(x.device), width - 1 - columns, columns)
-    image = torch.arange(n, device=x.device)[:, None, None, None]
-    channel = torch.arange(channels, device=x.device)[None, :, None, None]
-    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        mirrored = torch.rand((n, 1), generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    moved = x.gather(2, rows.to(x.device)[:, None, :, None].expand(x.shape))
+    return moved.gather(3, columns.to(x.device)[:, None, None, :].expand(x.shape))

@@ -19,7 +19,6 @@ LONGEST_SIDE = 10_000
 # Pixels of an image that is decoded alone, since it takes some ten bytes for each.
 LARGE = 2**23
 _alone = threading.Lock()
-STRIP = 256  # rows
 
 # Formats of pixels only: Pillow reads others, of which some start a program (EPS) and some are
 # recognised in any text.
@@ -105,7 +104,9 @@ def _opaque(image: Image) -> Image:
     if mode.startswith("I"):
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        image = _on_white(image)
+        transparent = image.convert("RGBA")
+        image = PIL.Image.new("RGB", image.size, "white")
+        image.paste(transparent, mask=transparent)
     elif mode in ("1", "L"):
         return image.convert("L")
     image = image.convert("RGB")
@@ -113,16 +114,6 @@ def _opaque(image: Image) -> Image:
         red, green, blue = image.split()
         return red if red == green == blue else image
     return image
-
-
-def _on_white(image: Image) -> Image:
-    """A transparent image in mode RGB, strip by strip, since each step of it takes a copy."""
-    result = PIL.Image.new("RGB", image.size, "white")
-    for top in range(0, image.height, STRIP):
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
-        white = PIL.Image.new("RGBA", strip.size, "white")
-        result.paste(PIL.Image.alpha_composite(white, strip).convert("RGB"), (0, top))
-    return result
 
 
 def fit(image: Image, size: int | None, grey: bool) -> Pixels:

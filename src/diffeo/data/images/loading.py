@@ -1,7 +1,8 @@
-"""Images of one size as tensors: listed, decoded once, and split, or in the order of the source."""
+"""Loads images from where they are: listed, decoded once, and split, or in their order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from diffeo.data.datasets import SPLITS, split_sizes
-from diffeo.data.files import reading
+from diffeo.data.files import check_file, plain_path, reading
+from diffeo.data.images.arrays import open_array
 from diffeo.data.images.building import build, describe
 from diffeo.data.images.cache import Contents, Decoded, cache_folder, cache_key, cached, uncached
 from diffeo.data.images.dataset import (
+    IMAGE_SETS,
     Gallery,
     ImageOptions,
     Images,
@@ -21,7 +24,55 @@ from diffeo.data.images.dataset import (
     Pixels,
     check_image_options,
 )
-from diffeo.data.images.opening import open_images
+from diffeo.data.images.folders import open_folder
+from diffeo.data.images.parquet import open_image_file, open_image_folder, open_image_hub
+from diffeo.data.images.source import ImageSource
+from diffeo.data.images.synthetic import open_digits, open_shapes
+
+READERS: dict[str, Callable[[Path, ImageOptions], ImageSource]] = {
+    ".npz": open_array,
+    ".npy": open_array,
+    ".parquet": open_image_file,
+}
+
+
+def open_images(options: ImageOptions) -> ImageSource:
+    """Lists the images of a source without decoding them.
+
+    Raises:
+        ValueError: an unknown name or ending, or a source that is missing, empty or damaged.
+    """
+    name = options.source
+    if name.startswith("hf://"):
+        return open_image_hub(options)
+    path = plain_path(name)
+    is_folder = name not in IMAGE_SETS and path.is_dir()
+    table = open_image_folder(path, options) if is_folder else None
+    if table is not None:
+        return table
+    if is_folder or path.suffix.lower() != ".parquet":
+        for column in ("image_column", "label_column"):
+            if getattr(options, column) is not None:
+                raise ValueError(f"{name} has no columns: --data.{column} is for parquet and hf://")
+    if name in IMAGE_SETS:
+        return open_digits(options) if name == "digits" else open_shapes(options)
+    if is_folder:
+        return open_folder(name, path)
+    others = f"{' or '.join(IMAGE_SETS)}, a folder of images"
+    check_file(name, path, tuple(READERS), others, IMAGE_SETS)
+    return READERS[path.suffix.lower()](path, options)
+
+
+def is_image_source(source: str) -> bool:
+    """Whether a source holds images rather than a table, by its name or its file's header.
+
+    True for digits, shapes, folders, arrays of three or four axes, and parquet files and datasets
+    of the hub with a column of images. Raises nothing.
+    """
+    try:
+        return plain_path(source).is_dir() or bool(open_images(ImageOptions(source)))
+    except Exception:  # loading it raises a sentence about what is wrong
+        return False
 
 
 def load_gallery(options: ImageOptions, console: Console | None = None) -> Gallery:

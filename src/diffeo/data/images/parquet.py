@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -166,13 +165,11 @@ def open_image_file(path: Path, options: ImageOptions) -> ImageSource:
 
 def open_image_folder(folder: Path, options: ImageOptions) -> ImageSource | None:
     """A folder of train*.parquet and perhaps val*.parquet and test*.parquet; None if it is not."""
-    found = [(split_of(path.name), path) for path in sorted(folder.glob("*.parquet"))]
-    files = [(split, path) for split in SPLITS for given, path in found if given == split]
-    if not any(split == "train" for split, _ in files):
+    files = {path.name: path for path in sorted(folder.glob("*.parquet")) if split_of(path.name)}
+    if "train" not in map(split_of, files):
         return None
-    tables = [(split, open_parquet(str(path), path)) for split, path in files]
-    names = [path.name for _, path in files]
-    return _from_tables(options, tables, lambda: listing_hash(folder, names))
+    tables = [(split_of(name), open_parquet(str(path), path)) for name, path in files.items()]
+    return _from_tables(options, tables, lambda: listing_hash(folder, files))
 
 
 def open_image_hub(options: ImageOptions) -> ImageSource:
@@ -181,26 +178,22 @@ def open_image_hub(options: ImageOptions) -> ImageSource:
     Raises:
         ValueError: the `datasets` package is missing, or a dataset that cannot be loaded.
     """
-    tables = open_hub(options.source)
-    found = [(split_of(name), table) for name, table in tables.items()]
-    given = [(split, table) for split in SPLITS for name, table in found if name == split]
-    if not any(split == "train" for split, _ in given):
-        given = [("train", next(iter(tables.values())))]
-
-    def content() -> str:
-        facts = repr([(split, table.content()) for split, table in given])
-        return hashlib.sha256(facts.encode()).hexdigest()
-
-    return _from_tables(options, given, content)
+    found = open_hub(options.source)
+    tables = [(split_of(name), table) for name, table in found.items()]
+    if "train" not in map(split_of, found):
+        tables = [("train", next(iter(found.values())))]
+    return _from_tables(options, tables, lambda: repr([table.content() for _, table in tables]))
 
 
 def _from_tables(
-    options: ImageOptions, tables: list[tuple[str, ArrowTable]], content: Callable[[], str]
+    options: ImageOptions, tables: list[tuple[str | None, ArrowTable]], content: Callable[[], str]
 ) -> ImageSource:
-    columns = [find_columns(table, options) for _, table in tables]
+    """The tables of each split, in the order of splits; what is of no split is left out."""
+    chosen = [(split, table) for split in SPLITS for s, table in tables if s == split]
+    columns = [find_columns(table, options) for _, table in chosen]
 
     def parts() -> Iterator[Part]:
-        for (split, table), found in zip(tables, columns, strict=True):
+        for (split, table), found in zip(chosen, columns, strict=True):
             yield _part(split, table, found)
 
     label = columns[0].label or "label"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,37 +17,19 @@ Content = Path | bytes | Pixels  # a file, its bytes, or pixels `[height, width]
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one of `SPLITS`, "train" where the source gives none.
-
-    Args:
-        split: which.
-        names: what each image is called: its file, or its row.
-        labels: the class of each.
-        attributes: a DataFrame, with a row for each.
-        read: yields the content of each.
-    """
+    """Images of one of `SPLITS`, "train" where the source gives none."""
 
     split: str
-    names: Sequence[str]
-    labels: Sequence[Label]
-    attributes: Any
+    names: Sequence[str]  # what each image is called: its file, or its row
+    labels: Sequence[Label]  # the class of each
+    attributes: Any  # a DataFrame, with a row for each
     read: Callable[[], Iterator[Content]]
-
-    def first(self, rows: int) -> Part:
-        """The first images."""
-        return Part(
-            self.split,
-            self.names[:rows],
-            self.labels[:rows],
-            self.attributes.iloc[:rows],
-            lambda: itertools.islice(self.read(), rows),
-        )
 
 
 def rows_part(
     labels: Sequence[Label], attributes: Mapping[str, Any], read: Callable[[], Iterator[Content]]
 ) -> Part:
-    """Images that are numbered; `attributes` has a column for each."""
+    """Images that are numbered, with columns of attributes."""
     import pandas
 
     names = [f"row {row + 1}" for row in range(len(labels))]
@@ -56,28 +39,26 @@ def rows_part(
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images that have been listed but not decoded.
+    """Images that have been listed but not decoded."""
 
-    Args:
-        name: the source as the user wrote it, for messages.
-        unit: what its images are counted in: files, rows.
-        parts: `parts()` are its images, in the order of `SPLITS`.
-        content: `content()` changes with the images; None for too few to be worth a cache.
-        label_names: what its labels 0, 1, ... are called, where the source knows.
-        label_column: what its labels are called as an attribute.
-    """
-
-    name: str
-    unit: str
-    parts: Callable[[], Iterable[Part]]
-    content: Callable[[], str] | None
-    label_names: list[str] | None = None
-    label_column: str = "label"
+    name: str  # the source as the user wrote it, for messages
+    unit: str  # what its images are counted in: files, rows
+    parts: Callable[[], Iterable[Part]]  # in the order of `SPLITS`
+    content: Callable[[], str] | None  # changes with the images; None for too few to be cached
+    label_names: list[str] | None = None  # what its labels 0, 1, ... are called, if that is known
+    label_column: str = "label"  # what its labels are called as an attribute
 
     def first(self, rows: int | None) -> list[Part]:
         """The first `rows` images of each split, or all."""
         parts: list[Part] = []
         for part in self.parts():
-            before = sum(len(p.names) for p in parts if p.split == part.split)
-            parts.append(part if rows is None else part.first(max(0, rows - before)))
+            known = sum(len(before.names) for before in parts if before.split == part.split)
+            end = len(part.names) if rows is None else max(0, rows - known)
+            names, labels, table = part.names[:end], part.labels[:end], part.attributes.iloc[:end]
+            read = functools.partial(_first, part, end)
+            parts.append(Part(part.split, names, labels, table, read))
         return parts
+
+
+def _first(part: Part, end: int) -> Iterator[Content]:
+    return itertools.islice(part.read(), end)
