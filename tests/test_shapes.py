@@ -17,7 +17,7 @@ from diffeo.data import (
     is_image_source,
     load_data,
 )
-from diffeo.data.images import building
+from diffeo.data.images import cache
 from diffeo.data.images import synthetic as shapes
 
 N, LARGE = 120, 192
@@ -293,7 +293,7 @@ def test_shapes_as_data(monkeypatch):
             column, _, value = name.partition("=")
             truth = columns[column] == value if value else columns[column]
             np.testing.assert_array_equal(found, truth[split.rows].astype(np.float32))
-    monkeypatch.setattr(building, "decode", None)
+    monkeypatch.setattr(cache, "decode", None)
     again = load_data(options(rows=300, size=16, seed=6))
     assert torch.equal(again.val.attributes, images.val.attributes)
 
@@ -310,7 +310,7 @@ def test_the_cache_follows_what_is_drawn(monkeypatch):
 
 def test_defaults():
     (part,) = shapes.open_shapes(options()).parts()
-    assert len(part.names) == 20_000 and next(part.read()).shape == (24, 24, 3)
+    assert len(part.names) == 20_000 and next(iter(part.contents)).shape == (24, 24, 3)
 
 
 @pytest.mark.parametrize(

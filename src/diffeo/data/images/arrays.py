@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffeo.data.files import Array, check_archive, file_hash, listing, reading
+from diffeo.data.files import check_archive, file_hash, listing, reading
 from diffeo.data.images.attributes import Label
 from diffeo.data.images.dataset import ImageOptions, Pixels
 from diffeo.data.images.decoding import LONGEST_SIDE
@@ -54,14 +54,10 @@ def open_array(path: Path, options: ImageOptions) -> ImageSource:
             f"{LONGEST_SIDE:,} pixels a side"
         )
 
-    def read() -> Iterator[Pixels]:
-        with reading(name):
-            yield from map(_channels_last, _rows(path, key))
-
     def parts() -> list[Part]:
         if dtype != np.uint8:
             raise ValueError(f"{name} holds images of {dtype}: pass uint8 values, 0 to 255")
-        return [rows_part(_read_labels(name, path, headers, shape[0]), {}, read)]
+        return [rows_part(_read_labels(name, path, headers, shape[0]), {}, _read(name, path, key))]
 
     return ImageSource(name, "rows", parts, lambda: file_hash(path))
 
@@ -102,11 +98,13 @@ def _read_labels(name: str, path: Path, headers: dict[str, Header], images: int)
     return labels
 
 
-def _rows(path: Path, key: str) -> Array:
-    if not key:
-        return np.lib.format.open_memmap(path, mode="r")
-    with np.load(path, allow_pickle=False) as arrays:
-        return np.asarray(arrays[key])
+def _read(name: str, path: Path, key: str) -> Iterator[Pixels]:
+    with reading(name):
+        if not key:
+            yield from map(_channels_last, np.lib.format.open_memmap(path, mode="r"))
+        else:
+            with np.load(path, allow_pickle=False) as arrays:
+                yield from map(_channels_last, arrays[key])
 
 
 def _channels_last(pixels: Pixels) -> Pixels:

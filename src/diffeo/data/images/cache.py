@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.data.datasets import SPLITS
-from diffeo.data.files import check_plain
+from diffeo.data.files import check_plain, reading
+from diffeo.data.images.attributes import encode, encode_labels, number_labels
 from diffeo.data.images.dataset import ImageOptions, Pixels
+from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.data.images.source import Content, ImageSource, Part
+from diffeo.utils.console import printable
 from diffeo.utils.files import parse_json, read_text
 
 VERSION = 5  # of what the folders hold and of how images are decoded
 
 META_BYTES = 2**30  # of the names of some ten million images
 PIXELS, VALUES, META = "pixels.bin", "values.npy", "meta.json"
+THREADS = 16  # at most: each holds some images of up to 50 MB
 
 Gap = tuple[str, str]
+Result = Pixels | UnreadableError
 
 
 @dataclass(frozen=True)
@@ -47,28 +61,26 @@ class Contents:
 Decoded = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest
 
 
-def cache_folder(options: ImageOptions) -> Path:
-    """The folder of all caches: the options', $DIFFEO_CACHE, or ~/.cache/diffeo."""
-    folder = options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo"
-    return Path(folder).expanduser()
+def decoded_images(source: ImageSource, options: ImageOptions, console: Console | None) -> Decoded:
+    """The images of a source, decoded by one process the first time, then taken from the cache.
 
-
-def cache_key(options: ImageOptions, content: str) -> str:
-    """The name of a cache, from the hash of the source and the options that change decoding."""
-    parts = [VERSION, options.size, options.grey, options.image_column, options.label_column]
-    return hashlib.sha256(json.dumps([*parts, options.rows, content]).encode()).hexdigest()
-
-
-def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Decoded:
-    """The images under a key, built if they are missing or damaged, by one process at a time.
-
-    They are built in a folder of their own, which is renamed at the end: what an interruption
-    leaves is never used, and removed by the next build. `build` writes pixels to the file that it
-    is given, and returns the rest.
+    A cache is the folder of the options, $DIFFEO_CACHE or ~/.cache/diffeo, and has a folder for
+    each source and each size. This is built under another name: what an interruption leaves
+    is never used, and removed by the next build. Few images are not cached.
 
     Raises:
-        ValueError: a folder that cannot be written, and whatever `build` raises.
+        ValueError: a folder that cannot be written, images of different sizes, or none that can be
+            read.
     """
+    if source.content is None:
+        with tempfile.TemporaryDirectory() as memory:
+            contents = _build(source, Path(memory) / PIXELS, options, console)
+            return np.fromfile(Path(memory) / PIXELS, np.uint8).reshape(contents.shape), contents
+    with reading(source.name):
+        facts = [VERSION, options.size, options.grey, options.image_column, options.label_column]
+        facts += [options.rows, source.content()]
+    folder = Path(options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo").expanduser()
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     home, partial = folder / key, folder / f"{key}.partial"
     if found := _load(home):
         return found
@@ -81,7 +93,7 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Decoded
                 shutil.rmtree(remains, ignore_errors=True)
             try:
                 partial.mkdir()
-                _save(partial, build(partial / PIXELS))
+                _save(partial, _build(source, partial / PIXELS, options, console))
                 partial.rename(home)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -93,14 +105,6 @@ def cached(folder: Path, key: str, build: Callable[[Path], Contents]) -> Decoded
     if found := _load(home):
         return found
     raise ValueError(f"the cache {home} was damaged as it was made: try again")
-
-
-def uncached(build: Callable[[Path], Contents]) -> Decoded:
-    """Images in memory, for few of them; `build` as for `cached`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PIXELS
-        contents = build(path)
-        return np.fromfile(path, np.uint8).reshape(contents.shape), contents
 
 
 def _save(folder: Path, contents: Contents) -> None:
@@ -155,3 +159,135 @@ def _fits(shape: tuple[int, ...], known: Contents) -> bool:
         and all(type(n) is int and n >= 0 for n in known.splits.values())
         and sum(known.splits.values()) == shape[0]
     )
+
+
+def _build(
+    source: ImageSource, path: Path, options: ImageOptions, console: Console | None
+) -> Contents:
+    """Decodes a source into a file of the bytes of `[images, channels, height, width]`.
+
+    Memory holds a few images for each core, and the attributes of all. All images have three
+    channels if one of them has.
+    """
+    parts = source.first(options.rows)
+    names = [name for part in parts for name in part.names]
+    contents = itertools.chain.from_iterable(part.contents for part in parts)
+    console = console or Console(stderr=True)
+    progress = track(
+        _decoded(contents, options.size, options.grey),
+        escape(f"decoding {printable(source.name)}"),
+        len(names),
+        console=console,
+        transient=True,
+        disable=not console.is_interactive,
+    )
+    gaps: list[Gap] = []
+    rows: list[int] = []  # those of the images that can be read
+    channels: list[int] = []
+    size: tuple[int, ...] = ()
+    with path.open("wb") as file:
+        for row, pixels in enumerate(progress):
+            if isinstance(pixels, UnreadableError):
+                gaps.append((names[row], pixels.kind))
+                continue
+            size = size or pixels.shape[1:]
+            if pixels.shape[1:] != size:
+                found = [(names[rows[0]], size), (names[row], pixels.shape[1:])]
+                raise ValueError(
+                    f"{source.name} holds images of different sizes, "
+                    + " and ".join(f"{shown(name)} of {w} x {h}" for name, (h, w) in found)
+                    + " pixels: pass --data.size N to scale and crop each to N x N"
+                )
+            file.write(pixels.tobytes())
+            channels.append(len(pixels))
+            rows.append(row)
+    if not rows:
+        why = f": {describe(gaps, 3)}" if gaps else ""
+        raise ValueError(f"{source.name} holds no image that can be read{why}")
+    if {*channels} == {1, 3}:
+        _widen(path, channels, math.prod(size))
+    shape = [len(rows), max(channels), *size]
+    return _contents(source, parts, shape, names, rows, gaps)
+
+
+def _widen(path: Path, channels: list[int], size: int) -> None:
+    """Gives three channels to the images of one."""
+    wide = path.with_suffix(".wide")
+    with path.open("rb") as narrow, wide.open("wb") as file:
+        for count in channels:
+            file.write(narrow.read(count * size) * (3 // count))
+    wide.replace(path)
+
+
+def _contents(
+    source: ImageSource,
+    parts: list[Part],
+    shape: list[int],
+    names: list[str],
+    rows: list[int],
+    gaps: list[Gap],
+) -> Contents:
+    """What is known of the images in some rows of all parts."""
+    import pandas
+
+    table = pandas.concat([part.attributes for part in parts], ignore_index=True)
+    labels = [label for part in parts for label in part.labels]
+    if not len(names) == len(table) == len(labels) == len(rows) + len(gaps):
+        raise ValueError(f"{source.name} cannot be read, it may be damaged: it lacks some rows")
+    labels = [labels[row] for row in rows]
+    numbers, label_names = number_labels(labels, source.label_names)
+    columns = encode(table.iloc[rows])
+    if source.label_column not in table:  # which is preferred to the name of a folder
+        columns = encode_labels(source.label_column, labels, numbers, label_names) | columns
+    splits = [part.split for part in parts for _ in part.names]
+    nothing = np.empty((len(rows), 0), np.float32)
+    return Contents(
+        shape=shape,
+        names=[names[row] for row in rows],
+        labels=numbers,
+        label_names=label_names,
+        attributes=ContextSpec(tuple(columns)),
+        values=np.concatenate([nothing, *columns.values()], axis=1),
+        splits=dict(Counter(splits[row] for row in rows)),
+        gaps=gaps,
+        unit=source.unit,
+    )
+
+
+def shown(name: str) -> str:
+    """A file's name, escaped if it would not stay on its line."""
+    return name if name.isprintable() else f"'{printable(name)}'"
+
+
+def describe(gaps: list[Gap], most: int) -> str:
+    """What is missing, by kind: "2 broken (a.png, b.png), 1 no image (notes.txt)"."""
+    kinds: dict[str, list[str]] = {}
+    for name, kind in gaps:
+        kinds.setdefault(kind, []).append(shown(name))
+    return ", ".join(
+        f"{len(names)} {kind if len(names) > 1 else kind.replace('images', 'image')} "
+        f"({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+        for kind, names in kinds.items()
+    )
+
+
+def _decoded(contents: Iterable[Content], size: int | None, grey: bool) -> Iterator[Result]:
+    """Images in their order, decoded in as many threads as cores: Pillow lets go of the GIL."""
+
+    def one(content: Content) -> Result:
+        try:
+            return decode(content, size, grey)
+        except UnreadableError as error:
+            return error
+
+    threads = min(os.cpu_count() or 1, THREADS)
+    waiting: deque[Future[Result]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        # What matters becomes an error of ours; the rest (odd metadata) does not touch a pixel.
+        warnings.filterwarnings("ignore", module="PIL")
+        for content in contents:
+            waiting.append(pool.submit(one, content))
+            if len(waiting) > threads + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.context import ContextSpec
-from diffeo.data.datasets import SPLITS, Dataset, SourceOptions, check_options
+from diffeo.data.datasets import Dataset, SourceOptions, check_options
 from diffeo.data.images.attributes import choose, context_columns
 
 Pixels = NDArray[np.uint8]
@@ -133,10 +133,12 @@ class Images(Dataset[ImageSplit]):
             ValueError: a name that is unknown or chosen twice, or one that not each image has.
         """
         splits = [self.train, self.val, self.test]
-        spec, parts = _with_context(self.options.source, splits, self.attributes, context)
+        source = self.options.source
+        spec, (train, val, test) = _with_context(source, splits, self.attributes, context)
         options = dataclasses.replace(self.options, context=[*context] or None)
-        named = dict(zip(SPLITS, parts, strict=True))
-        return dataclasses.replace(self, options=options, context=spec, **named)
+        return dataclasses.replace(
+            self, train=train, val=val, test=test, options=options, context=spec
+        )
 
 
 @dataclass(frozen=True)

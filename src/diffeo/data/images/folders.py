@@ -40,20 +40,22 @@ def open_folder(name: str, folder: Path) -> ImageSource:
     def parts() -> Iterator[Part]:
         attributes = _read_metadata(name, folder, tables, images)
         above = [Path(image).parent.parts for image in images]
-        splits = [_SPELLINGS.get(folders[0].lower()) if folders else "train" for folders in above]
-        given = None not in splits and any(above) and "train" in splits
-        for split in SPLITS if given else ["train"]:
-            rows = [row for row, s in enumerate(splits) if s == split or not given]
+        outer = {_SPELLINGS.get(folders[0].lower()) for folders in above if folders}
+        given = None not in outer and "train" in outer
+        places: dict[str, list[int]] = {split: [] for split in SPLITS}
+        labels = []
+        for row, folders in enumerate(above):
+            split = _SPELLINGS[folders[0].lower()] if given and folders else "train"
+            places[split].append(row)
+            inner = folders[1:] if given else folders
+            labels.append(inner[0] if inner else None)
+        for split, rows in places.items():
             names = [images[row] for row in rows]
-            inner = [above[row][1:] if given else above[row] for row in rows]
-            labels = [folders[0] if folders else None for folders in inner]
-            yield Part(split, names, labels, attributes.iloc[rows], _reader(folder, names))
+            contents = map(folder.joinpath, names)
+            known = [labels[row] for row in rows]
+            yield Part(split, names, known, attributes.iloc[rows], contents)
 
     return ImageSource(name, "files", parts, lambda: listing_hash(folder, files))
-
-
-def _reader(folder: Path, names: list[str]) -> Any:
-    return lambda: (folder / name for name in names)
 
 
 def list_files(name: str, folder: Path) -> list[str]:

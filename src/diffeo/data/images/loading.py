@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from diffeo.data.datasets import SPLITS, split_sizes
-from diffeo.data.files import check_file, plain_path, reading
+from diffeo.data.files import check_file, plain_path
 from diffeo.data.images.arrays import open_array
-from diffeo.data.images.building import build, describe
-from diffeo.data.images.cache import Contents, Decoded, cache_folder, cache_key, cached, uncached
+from diffeo.data.images.cache import Contents, Decoded, decoded_images, describe
 from diffeo.data.images.dataset import (
     IMAGE_SETS,
     Gallery,
@@ -126,16 +125,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
 
 def _decoded(options: ImageOptions, console: Console | None) -> Decoded:
     check_image_options(options)
-    source = open_images(options)
-
-    def decode_to(path: Path) -> Contents:
-        return build(source, path, options, console)
-
-    if source.content is None:
-        return uncached(decode_to)
-    with reading(options.source):
-        key = cache_key(options, source.content())
-    return cached(cache_folder(options), key, decode_to)
+    return decoded_images(open_images(options), options, console)
 
 
 def _divide(contents: Contents, options: ImageOptions) -> list[NDArray[np.int64]]:

@@ -124,11 +124,6 @@ def _holds_attributes(kind: Any) -> bool:
 def _part(split: str, table: ArrowTable, columns: Columns) -> Part:
     import pandas
 
-    def read() -> Iterator[Content]:
-        for batch in table.read([columns.image], BATCH_ROWS):
-            for content in to_list(batch.column(columns.image)):
-                yield content or b""
-
     file = Path(table.name).name
     labels: list[Label] = []
     tables = [pandas.DataFrame(index=range(table.rows))]
@@ -140,7 +135,15 @@ def _part(split: str, table: ArrowTable, columns: Columns) -> Part:
         tables.append(pandas.DataFrame(values, index=range(batch.num_rows)))
     names = [f"{file} row {row + 1}" for row in range(table.rows)]
     attributes = pandas.concat(tables[1:] or tables, ignore_index=True)
-    return Part(split, names, labels or [None] * len(names), attributes, read)
+    return Part(
+        split, names, labels or [None] * len(names), attributes, _contents(table, columns.image)
+    )
+
+
+def _contents(table: ArrowTable, column: str) -> Iterator[Content]:
+    for batch in table.read([column], BATCH_ROWS):
+        for content in to_list(batch.column(column)):
+            yield content or b""
 
 
 def _values(batch: Any, name: str, classes: dict[str, list[str]]) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,18 @@ class Part:
     names: Sequence[str]  # what each image is called: its file, or its row
     labels: Sequence[Label]  # the class of each
     attributes: Any  # a DataFrame, with a row for each
-    read: Callable[[], Iterator[Content]]
+    contents: Iterable[Content]
 
 
 def rows_part(
-    labels: Sequence[Label], attributes: Mapping[str, Any], read: Callable[[], Iterator[Content]]
+    labels: Sequence[Label], attributes: Mapping[str, Any], contents: Iterable[Content]
 ) -> Part:
     """Images that are numbered, with columns of attributes."""
     import pandas
 
     names = [f"row {row + 1}" for row in range(len(labels))]
     table = pandas.DataFrame(attributes, index=range(len(labels)))
-    return Part("train", names, labels, table, read)
+    return Part("train", names, labels, table, contents)
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,6 @@ class ImageSource:
             known = sum(len(before.names) for before in parts if before.split == part.split)
             end = len(part.names) if rows is None else max(0, rows - known)
             names, labels, table = part.names[:end], part.labels[:end], part.attributes.iloc[:end]
-            read = functools.partial(_first, part, end)
-            parts.append(Part(part.split, names, labels, table, read))
+            contents = itertools.islice(part.contents, end)
+            parts.append(Part(part.split, names, labels, table, contents))
         return parts
-
-
-def _first(part: Part, end: int) -> Iterator[Content]:
-    return itertools.islice(part.read(), end)

@@ -39,7 +39,7 @@ def open_digits(options: ImageOptions) -> ImageSource:
     return ImageSource(
         options.source,
         "rows",
-        lambda: [rows_part(digits.target.tolist(), {}, lambda: iter(pixels))],
+        lambda: [rows_part(digits.target.tolist(), {}, pixels)],
         None,
         [str(i) for i in range(10)],
     )
@@ -55,7 +55,7 @@ def open_shapes(options: ImageOptions) -> ImageSource:
 
     def parts() -> list[Part]:
         u = _draws(rows, seed)
-        return [rows_part([None] * rows, _attributes(u), lambda: _images(u, size))]
+        return [rows_part([None] * rows, _attributes(u), _images(u, size))]
 
     facts = repr(["shapes", VERSION, rows, size, seed])
     return ImageSource(
