@@ -29,7 +29,7 @@ lowest: .venv/bin/python  ## the tests that touch other packages, with the oldes
 	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet \
 		-c .venv-lowest/constraints.txt -e ".[hub,pyro,onnx,ray]" \
-		beartype hypothesis pytest pytest-xdist
+		hypothesis pytest pytest-xdist
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(CORES) $(addprefix tests/test_,\
 		$(addsuffix .py,$(LOWEST)))
 

@@ -1,42 +1,16 @@
-"""What every test gets: checked shapes, a folder of its own, and fixed random numbers."""
+"""What every test gets: a folder of its own, and fixed random numbers."""
 
 from __future__ import annotations
 
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import hypothesis
-import jaxtyping
 import pytest
 import torch
-from beartype import BeartypeConf, FrozenDict, beartype
-from beartype.roar import BeartypeDecorHintException
 from hypothesis.configuration import set_hypothesis_home_dir
-
-# Beartype knows `Self` only in classes that it decorates whole, but is handed single methods; and
-# an int may stand where a float is asked for (PEP 484).
-_conf = BeartypeConf(hint_overrides=FrozenDict({Self: Any}), is_pep484_tower=True)
-not_checked: dict[str, str] = {}
-
-
-def typecheck(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Check a function's annotations at each call; one that has no check is put on record."""
-    try:
-        return beartype(conf=_conf)(function)
-    except BeartypeDecorHintException as error:
-        not_checked[f"{function.__module__}.{function.__qualname__}"] = str(error).splitlines()[0]
-        return function
-
-
-# Before diffeo is imported: from here on each annotated shape and type is checked at each call.
-# The mathematics only: elsewhere the wrapping would hide a generator from `torch.no_grad`, and
-# the annotations of a constructor from the command line.
-ROOMS = ["bijections", "networks", "flow", "latent", "models", "pretrained.storage"]
-jaxtyping.install_import_hook([f"diffeo.{room}" for room in ROOMS], f"{__name__}.typecheck")
 
 # Hypothesis keeps its notes out of the repository, and the same examples are tried each time.
 _notes = tempfile.TemporaryDirectory()
@@ -71,14 +45,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data in {folder}, which is not there")
     return folder
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Calls go as a user's do, without the checks of annotations: our own refusals answer."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_pretrained_is_the_same_bit_for_bit(entry: Entry, dtype: torch.dtype):
 
 
 @every_model
-def test_what_does_not_fit_is_refused(entry: Entry, unchecked):
+def test_what_does_not_fit_is_refused(entry: Entry):
     flow, x, context = entry.ready(), entry.x(3), entry.context(3)
     width = entry.shape[0]
     for method in (flow.log_prob, flow.encode, flow.decode):
@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_refused(entry: Entry, unchecked):
         assert "needs a context" in refusal(flow.sample, 3, wrong)
 
 
-def test_small_refusals(unchecked):
+def test_small_refusals():
     assert "at least 2" in refusal(lambda: diffeo.RealNVP(1))
     assert "how many" in refusal(lambda: diffeo.RealNVP(2, context=-1))
     assert "bound" in refusal(lambda: diffeo.RealNVP(2, univariate=Affine(0.0)))
@@ -328,12 +328,6 @@ def test_the_second_half_of_an_odd_width_is_the_wider():
         assert (split.identity, split.transformed) == (identity, transformed)
         sizes = [part.shape[1] for part in split.split(torch.zeros(1, 5))]
         assert sizes == [identity, transformed]
-
-
-def test_every_annotation_is_checked():
-    from conftest import not_checked
-
-    assert not not_checked
 
 
 def test_every_map_has_examples():

@@ -18,8 +18,6 @@ from diffeo.context import ContextSpec
 from diffeo.export import export, files
 from diffeo.export.programs import Sample, prepare
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 def pixels(n, *shape):
     return torch.randint(256, (n, *shape), dtype=torch.uint8)

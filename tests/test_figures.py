@@ -264,7 +264,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(10, 3), (10, 1), (10,), (0, 2)])
 def test_odd_shapes_are_refused(flow: RealNVP, shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape)
@@ -275,7 +274,6 @@ def test_odd_shapes_are_refused(flow: RealNVP, shape: tuple[int, ...]) -> None:
             draw(flow, x)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_tables_that_do_not_match_are_refused() -> None:
     x = _points(10, 3)
     with pytest.raises(ValueError, match="2 column names were given for 3"):

@@ -230,12 +230,12 @@ def test_number_and_context_of_samples():
     assert not torch.isclose(one[1:], mixed[1:]).any()
 
 
-def test_odd_samples_are_refused(unchecked):
+def test_odd_samples_are_refused():
     for options in ({"n": -1}, {"n": 2, "temperature": -0.1}, {"n": 2, "temperature": math.nan}):
         assert "0 or more" in refusal(model().sample, **options)
 
 
-def test_a_context_of_three_axes_is_refused_by_sample(unchecked):
+def test_a_context_of_three_axes_is_refused_by_sample():
     assert "context" in refusal(lambda: conditional().sample(3, torch.zeros(1, 1, 2).double()))
 
 

@@ -509,7 +509,6 @@ def test_drawing_changes_nothing(flow: ImageRealNVP, training: bool) -> None:
         assert torch.equal(value, state[name])
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 8), (2, 0, 8, 8), (2, 1, 0, 8)])
 def test_what_has_not_the_shape_of_images_is_refused(
     flow: ImageRealNVP, tmp_path: Path, shape: tuple[int, ...]
@@ -527,7 +526,6 @@ def test_what_has_not_the_shape_of_images_is_refused(
     assert not (tmp_path / "sheet.png").exists()
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Path) -> None:
     x, none = _images(2), _images(0)
     match = r"images are torch\.float32: pass them as torch\.uint8, 0 to 255"
@@ -556,7 +554,6 @@ def test_what_is_not_8_bit_or_empty_is_refused(flow: ImageRealNVP, tmp_path: Pat
     assert list(tmp_path.rglob("*.*")) == []
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_flows_that_take_other_data_are_refused(flow: ImageRealNVP) -> None:
     assert isinstance(flow.dequantizer, PixelDequantize)
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, 1, 8, 8\)"):

@@ -508,7 +508,7 @@ def test_what_is_seen_is_not_changed_by_training_mode():
         (lambda f, x: latent.find_directions(f, [(x, x, None)], ["a"]), "1 columns|5 events"),
     ],
 )
-def test_errors_name_the_remedy(unchecked, call, message):
+def test_errors_name_the_remedy(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call(table_flow(), rows(5))
     assert str(error.value).count(". ") == 0

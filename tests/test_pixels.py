@@ -93,7 +93,7 @@ def test_real_images_too(shared_data):
     assert torch.equal(flow.decode(flow.encode(x)), x)
 
 
-def test_float_images_and_bad_options_are_refused(unchecked):
+def test_float_images_and_bad_options_are_refused():
     flow = model()
     with pytest.raises(ValueError, match="0 to 255"):
         flow.log_prob(torch.rand(2, 1, 8, 8))

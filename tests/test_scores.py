@@ -116,7 +116,7 @@ def test_each_coder_is_the_shortest_of_something():
     assert best == {0, 1, 2}
 
 
-def test_images_have_to_be_pixels(unchecked):
+def test_images_have_to_be_pixels():
     with pytest.raises(ValueError, match="uint8"):
         image_bits(torch.rand(2, 1, 8, 8))
 

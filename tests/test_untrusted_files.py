@@ -191,7 +191,7 @@ def test_a_model_takes_no_more_than_its_weights():
     assert diffeo.RealNVP(4, layers=600, hidden=[1])
 
 
-def test_a_models_words_and_weights_are_checked(here, capsys, unchecked):
+def test_a_models_words_and_weights_are_checked(here, capsys):
     config = json.loads((here / "table" / "config.json").read_text())
     for key, value in (("columns", ["x"]), ("columns", 5)):
         changed = config | {"metadata": config["metadata"] | {key: value}}
@@ -232,7 +232,7 @@ def test_a_saved_reference_is_checked():
             Reference.from_json(whole | wrong)
 
 
-def test_directions_are_checked(tmp_path, unchecked):
+def test_directions_are_checked(tmp_path):
     path = tmp_path / "d.safetensors"
     vectors = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(2, 16)
     shape, counts = [(4, 2, 2)], ([3, 4], [4, 3])
@@ -398,7 +398,7 @@ def test_no_option_reads_settings_unseen(here, capsys, option):
 
 
 @pytest.mark.parametrize("path", FAILING, ids=lambda path: path.name)
-def test_what_once_failed_is_read_or_refused(path, here, unchecked):
+def test_what_once_failed_is_read_or_refused(path, here):
     damage.read(path.name.rpartition("-")[0], path.read_bytes(), here)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from diffeo.utils.config import Configurable
 
 MOST_COLUMNS = 100_000  # of a table, and so of a context
-Context: TypeAlias = Tensor
 
 
 @dataclass(frozen=True)
