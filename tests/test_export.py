@@ -210,7 +210,7 @@ def test_a_file_that_differs_is_not_written(what, change, earlier, monkeypatch):
         return lambda inputs: change(call(inputs))
 
     monkeypatch.setitem(files.WRITERS, "torch", (".pt2", wrong))
-    monkeypatch.setattr("diffeo.export.CHECKED", (5,))
+    monkeypatch.setattr(files, "CHECKED", (5,))
     with pytest.raises(ValueError, match="exported"):
         export(flow, earlier, "torch", what)
     assert untouched(earlier)

@@ -23,8 +23,7 @@ from diffeo import Flow
 from diffeo.context import Category, Number
 from diffeo.data import Split
 from diffeo.sklearn import FlowDensity, FlowOutlierDetector
-from diffeo.sklearn.learning import noise
-from diffeo.sklearn.settings import Settings
+from diffeo.sklearn.fitting import Settings, noise
 
 IRIS = load_iris()
 QUICK = {"max_iter": 20, "layers": 2, "hidden": 8, "random_state": 0}

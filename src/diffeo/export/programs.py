@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
-from diffeo.bijections.base import Example
 from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.dequantization import PixelDequantize, UniformDequantize
 from diffeo.flow import Flow
@@ -119,27 +117,6 @@ def _seeded(seed: int) -> Generator:
 # A flow of plain operations ---------------------------------------------------------------------
 
 
-class FixedConv1x1(InvertibleConv1x1):
-    """A 1x1 convolution whose matrices are constants."""
-
-    def __init__(self, conv: InvertibleConv1x1) -> None:
-        nn.Module.__init__(self)
-        weight, log_det = conv.weight_and_log_det()
-        self.register_buffer("matrix_", weight)
-        self.register_buffer("inverse_", conv.inverse_and_log_det()[0])
-        self.register_buffer("log_det_", log_det)
-
-    def weight_and_log_det(self) -> tuple[Tensor, Tensor]:
-        return self.get_buffer("matrix_"), self.get_buffer("log_det_")
-
-    def inverse_and_log_det(self) -> tuple[Tensor, Tensor]:
-        return self.get_buffer("inverse_"), self.get_buffer("log_det_")
-
-    @classmethod
-    def examples(cls) -> Iterable[Example]:
-        return ()  # those of its base class have other arguments
-
-
 @torch.no_grad()
 def prepare(flow: Flow) -> Flow:
     """A copy on the CPU, in float32 and eval mode, with matrices and parametrizations computed."""
@@ -148,9 +125,8 @@ def prepare(flow: Flow) -> Flow:
     for module in list(plain.modules()):
         if parametrize.is_parametrized(module):
             _compute_parametrizations(module)
-        for name, child in list(module.named_children()):
-            if isinstance(child, InvertibleConv1x1):
-                setattr(module, name, FixedConv1x1(child))
+        if isinstance(module, InvertibleConv1x1):
+            _compute_matrices(module)
     return plain
 
 
@@ -166,3 +142,13 @@ def _compute_parametrizations(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, weight in weights.items():
         module.register_buffer(name, weight)
+
+
+def _compute_matrices(conv: InvertibleConv1x1) -> None:
+    """Replace the weights of a 1x1 convolution by its matrix, inverse and log-determinant."""
+    methods = ("weight_and_log_det", "inverse_and_log_det")
+    results = [tuple(part.clone() for part in getattr(conv, name)()) for name in methods]
+    for name, _ in list(conv.named_parameters(recurse=False)):
+        delattr(conv, name)
+    for name, result in zip(methods, results, strict=True):
+        setattr(conv, name, lambda result=result: result)

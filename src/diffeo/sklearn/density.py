@@ -17,10 +17,10 @@ from sklearn.base import (
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from diffeo.sklearn.learning import fit_flow
-from diffeo.sklearn.settings import Settings
-from diffeo.sklearn.tables import TableReader, chunks, without_nan
+from diffeo.sklearn.fitting import Settings, fit_flow
+from diffeo.sklearn.tables import TableReader, as_tensors
 from diffeo.utils.machine import Device
+from diffeo.utils.modules import in_chunks
 
 Array = NDArray[Any]
 Auto = Literal["auto"]
@@ -36,7 +36,7 @@ class FlowDensity(
     with f a `diffeo.TableFlow`: it starts as a Gaussian of transformed columns, and couplings learn
     the rest by maximum likelihood. Some rows are held out; training stops when their likelihood no
     longer rises, and the best weights are used, or the start where the gain may be chance. "auto"
-    depends on the numbers of rows and columns alone (`diffeo.sklearn.settings`).
+    depends on the numbers of rows and columns alone (`diffeo.sklearn.fitting`).
 
     Parameters
     ----------
@@ -81,13 +81,6 @@ class FlowDensity(
         Mean held-out log-likelihood at each validation, in nats; the first is that of the start.
     validation_indices_ : ndarray
         Which rows were held out.
-    n_features_in_, feature_names_in_
-        As usual.
-
-    Raises
-    ------
-    ValueError
-        If a parameter or the data cannot be used.
 
     Notes
     -----
@@ -156,7 +149,9 @@ class FlowDensity(
     def score_samples(self, X: ArrayLike, y: ArrayLike | None = None) -> Array:  # noqa: N803
         """Log-density of each row, `(n,)`, in nats and in units of X; conditional if it is."""
         check_is_fitted(self)
-        return without_nan(self._chunks(self.flow_.log_prob, *self._read(X, y)))
+        log_prob = self._apply(self.flow_.log_prob, *self._read(X, y))
+        # NaN where a row is so far out that a float64 does not hold its density.
+        return np.where(np.isnan(log_prob), -np.inf, log_prob)
 
     def score(self, X: ArrayLike, y: ArrayLike | None = None) -> float:  # noqa: N803
         """Mean log-density of the rows, in nats."""
@@ -187,7 +182,7 @@ class FlowDensity(
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:  # noqa: N803
         """The noise of each row, `(n, modelled columns)`: standard normal if the flow is right."""
         check_is_fitted(self)
-        return self._chunks(self.flow_.encode, *self._read(X, y))
+        return self._apply(self.flow_.encode, *self._read(X, y))
 
     def fit_transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:  # noqa: N803
         """Fit, and return the noise of the same rows."""
@@ -198,13 +193,12 @@ class FlowDensity(
         check_is_fitted(self)
         z = check_array(X, dtype=np.float64, input_name="X")
         encoded, frame = self._context_of(context, len(z))
-        return self._to_output(self._chunks(self.flow_.decode, z, encoded), frame)
+        return self._to_output(self._apply(self.flow_.decode, z, encoded), frame)
 
     @torch.no_grad()
-    def _chunks(self, function: Any, x: Array, context: Array | None) -> Array:
-        """Apply a function of the flow chunk by chunk, to bound the memory of its activations."""
-        batches = chunks(x, context, self.flow_.chunk)
-        return np.concatenate([function(*batch).numpy() for batch in batches])
+    def _apply(self, function: Any, x: Array, context: Array | None) -> Array:
+        size, device = self.flow_.chunk, self.flow_.device
+        return in_chunks(function, *as_tensors(x, context), size, device).numpy()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from diffeo.data import Split
+from diffeo.evaluation.likelihood import Batch
 from diffeo.evaluation.scores import KINDS, Kind, Reference, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
-from diffeo.sklearn.tables import chunks, without_nan
+from diffeo.sklearn.tables import as_tensors
 
 Array = NDArray[Any]
 
@@ -46,13 +48,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         The likelihoods of the held-out rows, where `kind` needs them.
     offset_ : float
         Rows with a lower score are outliers.
-    n_features_in_, feature_names_in_
-        As usual.
-
-    Raises
-    ------
-    ValueError
-        If a parameter or the data cannot be used.
 
     Notes
     -----
@@ -111,10 +106,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row, `(n,)`, in nats: higher is more like the training rows."""
         check_is_fitted(self)
-        flow = self.density_.flow_
-        batches = chunks(*self.density_._read(X, None), flow.chunk)
-        pairs = scores(flow, batches, self.kind, self.reference_)
-        return without_nan(torch.cat([score for _, score in pairs]).numpy())
+        [pair] = scores(self.density_.flow_, [self._batch(X)], self.kind, self.reference_)
+        score = pair[1].numpy()
+        return np.where(np.isnan(score), -np.inf, score)
 
     def decision_function(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row minus the offset, `(n,)`: negative for outliers."""
@@ -124,15 +118,14 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """1 for each inlier and -1 for each outlier, `(n,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
+    def _batch(self, X: ArrayLike) -> Batch:  # noqa: N803
+        return as_tensors(*self.density_._read(X, None))
+
     def _measure(self, X: ArrayLike) -> Reference | None:  # noqa: N803
-        density = self.density_
-        if not needs_reference(density.flow_, self.kind):
+        flow = self.density_.flow_
+        if not needs_reference(flow, self.kind):
             return None
-        x, context = density._read(X, None)
-        held_out = np.zeros(len(x), dtype=bool)
-        held_out[density.validation_indices_] = True
-        parts = [
-            chunks(x[rows], None if context is None else context[rows], density.flow_.chunk)
-            for rows in (held_out, ~held_out)
-        ]
-        return Reference.measure(density.flow_, *parts)
+        rows = Split(*self._batch(X))
+        held_out = torch.zeros(len(rows), dtype=torch.bool)
+        held_out[self.density_.validation_indices_] = True
+        return Reference.measure(flow, [rows.take(held_out)], [rows.take(~held_out)])

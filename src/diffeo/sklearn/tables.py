@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
@@ -26,11 +27,7 @@ class TableReader:
     encoder_: Encoder
 
     def _read(self, X: Any, y: Any, *, fit: bool = False) -> tuple[Array, Array | None]:  # noqa: N803
-        """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64.
-
-        Raises:
-            ValueError: if X or y cannot be read, or y is missing.
-        """
+        """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64."""
         options: dict[str, Any] = {"dtype": np.float64, "ensure_min_samples": 2 if fit else 1}
         if self.context is None:
             return validate_data(self, X, reset=fit, **options), None
@@ -77,11 +74,7 @@ class TableReader:
         return others
 
     def _context_of(self, context: Any, rows: int) -> tuple[Array | None, pd.DataFrame | None]:
-        """The context of so many new rows, encoded and as a table.
-
-        Raises:
-            ValueError: if it is missing, superfluous or of another length.
-        """
+        """The context of so many new rows, encoded and as a table."""
         if self.context is None:
             if context is not None:
                 raise ValueError("the density is not conditional: leave context out.")
@@ -115,58 +108,41 @@ class TableReader:
 class Encoder:
     """Encodes the columns of a context: 0s and a 1 for classes, numbers as they are.
 
-    Args:
-        frame: `(n, columns)`, of the rows in `fit`.
-        classes: whether numbers are classes too; text, truth values and categories always are.
-
-    Attributes:
-        spec: the context as a flow knows it.
+    Text, truth values and categories are classes; with `classes` numbers are too. `spec` is the
+    context as a flow knows it.
     """
 
     def __init__(self, frame: pd.DataFrame, classes: bool) -> None:
         self.columns = list(frame.columns)
-        self.classes = {
-            name: pd.Index(pd.factorize(frame[name], sort=True, use_na_sentinel=False)[1])
-            for name in self.columns
-            if classes or not _is_number(frame[name])
-        }
+        self.classes = {}
         variables: list[Variable] = []
         for name in self.columns:
-            values = tuple(map(str, self.classes.get(name, ())))
-            variables.append(Category(str(name), values) if values else Number(str(name)))
+            column = frame[name]
+            if is_bool_dtype(column.dtype) or not is_numeric_dtype(column.dtype) or classes:
+                levels = pd.factorize(column, sort=True, use_na_sentinel=False)[1]
+                self.classes[name] = pd.Index(levels)
+                variables.append(Category(str(name), tuple(map(str, levels))))
+            else:
+                variables.append(Number(str(name)))
         self.spec = ContextSpec(tuple(variables))
 
     def __call__(self, frame: pd.DataFrame) -> Array:
-        """Encode `(n, columns)`: `(n, features)`.
-
-        Raises:
-            ValueError: if a class is unknown, or a number not finite.
-        """
+        """Encode `(n, columns)`: `(n, features)`."""
         parts = []
         for name in self.columns:
             part = frame[[name]].to_numpy()
             if name in self.classes:
                 places = self.classes[name].get_indexer(frame[name])
                 if (places < 0).any():
-                    raise ValueError(
-                        f"unknown categories in {name}: {set(frame[name][places < 0])}."
-                    )
+                    unknown = set(frame[name][places < 0])
+                    raise ValueError(f"unknown categories in {name}: {unknown}.")
                 part = np.eye(len(self.classes[name]))[places]
             parts.append(part)
         return check_array(np.hstack(parts), dtype=np.float64, input_name="context")
 
 
-def _is_number(column: pd.Series) -> bool:
-    numeric = pd.api.types.is_numeric_dtype(column.dtype)
-    return numeric and not pd.api.types.is_bool_dtype(column.dtype)
-
-
 def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:
-    """Columns of these names from a table that has them, or from an array `(n,)` or `(n, k)`.
-
-    Raises:
-        ValueError: if there are more or fewer of them.
-    """
+    """Columns of these names from a table that has them, or from an array `(n,)` or `(n, k)`."""
     if isinstance(values, pd.DataFrame) and (names is None or set(names) <= set(values.columns)):
         names = values.columns if names is None else names
         return values[list(names)].reset_index(drop=True)
@@ -180,13 +156,6 @@ def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:
     return pd.DataFrame(array, columns=names).infer_objects()
 
 
-def chunks(x: Array, context: Array | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Rows and their context as tensors, so many at a time."""
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        yield torch.tensor(x[rows]), None if context is None else torch.tensor(context[rows])
-
-
-def without_nan(log_prob: Array) -> Array:
-    """-inf for NaN, where a row is so far out that a float64 does not hold its density."""
-    return np.where(np.isnan(log_prob), -np.inf, log_prob)
+def as_tensors(x: Array, context: Array | None) -> tuple[Tensor, Tensor | None]:
+    """Copies, since arrays may be read-only."""
+    return torch.tensor(x), None if context is None else torch.tensor(context)
