@@ -315,7 +315,7 @@ def test_small_refusals():
     assert "at least 2" in refusal(lambda: diffeo.RealNVP(1))
     assert "how many" in refusal(lambda: diffeo.RealNVP(2, context=-1))
     assert "bound" in refusal(lambda: diffeo.RealNVP(2, univariate=Affine(0.0)))
-    assert "permutation" in refusal(lambda: diffeo.bijections.permutation.Permutation([0, 2]))
+    assert "permutation" in refusal(lambda: diffeo.bijections.reshape.Permutation([0, 2]))
     link = diffeo.bijections.elementwise.Standardize(2)
     assert "at least 2 rows" in refusal(lambda: link.initialize(torch.ones(1, 2)))
     assert "feature 1" in refusal(lambda: link.initialize(torch.tensor([[1.0, 2.0], [2.0, 2.0]])))

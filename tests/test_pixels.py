@@ -11,9 +11,9 @@ from diffeo import Chain, Flow, ImageRealNVP
 from diffeo.bases import Logistic
 from diffeo.bijections import Flatten, Logit, PixelDequantize, Squeeze
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.checkerboard import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.bijections.splits import CompactCheckerboard, MaskedCheckerboard, MaskedNetwork
 from diffeo.bijections.univariate import Affine
 from diffeo.models.image_realnvp import usual_settings
 from diffeo.models.sizes import check_size

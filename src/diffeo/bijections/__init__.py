@@ -4,9 +4,6 @@ from diffeo.bijections.base import Bijection as Bijection
 from diffeo.bijections.chain import Chain as Chain
 from diffeo.bijections.chain import FactorOut as FactorOut
 from diffeo.bijections.chain import Inverse as Inverse
-from diffeo.bijections.checkerboard import CompactCheckerboard as CompactCheckerboard
-from diffeo.bijections.checkerboard import MaskedCheckerboard as MaskedCheckerboard
-from diffeo.bijections.checkerboard import MaskedNetwork as MaskedNetwork
 from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
 from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling as Coupling
@@ -21,11 +18,14 @@ from diffeo.bijections.elementwise import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.elementwise import Standardize as Standardize
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
-from diffeo.bijections.permutation import Permutation as Permutation
 from diffeo.bijections.reshape import Flatten as Flatten
+from diffeo.bijections.reshape import Permutation as Permutation
 from diffeo.bijections.reshape import Squeeze as Squeeze
 from diffeo.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
+from diffeo.bijections.splits import CompactCheckerboard as CompactCheckerboard
 from diffeo.bijections.splits import FeatureSplit as FeatureSplit
+from diffeo.bijections.splits import MaskedCheckerboard as MaskedCheckerboard
+from diffeo.bijections.splits import MaskedNetwork as MaskedNetwork
 from diffeo.bijections.splits import NoSplit as NoSplit
 from diffeo.bijections.splits import Split as Split
 from diffeo.bijections.univariate import Additive as Additive
@@ -33,4 +33,5 @@ from diffeo.bijections.univariate import Affine as Affine
 from diffeo.bijections.univariate import Univariate as Univariate
 from diffeo.bijections.whitening import Whiten as Whiten
 
-__all__ = sorted(name for name in globals() if name[0].isupper())
+# The classes: names that are not all in small letters.
+__all__ = sorted(set(globals()) - set(map(str.lower, globals())))

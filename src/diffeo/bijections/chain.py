@@ -13,8 +13,7 @@ from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.elementwise import Scale, SinhArcsinh, Standardize
 from diffeo.bijections.memory import Memory, checkpointed, in_constant_memory
 from diffeo.bijections.normalization import ActNorm
-from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.reshape import Flatten
+from diffeo.bijections.reshape import Flatten, Permutation
 
 
 class Chain(Bijection):

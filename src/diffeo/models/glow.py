@@ -13,8 +13,7 @@ from diffeo.bijections.coupling import Coupling, Network, coupling
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Center, LearnedPrior, Logit
 from diffeo.bijections.normalization import ActNorm
-from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.reshape import Flatten, Squeeze
+from diffeo.bijections.reshape import Flatten, Permutation, Squeeze
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec

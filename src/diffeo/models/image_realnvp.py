@@ -10,18 +10,19 @@ from typing import Any, ClassVar, Literal
 from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain, FactorOut, Inverse
-from diffeo.bijections.checkerboard import (
-    CompactCheckerboard,
-    Diagonal,
-    MaskedCheckerboard,
-    MaskedNetwork,
-)
 from diffeo.bijections.coupling import Coupling, Network
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Logit
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.reshape import Flatten, Squeeze
-from diffeo.bijections.splits import FeatureSplit, Split
+from diffeo.bijections.splits import (
+    CompactCheckerboard,
+    Diagonal,
+    FeatureSplit,
+    MaskedCheckerboard,
+    MaskedNetwork,
+    Split,
+)
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec
 from diffeo.flow import Flow

@@ -12,8 +12,7 @@ from diffeo.bijections.chain import Chain
 from diffeo.bijections.coupling import Network, coupling
 from diffeo.bijections.dequantization import Dequantizer, PixelDequantize, UniformDequantize
 from diffeo.bijections.elementwise import Center, LearnedPrior, Scale, SinhArcsinh, Standardize
-from diffeo.bijections.permutation import Permutation
-from diffeo.bijections.reshape import Flatten
+from diffeo.bijections.reshape import Flatten, Permutation
 from diffeo.bijections.splits import FeatureSplit, NoSplit
 from diffeo.bijections.univariate import Additive, Affine, Univariate
 from diffeo.bijections.whitening import Whiten

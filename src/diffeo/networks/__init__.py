@@ -6,4 +6,5 @@ from diffeo.networks.mlp import MLP as MLP
 from diffeo.networks.resnet import ConvNet as ConvNet
 from diffeo.networks.resnet import ResNet as ResNet
 
-__all__ = sorted(name for name in globals() if name[0].isupper())
+# The classes: names that are not all in small letters.
+__all__ = sorted(set(globals()) - set(map(str.lower, globals())))
