@@ -69,7 +69,7 @@ class FlowDensity(
         Where the couplings learn; "auto" is a GPU where there is one. The fitted flow is on the
         CPU.
     verbose : int, default=0
-        1 prints the likelihood about twenty times, 2 at each validation.
+        1 prints the likelihood at each validation.
 
     Attributes
     ----------

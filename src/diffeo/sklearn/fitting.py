@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler
 from torch import Generator, Tensor
@@ -82,11 +81,6 @@ class Settings:
     def noise_at(self, done: float) -> float:
         """The noise after the share `done` of the steps: it falls linearly to the last one."""
         return self.noise + max(0.0, MAX_NOISE - self.noise) * max(0.0, 1 - done)
-
-    @property
-    def every(self) -> int:
-        """Steps between two validations."""
-        return max(1, min(50, self.steps // 20))
 
 
 def _number(
@@ -159,7 +153,7 @@ def fit_flow(
                 observers=[best],
                 augment=noise(train, settings),
                 steps=settings.steps,
-                every=settings.every,
+                every=max(1, min(50, settings.steps // 20)),
             ).run()
         except FloatingPointError as error:
             raise FloatingPointError(
@@ -233,7 +227,7 @@ class BestWeights(Observer):
     def __init__(self, settings: Settings, entry: float) -> None:
         self.settings, self.entry = settings, entry
         self.scores: list[float] = []
-        self.step = self.steps = self.lines = 0
+        self.step = self.steps = 0
 
     def on_start(self, training: Training) -> None:
         training.validate()
@@ -241,20 +235,17 @@ class BestWeights(Observer):
         self.start_state = self.state = copy.deepcopy(training.averaged.state_dict())
 
     def on_epoch_end(self, training: Training) -> None:
-        losses, step, steps = self._losses(training), training.step, training.steps
+        losses, step = self._losses(training), training.step
         if float(losses.mean()) < float(self.best.mean()) - TOLERANCE:
             self.best, self.step = losses, step
             self.state = copy.deepcopy(training.averaged.state_dict())
         self.steps = step
         training.stop = step - self.step >= self.settings.patience
-        due, verbose = 20 * step // steps, self.settings.verbose
-        if verbose > 1 or (verbose == 1 and due > self.lines):
-            self.lines, train = due, self.entry - training.train_loss
-            Console().print(
-                f"step {step}/{steps}  log-likelihood in training {train:.4f}, held out "
-                f"{self.scores[-1]:.4f}  {training.seconds:.1f} s",
-                highlight=False,
-                soft_wrap=True,
+        if self.settings.verbose:
+            print(  # noqa: T201
+                f"step {step}/{training.steps}  log-likelihood in training "
+                f"{self.entry - training.train_loss:.4f}, held out {self.scores[-1]:.4f}  "
+                f"{training.seconds:.1f} s"
             )
 
     def choose(self) -> dict[str, Any]:
