@@ -1,4 +1,4 @@
-"""Images: options -> opening (an `ImageSource`) -> building, cache -> loading -> writing.
+"""Images: options (`dataset`) -> an `ImageSource` -> `cache` -> `loading` -> `writing`.
 
-A new format is a function in `opening.READERS`, a new set of our own an entry of `opening.SETS`.
+A new format is a function in `loading.READERS`, a new set of our own a case of `open_images`.
 """

@@ -43,82 +43,67 @@ def find_columns(table: ArrowTable, options: ImageOptions) -> Columns:
     name, names = options.source, table.schema.names
     # A name that stands for two columns stands for none.
     types = {name: table.schema.field(name).type for name, n in Counter(names).items() if n == 1}
+    holds = {name: _holds(kind) for name, kind in types.items()}
     with reading(name):
         notes = parse_json((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         features = notes.get("info", {}).get("features", {})
         kinds = {key: value for key, value in features.items() if isinstance(value, dict)}
 
-    def named(option: Option, holds: Callable[[Any], bool], what: str) -> str | None:
+    def named(option: Option, wanted: str, what: str) -> str | None:
         column: str | None = getattr(options, option)
         if column is not None and column not in types:
             raise ValueError(
                 f"{name} has no column '{column}'{suggestion(column, names)}: "
                 f"it has {listing(names)}"
             )
-        if column is not None and not holds(types[column]):
+        if column is not None and holds[column] != wanted:
             raise ValueError(
                 f"{name}: column '{column}' is of type {types[column]}: name one of {what} with "
                 f"--data.{option}"
             )
         return column
 
-    images = [column for column, kind in types.items() if _holds_images(kind)]
+    images = [column for column, held in holds.items() if held == "images"]
     images.sort(key=lambda column: kinds.get(column, {}).get("_type") != "Image")
-    image = named("image_column", _holds_images, "encoded images") or next(iter(images), None)
+    image = named("image_column", "images", "encoded images") or next(iter(images), None)
     if image is None:
         raise ValueError(
             f"{name} has no column of images: it has {listing(names)}, "
             "and images are stored as bytes, or as a struct of bytes and path"
         )
-    classes = {
-        column: kinds[column]["names"]
-        for column, kind in types.items()
-        if column in kinds and _holds_classes(kind, kinds[column])
-    }
-    labels = [c for c in ("label", "labels", *classes) if c in types and _holds_labels(types[c])]
-    label = named("label_column", _holds_labels, "whole numbers or text")
-    label = label or next(iter(labels), None)
+    classes = {c: _class_names(kinds[c]) for c, held in holds.items() if held and c in kinds}
+    classes = {column: found for column, found in classes.items() if found}
+    labels = [c for c in ("label", "labels", *classes) if holds.get(c) == "labels"]
+    label = named("label_column", "labels", "whole numbers or text") or next(iter(labels), None)
     attributes = [
         column
         for column in table.columns
-        if column in types and column not in (image, label) and _holds_attributes(types[column])
+        if column not in (image, label) and holds.get(column) in ("labels", "numbers")
     ]
     return Columns(image, label, attributes, classes)
 
 
-def _holds_classes(kind: Any, notes: dict[str, Any]) -> bool:
-    """Whether a column of numbers has notes with the names of classes, texts that differ."""
+def _holds(kind: Any) -> str:
+    """What a column of a pyarrow type may hold: images, labels, other numbers, or nothing of it."""
     from pyarrow import types
 
-    names: Any = notes.get("names")
-    if notes.get("_type") != "ClassLabel" or not types.is_integer(kind):
-        return False
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return texts and len({*names}) == len(names)
-
-
-def _holds_images(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_images(kind.field(index).type)
-    return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-def _holds_labels(kind: Any) -> bool:
-    from pyarrow import types
-
+    is_struct = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    content = kind.field(kind.get_field_index("bytes")).type if is_struct else kind
+    if types.is_binary(content) or types.is_large_binary(content):
+        return "images"
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    checks = (types.is_integer, types.is_string, types.is_large_string, types.is_boolean)
-    return any(check(kind) for check in checks)
+    labels = (types.is_integer, types.is_string, types.is_large_string, types.is_boolean)
+    if any(check(kind) for check in labels):
+        return "labels"
+    return "numbers" if types.is_floating(kind) else ""
 
 
-def _holds_attributes(kind: Any) -> bool:
-    from pyarrow import types
-
-    value = kind.value_type if types.is_dictionary(kind) else kind
-    return _holds_labels(kind) or types.is_floating(value)
+def _class_names(notes: dict[str, Any]) -> list[str]:
+    """The names of classes in the notes on a column, if they are texts that differ."""
+    names: Any = notes.get("names")
+    if notes.get("_type") != "ClassLabel" or not isinstance(names, list):
+        return []
+    return names if {*map(type, names)} == {str} and len({*names}) == len(names) else []
 
 
 def _part(split: str, table: ArrowTable, columns: Columns) -> Part:
@@ -153,7 +138,7 @@ def _values(batch: Any, name: str, classes: dict[str, list[str]]) -> Any:
     column = batch.column(name)
     if name in classes:  # -1 is Hugging Face's "unknown"
         names = dict(enumerate(classes[name]))
-        return np.array([names.get(value) for value in column.to_pylist()], dtype=object)
+        return np.array([names.get(value) for value in to_list(column)], dtype=object)
     values = pandas.Series(to_numpy(column))
     if not pandas.api.types.is_numeric_dtype(values):
         values = values.where(values.isin(values.unique()[: MOST_TEXTS + 1]))

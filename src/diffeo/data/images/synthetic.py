@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,17 +56,14 @@ def open_shapes(options: ImageOptions) -> ImageSource:
 
     def parts() -> list[Part]:
         u = _draws(rows, seed)
-        return [rows_part([None] * rows, _attributes(u), _images(u, size))]
+        batches = (pixels.transpose(0, 2, 3, 1) for pixels in _drawn(u, size))
+        contents = map(np.ascontiguousarray, itertools.chain.from_iterable(batches))
+        return [rows_part([None] * rows, _attributes(u), contents)]
 
     facts = repr(["shapes", VERSION, rows, size, seed])
     return ImageSource(
         options.source, "rows", parts, lambda: hashlib.sha256(facts.encode()).hexdigest()
     )
-
-
-def _images(u: Floats, size: int) -> Iterator[Pixels]:
-    for pixels in _drawn(u, size):
-        yield from np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 def draw_shapes(

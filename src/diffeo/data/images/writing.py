@@ -31,13 +31,7 @@ IMAGE = "image"
 NOTES = {"info": {"features": {IMAGE: {"_type": "Image"}}}}
 
 
-def tile(
-    x: Tensor,
-    columns: int | None = None,
-    *,
-    gap: int = 2,
-    smallest: int = 512,
-) -> Pixels:
+def tile(x: Tensor, columns: int | None = None, *, gap: int = 2, smallest: int = 512) -> Pixels:
     """Images in rows, from the upper left on, as one RGB array `(height, width, 3)`.
 
     One channel is grey, three are RGB, and four are RGBA, laid over white; of any other number the
@@ -98,11 +92,7 @@ def channels_last(x: Tensor) -> Pixels:
     return x.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def save_images(
-    x: Tensor,
-    path: str | os.PathLike[str],
-    columns: int | None = None,
-) -> None:
+def save_images(x: Tensor, path: str | os.PathLike[str], columns: int | None = None) -> None:
     """Write images as the grid of `tile`: .png or .webp pixel by pixel, or .jpg with small losses.
 
     The folder is made if need be; the file appears only when it is whole.
