@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -19,10 +19,12 @@ from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec
-from diffeo.distribution import FlowDistribution, distribution_of
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import eval_mode as eval_mode
+
+if TYPE_CHECKING:
+    from diffeo.distribution import FlowDistribution
 
 
 class Flow(PretrainedModel):
@@ -169,6 +171,8 @@ class Flow(PretrainedModel):
         self, context: Tensor | None = None, *, validate_args: bool | None = None
     ) -> FlowDistribution:
         """The density as one of `torch.distributions`, and of Pyro (see `FlowDistribution`)."""
+        from diffeo.distribution import distribution_of
+
         return distribution_of(self, context, validate_args)
 
     def encode(

@@ -41,11 +41,8 @@ class Standardize(Bijection):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if not self.initialized:
-            self._fit(x)
-        return self(x)[0]
-
-    def _fit(self, x: Tensor) -> None:
+        if self.initialized:
+            return self(x)[0]
         if len(x) < 2:
             raise ValueError(
                 f"standardization needs at least 2 rows to fit, not {len(x)}: pass more."
@@ -58,6 +55,7 @@ class Standardize(Bijection):
         self.mean.copy_(mean)
         self.std.copy_(std)
         self.initialized.fill_(True)
+        return self(x)[0]
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

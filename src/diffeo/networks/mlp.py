@@ -40,10 +40,7 @@ class MLP(Configurable, nn.Module):
             linear = nn.Linear(before, after)
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
             layers += [linear, nn.ReLU()]
-        last = nn.Linear(widths[-1], outputs)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(*layers, last)
+        self.layers = nn.Sequential(*layers, start_at_zero(nn.Linear(widths[-1], outputs)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs)` for features x `(batch, inputs)`."""
@@ -62,3 +59,10 @@ class MLP(Configurable, nn.Module):
             and not has_hooks(*self.layers)
             and dtype_of(h) == h.dtype
         )
+
+
+def start_at_zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """A layer whose output is zero before it has learned."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.networks.mlp import start_at_zero
 from diffeo.utils.config import Configurable
 
 
@@ -61,10 +62,7 @@ class ResNet(Configurable, nn.Module):
             for _ in range(blocks)
         )
         self.skips = nn.ModuleList(conv(c, c, 1) for _ in range(blocks + 1))
-        last = nn.Conv2d(c, outputs, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.exit = nn.Sequential(Normalized(c), last)
+        self.exit = nn.Sequential(Normalized(c), start_at_zero(nn.Conv2d(c, outputs, 1)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
@@ -94,15 +92,12 @@ class ConvNet(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        last = nn.Conv2d(c, outputs, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.layers = nn.Sequential(
             nn.Conv2d(inputs + context_features, c, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(c, c, 1),
             nn.ReLU(),
-            last,
+            start_at_zero(nn.Conv2d(c, outputs, 3, padding=1)),
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
