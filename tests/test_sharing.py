@@ -33,6 +33,8 @@ from diffeo.evaluation.likelihood import evaluate
 from diffeo.pretrained import zoo
 from diffeo.pretrained.card import Card
 from diffeo.run import Run, share
+from diffeo.run.folder import as_setting
+from diffeo.run.sharing import command_of
 from diffeo.utils.config import to_config
 
 DIGITS = ContextSpec.classes(10)
@@ -494,7 +496,7 @@ def test_the_command_of_a_card_repeats_the_run(name, run):
     for option, value in settings["model"]["init_args"].items():
         found = given.model.init_args[option]
         if found is None and option in defaults:  # what None stands for is in the settings
-            found = diffeo.run.command.as_setting(defaults[option])
+            found = as_setting(defaults[option])
         assert by_name(found) == by_name(value)
 
 
@@ -507,10 +509,10 @@ def test_a_preset_is_named_where_it_says_it_all(run):
     settings["data"] |= {"source": f"{run}/MNIST/", "rows": None, "cache": f"{run}"}
     settings["model"]["init_args"] |= preset["model"]["init_args"]
     command = ["diffeo", "train", "--preset", "mnist-labels", "--data", "MNIST"]
-    assert shlex.split(diffeo.run.command.command_of(settings, diffeo.Glow)) == command
+    assert shlex.split(command_of(settings, diffeo.Glow)) == command
     settings["trainer"]["max_epochs"] = 3
     longer = [*command, "--trainer.max_epochs", "3"]
-    assert shlex.split(diffeo.run.command.command_of(settings, diffeo.Glow)) == longer
+    assert shlex.split(command_of(settings, diffeo.Glow)) == longer
 
 
 CONTEXTS = {

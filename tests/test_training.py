@@ -17,7 +17,8 @@ from diffeo.data import DataOptions, Split
 from diffeo.data.datasets import Batches
 from diffeo.run import Run, draw, train
 from diffeo.run.learning import prepare
-from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
+from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.utils.machine import limit_threads
 
 QUIET = Console(quiet=True)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from diffeo import Flow, RealNVP
 from diffeo.data import Split
-from diffeo.training import compiling
+from diffeo.training import steps
 from diffeo.training.loop import Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 
@@ -24,7 +24,7 @@ def compiled(monkeypatch):
 def settled(monkeypatch, asked, plain=10.0, compiled=1.0, first=5.0, state=None):
     """The training and what was printed, where steps take so many seconds each."""
     times = iter([(plain, plain), (compiled, first)])
-    monkeypatch.setattr(compiling, "_measure", lambda flow, batch: next(times))
+    monkeypatch.setattr(steps, "_measure", lambda flow, batch: next(times))
     rows = Split(torch.randn(60, 2))
     options = TrainerOptions(max_epochs=10, device="cpu", compile=asked)
     flow = RealNVP(2, layers=2, hidden=(8,)).initialize(rows.x)
@@ -32,7 +32,7 @@ def settled(monkeypatch, asked, plain=10.0, compiled=1.0, first=5.0, state=None)
     if state is not None:
         training.load_state_dict(state)
     printed = io.StringIO()
-    compiling.settle_compile(training, Console(file=printed, width=400))
+    steps.choose_compile(training, Console(file=printed, width=400))
     return training, printed.getvalue()
 
 
@@ -90,6 +90,6 @@ def test_measuring_leaves_the_flow_and_the_random_numbers_alone():
     rows = Split(torch.randn(60, 2))
     flow = RealNVP(2, layers=2, hidden=(8,)).initialize(rows.x)
     state = torch.get_rng_state()
-    seconds, first = compiling._measure(flow, (rows.x, None))
+    seconds, first = steps._measure(flow, (rows.x, None))
     assert seconds > 0 and first > 0
     assert torch.equal(torch.get_rng_state(), state)

@@ -24,12 +24,12 @@ from diffeo.cli import main
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.training.loop import Training
-from diffeo.training.memory import activations, settle_memory
-from diffeo.training.options import TrainerOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.training.processes import Processes
+from diffeo.training.steps import activations, choose_memory
 from diffeo.utils import machine as memory
 
 QUIET = Console(quiet=True)
-CPU = torch.device("cpu")
 BATCH = 24
 
 
@@ -60,6 +60,20 @@ def a_table():
 
 def a_glow():
     return small((3, 8, 8)), images()
+
+
+def training(flow, rows, asked="auto", batch_size=BATCH, precision=None, processes=1):
+    options = TrainerOptions(memory=asked, batch_size=batch_size, device="cpu")
+    return Training(
+        flow,
+        rows,
+        None,
+        optimizer=OptimizerOptions(),
+        options=options,
+        seed=0,
+        precision=precision,
+        processes=Processes(world=processes),
+    )
 
 
 def memories(flow):
@@ -102,31 +116,28 @@ def reachable(node):
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_the_estimate_is_near_what_a_graph_holds(make, kind, precision):
     flow, rows = make()
-    started(flow, rows).set_memory(kind).set_precision(precision).train()
+    made = training(started(flow, rows).set_memory(kind).train(), rows, precision=precision)
     x, _ = rows.take(torch.arange(BATCH))
     held = reachable(flow.log_prob(x, generator=torch.Generator()).mean().grad_fn)
-    assert held / 1.5 < activations(flow, rows, BATCH) < 1.5 * held
+    assert held / 1.5 < activations(made) < 1.5 * held
     other = "constant" if kind == "stored" else "stored"
-    assert activations(flow, rows, BATCH, memory=kind) == activations(flow, rows, BATCH)
-    assert activations(flow, rows, BATCH, memory=other) != activations(flow, rows, BATCH)
+    assert activations(made, kind) == activations(made) != activations(made, other)
 
 
 @pytest.mark.parametrize("make", [a_table, a_glow])
 def test_the_estimate_grows_with_the_batch_from_what_is_stored_anyway(make):
     flow, rows = make()
     started(flow, rows)
-    two, three, many = (activations(flow, rows, n) for n in (2, 3, 102))
+    two, three, many = (activations(training(flow, rows, batch_size=n)) for n in (2, 3, 102))
     assert many == two + 100 * (three - two)
     assert 0 < three - two < two
-    assert many <= activations(flow, rows, 102, enough=1e12) < 10 * many
-    assert activations(flow, rows, 102, enough=many / 2) == many
 
 
 def test_to_estimate_leaves_no_trace():
     flow, rows = a_glow()
-    flow.eval()
+    made = training(flow.eval(), rows)
     state, before = copy.deepcopy(flow.state_dict()), torch.get_rng_state()
-    assert activations(flow, rows, BATCH, memory="constant") > 0
+    assert activations(made, "constant") > 0
     assert torch.equal(torch.get_rng_state(), before)
     assert not flow.training
     assert memories(flow) == {"stored"}
@@ -138,12 +149,12 @@ def test_to_estimate_leaves_no_trace():
 def test_of_a_flow_that_cannot_be_tried_nothing_is_estimated():
     flow, rows = a_table()
     flow.bijection.register_forward_pre_hook(lambda *_: 1 / 0)
-    assert activations(flow, rows, BATCH) == 0
+    assert activations(training(flow, rows)) == 0
 
 
 def test_rows_that_are_too_few_are_repeated():
     flow = started(*a_table())
-    assert activations(flow, Split(torch.randn(1, 3)), BATCH) > 0
+    assert activations(training(flow, Split(torch.randn(1, 3)))) > 0
 
 
 # The choice ---------------------------------------------------------------------------------------
@@ -153,10 +164,10 @@ def settled(asked, free, monkeypatch, make=a_glow, processes=1):
     """The memory of the chains, and what was said."""
     message = io.StringIO()
     flow, rows = make()
-    needs = activations(started(flow, rows), rows, BATCH)
-    monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: free * needs)
-    console = Console(file=message)
-    settle_memory(asked, flow, rows, BATCH, CPU, console, processes=processes)
+    made = training(started(flow, rows), rows, asked, processes=processes)
+    needs = activations(made)
+    monkeypatch.setattr("diffeo.training.steps.free_memory", lambda _: free * needs)
+    choose_memory(made, Console(file=message))
     return memories(flow), message.getvalue()
 
 
@@ -184,22 +195,22 @@ def test_auto_leaves_what_a_model_has_chosen(monkeypatch):
 
 
 def test_auto_says_nothing_where_nothing_would_be_spared(monkeypatch):
-    monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 1.0)
+    monkeypatch.setattr("diffeo.training.steps.free_memory", lambda _: 1.0)
     message = io.StringIO()
-    flow, rows = Unchained(3), Split(torch.randn(BATCH, 3))
-    assert activations(flow, rows, BATCH) > 1
-    settle_memory("auto", flow, rows, BATCH, CPU, Console(file=message))
+    made = training(Unchained(3), Split(torch.randn(BATCH, 3)))
+    assert activations(made) > 1
+    choose_memory(made, Console(file=message))
     assert message.getvalue() == ""
 
 
 def test_the_memory_is_reported_in_words(monkeypatch):
-    monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 20e9)
+    monkeypatch.setattr("diffeo.training.steps.free_memory", lambda _: 20e9)
     figures = {None: 31e9, "constant": 5e8}
     monkeypatch.setattr(
-        "diffeo.training.memory.activations", lambda *_, memory=None, **__: figures[memory]
+        "diffeo.training.steps.activations", lambda training, memory=None: figures[memory]
     )
     message = io.StringIO()
-    settle_memory("auto", *a_glow(), BATCH, CPU, Console(file=message))
+    choose_memory(training(*a_glow()), Console(file=message))
     assert message.getvalue().startswith(
         "The activations of a batch would take 31.0 GB of the 20.0 GB that are free: they are "
     )
@@ -220,7 +231,7 @@ def test_the_option_is_in_the_config_and_refuses_other_words(capsys):
 
 @pytest.mark.parametrize(("asked", "taken"), [("auto", "constant"), ("stored", "stored")])
 def test_training_settles_its_memory_and_keeps_what_it_frees(tmp_path, monkeypatch, asked, taken):
-    monkeypatch.setattr("diffeo.training.memory.free_memory", lambda _: 1.0)
+    monkeypatch.setattr("diffeo.training.steps.free_memory", lambda _: 1.0)
     saved, flows, message = [], [], io.StringIO()
     monkeypatch.setattr("diffeo.run.learning.keep_freed_memory", lambda: saved.append(True))
     train(

@@ -20,7 +20,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from diffeo.training.options import limit_threads
+from diffeo.utils.machine import limit_threads
 
 
 class Parser(ArgumentParser):

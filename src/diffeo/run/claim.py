@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import re
@@ -15,12 +16,16 @@ import yaml
 from filelock import FileLock, Timeout
 
 from diffeo.bijections.convolution import SingularError
+from diffeo.data import DataOptions
+from diffeo.run.folder import data_options
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
 from diffeo.utils.files import atomic_write
 from diffeo.utils.modules import NotFiniteError
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+# Options of data that a resumed run may change: the same rows are learned from.
+FREE = {"source", "cache", "flip", "shift"}
 
 
 def free_folder(name: str) -> Path:
@@ -30,14 +35,8 @@ def free_folder(name: str) -> Path:
     return next(path for name in names if not (path := Path("runs", name)).exists())
 
 
-def check_free(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds something, unless it is resumed.
-
-    Raises:
-        ValueError: if it does.
-    """
-    if resume:
-        return
+def check_free(folder: Path) -> None:
+    """Raise ValueError for a folder that holds something."""
     if (folder / "config.yaml").exists():
         raise ValueError(
             f"{folder} already holds a run: go on with it by --resume {folder}, "
@@ -48,13 +47,25 @@ def check_free(folder: Path, resume: bool) -> None:
         raise ValueError(f"{folder} is not empty: choose another folder by --out.")
 
 
+def check_resumed(folder: Path, options: DataOptions) -> None:
+    """Raise ValueError for a run that learned from other rows: they might be among those tested."""
+    if not (folder / "config.yaml").is_file():
+        return
+    before = dataclasses.asdict(data_options(folder / "config.yaml"))
+    for name, value in dataclasses.asdict(options).items():
+        if name not in FREE and before[name] != value:
+            raise ValueError(
+                f"{folder} cannot be resumed so: it learned from data with {name} {before[name]}, "
+                f"not {value}: leave --data.{name} as it was."
+            )
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder, and lock out other trainings; however a process ends, its lock goes."""
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise ValueError(
             f"another process trains in {folder}: wait until it ends, or choose another folder "
@@ -63,7 +74,6 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _not_writable(folder, error) from error
     with lock:
-        lock.release()  # once of the two times that it was acquired
         yield
 
 
@@ -91,22 +101,21 @@ def resume_command(folder: Path) -> str:
 
 @contextlib.contextmanager
 def one_sentence(folder: Path) -> Iterator[None]:
-    """Say in one sentence how to continue a run that was stopped, failed, or ran out of room."""
+    """Report in one sentence how to continue a run that was stopped, failed, or had no room."""
     command, last = resume_command(folder), folder / "checkpoints" / LAST
     try:
         yield
     except KeyboardInterrupt as error:
         epochs = epochs_in(last) or epochs_in(last.with_name(BEFORE))
-        if not epochs:
-            what = f"stopped before the first epoch was over: {command} starts anew."
-        else:
-            range_ = "epoch 1 is" if epochs == 1 else f"epochs 1 to {epochs} are"
-            what = f"stopped: {range_} saved, and {command} goes on from there."
+        what = f"stopped before the first epoch was over: {command} starts anew."
+        if epochs:
+            which = "epoch 1 is" if epochs == 1 else f"epochs 1 to {epochs} are"
+            what = f"stopped: {which} saved, and {command} goes on from there."
         raise KeyboardInterrupt(what) from error
     except (NotFiniteError, SingularError) as error:
-        saved = "there is no checkpoint yet"
-        if last.is_file():
-            saved = f"the last good checkpoint is {last}"
+        saved = f"the last good checkpoint is {last}"
+        if not last.is_file():
+            saved = "there is no checkpoint yet"
         what = f"{str(error).rstrip('.')}; {saved}"
         if isinstance(error, SingularError):
             raise ValueError(f"{what}.") from error

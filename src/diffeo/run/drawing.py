@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
-from torch import Generator, Tensor
+from torch import Generator
 
 from diffeo import figures
 from diffeo.data import Data, Images, ImageSplit, Split, Table
@@ -51,29 +51,34 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
     Raises:
         ValueError: if the kind is not for such data, or there are no metrics.
     """
+    images = isinstance(data, Images)
+    known, what = (ImageFigure, "images") if images else (TableFigure, "a table")
+    if kind not in get_args(known):
+        choices = ", ".join(get_args(known))
+        raise ValueError(f"a figure of kind {kind} is not for {what}: use {choices}.")
     if kind == "curve":
         figures.save(_curve(run, data), path)
     elif isinstance(data, Images):
-        _check_kind(kind, get_args(ImageFigure), "images")
         _draw_images(run.flow, data.test, kind, path, temperature)
     else:
-        _check_kind(kind, get_args(TableFigure), "a table")
         figures.save(_table_figure(run, data, kind), path)
 
 
 def painter(
     data: Data, folder: Path, temperature: float = 1.0
 ) -> Callable[[Flow, str], dict[str, Path]] | None:
-    """Draws a flow as it learns, always with the same rows and the same noise; None for no way."""
+    """Draws a flow as it learns, always with the same rows and the same noise.
+
+    None for a table that has not two columns.
+    """
     if isinstance(data, Images):
         images = data.val
 
         def draw_images(flow: Flow, name: str) -> dict[str, Path]:
-            paths = {}
-            for kind in get_args(ImageFigure):
-                if kind != "curve":
-                    paths[kind] = folder / f"{kind}-{name}.png"
-                    _draw_images(flow, images, kind, paths[kind], temperature)
+            kinds = ("samples", "reconstructions", "latents")
+            paths = {kind: folder / f"{kind}-{name}.png" for kind in kinds}
+            for kind, path in paths.items():
+                _draw_images(flow, images, kind, path, temperature)
             return paths
 
         return draw_images
@@ -100,44 +105,23 @@ def draw_run(run: Run, data: Data, temperature: float = 1.0) -> Path:
     return folder / f"{kinds[0]}.png"
 
 
-def _check_kind(kind: str, known: tuple[str, ...], what: str) -> None:
-    if kind not in known:
-        raise ValueError(f"a figure of kind {kind} is not for {what}: use {', '.join(known)}.")
-
-
-# Images -----------------------------------------------------------------------------------------
-
-
 def _draw_images(flow: Flow, images: ImageSplit, kind: str, path: Path, temperature: float) -> None:
     if kind == "samples":
+        # The contexts of the first images, over and over.
+        _, context = images.take(torch.arange(SAMPLES) % len(images))
+        noise = Generator().manual_seed(0)
         with torch.no_grad():
-            noise = Generator().manual_seed(0)
-            context = _contexts(images, SAMPLES)
             samples = flow.sample(SAMPLES, context, temperature=temperature, generator=noise)
         figures.save_images(samples, path)
-    elif kind == "reconstructions":
-        figures.save(figures.reconstructions(flow, *_first(images, RECONSTRUCTED)), path)
-    else:
-        figures.save(figures.latent_histograms(flow, *_first(images, ENCODED)), path)
-
-
-def _first(images: ImageSplit, most: int) -> tuple[Tensor, Tensor | None]:
-    """The first images with their context."""
-    return images.take(torch.arange(min(most, len(images))))
-
-
-def _contexts(images: ImageSplit, count: int) -> Tensor | None:
-    """As many contexts as are to be sampled, those of the first images over and over."""
-    if images.context is None:
-        return None
-    return images.context[torch.arange(count) % len(images)]
-
-
-# Tables -----------------------------------------------------------------------------------------
+        return
+    count = RECONSTRUCTED if kind == "reconstructions" else ENCODED
+    x, context = images.take(torch.arange(min(count, len(images))))
+    make = figures.reconstructions if kind == "reconstructions" else figures.latent_histograms
+    figures.save(make(flow, x, context), path)
 
 
 def _table_figure(run: Run, table: Table, kind: str) -> Figure:
-    rows = _rows_to_draw(table)
+    rows, flow = _rows_to_draw(table), run.flow
     if kind == "corner":
         samples = run.sample(len(rows), context=rows.context, seed=0)
         return figures.corner(rows.x, samples, table.columns)
@@ -145,16 +129,14 @@ def _table_figure(run: Run, table: Table, kind: str) -> Figure:
         raise ValueError(
             f"a figure of kind {kind} needs 2 columns, not {table.features}: use corner."
         )
-    if kind == "density":
-        return figures.density_map(run.flow, rows.x, rows.context, table.columns)
-    if kind == "grid":
-        return figures.latent_grid(run.flow, rows.x, rows.context, table.columns)
-    return _panels(run.flow, table)
+    if kind == "panels":
+        return _panels(flow, table)
+    make = figures.density_map if kind == "density" else figures.latent_grid
+    return make(flow, rows.x, rows.context, table.columns)
 
 
 def _panels(flow: Flow, table: Table, title: str | None = None) -> Figure:
-    generator = Generator().manual_seed(0)
-    rows = _rows_to_draw(table)
+    rows, generator = _rows_to_draw(table), Generator().manual_seed(0)
     return figures.four_panels(flow, rows.x, rows.context, generator=generator, title=title)
 
 
@@ -163,18 +145,15 @@ def _rows_to_draw(table: Table) -> Split:
     return table.test if len(table.test) >= 1_000 else table.train
 
 
-# Curve ------------------------------------------------------------------------------------------
-
-
 def _curve(run: Run, data: Data) -> Figure:
     path = run.folder / "metrics.csv"
     if not path.is_file():
         raise ValueError(f"{run.folder} has no metrics.csv to draw a curve from.")
     metric, unit = loss_of(run.flow)
-    names = ("epoch", f"train_{metric}", f"val_{metric}")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        names = ("epoch", f"train_{metric}", f"val_{metric}")
         columns = [[float(row[name]) for row in rows] for name in names]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(

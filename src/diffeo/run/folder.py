@@ -24,8 +24,8 @@ from diffeo.data import (
 )
 from diffeo.data.images.dataset import LARGEST
 from diffeo.data.tables.opening import open_table
-from diffeo.evaluation.likelihood import Batch
 from diffeo.flow import Flow
+from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 from diffeo.utils.modules import all_finite
 
@@ -50,19 +50,15 @@ class Run:
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(name, trust=trust)
-        metadata = self.flow.metadata
-        self.columns: list[str] = metadata.get("columns") or [
-            f"x{i}" for i in range(self.flow.dims)
-        ]
+        dims, metadata = self.flow.dims, self.flow.metadata
+        self.columns: list[str] = metadata.get("columns") or [f"x{i}" for i in range(dims)]
         self.context_columns: list[str] = self.flow.context.columns
         size = metadata.get("size")
-        if not (
-            _are_names(self.columns, (self.flow.dims,))
-            and (size is None or (type(size) is int and 0 < size <= LARGEST))
-        ):
+        named = _is(self.columns, list[str]) and len(self.columns) == dims
+        if not named or not _is(size, int | None) or not 0 < (size or 1) <= LARGEST:
             raise ValueError(
                 f"{name} says of its data what does not fit the model: save it anew from flow, "
-                "with metadata of columns, context_columns and size that do."
+                "with metadata of columns and size that do."
             )
 
     @property
@@ -81,12 +77,12 @@ class Run:
                 f"{self.folder} does not say where its data are: name some by --data, or a run "
                 "folder that has a config.yaml."
             )
-        return load_data(_data_options(self.config_file))
+        return load_data(data_options(self.config_file))
 
     def rows(
         self, source: str, *, unlabelled: bool = False, delimiter: str | None = None
-    ) -> Iterator[Batch]:
-        """All rows of another table, in batches.
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All rows of another table, in batches with their context.
 
         Args:
             source: where they are.
@@ -115,10 +111,8 @@ class Run:
         """The sentence that says how events of no known class are scored."""
         category = self.flow.context.category
         assert category is not None
-        return (
-            f"{source} has no {category.name}: scored under all {len(category.values)}, equally "
-            "likely."
-        )
+        count = len(category.values)
+        return f"{source} has no {category.name}: scored under all {count}, equally likely."
 
     def gallery(
         self, source: str, *, unlabelled: bool = False, cache: str | None = None
@@ -134,13 +128,8 @@ class Run:
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
         """
-        options = ImageOptions(
-            source,
-            size=self.flow.metadata.get("size"),
-            grey=self.flow.shape[0] == 1,
-            cache=cache,
-        )
-        gallery = load_gallery(options)
+        size, grey = self.flow.metadata.get("size"), self.flow.shape[0] == 1
+        gallery = load_gallery(ImageOptions(source, size=size, grey=grey, cache=cache))
         labelled = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
         if labelled or not (unlabelled and self.flow.context.category):
             gallery = gallery.conditional_on(source, self.context_columns)
@@ -189,23 +178,20 @@ class Run:
                 part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
             part = part.cpu()
             if part.is_floating_point() and not all_finite([part]):
+                dtype = str(part.dtype).removeprefix("torch.")
                 raise ValueError(
-                    f"samples at temperature {temperature:g} leave the range of "
-                    f"{str(part.dtype).removeprefix('torch.')}: take one nearer to 1."
+                    f"samples at temperature {temperature:g} leave the range of {dtype}: take one "
+                    "nearer to 1."
                 )
             yield part
 
 
-def _are_names(names: object, counts: tuple[int, ...]) -> bool:
-    """Whether these are texts, as many as one of the counts."""
-    return (
-        isinstance(names, list)
-        and len(names) in counts
-        and all(isinstance(name, str) for name in names)
-    )
+def data_options(path: Path) -> DataOptions:
+    """The section 'data' of a `config.yaml`.
 
-
-def _data_options(path: Path) -> DataOptions:
+    Raises:
+        ValueError: if it is damaged.
+    """
     text = read_text(path, SETTINGS_BYTES)
     try:
         section = parse_yaml(text)["data"]
@@ -229,3 +215,19 @@ def _is(value: object, kind: Any) -> bool:
         return False
     kinds = inner if get_origin(kind) is tuple else inner * len(value)
     return len(kinds) == len(value) and all(map(_is, value, kinds))
+
+
+def as_setting(value: Any) -> Any:
+    """An argument of a model as settings have it: a class by its full name, with its arguments."""
+    return _setting(to_config(value))
+
+
+def _setting(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_setting(part) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    cls = find_class(tree.get("class") or tree["partial"])
+    arguments = {key: _setting(value) for key, value in tree["arguments"].items()}
+    # In full, since other packages that are imported may have a class of that name.
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,22 @@ from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.tables import RealNVP
-from diffeo.run.claim import (
-    check_free,
-    free_folder,
-    locked,
-    one_sentence,
-    resume_command,
-    write_settings,
-)
-from diffeo.run.command import as_setting
+from diffeo.run import claim
 from diffeo.run.drawing import draw_run, painter
-from diffeo.run.folder import Run
+from diffeo.run.folder import Run, as_setting
 from diffeo.training import observers
-from diffeo.training.checkpoints import BEST, Checkpoints, load, newest
-from diffeo.training.compiling import settle_compile
+from diffeo.training.checkpoints import Checkpoints, load, newest
 from diffeo.training.loop import Augment, Training
-from diffeo.training.memory import settle_memory
-from diffeo.training.options import OptimizerOptions, TrainerOptions, limit_threads
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.processes import Processes
+from diffeo.training.steps import choose_compile, choose_memory
 from diffeo.utils.config import public_name
 from diffeo.utils.files import atomic_write
 from diffeo.utils.machine import (
     Precision,
     find_device,
     keep_freed_memory,
+    limit_threads,
     networks_dtype,
     training_dtype,
 )
@@ -106,22 +98,23 @@ def train(
     loaded = load_data(options, console)
     torch.manual_seed(seed)
     flow = build(model, loaded)
-    folder = Path(out) if out is not None else free_folder(loaded.name)
-    processes.resume = resume_command(folder)
+    folder = Path(out) if out is not None else claim.free_folder(loaded.name)
+    processes.resume = claim.resume_command(folder)
     settings = {
-        "model": {"class_path": public_name(type(flow)), "init_args": _chosen(flow, loaded)},
+        "model": {"class_path": public_name(type(flow)), "init_args": _arguments(flow, loaded)},
         "data": dataclasses.asdict(options) | {"splits": list(options.splits)},
         "seed": seed,
         "precision": precision,
         "optimizer": dataclasses.asdict(optimizer),
         "trainer": dataclasses.asdict(trainer),
     }
-    if first:
-        check_free(folder, resume)
     with contextlib.ExitStack() as held:
-        held.enter_context(one_sentence(folder))
+        held.enter_context(claim.one_sentence(folder))
         if first and resume:
-            held.enter_context(locked(folder))
+            held.enter_context(claim.locked(folder))
+            claim.check_resumed(folder, options)
+        elif first:
+            claim.check_free(folder)
         training = prepare(
             flow,
             loaded.train,
@@ -139,10 +132,10 @@ def train(
             console=console,
         )
         # Nothing was written so far.
+        if first and not resume:
+            held.enter_context(claim.locked(folder))
         if first:
-            if not resume:
-                held.enter_context(locked(folder))
-            write_settings(folder, settings)
+            claim.write_settings(folder, settings)
         for line in _introduction(flow, loaded):
             console.print(line, highlight=False, soft_wrap=True)
         training.run()
@@ -170,11 +163,8 @@ def prepare(
 ) -> Training:
     """A training that fills a run folder, which it does not write to before it runs.
 
-    Args:
-        flow: what to train; what starts from data is set by the first rows of `train`.
-        folder: the run folder.
-        precision, resume, console: see `train`.
-        draw, settings: see `Figures` and `TensorBoard`.
+    What starts from data is set by the first rows of `train`. For `precision`, `resume` and
+    `console` see `train`; for `draw` and `settings`, the observers `Figures` and `TensorBoard`.
 
     Raises:
         ValueError: if the device is not there, or no checkpoint can be continued from.
@@ -186,7 +176,7 @@ def prepare(
         # Not before the flow saw many rows at once, to start from: their memory may go.
         keep_freed_memory()
     checkpoints = folder / "checkpoints"
-    newest_checkpoint = newest(checkpoints, console) if resume else None
+    checkpoint = newest(checkpoints, console) if resume else None
     training = Training(
         flow,
         train,
@@ -199,11 +189,9 @@ def prepare(
         processes=processes,
     )
     epochs, following = training.epochs, training.observers
-    following += [
-        observers.GlobalSeed(),
-        observers.Anomalies(),
-        observers.EarlyStopping(options.patience or min(max(10, epochs // 4), 100)),
-    ]
+    patience = options.patience or min(max(10, epochs // 4), 100)
+    following += [observers.GlobalSeed(), observers.FiniteValidation()]
+    following.append(observers.EarlyStopping(patience))
     if training.processes.rank == 0:
         board = observers.TensorBoard(folder / "tensorboard", settings or {})
         following.append(board)
@@ -213,40 +201,26 @@ def prepare(
         unit = "images" if flow.takes_pixels else "rows"
         following += [
             observers.MetricsFile(folder / "metrics.csv"),
-            observers.BestModel(folder / "model", checkpoints / BEST),
             observers.ProgressLine(console, len(train), unit),
-            Checkpoints(checkpoints, newest_checkpoint),  # last: it holds the state of all others
+            Checkpoints(checkpoints, folder / "model", checkpoint),
         ]
-    if newest_checkpoint is not None:
+    if checkpoint is not None:
         try:
-            training.load_state_dict(load(newest_checkpoint))
+            training.load_state_dict(load(checkpoint))
         except ValueError as error:
             raise ValueError(f"{folder} cannot be resumed so: {error}") from error
     elif resume:
         console.print(f"{folder} holds no checkpoint yet: starting anew.", soft_wrap=True)
-    # A GPU is one process's own; the processes of a machine share what else it has.
-    sharing = 1 if device.type == "cuda" else training.processes.world
-    settle_memory(
-        options.memory,
-        flow,
-        train,
-        options.batch_size_for(flow),
-        device,
-        console,
-        processes=sharing,
-    )
-    settle_compile(training, console)
+    choose_memory(training, console)
+    choose_compile(training, console)
     return training
 
 
 def default_source(model: ModelFactory | None) -> str:
     """What to learn if the user does not say: moons, or digits for a model of images."""
-    # A partial, and one that jsonargparse made, holds the class among its parts.
-    parts = (model, getattr(model, "func", None), *getattr(model, "args", ()))
-    for part in parts:
-        if inspect.isclass(part) and issubclass(part, Flow):
-            return "digits" if "image_shape" in inspect.signature(part).parameters else "moons"
-    return "moons"
+    cls = getattr(model, "func", model)  # of a partial
+    images = inspect.isclass(cls) and "image_shape" in inspect.signature(cls).parameters
+    return "digits" if images else "moons"
 
 
 def build(model: ModelFactory | None, data: Data) -> Flow:
@@ -294,33 +268,27 @@ def _augmentation(options: DataOptions) -> Augment | None:
     return lambda x, context, generator, done: augment(x, options.flip, options.shift, generator)
 
 
-def _introduction(flow: Flow, data: Data) -> list[str]:
-    lines = [*data.notes]
-    unit = "images" if isinstance(data, Images) else "rows"
+def _introduction(flow: Flow, data: Data) -> Iterator[str]:
+    unit, what = "rows", f"{flow.dims} columns of {data.name}"
+    if isinstance(data, Images):
+        unit, what = "images", f"{data.name}, {size_of(data.shape)},"
+    yield from data.notes
     if len(data.train) < FEW_ROWS:
-        lines.append(
+        yield (
             f"{data.name} has only {len(data.train)} {unit} to learn from: expect a model that "
             "overfits, and mind its standard error."
         )
-    if isinstance(data, Images):
-        what = f"{data.name}, {size_of(data.shape)},"
-    else:
-        what = f"{data.features} columns of {data.name}"
-    lines.append(
+    yield (
         f"{type(flow).__name__}, {sum(p.numel() for p in flow.parameters()):,} weights, "
         f"learns {what} from {len(data.train):,} {unit} "
         f"({len(data.val):,} to validate, {len(data.test):,} to test)."
     )
-    return lines
 
 
-def _chosen(flow: Flow, data: Data) -> dict[str, Any]:
-    first, *_ = flow.arguments
-    return {
-        name: as_setting(value)
-        for name, value in flow.arguments.items()
-        if name not in {first, *_needs(data)}
-    }
+def _arguments(flow: Flow, data: Data) -> dict[str, Any]:
+    """What the constructor of a flow was called with, but for what follows from the data."""
+    (_, *names), needs = flow.arguments, _needs(data)
+    return {name: as_setting(flow.arguments[name]) for name in names if name not in needs}
 
 
 def _finish(folder: Path, data: Data, training: Training, console: Console) -> None:

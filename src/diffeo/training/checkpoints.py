@@ -1,16 +1,19 @@
-"""Checkpoints that a kill, a full disk or damage cannot take away: the last and the one before.
+"""Checkpoints and a model that a kill, a full disk or damage cannot take away.
 
-    last.ckpt     after each epoch
-    before.ckpt   what last.ckpt was an epoch ago
-    best.ckpt     after the epoch with the lowest validation loss
+    checkpoints/last.ckpt     after each epoch
+    checkpoints/before.ckpt   what last.ckpt was an epoch ago
+    checkpoints/best.ckpt     after the epoch with the lowest validation loss
+    model/                    the averaged flow of that epoch
 
-Each is written to another name and renamed. Between the two renames of an epoch there is no
+Each file is written to another name and renamed. Between the two renames of an epoch there is no
 last.ckpt; then the one before serves. All are torch's zip files, loaded without unpickling anything
 but tensors and plain values. Each record in them has a checksum, which torch does not check.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from diffeo.pretrained.storage import read_model
 from diffeo.training.loop import Observer, Training
 from diffeo.utils.files import atomic_write
 
@@ -25,26 +29,35 @@ LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
 class Checkpoints(Observer):
-    """Write a checkpoint after each epoch, and another one after the best.
-
-    It has to be the last observer, so that it holds the state of all others.
+    """Write a checkpoint after each epoch; after the best, another one and the model.
 
     Args:
-        folder: where.
+        folder: of the checkpoints.
+        model: the folder of the model. Where a resumed run finds its files damaged, it takes it
+            from the checkpoint of its epoch.
         resumed: the checkpoint that the training continues from. A `last.ckpt` that was found
             damaged, or of which nothing is known, does not become the one before.
     """
 
-    saved = ("best",)
-
-    def __init__(self, folder: Path, resumed: Path | None = None) -> None:
-        self.folder, self.best = folder, float("inf")
+    def __init__(self, folder: Path, model: Path, resumed: Path | None = None) -> None:
+        self.folder, self.model = folder, model
         self.last_is_good = resumed == folder / LAST
+
+    def on_start(self, training: Training) -> None:
+        best = self.folder / BEST
+        if training.best_epoch == 0 or epochs_in(best) != training.best_epoch:
+            return
+        with contextlib.suppress(ValueError):
+            read_model(self.model)
+            return
+        flow = copy.deepcopy(training.averaged).cpu()
+        flow.load_state_dict(load(best)["averaged"])
+        flow.save_pretrained(self.model)
 
     def on_epoch_end(self, training: Training) -> None:
         # First the best: were it second, a kill between the two would leave an older one for good.
-        if training.val_loss < self.best:
-            self.best = training.val_loss
+        if training.best_epoch == training.epoch:
+            training.averaged.save_pretrained(self.model)
             save(training.state_dict(), self.folder / BEST)
         self.save_last(training.state_dict())
 
@@ -75,15 +88,10 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def newest(folder: Path, console: Console | None = None) -> Path | None:
-    """The checkpoint to continue from, `last.ckpt` or, where that is of no use, the one before.
+def newest(folder: Path, console: Console) -> Path | None:
+    """The checkpoint to continue from: `last.ckpt` or, where that is of no use, the one before.
 
-    Args:
-        folder: of checkpoints.
-        console: where to print that it is the one before, and why.
-
-    Returns:
-        None where there is no checkpoint at all.
+    It prints that it is the one before, and why. None where there is no checkpoint at all.
 
     Raises:
         ValueError: if there is one, and none that is whole.
@@ -101,12 +109,8 @@ def newest(folder: Path, console: Console | None = None) -> Path | None:
             f"{last} is {trouble}, and {other}: restore it from a copy, or delete {folder} to "
             "start anew."
         )
-    if console is not None:
-        console.print(
-            f"{last} is {trouble}: going on from the one before, of epoch {epochs}.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    message = f"{last} is {trouble}: going on from the one before, of epoch {epochs}."
+    console.print(message, highlight=False, soft_wrap=True)
     return before
 
 

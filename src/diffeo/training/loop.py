@@ -6,12 +6,14 @@ import copy
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffeo.data.datasets import Batches, Rows, mix
 from diffeo.flow import Flow
@@ -27,16 +29,12 @@ Augment = Callable[[Tensor, Tensor | None, Generator, float], Tensor]
 # Long enough for the default model to converge on most tables, short enough to wait for.
 DEFAULT_STEPS = 3_200
 CALIBRATION_ROWS = 2_048
+# Attributes that are part of a checkpoint as they are.
+SAVED = ("step", "history", "best_loss", "best_epoch", "compiled")
 
 
 class Observer:
-    """Follows a training: a base class whose methods do nothing.
-
-    Attributes:
-        saved: names of the attributes that are part of each checkpoint.
-    """
-
-    saved: tuple[str, ...] = ()
+    """Follows a training: a base class whose methods do nothing."""
 
     def on_start(self, training: Training) -> None:
         """Before the first step, or where a resumed training continues."""
@@ -46,9 +44,6 @@ class Observer:
 
     def on_step(self, training: Training) -> None:
         """After each step."""
-
-    def on_skipped_step(self, training: Training, batch: Batch) -> None:
-        """After a step without a finite gradient, which moved no weight."""
 
     def on_epoch_end(self, training: Training) -> None:
         """After the validation of an epoch; `training.epoch` counts this one."""
@@ -80,6 +75,8 @@ class Training:
         epoch, step: how many are done.
         train_loss, val_loss, lr, gradient_norm: of the last epoch; the first and last are means.
         val_losses: the validation loss of each event, in this process.
+        history: for each epoch its number, step, losses and learning rate.
+        best_loss, best_epoch: the lowest validation loss, and the epoch that ended with it.
         stop: set it to end after this epoch.
     """
 
@@ -105,18 +102,17 @@ class Training:
         self.observers, self.augment = list(observers), augment
         self.metric, self.unit = loss_of(flow)
         self.nats = flow.nats_per_bpd if flow.takes_pixels else 1.0
-        world, share = (
-            self.processes.world,
-            {"rank": self.processes.rank, "world": self.processes.world},
-        )
-        self.batches = Batches(train, options.batch_size_for(flow), seed=seed, **share)
-        self.val = None if val is None else Batches(val, flow.chunk, **share)
+        rank, world = self.processes.rank, self.processes.world
+        size = options.batch_size_for(flow)
+        self.batches = Batches(train, size, seed=seed, rank=rank, world=world)
+        self.val = None if val is None else Batches(val, flow.chunk, rank=rank, world=world)
         # As many as fill a batch of every process alike, since statistics are taken over all.
         count = math.ceil(CALIBRATION_ROWS / (self.batches.batch_size * world))
         self.calibration = list(itertools.islice(self.batches, count))
         self.every = every or max(1, len(self.batches))
-        self.epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
-        self.steps = steps or self.epochs * self.every
+        self.steps = steps or self.every * (
+            options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
+        )
         self.epochs = math.ceil(self.steps / self.every)
         self.flow = flow.to(self.device)
         # As it will be used: the precision of the networks is a matter of training alone.
@@ -128,8 +124,10 @@ class Training:
         self.lr = self.largest_lr = optimizer.largest_lr(flow)
         self.adam = torch.optim.Adam(optimizer.groups(flow), lr=self.lr, fused=True)
         self.model: nn.Module = _Loss(flow, self.nats)
-        self.epoch = self.step = self.index = self.skipped = 0
+        self.epoch = self.step = self.index = self.skipped = self.best_epoch = 0
         self.train_loss = self.val_loss = self.gradient_norm = math.nan
+        self.best_loss = math.inf
+        self.history: list[dict[str, float]] = []
         self.val_losses = torch.empty(0)
         self.stop = self.finished = self.compiled = False
         self.earlier, self.started = 0.0, time.perf_counter()
@@ -153,7 +151,8 @@ class Training:
         """Train until the last epoch, or until an observer stops it.
 
         Raises:
-            NotFiniteError: if three steps in a row have no finite gradient.
+            NotFiniteError: if three steps in a row have no finite gradient, or the first one has
+                none and `detect_anomaly` is set; it names the layer.
             ConnectionError: if another process of the training is lost.
         """
         self.started = time.perf_counter()
@@ -206,6 +205,10 @@ class Training:
         if self.val is not None:
             self.val_loss = self.validate()
         self.epoch += 1
+        if self.val_loss < self.best_loss:
+            self.best_loss, self.best_epoch = self.val_loss, self.epoch
+        row = {"epoch": self.epoch, "step": self.step, f"train_{self.metric}": self.train_loss}
+        self.history.append(row | {f"val_{self.metric}": self.val_loss, "lr": self.lr})
         self._notify("on_epoch_end")
 
     def _take_step(self, batch: Batch) -> Tensor:
@@ -224,27 +227,37 @@ class Training:
         if finite:
             self.skipped = 0
         else:
-            norm = self._skip(batch)
+            self._skip(batch)
+            norm = torch.zeros_like(norm)
         self.lr = self.largest_lr * options.lr_factor(self.done)
         for group in self.adam.param_groups:
             group["lr"] = self.lr
         self.adam.step()
-        options.average(self.averages, self.weights, self.step)
+        # The first weights are soon forgotten, whatever the decay.
+        decay = min(options.ema, (self.step + 1) / (self.step + 11))
+        get_ema_multi_avg_fn(decay)(self.averages, self.weights, self.step)
         self.step += 1
         return norm
 
-    def _skip(self, batch: Batch) -> Tensor:
-        # A weight without a gradient is left as it is.
+    def _skip(self, batch: Batch) -> None:
+        """Leave the weights as they are, and name the layer whose numbers are not finite."""
+        from diffeo.training.anomaly import find_fault  # which is seldom needed
+
         for weight in self.weights:
             weight.grad = None
         self.skipped += 1
-        for observer in self.observers:
-            observer.on_skipped_step(self, batch)
+        self.seek(batch)
+        fault = find_fault(self.flow, *batch, self.noise, self.nats)
+        if self.options.detect_anomaly:
+            raise NotFiniteError(f"{self.where}: {fault.what}", fault.remedy)
         if self.skipped == 3:
-            raise NotFiniteError(f"three steps in a row had no finite gradient, up to {self.where}")
-        return torch.zeros((), device=self.device)
+            what = f"three steps in a row had no finite gradient, up to {self.where}"
+            raise NotFiniteError(f"{what}: {fault.what}", fault.remedy)
+        what = f"{self.where} had no finite gradient and was skipped: {fault.what}."
+        warnings.warn(what, stacklevel=1)
 
     def place(self, batch: Batch) -> Batch:
+        """A batch on the device."""
         x, context = batch
         return x.to(self.device), None if context is None else context.to(self.device)
 
@@ -272,9 +285,8 @@ class Training:
             for batch in self.val_batches()
         ]
         self.val_losses = torch.cat(losses) if losses else torch.empty(0)
-        return self.processes.sum(sum(float(part.sum()) for part in losses)) / self.processes.sum(
-            float(len(self.val_losses))
-        )
+        total = self.processes.sum(sum(float(part.sum()) for part in losses))
+        return total / self.processes.sum(float(len(self.val_losses)))
 
     def val_batches(self) -> Iterator[Batch]:
         """The validation batches of this process, with the noise that they always get."""
@@ -300,18 +312,12 @@ class Training:
             bad = first_not_finite({k: v for k, v in state.items() if v.is_floating_point()})
             if bad is not None:
                 raise NotFiniteError(f"after {self.where} {bad} is not finite, and was not saved")
-        return {
+        return {name: getattr(self, name) for name in SAVED} | {
             "epochs": self.epoch,
-            "step": self.step,
             "seconds": self.seconds,
-            "compiled": self.compiled,
             "flow": flow,
             "averaged": averaged,
             "optimizer": self.adam.state_dict(),
-            "observers": {
-                type(o).__name__: {name: getattr(o, name) for name in o.saved}
-                for o in self.observers
-            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -332,10 +338,8 @@ class Training:
             raise ValueError(
                 "it has weights of another model: leave the options of --model as they were."
             ) from error
-        self.epoch, self.step, self.compiled = state["epochs"], state["step"], state["compiled"]
-        self.earlier = state["seconds"]
-        for observer in self.observers:
-            vars(observer).update(state["observers"].get(type(observer).__name__, {}))
+        vars(self).update({name: state[name] for name in SAVED})
+        self.epoch, self.earlier = state["epochs"], state["seconds"]
 
 
 class _Loss(nn.Module):

@@ -1,13 +1,13 @@
-"""Observers of a run folder: metrics, the best model, figures, TensorBoard, progress."""
+"""Observers of a run folder: metrics, early stopping, figures, TensorBoard, progress."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import csv
+import math
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from diffeo.data.datasets import mix
 from diffeo.flow import Flow
-from diffeo.pretrained.storage import read_model
-from diffeo.training.checkpoints import epochs_in, load
-from diffeo.training.loop import Batch, Observer, Training
+from diffeo.training.loop import Observer, Training
 from diffeo.utils.files import atomic_write
 from diffeo.utils.modules import NotFiniteError
 
@@ -37,143 +35,132 @@ class GlobalSeed(Observer):
         torch.manual_seed(mix(training.seed, training.epoch, training.processes.rank))
 
 
-class Anomalies(Observer):
-    """Name the layer where numbers stop being finite: in a warning, or in the error that stops it.
-
-    Raises:
-        NotFiniteError: at the third step in a row without a finite gradient, at the first one with
-            `detect_anomaly`, and when the validation loss is not finite.
-    """
-
-    def on_skipped_step(self, training: Training, batch: Batch) -> None:
-        from diffeo.training.anomaly import find_fault
-
-        training.seek(batch)
-        fault = find_fault(training.flow, *batch, training.noise, training.nats)
-        if training.options.detect_anomaly:
-            raise NotFiniteError(f"{training.where}: {fault.what}", fault.remedy)
-        if training.skipped == 3:
-            raise NotFiniteError(
-                "three steps in a row had no finite gradient, up to "
-                f"{training.where}: {fault.what}",
-                fault.remedy,
-            )
-        warnings.warn(
-            f"{training.where} had no finite gradient and was skipped: {fault.what}.", stacklevel=1
-        )
+class FiniteValidation(Observer):
+    """Raise NotFiniteError, which names the layer, where the validation loss is not finite."""
 
     def on_epoch_end(self, training: Training) -> None:
-        if np.isfinite(training.val_loss):
+        if math.isfinite(training.val_loss):
             return
-        from diffeo.training.anomaly import find_fault
+        from diffeo.training.anomaly import find_fault  # which is seldom needed
 
         what = f"the validation loss of epoch {training.epoch - 1} is not finite"
         remedy = "take a smaller --optimizer.lr, or leave out rows that lie far from all others"
-        flow, start = training.averaged, 0
+        losses = training.val_losses
         for batch in training.val_batches():
-            end = start + len(batch[0])
-            if not training.val_losses[start:end].mean().isfinite():
-                fault = find_fault(flow, *batch, training.noise)
+            part, losses = losses[: len(batch[0])], losses[len(batch[0]) :]
+            if not part.mean().isfinite():
+                fault = find_fault(training.averaged, *batch, training.noise)
                 raise NotFiniteError(f"{what}: {fault.what}", remedy)
-            start = end
         raise NotFiniteError(what, remedy)
 
 
 class EarlyStopping(Observer):
-    """Stop when the validation loss has not fallen for so many epochs.
+    """Stop when the validation loss has not fallen for `patience` epochs.
 
     A training that was stopped so and is resumed trains no further, unless its patience has grown.
-
-    Args:
-        patience: how many epochs.
     """
 
-    saved = ("waited", "best")
-
     def __init__(self, patience: int) -> None:
-        self.patience, self.waited, self.best = patience, 0, float("inf")
+        self.patience = patience
 
     def on_start(self, training: Training) -> None:
-        training.stop = self.waited >= self.patience
+        training.stop = training.epoch - training.best_epoch >= self.patience
 
-    def on_epoch_end(self, training: Training) -> None:
-        self.waited += 1
-        if training.val_loss < self.best:
-            self.best, self.waited = training.val_loss, 0
-        training.stop = self.waited >= self.patience
+    on_epoch_end = on_start
 
 
 class MetricsFile(Observer):
     """One line of `metrics.csv` for each epoch; a resumed run goes on from its checkpoint's line.
 
-    Args:
-        path: the file.
-
     Columns: epoch and step (counted from 1), the losses train_nll and val_nll (nats) or train_bpd
     and val_bpd (bits/dim), lr.
     """
 
-    saved = ("rows",)
-
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, float]] = []
 
     def on_start(self, training: Training) -> None:
         # The checkpoint's lines, whatever became of the file.
-        if self.rows:
-            self._write()
+        if training.history:
+            self.on_epoch_end(training)
 
     def on_epoch_end(self, training: Training) -> None:
-        metric = training.metric
-        losses = {f"train_{metric}": training.train_loss, f"val_{metric}": training.val_loss}
-        self.rows.append(
-            {"epoch": training.epoch, "step": training.step, **losses, "lr": training.lr}
-        )
-        self._write()
-
-    def _write(self) -> None:
         with (
             atomic_write(self.path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, [*training.history[0]], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(training.history)
 
 
-class BestModel(Observer):
-    """Save the averaged flow of the epoch with the lowest validation loss in `model/`.
-
-    A resumed run takes it from the checkpoint of that epoch where its files are damaged.
+class TensorBoard(Observer):
+    """Scalars, figures and the settings for TensorBoard, all at their step.
 
     Args:
-        folder: where.
-        checkpoint: the one of the best epoch.
+        folder: of its files; an error of the disk names it.
+        settings: of the run, in sections.
     """
 
-    saved = ("best",)
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, _flat(settings)
+        self.writer: Any = None
 
-    def __init__(self, folder: Path, checkpoint: Path) -> None:
-        self.folder, self.checkpoint = folder, checkpoint
-        self.best = float("inf")
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        """The writer, which is opened when it is first used."""
+        try:
+            if self.writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.writer = SummaryWriter(str(self.folder))
+            yield self.writer
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
 
     def on_start(self, training: Training) -> None:
-        if self.best == float("inf") or not epochs_in(self.checkpoint):
-            return
-        with contextlib.suppress(ValueError):
-            read_model(self.folder)
-            return
-        state = load(self.checkpoint)
-        if state["observers"]["BestModel"]["best"] == self.best:
-            flow = copy.deepcopy(training.averaged).cpu()
-            flow.load_state_dict(state["averaged"])
-            flow.save_pretrained(self.folder)
+        self.hook, threading.excepthook = threading.excepthook, self._ignore_full_disk
+
+    def _ignore_full_disk(self, args: threading.ExceptHookArgs) -> None:
+        """What the writer's thread meets on a full disk is raised again at the next use."""
+        if not isinstance(args.exc_value, OSError):
+            self.hook(args)
 
     def on_epoch_end(self, training: Training) -> None:
-        if training.val_loss < self.best:
-            self.best = training.val_loss
-            training.averaged.save_pretrained(self.folder)
+        with self._open() as writer:
+            writer.add_scalar("loss/train", training.train_loss, training.step)
+            writer.add_scalar("loss/val", training.val_loss, training.step)
+            writer.add_scalar("learning_rate", training.lr, training.step)
+            writer.add_scalar("gradient_norm", training.gradient_norm, training.step)
+            writer.flush()
+
+    def show(self, paths: dict[str, Path], step: int) -> None:
+        """Add figures by their kind."""
+        with self._open() as writer:
+            for kind, path in paths.items():
+                with Image.open(path) as image:
+                    writer.add_image(kind, np.asarray(image), step, dataformats="HWC")
+
+    def on_end(self, training: Training) -> None:
+        # After a failure it is that which is reported.
+        silence = contextlib.suppress(*() if training.finished else (OSError,))
+        with silence, self._open() as writer:
+            if training.finished and training.history:
+                best = {"loss/best": training.best_loss}
+                writer.add_hparams(self.settings, best, run_name=".", global_step=training.step)
+            writer.close()
+        threading.excepthook = self.hook
+
+
+def _flat(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Settings by dotted names, as numbers or texts."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{section}{name}.")
+        else:
+            flat[section + name] = value if isinstance(value, int | float) else str(value)
+    return flat
 
 
 class Figures(Observer):
@@ -190,98 +177,14 @@ class Figures(Observer):
 
     def on_start(self, training: Training) -> None:
         if training.epoch == 0:
-            self._draw(training)
+            self.on_epoch_end(training)
 
     def on_epoch_end(self, training: Training) -> None:
         if training.epoch % self.every == 0 or training.epoch == training.epochs:
-            self._draw(training)
-
-    def _draw(self, training: Training) -> None:
-        # The data that are drawn with it are on the CPU.
-        cpu = training.device.type == "cpu"
-        flow = training.averaged if cpu else copy.deepcopy(training.averaged).cpu()
-        self.board.show(self.draw(flow, f"epoch-{training.epoch:05d}"), training.step)
-
-
-class TensorBoard(Observer):
-    """Scalars, figures and the settings for TensorBoard; a full disk is reported by the folder.
-
-    Args:
-        folder: of its files.
-        settings: of the run, in sections.
-    """
-
-    saved = ("best",)
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.settings, self.best = folder, _flat(settings), float("inf")
-
-    @property
-    def writer(self) -> Any:
-        """Opened when it is first used."""
-        if not hasattr(self, "_writer"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.folder))
-        return self._writer
-
-    def on_start(self, training: Training) -> None:
-        self.hook, threading.excepthook = threading.excepthook, self._hear
-
-    def on_epoch_end(self, training: Training) -> None:
-        scalars = {
-            "loss/train": training.train_loss,
-            "loss/val": training.val_loss,
-            "learning_rate": training.lr,
-            "gradient_norm": training.gradient_norm,
-        }
-        with self._named():
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value, training.step)
-            self.writer.flush()
-        self.best = min(training.val_loss, self.best)
-
-    def show(self, paths: dict[str, Path], step: int) -> None:
-        """Add figures by their kind."""
-        with self._named():
-            for kind, path in paths.items():
-                with Image.open(path) as image:
-                    self.writer.add_image(kind, np.asarray(image), step, dataformats="HWC")
-
-    def on_end(self, training: Training) -> None:
-        # After a failure it is that which is reported.
-        silence = contextlib.suppress(*() if training.finished else (OSError,))
-        with silence, self._named():
-            if training.finished and self.best < float("inf"):
-                scores = {"loss/best": self.best}
-                self.writer.add_hparams(
-                    self.settings, scores, run_name=".", global_step=training.step
-                )
-            self.writer.close()
-        threading.excepthook = self.hook
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.folder)) from error
-
-    def _hear(self, args: threading.ExceptHookArgs) -> None:
-        """What its thread meets on a full disk is raised again at the next use."""
-        if not isinstance(args.exc_value, OSError):
-            self.hook(args)
-
-
-def _flat(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Settings by dotted names, as numbers or texts."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{section}{name}.")
-        else:
-            flat[section + name] = value if isinstance(value, int | float) else str(value)
-    return flat
+            # The data that are drawn with it are on the CPU.
+            cpu = training.device.type == "cpu"
+            flow = training.averaged if cpu else copy.deepcopy(training.averaged).cpu()
+            self.board.show(self.draw(flow, f"epoch-{training.epoch:05d}"), training.step)
 
 
 class ProgressLine(Observer):
@@ -295,56 +198,49 @@ class ProgressLine(Observer):
         unit: what a row is called.
     """
 
-    saved = ("best",)
-
-    def __init__(self, console: Console, rows: int, unit: str = "rows") -> None:
+    def __init__(self, console: Console, rows: int, unit: str) -> None:
         self.console, self.rows, self.unit = console, rows, unit
-        self.best = float("inf")
-        self.bar: Progress | None = None
+        self.bar = Progress(
+            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
 
     def on_start(self, training: Training) -> None:
         self.start = self.shown = time.perf_counter()
         self.first_epoch = training.epoch
         if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[status]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self.bar.add_task("train", total=training.epochs, completed=training.epoch, status="")
+            total, completed = training.epochs, training.epoch
+            self.task = self.bar.add_task("train", total=total, completed=completed, status="")
             self.bar.start()
 
     def on_step(self, training: Training) -> None:
-        if self.bar is not None and time.perf_counter() - self.shown > REFRESH:
-            self._show(training, training.epoch + (training.index + 1) / training.every)
+        if self.console.is_terminal and time.perf_counter() - self.shown > REFRESH:
+            done = training.epoch + (training.index + 1) / training.every
+            self._show(training, done, float(training.loss))
 
     def on_epoch_end(self, training: Training) -> None:
-        self.best = min(self.best, training.val_loss)
         epoch, epochs = training.epoch, training.epochs
-        if self.bar is not None:
-            self._show(training, epoch)
+        if self.console.is_terminal:
+            self._show(training, epoch, training.train_loss)
         elif epoch * 10 // epochs > (epoch - 1) * 10 // epochs:
             status = self._status(training, epoch, training.train_loss)
             self.console.print(f"epoch {epoch}/{epochs}  {status}", highlight=False)
 
-    def _show(self, training: Training, done: float) -> None:
-        assert self.bar is not None
+    def _show(self, training: Training, done: float, loss: float) -> None:
         self.shown = time.perf_counter()
-        loss = training.train_loss if done == training.epoch else float(training.loss)
-        status = self._status(training, done, loss)
-        self.bar.update(self.bar.task_ids[0], completed=done, status=status)
+        self.bar.update(self.task, completed=done, status=self._status(training, done, loss))
 
     def _status(self, training: Training, done: float, loss: float) -> str:
         seconds = max(time.perf_counter() - self.start, 1e-9)
         speed = self.rows * (done - self.first_epoch) / seconds
-        losses = f"loss {loss:.4f}  best val {self.best:.4f} {training.unit}"
+        losses = f"loss {loss:.4f}  best val {training.best_loss:.4f} {training.unit}"
         return f"{losses}  {speed:,.0f} {self.unit}/s"
 
     def on_end(self, training: Training) -> None:
-        if self.bar is not None:
+        if self.console.is_terminal:
             self.bar.stop()
-            self.bar = None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffeo.flow import Flow
 from diffeo.utils.machine import Device
@@ -62,9 +60,8 @@ class TrainerOptions:
         for name in ("device", "memory", "compile"):
             value, choices = getattr(self, name), get_args(kinds[name])
             if value not in choices:
-                raise ValueError(
-                    f"there is no {name} {value!r}: choose one of {', '.join(choices)}."
-                )
+                allowed = ", ".join(choices)
+                raise ValueError(f"there is no {name} {value!r}: choose one of {allowed}.")
         for name in ("max_epochs", "batch_size", "patience", "figure_every", "devices"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -112,38 +109,17 @@ class OptimizerOptions:
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The parameters for an optimizer: those with the penalty, and the others."""
-        named = list(model.named_parameters())
-        decays = [p.ndim > 1 and not name.endswith(DIRECTION) for name, p in named]
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, weight in model.named_parameters():
+            decays = weight.ndim > 1 and not name.endswith(DIRECTION)
+            (decayed if decays else others).append(weight)
         return [
-            {
-                "params": [p for (_, p), decay in zip(named, decays, strict=True) if decay == kind],
-                "weight_decay": self.l2 if kind else 0.0,
-            }
-            for kind in (True, False)
+            {"params": decayed, "weight_decay": self.l2},
+            {"params": others, "weight_decay": 0.0},
         ]
-
-    @torch.no_grad()
-    def average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], step: int) -> None:
-        """Move the running averages towards the weights of a step; steps count from 0."""
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(self.ema, (step + 1) / (step + 11))
-        torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
 
 
 def loss_of(flow: Flow) -> tuple[str, str]:
     """The name of a flow's loss in metrics, "nll" or "bpd", and its unit."""
     return ("bpd", "bits/dim") if flow.takes_pixels else ("nll", "nats")
-
-
-def limit_threads() -> None:
-    """Use no more threads than there are cores for this process, as containers allot them."""
-    from joblib import cpu_count
-    from threadpoolctl import ThreadpoolController
-
-    cores = cpu_count()
-    torch.set_num_threads(min(torch.get_num_threads(), cores))
-    # Only ever fewer: a user who asked for one thread, to run two trainings at once, keeps it.
-    pools = ThreadpoolController()
-    for pool in pools.lib_controllers:
-        if pool.num_threads is not None and pool.num_threads > cores:
-            pool.set_num_threads(cores)

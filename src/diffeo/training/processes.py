@@ -16,8 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -57,21 +56,21 @@ class Processes:
         self.device, self.starts, self.resume = device, starts, resume
         self.children: list[subprocess.Popen[bytes]] = []
         self.over = threading.Event()
-        self.parent = 0
         self.is_child = local > 0 and PARENT in os.environ
-        if self.is_child:
-            self.parent = int(os.environ[PARENT])
-        elif "TORCHELASTIC_RUN_ID" in os.environ:
+        self.parent = int(os.environ[PARENT]) if self.is_child else 0
+        if not self.is_child and "TORCHELASTIC_RUN_ID" in os.environ:
             self.parent = os.getppid()
 
     @classmethod
     def launched(cls, devices: int, device: str = "cpu", resume: str = "") -> Self:
-        """Those that were started already, or else as many as devices, which are started later."""
-        if _by_slurm() and "RANK" not in os.environ:
-            os.environ.update(_from_slurm(os.environ))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            local = int(os.environ.setdefault("LOCAL_RANK", "0"))
+        """Those that were started already, or as many as devices, of which this is the first."""
+        environ = os.environ
+        by_slurm = environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+        if by_slurm and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
+            environ.update(_from_slurm(environ))
+        if int(environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in environ:
+            rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+            local = int(environ.setdefault("LOCAL_RANK", "0"))
             return cls(rank, world, local, device=device, resume=resume)
         return cls(0, devices, device=device, starts=devices > 1, resume=resume)
 
@@ -108,21 +107,15 @@ class Processes:
     def _start_others(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+            port = str(probe.getsockname()[1])
         size = str(self.world)
-        values = ("0", "0", size, size, "127.0.0.1", str(port))
-        os.environ.update(zip(NAMES, values, strict=True))
+        os.environ.update(zip(NAMES, ("0", "0", size, size, "127.0.0.1", port), strict=True))
         for rank in map(str, range(1, self.world)):
             changes = {"RANK": rank, "LOCAL_RANK": rank, PARENT: str(os.getpid())}
             command = [sys.executable, *sys.orig_argv[1:]]
             self.children.append(subprocess.Popen(command, env=os.environ | changes))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.over.set()
         if self.world == 1:
             return
@@ -132,8 +125,14 @@ class Processes:
         if error is None:
             self.accelerator.end_training()
             return
-        lost = _is_loss(error)
-        name = self._wait_for_the_lost() if lost else ""
+        lost = isinstance(error, torch.distributed.DistError) or (
+            isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+        )
+        # An exchange broke off because its other side is gone: soon it shows which one that was.
+        end = time.monotonic() + (2 if lost else 0)
+        while time.monotonic() < end and not self._lost_child() and not self._is_orphan():
+            time.sleep(LOOK / 4)
+        name = self._lost_child()
         self._end_children()
         if lost and self._reports():
             raise ConnectionError(self._sentence(name)) from error
@@ -142,23 +141,25 @@ class Processes:
         if lost or (shared and not self._reports()):
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from error
 
-    # Watching -----------------------------------------------------------------------------------
-
     def _watch(self) -> None:
-        while not self.over.wait(LOOK):
-            if self._lost_child() or self._is_orphan():
-                break
+        """End from outside the main thread, which may wait for ever, if another one is lost."""
+        while not self._lost_child() and not self._is_orphan():
+            if self.over.wait(LOOK):
+                return
         # One that waits for the lost one in an exchange meets the broken connection. torchrun takes
         # part in none.
         if self.over.wait(GRACE if self.is_child or self.children else 0):
             return
-        self._end(self._lost_child())
+        if self._reports():
+            text = f"diffeo: {self._sentence(self._lost_child())}"
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        self._end_children()
+        os._exit(2)
 
     def _lost_child(self) -> str:
         """Which process that this one started has failed, and how; or nothing."""
         for rank, child in enumerate(self.children, start=1):
-            status = child.poll()
-            if status:
+            if status := child.poll():
                 how = f"exit status {status}"
                 if status < 0:
                     how = f"killed by {signal.Signals(-status).name}"
@@ -167,17 +168,6 @@ class Processes:
 
     def _is_orphan(self) -> bool:
         return bool(self.parent) and os.getppid() != self.parent
-
-    # Ending -------------------------------------------------------------------------------------
-
-    def _wait_for_the_lost(self) -> str:
-        """Which process it was, if that shows soon: its connection breaks a moment earlier."""
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            if (name := self._lost_child()) or self._is_orphan():
-                return name
-            time.sleep(LOOK / 4)
-        return ""
 
     def _reports(self) -> bool:
         """Whether this process is the one of its machine that reports an error."""
@@ -189,42 +179,21 @@ class Processes:
             f"{lost} was lost and all were ended: {self.resume} goes on from the last checkpoint."
         )
 
-    def _end(self, name: str) -> NoReturn:
-        """End from outside the main thread, which may wait for ever."""
-        if self._reports():
-            print(f"diffeo: {self._sentence(name)}", file=sys.stderr, flush=True)  # noqa: T201
-        self._end_children()
-        os._exit(2)
-
     def _end_children(self) -> None:
         for child in self.children:
             child.kill()
 
 
-def _by_slurm() -> bool:
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return tasks > 1 and not interactive and "TORCHELASTIC_RUN_ID" not in os.environ
-
-
 def _from_slurm(job: Any) -> dict[str, str]:
     """The variables of torchrun for a task of SLURM."""
-    nodes = int(job.get("SLURM_NNODES", "1"))
     # node[03-05,9],other: the first is node03.
     first = re.sub(r"\[([^-,\]]+)[^\]]*\]", r"\1", job.get("SLURM_NODELIST", "127.0.0.1"))
     return {
         "RANK": job["SLURM_PROCID"],
         "LOCAL_RANK": job.get("SLURM_LOCALID", "0"),
         "WORLD_SIZE": job["SLURM_NTASKS"],
-        "LOCAL_WORLD_SIZE": str(int(job["SLURM_NTASKS"]) // nodes),
+        "LOCAL_WORLD_SIZE": str(int(job["SLURM_NTASKS"]) // int(job.get("SLURM_NNODES", "1"))),
         "MASTER_ADDR": job.get("MASTER_ADDR", first.split(",")[0]),
         # Of each job another one, in case that two share a machine.
         "MASTER_PORT": job.get("MASTER_PORT", str(10_000 + int(job["SLURM_JOB_ID"]) % 20_000)),
     }
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether an exchange broke off because its other side is gone."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()

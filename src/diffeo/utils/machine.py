@@ -1,4 +1,4 @@
-"""What the machine offers: devices, precisions, a compiler, and free memory."""
+"""What the machine offers: devices, precisions, a compiler, cores, and free memory."""
 
 from __future__ import annotations
 
@@ -99,6 +99,19 @@ def check_compiler(device: str) -> None:
             raise ValueError("torch.compile needs Triton on a GPU: pip install triton.")
     elif not any(map(shutil.which, (os.environ.get("CXX", "c++"), *COMPILERS))):
         raise ValueError("torch.compile needs a C++ compiler, and there is none: install g++.")
+
+
+def limit_threads() -> None:
+    """Use no more threads than there are cores for this process, as containers allot them."""
+    from joblib import cpu_count
+    from threadpoolctl import ThreadpoolController
+
+    cores = cpu_count()
+    torch.set_num_threads(min(torch.get_num_threads(), cores))
+    # Only ever fewer: a user who asked for one thread, to run two trainings at once, keeps it.
+    for pool in ThreadpoolController().lib_controllers:
+        if pool.num_threads is not None and pool.num_threads > cores:
+            pool.set_num_threads(cores)
 
 
 def free_memory(device: torch.device | str) -> float:
