@@ -206,7 +206,9 @@ def command_of(settings: Settings, model: type[Flow]) -> str:
     return shlex.join(["diffeo", "train", *min(commands, key=len)])
 
 
-def _words(settings: Settings, model: type[Flow], preset: Settings, start: list[str]) -> list[str]:
+def _words(
+    settings: Settings, model: type[Flow], preset: dict[str, Any], start: list[str]
+) -> list[str]:
     """What the settings say that neither the preset nor the defaults do."""
     parameters = inspect.signature(model).parameters.values()
     usual = {p.name: p.default for p in parameters if p.default is not p.empty}
