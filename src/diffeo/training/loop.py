@@ -110,9 +110,8 @@ class Training:
         count = math.ceil(CALIBRATION_ROWS / (self.batches.batch_size * world))
         self.calibration = list(itertools.islice(self.batches, count))
         self.every = every or max(1, len(self.batches))
-        self.steps = steps or self.every * (
-            options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
-        )
+        epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
+        self.steps = steps or self.every * epochs
         self.epochs = math.ceil(self.steps / self.every)
         self.flow = flow.to(self.device)
         # As it will be used: the precision of the networks is a matter of training alone.
@@ -139,7 +138,6 @@ class Training:
 
     @property
     def where(self) -> str:
-        """Which step this is."""
         return f"step {self.step} of epoch {self.epoch}"
 
     @property
@@ -190,7 +188,7 @@ class Training:
     def _run_epoch(self, batches: Iterator[Batch]) -> None:
         self._notify("on_epoch_start")
         self.flow.train()
-        # Few observers follow each step, and steps may take milliseconds.
+        # Few of them follow each step, and steps may take milliseconds.
         following = [o for o in self.observers if type(o).on_step is not Observer.on_step]
         count = min(self.every, self.steps - self.epoch * self.every)
         losses = norms = torch.zeros((), device=self.device)
@@ -253,11 +251,10 @@ class Training:
         if self.skipped == 3:
             what = f"three steps in a row had no finite gradient, up to {self.where}"
             raise NotFiniteError(f"{what}: {fault.what}", fault.remedy)
-        what = f"{self.where} had no finite gradient and was skipped: {fault.what}."
-        warnings.warn(what, stacklevel=1)
+        what = f"{self.where} had no finite gradient and was skipped"
+        warnings.warn(f"{what}: {fault.what}.", stacklevel=1)
 
     def place(self, batch: Batch) -> Batch:
-        """A batch on the device."""
         x, context = batch
         return x.to(self.device), None if context is None else context.to(self.device)
 
@@ -326,10 +323,10 @@ class Training:
         Raises:
             ValueError: if it is that of another flow, or has more epochs than are wanted.
         """
-        if state["epochs"] > self.epochs:
-            raise ValueError(
-                f"it has trained for {state['epochs']} epochs: give --trainer.max_epochs no fewer."
-            )
+        epochs = state["epochs"]
+        if epochs > self.epochs:
+            what = f"it has trained for {epochs} epochs: give --trainer.max_epochs no fewer."
+            raise ValueError(what)
         try:
             self.flow.load_state_dict(state["flow"])
             self.averaged.load_state_dict(state["averaged"])
@@ -339,7 +336,7 @@ class Training:
                 "it has weights of another model: leave the options of --model as they were."
             ) from error
         vars(self).update({name: state[name] for name in SAVED})
-        self.epoch, self.earlier = state["epochs"], state["seconds"]
+        self.epoch, self.earlier = epochs, state["seconds"]
 
 
 class _Loss(nn.Module):
