@@ -29,7 +29,7 @@ from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
 
-from diffeo.data.tables.columns import step_size
+from diffeo.data.tables.loading import step_size
 from diffeo.figures import DATA, GREY, MODEL, save
 from diffeo.figures.style import house_style, panel
 from diffeo.sklearn import FlowDensity

@@ -326,9 +326,14 @@ def test_numbers_and_classes_in_one_context(run, monkeypatch, capsys):
 
 def test_contexts_that_there_are_not(run, capsys):
     out = "--out=s.png"
-    refused(["sample", "digits", "--label=3", out], capsys, "no context", "leave --label out")
-    refused(["sample", "digits", "--context=a=3", out], capsys, "leave --context out")
-    refused(["sample", "table", "--label=3", "--out=s.csv"], capsys, "leave --label out")
+    refused(
+        ["sample", "digits", "--label=3", out],
+        capsys,
+        "no context",
+        "leave --context and --label out",
+    )
+    refused(["sample", "digits", "--context=a=3", out], capsys, "leave --context")
+    refused(["sample", "table", "--label=3", "--out=s.csv"], capsys, "no context")
     refused(["sample", "labels", "--label=12", out], capsys, "label=12", "0, 1, 2")
     assert not (run / "s.png").exists()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,9 @@ from diffeo.evaluation.scores import Reference
 from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts, scoring
 from diffeo.scale.folder import MOST_DEATHS, PARTIAL, place
-from diffeo.scale.parts import Part, draws, files
-from diffeo.scale.running import finish
-from diffeo.scale.sampling import part_seed, with_context
-from diffeo.scale.work import Done, attempt
+from diffeo.scale.job import Done, Part, Work, attempt, finish
+from diffeo.scale.sampling import part_seed, split_rows, write_samples
+from diffeo.scale.scoring import find_parts
 
 NAMES = ["a", "b", "c"]
 ROWS = [300, 70_000, 1, 0]  # more than one batch; one row; none
@@ -118,8 +118,8 @@ def test_a_folder_of_csv_files_and_one_file(run):
     (run / "lists").mkdir()
     table = pd.read_parquet("rows/part-0.parquet")
     table.to_csv("lists/x.csv", index=False, sep=";")
-    assert main(["score", "model", "--data=lists", "--out=out", "--delimiter=;"]) == 0
-    assert main(["score", "model", "--data=lists/x.csv", "--out=one", "--delimiter=;"]) == 0
+    assert main(["score", "model", "--data=lists", "--out=out"]) == 0
+    assert main(["score", "model", "--data=lists/x.csv", "--out=one"]) == 0
     assert digests("out").keys() == {"x.parquet"}
     assert digests("out") == digests("one")
 
@@ -299,24 +299,28 @@ def test_no_two_parts_have_the_same_noise():
 
 def test_draws_have_as_many_rows_as_asked_for():
     for n, rows in ((1, 1), (10, 3), (9, 3), (2, 5)):
-        parts = draws(n, rows, "x")
+        parts = split_rows(n, rows, "x")
         assert sum(part.rows for part in parts) == n
         assert [part.number for part in parts] == list(range(len(parts)))
-    names = [part.name for part in draws(100_001, 1, "x")]
+    names = [part.name for part in split_rows(100_001, 1, "x")]
     assert names == sorted(names)
     with pytest.raises(ValueError, match="at least one"):
-        draws(5, 0, "x")
+        split_rows(5, 0, "x")
 
 
-def test_each_sample_has_its_own_context():
-    context = torch.arange(10.0).view(5, 2)
-    batches = [torch.zeros(3, 1), torch.ones(2, 1)]
-    rows = np.concatenate(list(with_context(batches, context)))
-    assert (rows[:, 1:] == context.numpy()).all()
-    assert rows[:, 0].tolist() == [0, 0, 0, 1, 1]
-    rows = np.concatenate(list(with_context(batches, context[1:2])))
-    assert (rows[:, 1:] == [2.0, 3.0]).all()
-    assert [rows.shape for rows in with_context(batches, None)] == [(3, 1), (2, 1)]
+def test_each_sample_has_its_own_context(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    flow = diffeo.RealNVP(2, layers=2, context=2)
+    flow.initialize(torch.randn(100, 2), torch.randn(100, 2))
+    monkeypatch.setattr(diffeo.Flow, "chunk", 3)
+    flow.save_pretrained(tmp_path / "conditional")
+    opened = Run(tmp_path / "conditional")
+    context, file = torch.arange(10.0).view(5, 2), tmp_path / "s.npy"
+    for given, expected in ((context, context), (context[1:2], context[1:2].expand(5, 2))):
+        write_samples(opened, 5, file, given, 1.0, 0)
+        rows = np.load(file)
+        assert (rows[:, 2:] == expected.numpy()).all()
+        assert (rows[:, :2] == opened.sample(5, context=given, seed=0).numpy()).all()
 
 
 def test_images_with_labels_and_back(run, capsys):
@@ -417,15 +421,16 @@ def test_ray_is_imported_where_it_is_used():
 class Deadly:
     """The work of another, and a process that is killed at one part, the first time."""
 
-    work: scoring.Scoring
+    work: Work
+    out: Path
     number: int
 
     def __call__(self, part: Part) -> Done:
-        killed = self.work.out.parent / "killed"
+        killed = self.out.parent / "killed"
         import ray
 
         if part.number == self.number and not killed.exists():
-            with place(self.work.out, part.name) as file:
+            with place(self.out, part.name) as file:
                 file.write_bytes(b"half a part")
                 killed.write_text(ray.util.get_node_ip_address())
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -440,11 +445,11 @@ def test_ray_loses_a_worker_and_no_digit(run):
 
     assert score() == 0
     out = run / "ray"
-    work = scoring.Scoring(Run("model"), "rows", out, "log_prob", None, None)
-    parts = files("rows")
+    work = partial(scoring._score_part, Run("model"), "rows", out, "log_prob", None)
+    parts = find_parts("rows")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know no tests
     try:
-        outcome = finish(Deadly(work, 1), parts, out, Cluster(workers=2))
+        outcome = finish(Deadly(work, out, 1), parts, out, Cluster(workers=2))
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     assert (outcome.parts, outcome.before, outcome.rows) == (4, 0, sum(ROWS))

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffeo.cli.interrupts import Interrupts
 from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 
 from diffeo import RealNVP
 from diffeo.cli import main
-from diffeo.cli.interrupts import Interrupts
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.run.learning import prepare
@@ -326,7 +326,7 @@ def test_two_signals_are_one_stop_unless_they_are_far_apart(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr("diffeo.cli.interrupts.ONE_STOP", 0.0)
+        monkeypatch.setattr("diffeo.cli.ONE_STOP", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -1,19 +1,23 @@
 """The command line.
 
 `COMMANDS` names the commands. Each is a module of `diffeo.cli.commands` whose function `main` has
-the options as parameters and their help in its docstring: to add a command, write its module and
-add its name here.
+the options as parameters, their help in its docstring, and yields what is printed: to add a
+command, write its module and add its name here.
 """
 
 from __future__ import annotations
 
 import ast
+import signal
 import sys
+import threading
+import time
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
-from diffeo.cli.interrupts import Interrupts
 from diffeo.utils.console import printable
 from diffeo.utils.version import __version__
 
@@ -33,6 +37,8 @@ COMMANDS = (
     "export",
 )
 
+ONE_STOP = 2.0  # seconds in which several signals count as one
+
 OVERVIEW = """\
 usage: diffeo COMMAND [options]
 
@@ -45,6 +51,31 @@ commands:
 
 `diffeo COMMAND --help` lists the options of a command, `diffeo --version` prints the version.
 """
+
+
+class Interrupts(ExitStack):
+    """A context in which SIGINT and SIGTERM raise KeyboardInterrupt, at most once in two seconds.
+
+    A second press of Ctrl-C would otherwise interrupt the sentence about how to resume.
+
+    Attributes:
+        status: the exit code, 128 plus the number of the signal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status, self.last = 128 + signal.SIGINT, -ONE_STOP
+        # Only the main thread may set handlers; an ignored signal, as under nohup, stays ignored.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.callback(signal.signal, number, signal.signal(number, self._interrupt))
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self.last >= ONE_STOP:
+            self.last, self.status = now, 128 + number
+            raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ class Contexts:
     Args:
         spec: the variables of the context.
         values: for the name of each variable that the user fixes, the values of its columns.
-        rows: what the others are drawn from, `(rows, spec.width)`; None to draw classes, all being
+        rows: what the others are drawn from, `[rows, spec.width]`; None to draw classes, all being
             equally likely.
     """
 
@@ -29,7 +29,7 @@ class Contexts:
     rows: Tensor | None = None
 
     def __call__(self, count: int, seed: int | None) -> Tensor:
-        """One row for all of `count` samples, or `(count, spec.width)`."""
+        """One row for all of `count` samples, or `[count, spec.width]`."""
         generator = Generator()
         generator.seed() if seed is None else generator.manual_seed(seed + 1)
         if self.rows is not None:
@@ -47,7 +47,7 @@ class Contexts:
         return context
 
 
-def choose_contexts(run: Run, context: str | None, label: str | None) -> Contexts | None:
+def choose_contexts(run: Run, context: str | None, label: str | None = None) -> Contexts | None:
     """The contexts that `--context age=40,label=3` and `--label 3` ask for, if the model takes any.
 
     If a number is left open, all that is left open comes from random rows of the training split.
@@ -60,8 +60,7 @@ def choose_contexts(run: Run, context: str | None, label: str | None) -> Context
     words += [] if label is None else [f"label={label}"]
     if not spec:
         if words:
-            option = "--label" if context is None else "--context"
-            raise ValueError(f"{run.folder} takes no context: leave {option} out.")
+            raise ValueError(f"{run.folder} takes no context: leave --context and --label out.")
         return None
     values = dict(_value(word, spec) for word in words)
     unset = [variable for variable in spec.variables if variable.name not in values]
@@ -94,8 +93,6 @@ def _value(word: str, spec: ContextSpec) -> tuple[str, list[float]]:
 
 
 def _wrong(words: str, spec: ContextSpec) -> ValueError:
-    wanted = [
-        f"{variable.name}={'VALUE' if isinstance(variable, Number) else 'NAME'}"
-        for variable in spec.variables
-    ]
-    return ValueError(f"--context is '{words}': give {','.join(wanted)}.")
+    kinds = [(known.name, isinstance(known, Number)) for known in spec.variables]
+    wanted = ",".join(f"{name}={'VALUE' if number else 'NAME'}" for name, number in kinds)
+    return ValueError(f"--context is '{words}': give {wanted}.")

@@ -1,31 +1,25 @@
-"""What the commands for images share: which images, and the directions of their attributes."""
+"""What the commands for images share: which images, the directions of attributes, figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Generator, Tensor
 
-from diffeo.cli.common import open_run, report
+from diffeo import figures
 from diffeo.data import Images, ImageSplit
 from diffeo.latent import DirectionKind, Directions, find_directions
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
 
 
-def open_images(**run: Any) -> Run:
-    """The run, as `open_run`; ValueError for a model of a table."""
-    opened = open_run(**run)
-    if not opened.flow.takes_pixels:
-        raise ValueError(f"{opened.folder} is a model of a table: this command is for images.")
-    return opened
-
-
 def choose_images(run: Run, data: str | None, split: str = "test") -> tuple[ImageSplit, list[str]]:
     """The images of `--data`, or else of a split of the run's own data; the attributes' names."""
+    if not run.flow.takes_pixels:
+        raise ValueError(f"{run.folder} is a model of a table: this command is for images.")
     if data is not None:
         gallery = run.gallery(data)
         return gallery.images, gallery.attribute_names
@@ -34,20 +28,12 @@ def choose_images(run: Run, data: str | None, split: str = "test") -> tuple[Imag
     return images.split(split), images.attribute_names
 
 
-def first_images(
-    count: int, *, data: str | None = None, **run: Any
-) -> tuple[Run, Tensor, Tensor | None]:
-    """The run, and the first `count` images with their context, or all if there are fewer.
-
-    Args:
-        count: how many.
-        data: The images; by default the test split.
-    """
+def first_images(run: Run, data: str | None, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first `count` images with their context, or all if there are fewer."""
     if count < 1:
         raise ValueError(f"-n is {count}: ask for at least one image.")
-    opened = open_images(**run)
-    split, _ = choose_images(opened, data)
-    return opened, *split.take(torch.arange(min(count, len(split))))
+    split, _ = choose_images(run, data)
+    return split.take(torch.arange(min(count, len(split))))
 
 
 def directions_of(
@@ -67,22 +53,35 @@ def directions_of(
     # Only partial directions depend on the other attributes.
     chosen = names if wanted is None or kind == "partial" else wanted
     columns = [names.index(name) for name in chosen]
-    console = PlainConsole()
-    starts = track(
-        range(0, len(split), run.flow.chunk),
-        "encoding",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    console, chunk = PlainConsole(), run.flow.chunk
+    starts = range(0, len(split), chunk)
+    hidden = not console.is_terminal
 
     def events() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        for start in starts:
-            rows = torch.arange(start, min(start + run.flow.chunk, len(split)))
+        for start in track(starts, "encoding", console=console, transient=True, disable=hidden):
+            rows = torch.arange(start, min(start + chunk, len(split)))
             x, context = split.take(rows)
             yield x, attributes[rows][:, columns], context
 
-    found = find_directions(run.flow, events(), chosen, kind)
-    for note in found.notes:
-        report(note)
-    return found
+    return find_directions(run.flow, events(), chosen, kind)
+
+
+def check_figure(name: str) -> Path:
+    """The file of a figure; ValueError for a name with another ending."""
+    out = Path(name)
+    if out.suffix not in {".png", ".pdf", ".svg"}:
+        raise ValueError(f"{out} cannot hold a figure: end its name in .png, .pdf or .svg.")
+    return out
+
+
+def draw_columns(columns: Sequence[Tensor], labels: list[str], caption: str, out: Path) -> str:
+    """Draw images `[rows, C, H, W]` column by column, each with a label; returns a sentence."""
+    figures.save(figures.image_grid(torch.stack([*columns], dim=1), labels, caption), out)
+    return f"Drawn into {out}."
+
+
+def seeded(seed: int | None) -> Generator:
+    """A generator of noise; without a seed it draws other noise each time."""
+    generator = Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return generator

@@ -1,10 +1,10 @@
 """The options of a command, made from the signature and the docstring of its function `main`.
 
 A parameter before the `*` is positional, any other an option: `part_rows` is `--part-rows`, and a
-bool that is False by default is a flag. Where `main` hands `**options` on to another function,
-jsonargparse takes the options of that function as well. The module of a command may also define
-`add_options(parser)`, for options that are no parameters, `expand(words)`, which replaces short
-forms, and `GONE`, which says what to write in place of former options.
+bool that is False by default is a flag. A command with a parameter `run` gets the run opened, and
+the options of `open_run`. The module of a command may also define `FIXED`, arguments of `open_run`
+that are no options, `add_options(parser)`, for options that are no parameters, `expand(words)`,
+which replaces short forms, and `GONE`, which says what to write in place of former options.
 """
 
 from __future__ import annotations
@@ -14,37 +14,64 @@ import inspect
 import json
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from types import ModuleType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from diffeo.utils.machine import limit_threads
+from diffeo.run import Run
+from diffeo.utils.console import PlainConsole
+from diffeo.utils.machine import Device, Precision, find_device, limit_threads, networks_dtype
+
+
+def open_run(
+    run: str, *, precision: Precision = "auto", device: Device = "auto", trust: bool = False
+) -> Run:
+    """The run, with its model on a device and in a precision.
+
+    Args:
+        run: A run folder or a model folder. If there is none of that name: a model that ships with
+            diffeo, such as mnist, or owner/name on the Hugging Face hub.
+        precision: The precision of the networks, float32 or bf16 (bfloat16); the rest of the flow
+            stays in float32. auto is float32: bf16 was measured to change the bits/dim of trained
+            models by up to 0.03.
+        device: The device that computes; auto is a GPU if there is one.
+        trust: Import the model's class even if it is not one of diffeo's: this runs its code.
+    """
+    opened = Run(run, trust=trust)
+    opened.flow.to(find_device(device)).set_precision(networks_dtype(precision))
+    return opened
+
+
+OF_RUN = frozenset(inspect.signature(open_run).parameters)
 
 
 class Parser(ArgumentParser):
     """Parses the options of one command.
 
     Attributes:
-        names: the parameters of the command.
+        names: the parameters of the command, and those of `open_run` if it takes a run.
     """
 
     names: frozenset[str] = frozenset()
-    main: Callable[..., None] | None = None  # while its parameters are added
+    function: Callable[..., Any] | None = None  # while its parameters are added
 
-    def add_main(self, main: Callable[..., None]) -> None:
-        """Add an option for each parameter of a command."""
-        self.main = main
-        added = self.add_function_arguments(main, as_group=False, as_positional=True)
-        self.main, self.names = None, frozenset(name.partition(".")[0] for name in added)
+    def add_parameters(self, function: Callable[..., Any], skip: Set[str]) -> None:
+        """Add an option for each parameter of a function."""
+        self.function = function
+        added = self.add_function_arguments(
+            function, as_group=False, as_positional=True, skip=set(skip)
+        )
+        self.function = None
+        self.names |= {name.partition(".")[0] for name in added}
 
     def add_argument(self, *names: str, **options: Any) -> Any:
         """Add an option; one that stands for a parameter is spelled as commands spell it."""
-        main = getattr(self, "main", None)  # jsonargparse's groups take this method over
-        if main is not None and "." not in names[0]:
+        function = getattr(self, "function", None)  # jsonargparse's groups take this method over
+        if function is not None and "." not in names[0]:
             name = names[0].removeprefix("--")
-            parameter = inspect.signature(main).parameters.get(name)
+            parameter = inspect.signature(function).parameters.get(name)
             positional = parameter and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
             if options.get("type") is bool:
                 options = {"action": "store_true", "help": options["help"]}
@@ -56,24 +83,11 @@ class Parser(ArgumentParser):
                 names = tuple(word.replace("_", "-") for word in names)
         return super().add_argument(*names, **options)
 
-    def add_alias(self, alias: str, option: str) -> None:
-        """Let an option have a second name."""
-        action = self._option_string_actions[option]
-        action.option_strings = [alias, *action.option_strings]
-        self._option_string_actions[alias] = action
-
-    def explain(self, option: str, text: str, metavar: str | None = None) -> None:
-        """Change the help of an option; `SUPPRESS` leaves it out."""
-        action = self._option_string_actions[option]
-        action.help, action.metavar = text, metavar
-
     def join_lists(self, words: Iterable[str]) -> list[str]:
         """Lists as the parser reads them: `--strengths -1,0` becomes `--strengths=["-1", "0"]`."""
         result, rest = [], iter(words)
         for word in rest:
             name, equals, value = word.partition("=")
-            if name == "--data.delimiter" and name not in self._option_string_actions:
-                word = f"--delimiter{equals}{value}"  # errors of tables name that of `train`
             if f"{name}+" in self._option_string_actions:  # so jsonargparse marks a list
                 value = value if equals else next(rest, "")
                 if not value.startswith("["):
@@ -81,16 +95,6 @@ class Parser(ArgumentParser):
                 word = f"{name}={value}"  # one word, since a list may begin with a minus sign
             result.append(word)
         return result
-
-    def format_help(self, *formatter: Any) -> str:
-        """The help, with the names of presets and of shipped models filled in."""
-        from diffeo.pretrained import zoo
-        from diffeo.run import presets
-
-        for action in self._actions:
-            for key, names in (("{zoo}", zoo.names()), ("{presets}", presets.names())):
-                action.help = action.help and action.help.replace(key, ", ".join(names))
-        return super().format_help(*formatter)
 
 
 def make_parser(name: str) -> Parser:
@@ -102,10 +106,13 @@ def make_parser(name: str) -> Parser:
         exit_on_error=False,
         allow_abbrev=False,  # an abbreviated --config would not be checked (see `settings`)
     )
-    parser.add_main(module.main)
+    takes_run = "run" in inspect.signature(module.main).parameters
+    if takes_run:
+        parser.add_parameters(open_run, getattr(module, "FIXED", {}).keys())
+    parser.add_parameters(module.main, {"run"})
     if hasattr(module, "add_options"):
         module.add_options(parser)
-    parser.usage = f"diffeo {name}{' RUN' if 'run' in parser.names else ''} [options]"
+    parser.usage = f"diffeo {name}{' RUN' * takes_run} [options]"
     return parser
 
 
@@ -124,11 +131,16 @@ def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Name
 
 
 def run_command(name: str, words: Iterable[str]) -> None:
-    """Run a command with the words that follow its name."""
-    parser = make_parser(name)
+    """Run a command with the words that follow its name, and print what it yields."""
+    module, parser = _module(name), make_parser(name)
     options = parser.instantiate(parse(name, words, parser))
     limit_threads()
-    _module(name).main(**{parameter: options[parameter] for parameter in parser.names})
+    arguments = {key: options[key] for key in parser.names}
+    if "run" in arguments:
+        opening = {key: arguments.pop(key) for key in OF_RUN & parser.names}
+        arguments["run"] = open_run(**opening, **getattr(module, "FIXED", {}))
+    for what in module.main(**arguments) or ():
+        PlainConsole().print(what, highlight=False, soft_wrap=isinstance(what, str))
 
 
 def _sentence(error: ArgumentError) -> str:

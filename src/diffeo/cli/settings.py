@@ -18,13 +18,10 @@ from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 SECTIONS = ("data", "optimizer", "trainer")
 
 
-def check_settings(name: str, section: str | None, trusted: set[str] | None) -> None:
+def check_settings(name: str, trusted: set[str] | None) -> None:
     """Raise ValueError for a file that names other files, or a class that is not one of diffeo's.
 
-    Args:
-        name: the file.
-        section: what its contents are of, such as "model"; None for all options.
-        trusted: more classes, which the user named; None if the file is trusted.
+    `trusted` are more classes, which the user named; None if the file is trusted.
     """
     path = Path(name)
     if not path.exists():
@@ -36,7 +33,6 @@ def check_settings(name: str, section: str | None, trusted: set[str] | None) -> 
         raise ValueError(f"{name} cannot be read: {error}.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{name} holds no settings: write lines such as `seed: 1`.")
-    settings = settings if section is None else {section: settings}
     for place, value in _flat(settings, ()):
         keys = ".".join(map(str, place)).split(".")
         if keys[0] in ("config", "preset", "resume"):
@@ -46,14 +42,14 @@ def check_settings(name: str, section: str | None, trusted: set[str] | None) -> 
             unknown = value is not None
         else:  # a part of a model may be one word, and text without a dot is no import path
             unknown = keys[0] == "model" and isinstance(value, str) and _may_be_read(value)
-        if unknown and trusted is not None and value not in known_classes() | trusted:
+        if unknown and trusted is not None and value not in _known_classes() | trusted:
             raise ValueError(
                 f"{name} names the class {value}, which is not one of diffeo's: if you trust where "
                 "the file comes from, pass --trust, which imports it and so runs its code."
             )
 
 
-def known_classes() -> set[str]:
+def _known_classes() -> set[str]:
     """What the models of diffeo, and the parts that they are made of, may be called."""
     names = set()
     for cls in _subclasses(Configurable):

@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 from diffeo.data.datasets import SPLITS, Batches, Rows
 from diffeo.data.images.dataset import Gallery, ImageOptions, Images, ImageSplit, augment, size_of
 from diffeo.data.loading import Data, DataOptions, holds_images, load_data
-from diffeo.data.tables.files import ENDINGS
 from diffeo.data.tables.loading import Split, Table, load_table, stream
-from diffeo.data.tables.opening import BUNDLED
-from diffeo.data.tables.options import TableOptions
+from diffeo.data.tables.opening import BUNDLED, ENDINGS, TableOptions
 from diffeo.data.tables.synthetic import GENERATORS, generate, moons_log_density
 from diffeo.data.tables.writing import check_writable, write_columns, write_table
 from diffeo.utils.lazy import lazy_import

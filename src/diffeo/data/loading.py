@@ -9,8 +9,7 @@ from rich.console import Console
 
 from diffeo.data.images.dataset import IMAGE_SETS, ImageOptions, Images
 from diffeo.data.tables.loading import Table, load_table
-from diffeo.data.tables.opening import BUNDLED
-from diffeo.data.tables.options import TableOptions
+from diffeo.data.tables.opening import BUNDLED, TableOptions
 from diffeo.data.tables.synthetic import GENERATORS
 
 Data = Table | Images

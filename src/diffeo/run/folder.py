@@ -80,28 +80,27 @@ class Run:
         return load_data(data_options(self.config_file))
 
     def rows(
-        self, source: str, *, unlabelled: bool = False, delimiter: str | None = None
+        self, source: str, *, unlabelled: bool = False
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """All rows of another table, in batches with their context.
 
         Args:
             source: where they are.
             unlabelled: see `gallery`.
-            delimiter: the character between the values of a CSV file; a comma by default.
 
         Raises:
             ValueError: if it cannot be read or lacks a column (at once), or holds what is no finite
                 number (when its batch is reached).
         """
-        lacking = unlabelled and self.lacks_class(source, delimiter)
+        lacking = unlabelled and self.lacks_class(source)
         context = [] if lacking else self.context_columns
-        return stream(source, self.columns, context, delimiter=delimiter)
+        return stream(source, self.columns, context)
 
-    def lacks_class(self, source: str, delimiter: str | None = None) -> bool:
+    def lacks_class(self, source: str) -> bool:
         """Whether the model is conditional on classes alone, and a table says nothing of them."""
         if self.flow.context.category is None:
             return False
-        found = open_table(TableOptions(source, delimiter=delimiter))
+        found = open_table(TableOptions(source))
         if found.named:
             return {*self.context_columns}.isdisjoint(found.columns)
         # Columns without names are known by how many they are.
@@ -195,11 +194,12 @@ def data_options(path: Path) -> DataOptions:
     text = read_text(path, SETTINGS_BYTES)
     try:
         section = parse_yaml(text)["data"]
+        section.pop("delimiter", None)  # of 0.1.0
         options = DataOptions(**section | {"splits": tuple(section["splits"])})
         for name, kind in get_type_hints(DataOptions).items():
             if not _is(getattr(options, name), kind):
                 raise ValueError(f"{name} is not of type {kind}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
     return options
 

@@ -10,8 +10,8 @@ FOLDER/
     .partial/               those that are not
 """
 
+from diffeo.scale.job import Outcome
 from diffeo.scale.ray import Cluster
-from diffeo.scale.running import Outcome
 from diffeo.scale.sampling import sample_parts
 from diffeo.scale.scoring import score_parts
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from diffeo.bijections.coupling import Coupling
+from diffeo.data.tables.writing import is_folder
 from diffeo.pretrained.storage import CONFIG, WEIGHTS, find_model
 from diffeo.run import Run
 from diffeo.utils.files import atomic_write
@@ -23,47 +25,45 @@ MANIFEST, PARTIAL = "parts.json", ".partial"
 MOST_DEATHS = 4
 
 
-# By part: the size in bytes and the modification time of its input.
-Inputs = dict[str, list[int]]
+def output_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of an output in parts; ValueError for the name of a file."""
+    if not is_folder(os.fspath(name)):
+        raise ValueError(f"{name} is a file, and parts need a folder: name one with --out.")
+    return Path(name).expanduser().resolve()
 
 
-def claim(folder: Path, settings: Mapping[str, Any], data: Inputs | None = None) -> None:
+def claim(folder: Path, run: Run, settings: dict[str, Any], data: dict[str, list[int]]) -> None:
     """Create the folder for these settings, or check that it has them; remove unfinished parts.
 
-    Parts whose inputs have changed since are removed too.
+    `data` is the size in bytes and the modification time of the input of each part. Parts whose
+    input has changed since are removed too.
 
     Raises:
         ValueError: if it holds parts of other settings or inputs, or other files.
     """
-    manifest = {"diffeo": __version__, "torch": torch.__version__, **settings, "data": data or {}}
+    versions = {"diffeo": __version__, "torch": torch.__version__}
+    manifest = {**versions, **_model_settings(run), **settings, "data": data}
     known = read(folder)
-    if known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if known is None and folder.exists() and any(folder.iterdir()):
         raise ValueError(
             f"{folder} exists and is no folder of parts: give --out a new or an empty one."
         )
-    if known is not None:
-        for name in _changed(folder, known, manifest):
-            (folder / name).unlink(missing_ok=True)
-    if known != manifest:
-        with atomic_write(folder / MANIFEST) as partial:
-            partial.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    # A process of a killed command that still writes there fails to rename its file, and ends.
-    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-
-
-def _changed(folder: Path, known: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    """The parts whose inputs have changed."""
+    known = manifest if known is None else known
     others = [key for key in {**manifest, **known} if known.get(key) != manifest.get(key)]
-    before, now = known.get("data", {}), manifest["data"]
-    changed = [name for name in now if now[name] != before.get(name)]
-    if others == ["data"] and before.keys() == now.keys() and len(changed) < len(now):
-        return changed
-    if others:
+    before = known.get("data", {})
+    changed = [name for name in data if data[name] != before.get(name)]
+    if others == ["data"] and before.keys() == data.keys() and len(changed) < len(data):
+        for name in changed:
+            (folder / name).unlink(missing_ok=True)
+    elif others:
         raise ValueError(
             f"{folder} holds parts of another {', another '.join(others)}: give --out another "
             "folder, or what was given before."
         )
-    return []
+    with atomic_write(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+    # A process of a killed command that still writes there fails to rename its file, and ends.
+    tidy(folder)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def place(folder: Path, name: str) -> Iterator[Path]:
 
 
 def tidy(folder: Path) -> int:
-    """Remove unfinished parts once the others are done; returns how many processes were killed."""
+    """Remove what is left of unfinished parts; returns how many processes were killed at them."""
     deaths = sum(1 for _ in (folder / PARTIAL).glob("*"))
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     return deaths
@@ -117,11 +117,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def model_settings(run: Run) -> dict[str, str]:
+def _model_settings(run: Run) -> dict[str, str]:
     """The identity of a model: the SHA-256 of its files, and the precision of its networks."""
-    model, both = find_model(run.folder), hashlib.sha256()
+    both = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
-        with (model / name).open("rb") as file:
+        with (find_model(run.folder) / name).open("rb") as file:
             both.update(hashlib.file_digest(file, "sha256").digest())
     networks = {
         str(m.precision or "its own") for m in run.flow.modules() if isinstance(m, Coupling)

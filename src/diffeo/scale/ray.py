@@ -15,8 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffeo.scale.parts import Part
-from diffeo.scale.work import Done, Work, attempt
+from diffeo.scale.job import Done, Part, Work, attempt
 
 OBJECT_STORE = 128 * 2**20  # bytes; numbers of parts and one model pass through it
 PATIENCE = 5.0  # seconds for a cluster to answer
@@ -24,34 +23,32 @@ PATIENCE = 5.0  # seconds for a cluster to answer
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster, or Ray started on this machine for this process alone.
+    """A Ray cluster, or Ray started on this machine for this process alone: an executor of parts.
 
     Args:
         address: HOST:PORT of a cluster whose machines have diffeo and see the same folders under
             the same names; None to start Ray on this machine.
         workers: parts at a time where it is started here; by default one for each core.
+
+    Raises:
+        ValueError: when called, if Ray is not installed, does not answer, or fails.
     """
 
     address: str | None = None
     workers: int | None = None
 
+    def __call__(self, work: Work, parts: list[Part]) -> Iterator[Done]:
+        """The result of each part, as they finish."""
+        if not parts:
+            return
 
-def on_ray(cluster: Cluster, work: Work, parts: list[Part]) -> Iterator[Done]:
-    """The result of each part, as they finish.
+        def one(row: dict[str, Any]) -> dict[str, Any]:
+            return asdict(attempt(work, parts[row["id"]]))
 
-    Raises:
-        ValueError: if Ray is not installed, does not answer, or fails.
-    """
-    if not parts:
-        return
-
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(attempt(work, parts[row["id"]]))
-
-    with _ray(cluster) as ray:
-        numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
-        with closing(iter(numbers.map(one, num_cpus=1).iter_rows())) as rows:
-            yield from (Done(**row) for row in rows)
+        with _ray(self) as ray:
+            numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
+            with closing(iter(numbers.map(one, num_cpus=1).iter_rows())) as rows:
+                yield from (Done(**row) for row in rows)
 
 
 @contextmanager
@@ -89,13 +86,9 @@ def _connect(ray: Any, cluster: Cluster) -> None:
     if cluster.address is None:
         from joblib import cpu_count
 
-        ray.init(
-            "local",
-            num_cpus=cluster.workers or cpu_count(),
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            **quiet,
-        )
+        cores = cluster.workers or cpu_count()
+        store = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        ray.init("local", num_cpus=cores, **store, **quiet)
         return
     host, _, port = cluster.address.rpartition("://")[2].rpartition(":")
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,41 +17,51 @@ from diffeo.data import write_table
 from diffeo.data.datasets import mix
 from diffeo.data.images.writing import write_image_table
 from diffeo.run import Run
-from diffeo.scale.folder import claim, digest, model_settings, place, read
-from diffeo.scale.parts import Part, draws
+from diffeo.scale.folder import claim, digest, output_folder, place, read
+from diffeo.scale.job import Done, Outcome, Part, finish
 from diffeo.scale.ray import Cluster
-from diffeo.scale.running import Outcome, finish
-from diffeo.scale.work import Done
 
 ROWS, IMAGES = 1_000_000, 1_000  # of a part
 
-# `(count, seed)` -> the context of so many samples, `(count, context_features)` or one row of it.
+# `(count, seed)` -> the context of so many samples, `[count, context_features]` or one row of it.
 Contexts = Callable[[int, int], Tensor]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The work of a part: rows drawn with a seed of its own."""
+def write_samples(
+    run: Run, n: int, file: Path, context: Tensor | None, temperature: float, seed: int | None
+) -> None:
+    """Write n samples, and in the last columns their context, as a table.
 
-    run: Run
-    out: Path
-    temperature: float
-    seed: int
-    contexts: Contexts | None
+    Images are PNGs in a column of a .parquet file; see `write_table` for rows.
+    """
 
-    def __call__(self, part: Part) -> Done:
-        """Write them."""
-        assert part.rows is not None
-        seed = part_seed(self.seed, part.number)
-        context = None if self.contexts is None else self.contexts(part.rows, seed)
-        batches = self.run.stream_samples(part.rows, context, self.temperature, seed)
-        names = self.run.flow.context.columns
-        with place(self.out, part.name) as file:
-            if self.run.flow.takes_pixels:
-                write_image_table(file, pair_with_context(batches, context), names)
-            else:
-                write_table(file, self.run.columns + names, with_context(batches, context))
-        return Done(part.rows)
+    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+        start = 0
+        for x in run.stream_samples(n, context, temperature, seed):
+            rows = context
+            if context is not None:
+                rows = context[start : start + len(x)] if len(context) > 1 else context
+                rows = rows.expand(len(x), -1)
+            yield x, rows
+            start += len(x)
+
+    names = run.flow.context.columns
+    if run.flow.takes_pixels:
+        write_image_table(file, batches(), names)
+    else:
+        tables = (x if rows is None else torch.cat((x, rows), dim=1) for x, rows in batches())
+        write_table(file, run.columns + names, (table.numpy() for table in tables))
+
+
+def _sample_part(
+    run: Run, out: Path, temperature: float, seed: int, contexts: Contexts | None, part: Part
+) -> Done:
+    assert part.rows is not None
+    seed = part_seed(seed, part.number)
+    context = None if contexts is None else contexts(part.rows, seed)
+    with place(out, part.name) as file:
+        write_samples(run, part.rows, file, context, temperature, seed)
+    return Done(part.rows)
 
 
 def sample_parts(
@@ -88,24 +98,30 @@ def sample_parts(
     Raises:
         ValueError: if the folder holds something else, or a part cannot be written.
     """
-    out = Path(out).expanduser().resolve()
+    out = output_folder(out)
     images = run.flow.takes_pixels
-    rows = rows or (IMAGES if images else ROWS)
-    parts = draws(n, rows, "train" if images else "part")
+    rows = (IMAGES if images else ROWS) if rows is None else rows
+    parts = split_rows(n, rows, "train" if images else "part")
     if seed is None:
-        seed = (read(out) or {}).get("seed", secrets.randbits(32))
-    settings = {
-        "what": "samples",
-        **model_settings(run),
-        "num": n,
-        "temperature": temperature,
-        "seed": seed,
-        "part-rows": rows,
-        "context": None if contexts is None else digest(contexts(64, 0).tolist()),
-    }
-    claim(out, settings)
-    work = Sampling(run, out, temperature, seed, contexts)
+        seed = int((read(out) or {}).get("seed", secrets.randbits(32)))
+    settings = {"what": "samples", "num": n, "temperature": temperature, "seed": seed}
+    settings["part-rows"] = rows
+    settings["context"] = None if contexts is None else digest(contexts(64, 0).tolist())
+    claim(out, run, settings, {})
+    work = partial(_sample_part, run, out, temperature, seed, contexts)
     return finish(work, parts, out, cluster, console)
+
+
+def split_rows(n: int, rows: int, name: str) -> list[Part]:
+    """Parts of n rows in all, at most `rows` in each, called NAME-00000.parquet and so on."""
+    if rows < 1:
+        raise ValueError(f"parts of {rows} rows are none: ask for at least one in each.")
+    count = math.ceil(n / rows)
+    digits = max(5, len(str(count - 1)))
+    return [
+        Part(i, f"{name}-{i:0{digits}d}.parquet", rows=min(rows, n - i * rows))
+        for i in range(count)
+    ]
 
 
 def part_seed(seed: int, number: int) -> int:
@@ -115,23 +131,3 @@ def part_seed(seed: int, number: int) -> int:
     be equal, so the seeds of parts are counted up from a start that follows from `seed`.
     """
     return (mix(seed, 0) + 2 * number) % 2**32
-
-
-def pair_with_context(
-    batches: Iterable[Tensor], context: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of samples, each with its rows of the context, `(n, columns)` or one row for all."""
-    start = 0
-    for x in batches:
-        rows = context
-        if context is not None:
-            rows = context[start : start + len(x)] if len(context) > 1 else context
-            rows = rows.expand(len(x), -1)
-        yield x, rows
-        start += len(x)
-
-
-def with_context(batches: Iterable[Tensor], context: Tensor | None) -> Iterator[Any]:
-    """Rows of a table, their context in the last columns."""
-    for x, rows in pair_with_context(batches, context):
-        yield (x if rows is None else torch.cat((x, rows), dim=1)).numpy()

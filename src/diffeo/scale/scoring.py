@@ -1,15 +1,19 @@
-"""Scores of each file of a folder, in a file of the same name."""
+"""Scores of one source in a file, or of each file of a folder in a file of the same name."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from diffeo.data import write_columns, write_table
+from diffeo.data.files import Array
+from diffeo.data.images.folders import list_files
 from diffeo.evaluation.scores import (
     Kind,
     Reference,
@@ -19,49 +23,56 @@ from diffeo.evaluation.scores import (
     row_scores,
 )
 from diffeo.run import Run
-from diffeo.scale.folder import claim, digest, model_settings, place
-from diffeo.scale.parts import Part, count_rows, files, inputs
+from diffeo.scale.folder import claim, digest, output_folder, place
+from diffeo.scale.job import Done, Outcome, Part, finish
 from diffeo.scale.ray import Cluster
-from diffeo.scale.running import Outcome, finish
-from diffeo.scale.work import Done
+
+ENDINGS = (".parquet", ".csv")
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """The work of a part: the scores of one file, in the order of its rows."""
+def write_scores(
+    run: Run,
+    source: str,
+    file: Path,
+    kind: Kind = "log_prob",
+    reference: Reference | None = None,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    cache: str | None = None,
+) -> Done:
+    """Write the scores of the rows or images of a source, in their order, into one file.
 
-    run: Run
-    source: str
-    out: Path
-    kind: Kind
-    reference: Reference | None
-    delimiter: str | None
+    Notes call the source by `name`. The seed is of the noise of dequantization, and `cache` the
+    folder for decoded images.
+    """
+    rows, notes = 0, list[str]()
+    if run.flow.takes_pixels:
+        gallery = run.gallery(source, unlabelled=True, cache=cache)
+        write_columns(file, image_columns(run.flow, gallery, kind, reference, seed=seed))
+        rows, notes = len(gallery.names), [*gallery.notes]
+        unlabelled = run.flow.context.category and gallery.images.context is None
+    else:
+        unlabelled = run.lacks_class(source)
+        batches = run.rows(source, unlabelled=True)
 
-    def __call__(self, part: Part) -> Done:
-        """Write them."""
-        write = self._images if self.run.flow.takes_pixels else self._rows
-        with place(self.out, part.name) as file:
-            notes = write(part, file)
-            rows = count_rows(file)
-        return Done(rows, tuple(notes))
+        def counted() -> Iterator[Array]:
+            nonlocal rows
+            for scores in row_scores(run.flow, batches, kind, reference, seed=seed):
+                rows += len(scores)
+                yield scores
 
-    def _rows(self, part: Part, file: Path) -> list[str]:
-        lacking = self.run.lacks_class(part.source, self.delimiter)
-        rows = self.run.rows(part.source, unlabelled=True, delimiter=self.delimiter)
-        batches = row_scores(self.run.flow, rows, self.kind, self.reference, seed=part.number)
-        write_table(file, column_names(self.run.flow, self.kind), batches)
-        return [self.run.unlabelled(self.source)] if lacking else []
+        write_table(file, column_names(run.flow, kind), counted())
+    return Done(rows, (*notes, *([run.unlabelled(name or source)] if unlabelled else [])))
 
-    def _images(self, part: Part, file: Path) -> list[str]:
-        # Decoded images are on the disk only while they are scored.
-        with tempfile.TemporaryDirectory(prefix="diffeo-") as cache:
-            gallery = self.run.gallery(part.source, unlabelled=True, cache=cache)
-            columns = image_columns(
-                self.run.flow, gallery, self.kind, self.reference, seed=part.number
-            )
-        write_columns(file, columns)
-        lacking = self.run.flow.context.category and gallery.images.context is None
-        return [*gallery.notes, *([self.run.unlabelled(self.source)] if lacking else [])]
+
+def _score_part(
+    run: Run, source: str, out: Path, kind: Kind, reference: Reference | None, part: Part
+) -> Done:
+    # Decoded images are on the disk only while they are scored.
+    with place(out, part.name) as file, tempfile.TemporaryDirectory() as cache:
+        options: dict[str, Any] = {"name": source, "seed": part.number, "cache": cache}
+        return write_scores(run, part.source, file, kind, reference, **options)
 
 
 def score_parts(
@@ -71,7 +82,6 @@ def score_parts(
     *,
     kind: Kind = "log_prob",
     reference: Reference | None = None,
-    delimiter: str | None = None,
     cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Outcome:
@@ -85,7 +95,6 @@ def score_parts(
         out: the folder of scores.
         kind: see `diffeo.evaluation.scores.score`.
         reference: scores of held-out data; by default those stored with the model.
-        delimiter: the character between the values of CSV files; a comma by default.
         cluster: Ray; None to work in this process.
         console: for progress and notes.
 
@@ -94,16 +103,38 @@ def score_parts(
             fails; the others are computed all the same.
     """
     needs_reference(run.flow, kind)  # or refuse the kind
-    out = Path(out).expanduser().resolve()
-    source = os.fspath(source)
-    parts = files(source)
-    settings = {
-        "what": "scores",
-        **model_settings(run),
-        "kind": kind,
-        "reference": None if reference is None else digest(reference.to_json()),
-        "delimiter": delimiter,
-    }
-    claim(out, settings, inputs(parts))
-    work = Scoring(run, source, out, kind, reference, delimiter)
+    out, source = output_folder(out), os.fspath(source)
+    parts = find_parts(source)
+    compared = None if reference is None else digest(reference.to_json())
+    status = {part.name: Path(part.source).stat() for part in parts}
+    inputs = {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}
+    claim(out, run, {"what": "scores", "kind": kind, "reference": compared}, inputs)
+    work = partial(_score_part, run, source, out, kind, reference)
     return finish(work, parts, out, cluster, console)
+
+
+def find_parts(source: str) -> list[Part]:
+    """One part for a file, or for each .parquet file below a folder, or else for each .csv.
+
+    Hidden files, and those whose name begins with `_`, are left out.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"{source} is not scored by parts: give .parquet or .csv files.")
+        return [Part(0, path.with_suffix(".parquet").name, str(path.resolve()))]
+    if not path.is_dir():
+        raise ValueError(f"there is no file or folder {source}: check --data.")
+    found = [(Path(name), path / name) for name in list_files(source, path)]
+    found = [(name, file) for name, file in found if not any(p[0] == "_" for p in name.parts)]
+    for ending in ENDINGS:
+        chosen = [(name, file) for name, file in found if name.suffix.lower() == ending]
+        if chosen:
+            return [
+                Part(i, name.with_suffix(".parquet").as_posix(), str(file.resolve()))
+                for i, (name, file) in enumerate(chosen)
+            ]
+    raise ValueError(f"{source} holds no {' or '.join(ENDINGS)} file: name a folder that does.")

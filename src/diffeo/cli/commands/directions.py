@@ -1,22 +1,22 @@
 """`diffeo directions`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from diffeo.cli.common import report
-from diffeo.cli.images import directions_of, open_images
+from diffeo.cli.images import directions_of
 from diffeo.latent import DirectionKind
+from diffeo.run import Run
 
 
 def main(
+    run: Run,
     *,
     data: str | None = None,
     kind: DirectionKind = "mean",
     out: str = "directions.safetensors",
-    **run: Any,
-) -> None:
+) -> Iterator[str | Table]:
     """Find the direction of each attribute in latent space.
 
     Args:
@@ -28,7 +28,8 @@ def main(
     """
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"{out} must end in .safetensors.")
-    found = directions_of(open_images(**run), data, kind)
+    found = directions_of(run, data, kind)
+    yield from found.notes
     found.save(out)
     table = Table("attribute", "with", "without", "length of direction")
     for column in table.columns[1:]:
@@ -38,5 +39,5 @@ def main(
         name, present, absent, length = row
         counts = (f"{present:,}", f"{absent:,}") if absent else ("a number", "")
         table.add_row(name, *counts, f"{length:.3f}")
-    report(table)
-    report(f"Written to {out}.")
+    yield table
+    yield f"Written to {out}."

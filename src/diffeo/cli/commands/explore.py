@@ -1,16 +1,13 @@
 """`diffeo explore`."""
 
-from typing import Any
+from diffeo.run import Run
+from diffeo.utils.console import PlainConsole
 
-from diffeo.cli.common import open_run, report
+FIXED = {"device": "cpu"}
 
 
 def main(
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    no_browser: bool = False,
-    **run: Any,
+    run: Run, *, host: str = "127.0.0.1", port: int | None = None, no_browser: bool = False
 ) -> None:
     """Open a page to explore a model: sample, interpolate, edit, inspect.
 
@@ -25,11 +22,8 @@ def main(
     """
     from diffeo.explorer import explore
 
-    opened = open_run(device="cpu", **run)
-    explore(
-        opened,
-        host,
-        port,
-        browser=not no_browser,
-        ready=lambda address: report(f"{address} shows {opened.folder}; Ctrl-C ends it."),
-    )
+    def ready(address: str) -> None:
+        sentence = f"{address} shows {run.folder}; Ctrl-C ends it."
+        PlainConsole().print(sentence, highlight=False, soft_wrap=True)
+
+    explore(run, host, port, browser=not no_browser, ready=ready)

@@ -1,12 +1,14 @@
 """`diffeo export`."""
 
-from typing import Any
+from collections.abc import Iterator
 
-from diffeo.cli.common import open_run, report
 from diffeo.export import Format, What, export
+from diffeo.run import Run
+
+FIXED = {"device": "cpu", "precision": "float32"}
 
 
-def main(*, to: Format, what: What = "both", out: str = "export", **run: Any) -> None:
+def main(run: Run, *, to: Format, what: What = "both", out: str = "export") -> Iterator[str]:
     """Write a model as files that score and sample without diffeo.
 
     score takes x (uint8 for images), noise (if the model dequantizes: uniform in 0 to 1, or 1/2
@@ -18,7 +20,6 @@ def main(*, to: Format, what: What = "both", out: str = "export", **run: Any) ->
         what: What the files compute.
         out: The folder of score.onnx, sample.pt2 and so on.
     """
-    opened = open_run(device="cpu", precision="float32", **run)
-    for file in export(opened.flow, out, to, what):
+    for file in export(run.flow, out, to, what):
         error = f"error at most {file.error:.1g} {file.unit}"
-        report(f"{file.path}: {file.takes} -> {file.gives}; {error}.")
+        yield f"{file.path}: {file.takes} -> {file.gives}; {error}."

@@ -1,32 +1,34 @@
 """`diffeo interpolate`."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from diffeo import figures, latent
-from diffeo.cli.common import report
 from diffeo.cli.images import first_images
 from diffeo.latent import PathKind
+from diffeo.run import Run
 
 FILM = ".gif"
 REST = 5  # frames for which a film rests at either end
 
 
 def main(
+    run: Run,
     *,
+    data: str | None = None,
     pairs: int = 8,
     frames: int = 9,
     kind: PathKind = "spherical",
     corners: bool = False,
     out: str = "interpolation.png",
-    **images: Any,
-) -> None:
+) -> Iterator[str]:
     """Draw paths in latent space from one image to another.
 
     Args:
+        data: The images; by default the test split.
         pairs: How many pairs, taken from the first images.
         frames: The number of images on a path, ends included.
         kind: spherical paths keep the length that noise has, linear ones are straight.
@@ -40,7 +42,7 @@ def main(
     if pairs < 1:
         raise ValueError(f"--pairs is {pairs}: ask for at least one.")
     wanted = 4 if corners else 2 * pairs
-    run, x, context = first_images(wanted, **images)
+    x, context = first_images(run, data, wanted)
     if len(x) < wanted:
         remedy = "name more with --data" if corners else "ask for fewer --pairs"
         raise ValueError(f"there are {len(x)} images and {wanted} are needed: {remedy}.")
@@ -54,7 +56,7 @@ def main(
             _write_film(paths, file)
         else:
             figures.save_images(paths.flatten(0, 1), file, frames)
-    report(f"Drawn into {file}.")
+    yield f"Drawn into {file}."
 
 
 def _write_film(paths: Tensor, out: Path) -> None:

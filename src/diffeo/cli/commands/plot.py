@@ -1,18 +1,15 @@
 """`diffeo plot`."""
 
-from typing import Any
+from collections.abc import Iterator
 
-from diffeo.cli.common import check_figure, open_run, report
-from diffeo.run import FigureKind, draw
+from diffeo.cli.images import check_figure
+from diffeo.run import FigureKind, Run, draw
 from diffeo.run.drawing import kinds_for
 
+FIXED = {"device": "cpu"}
 
-def main(
-    *,
-    kind: FigureKind | None = None,
-    out: str = "plot.png",
-    **run: Any,
-) -> None:
+
+def main(run: Run, *, kind: FigureKind | None = None, out: str = "plot.png") -> Iterator[str]:
     """Draw a model and its data.
 
     Args:
@@ -20,7 +17,6 @@ def main(
         out: A .png, .pdf or .svg file.
     """
     file = check_figure(out)
-    opened = open_run(device="cpu", **run)
-    data = opened.data()
-    draw(opened, data, kind or kinds_for(data)[0], file)
-    report(f"Drawn into {file}.")
+    data = run.data()
+    draw(run, data, kind or kinds_for(data)[0], file)
+    yield f"Drawn into {file}."

@@ -1,25 +1,25 @@
 """`diffeo reconstruct`."""
 
-from typing import Any
+from collections.abc import Iterator
 
 from diffeo import figures
-from diffeo.cli.common import check_figure, report
-from diffeo.cli.images import first_images
+from diffeo.cli.images import check_figure, first_images
+from diffeo.run import Run
+
+FIXED = {"device": "cpu"}
 
 
 def main(
-    *,
-    num: int = 64,
-    out: str = "reconstructions.png",
-    **images: Any,
-) -> None:
+    run: Run, *, data: str | None = None, num: int = 64, out: str = "reconstructions.png"
+) -> Iterator[str]:
     """Draw images and their reconstructions, also without the finer latents.
 
     Args:
+        data: The images; by default the test split.
         num: How many images.
         out: A .png, .pdf or .svg file.
     """
     file = check_figure(out)
-    run, x, context = first_images(num, device="cpu", **images)
+    x, context = first_images(run, data, num)
     figures.save(figures.reconstructions(run.flow, x, context), file)
-    report(f"Drawn into {file}.")
+    yield f"Drawn into {file}."

@@ -1,18 +1,21 @@
 """`diffeo sample`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Generator
 
-from diffeo.cli.common import check_figure, check_folder, is_folder, open_run, report
-from diffeo.cli.contexts import choose_contexts
-from diffeo.data import Table, check_writable, write_columns, write_table
+from diffeo.cli.contexts import Contexts, choose_contexts
+from diffeo.data import Table, check_writable, write_columns
+from diffeo.data.tables.writing import is_folder
+from diffeo.run import Run
+from diffeo.scale import Cluster, sample_parts
+from diffeo.scale.sampling import write_samples
 from diffeo.utils.console import PlainConsole
 
 
 def main(
+    run: Run,
     *,
     num: int | None = None,
     temperature: float = 1.0,
@@ -24,8 +27,7 @@ def main(
     part_rows: int | None = None,
     ray: bool = False,
     ray_address: str | None = None,
-    **run: Any,
-) -> None:
+) -> Iterator[str]:
     """Draw samples from a model: rows of a table, or images.
 
     Args:
@@ -45,72 +47,81 @@ def main(
             cores of this machine.
         ray_address: HOST:PORT of a Ray cluster to use instead, whose machines see the same folders.
     """
+    images, on_ray = run.flow.takes_pixels, ray or ray_address is not None
+    in_parts = on_ray or part_rows is not None
     if num is not None and num < 1:
         raise ValueError(f"-n is {num}: ask for at least one.")
-    opened = open_run(**run)
-    flow = opened.flow
-    images, on_ray = flow.takes_pixels, ray or ray_address is not None
-    if on_ray or part_rows is not None or (not images and is_folder(out or "samples.csv")):
-        from diffeo.scale import Cluster, sample_parts
-
+    if temperatures is not None and (in_parts or temperature != 1.0 or not images):
+        raise ValueError(
+            "--temperatures draws one figure of images: leave one out, it or --temperature, "
+            "--part-rows and --ray."
+        )
+    contexts = choose_contexts(run, context, label)
+    if in_parts or (not images and is_folder(out or "samples.csv")):
         if num is None:
             raise ValueError("a folder of parts has no default size: give --num.")
-        if temperatures is not None:
-            raise ValueError("--temperatures draws one figure: leave --ray and --part-rows out.")
-        folder = check_folder(out or "samples")
+        folder = out or "samples"
         outcome = sample_parts(
-            opened,
+            run,
             num,
             folder,
-            contexts=choose_contexts(opened, context, label),
+            contexts=contexts,
             temperature=temperature,
             seed=seed,
             rows=part_rows,
             cluster=Cluster(ray_address) if on_ray else None,
             console=PlainConsole(),
         )
-        report(outcome.describe(folder))
+        yield outcome.describe(folder)
         return
-    if temperatures is not None and not images:
-        raise ValueError("--temperatures draws images: give a table one --temperature.")
-    if temperatures is not None and temperature != 1.0:
-        raise ValueError("--temperature and --temperatures are both given: leave one out.")
     file = Path(out or ("samples.png" if images else "samples.csv"))
-    count = num or (8 if temperatures is not None else 64 if images else 1_000)
-    contexts = choose_contexts(opened, context, label)
-    rows = None if contexts is None else contexts(count, seed)
     if temperatures is not None:
-        from diffeo import figures, latent
-        from diffeo.figures.style import tick
-
-        check_figure(str(file))
-        noise = Generator()
-        noise.seed() if seed is None else noise.manual_seed(seed)
-        x = latent.at_temperatures(flow, count, temperatures, context=rows, generator=noise)
-        figures.save(figures.image_grid(x, [*map(tick, temperatures)], "temperature"), file)
-        report(f"Drawn into {file}.")
+        yield _draw_temperatures(run, num or 8, temperatures, seed, contexts, file)
         return
-    parts = opened.stream_samples(count, rows, temperature, seed)
-    if images and file.suffix.lower() not in {".npy", ".npz"}:
-        from diffeo.data.images.writing import save_images, write_images
-
-        if file.suffix:
-            save_images(torch.cat(list(parts)), file)
-        else:
-            write_images(parts, file)
-    elif images:
-        check_writable(file)
-        write_columns(file, {"images": torch.cat(list(parts)).numpy()})
+    count = num or (64 if images else 1_000)
+    rows = None if contexts is None else contexts(count, seed)
+    if images:
+        _write_images(run.stream_samples(count, rows, temperature, seed), file)
     elif file.suffix == ".png":
         from diffeo import figures
 
-        table = opened.data()
+        table = run.data()
         assert isinstance(table, Table)
-        x = torch.cat(list(parts))
-        figures.save(figures.corner(table.train.x, x, opened.columns), file)
+        x = torch.cat(list(run.stream_samples(count, rows, temperature, seed)))
+        figures.save(figures.corner(table.train.x, x, run.columns), file)
     else:
-        from diffeo.scale.sampling import with_context
+        write_samples(run, count, file, rows, temperature, seed)
+    yield f"{count:,} {'images' if images else 'rows'} written to {file}."
 
+
+def _draw_temperatures(
+    run: Run,
+    count: int,
+    temperatures: list[float],
+    seed: int | None,
+    contexts: Contexts | None,
+    file: Path,
+) -> str:
+    from diffeo import latent
+    from diffeo.cli.images import check_figure, draw_columns, seeded
+    from diffeo.figures.style import tick
+
+    check_figure(str(file))
+    rows = None if contexts is None else contexts(count, seed)
+    noise = seeded(seed)
+    x = latent.at_temperatures(run.flow, count, temperatures, context=rows, generator=noise)
+    return draw_columns(x.unbind(1), [*map(tick, temperatures)], "temperature", file)
+
+
+def _write_images(parts: Iterator[torch.Tensor], file: Path) -> None:
+    if file.suffix.lower() in {".npy", ".npz"}:
         check_writable(file)
-        write_table(file, opened.columns + opened.context_columns, with_context(parts, rows))
-    report(f"{count:,} {'images' if images else 'rows'} written to {file}.")
+        write_columns(file, {"images": torch.cat(list(parts)).numpy()})
+    elif file.suffix:
+        from diffeo.data.images.writing import save_images
+
+        save_images(torch.cat(list(parts)), file)
+    else:
+        from diffeo.data.images.writing import write_images
+
+        write_images(parts, file)

@@ -1,27 +1,27 @@
 """`diffeo score`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from diffeo.cli.common import check_folder, choose_reference, is_folder, open_run, report
-from diffeo.data import Batches, check_writable, write_columns, write_table
-from diffeo.evaluation.likelihood import Batch
-from diffeo.evaluation.scores import Kind, column_names, image_columns, row_scores
+from diffeo.data import Batches, check_writable
+from diffeo.data.tables.writing import is_folder
+from diffeo.evaluation.scores import Kind, Reference, needs_reference
+from diffeo.run import Run
+from diffeo.scale import Cluster, score_parts
+from diffeo.scale.scoring import write_scores
 from diffeo.utils.console import PlainConsole
 
 
 def main(
+    run: Run,
     *,
     data: str,
     kind: Kind = "log_prob",
     reference: str | None = None,
     out: str = "scores.csv",
-    delimiter: str | None = None,
     ray: bool = False,
     ray_address: str | None = None,
-    **run: Any,
-) -> None:
+) -> Iterator[str]:
     """Write the log-likelihood, in nats, of each row of a table or each image.
 
     With --kind there is a second score. The lowest scores are the outliers.
@@ -34,58 +34,34 @@ def main(
         reference: Data like the training data, for a model that does not know how these score.
         out: A .csv, .parquet, .npy or .npz file; or a folder, which gets a file of scores for each
             .parquet file of --data.
-        delimiter: The character between the values of a CSV file; a comma by default.
         ray: Process the files of a folder in parallel with Ray (pip install "diffeo[ray]"), on the
             cores of this machine.
         ray_address: HOST:PORT of a Ray cluster to use instead, whose machines see the same folders.
     """
-    opened = open_run(**run)
-    flow = opened.flow
-
-    def batches(source: str) -> Iterable[Batch]:
-        if flow.takes_pixels:
-            return Batches(opened.gallery(source, unlabelled=True).images, flow.chunk)
-        return opened.rows(source, unlabelled=True, delimiter=delimiter)
-
     if ray or ray_address is not None or is_folder(out):
-        from diffeo.scale import Cluster, score_parts
-
-        folder = check_folder(out)
+        cluster = Cluster(ray_address) if ray or ray_address is not None else None
+        compared = _reference(run, kind, reference)
         outcome = score_parts(
-            opened,
-            data,
-            folder,
-            kind=kind,
-            reference=choose_reference(opened, kind, reference, batches),
-            delimiter=delimiter,
-            cluster=Cluster(ray_address) if ray or ray_address is not None else None,
-            console=PlainConsole(),
+            run, data, out, kind=kind, reference=compared, cluster=cluster, console=PlainConsole()
         )
-        report(outcome.describe(folder))
+        yield outcome.describe(out)
         return
     file = check_writable(out)
-    if flow.takes_pixels:
-        gallery = opened.gallery(data, unlabelled=True)
-        if flow.context.category and gallery.images.context is None:
-            report(opened.unlabelled(data))
-        compared = choose_reference(opened, kind, reference, batches)
-        write_columns(file, image_columns(flow, gallery, kind, compared))
-        for note in gallery.notes:
-            report(note)
-        report(f"{len(gallery.names):,} scores written to {file}.")
-        return
-    if Path(data).is_dir():
+    if Path(data).is_dir() and not run.flow.takes_pixels:
         raise ValueError(f"{data} is a folder: name a folder for its scores with --out.")
-    compared = choose_reference(opened, kind, reference, batches)
-    if opened.lacks_class(data, delimiter):
-        report(opened.unlabelled(data))
-    count = 0
+    done = write_scores(run, data, file, kind, _reference(run, kind, reference))
+    yield from done.notes
+    yield f"{done.rows:,} scores written to {file}."
 
-    def counted() -> Iterator[Any]:
-        nonlocal count
-        for rows in row_scores(flow, batches(data), kind, compared):
-            count += len(rows)
-            yield rows
 
-    write_table(file, column_names(flow, kind), counted())
-    report(f"{count:,} scores written to {file}.")
+def _reference(run: Run, kind: Kind, source: str | None) -> Reference | None:
+    """What scores of a kind are compared with, if anything: `--reference`, or the model's own."""
+    needed = needs_reference(run.flow, kind)
+    if source is None:
+        return Reference.of(run.flow) if needed else None
+    if not needed:
+        raise ValueError(f"{kind} is not compared with other data: leave --reference out.")
+    if run.flow.takes_pixels:
+        images = run.gallery(source, unlabelled=True).images
+        return Reference.measure(run.flow, Batches(images, run.flow.chunk))
+    return Reference.measure(run.flow, run.rows(source, unlabelled=True))

@@ -1,15 +1,16 @@
 """`diffeo share`."""
 
-from typing import Any
+from collections.abc import Iterator
 
-from diffeo.cli.common import open_run, report
 from diffeo.pretrained.storage import STORED
-from diffeo.run import share
+from diffeo.run import Run, share
 from diffeo.utils.console import PlainConsole
+
+FIXED = {"device": "cpu", "precision": "float32"}
 
 
 def main(
-    run: str,
+    run: Run,
     name: str | None = None,
     *,
     out: str | None = None,
@@ -17,15 +18,12 @@ def main(
     dtype: str | None = None,
     license: str | None = None,
     message: str | None = None,
-    **options: Any,
-) -> None:
+) -> Iterator[str]:
     """Push a model to the Hugging Face hub, with a model card made from its run.
 
     Examples: `diffeo share runs/mine --out shared`, `diffeo share runs/mine owner/name --private`.
 
     Args:
-        run: A run folder or a model folder. If there is none of that name: a model that ships with
-            diffeo ({zoo}), or owner/name on the Hugging Face hub.
         name: Its name on the hub, owner/name.
         out: Write what would be pushed into this folder, and push nothing.
         private: Make the repository private.
@@ -37,7 +35,7 @@ def main(
     if dtype is not None and dtype not in STORED:
         raise ValueError(f"--dtype is {dtype}: choose {', '.join(STORED)}.")
     place = share(
-        open_run(run, device="cpu", precision="float32", **options),
+        run,
         name,
         out,
         dtype=None if dtype is None else STORED[dtype],
@@ -46,4 +44,4 @@ def main(
         private=private or None,  # None leaves an organization's default
         **({} if message is None else {"commit_message": message}),
     )
-    report(f"{'Pushed to' if out is None else 'Written to'} {place}.")
+    yield f"{'Pushed to' if out is None else 'Written to'} {place}."

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that names are found
 from diffeo.cli.parser import Parser
-from diffeo.cli.settings import check_settings, known_classes
+from diffeo.cli.settings import check_settings
 from diffeo.data import DataOptions, holds_images
 from diffeo.flow import Flow
 from diffeo.run import presets, train
@@ -18,11 +19,8 @@ from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.console import PlainConsole
 from diffeo.utils.machine import Precision
 
-ALIASES = {
-    "--device": "--trainer.device",
-    "--compile": "--trainer.compile",
-    "--detect_anomaly": "--trainer.detect_anomaly",
-}
+FILES = ("--model", "--optimizer", "--trainer")  # jsonargparse would read files that they name
+SHORT = ("device", "compile", "detect_anomaly")  # options of the trainer
 # Of version 0.1.0.
 GONE = {
     "--model.coupling": "write --model.univariate Additive, or Affine",
@@ -30,6 +28,7 @@ GONE = {
     "--model.base": "write --model.base Normal, or Logistic",
     "--model.num_classes": "write --data.context label",
     "--model.context_features": "name the columns by --data.context",
+    "--data.delimiter": "it is found in the first lines of a file",
     "--trainer.accelerator": "write --device cpu, cuda or mps",
     "--trainer.num_nodes": "start the processes with torchrun",
     "--trainer.strategy": "start the processes with torchrun",
@@ -87,18 +86,20 @@ def unwrapped(made: Any) -> Any:
 
 def add_options(parser: Parser) -> None:
     """The options that choose other settings, and the short names."""
-    preset = "Tested settings, one of {presets}; options after it override them."
+    preset = (
+        f"Tested settings, one of {', '.join(presets.names())}; options after it override them."
+    )
     config = "A YAML file of these options; if it names classes of others, --trust must be given."
     trust = "Import the classes that --config or the run of --resume names: this runs their code."
     parser.add_argument("--preset", help=preset)
     parser.add_argument("--config", action="config", help=config)
     parser.add_argument("--trust", action="store_true", help=trust)
-    parser.explain("--data", "The same as --data.source.", "SOURCE")
-    for section in ("optimizer", "trainer"):
-        parser.explain(f"--{section}", SUPPRESS)
-    for alias, option in ALIASES.items():
-        if option in parser._option_string_actions:
-            parser.add_alias(alias, option)
+    actions = parser._option_string_actions
+    actions["--data"].help, actions["--data"].metavar = "The same as --data.source.", "SOURCE"
+    actions["--optimizer"].help = actions["--trainer"].help = SUPPRESS
+    for name in SHORT:
+        action = actions[f"--{name}"] = actions[f"--trainer.{name}"]
+        action.option_strings = [f"--{name}", *action.option_strings]
 
 
 def expand(words: list[str]) -> list[str]:
@@ -107,64 +108,66 @@ def expand(words: list[str]) -> list[str]:
     Raises:
         ValueError: if there is no such preset or run, or a file names a class that is not trusted.
     """
-    result, rest = [], iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name == "--preset":
-            # In the same place, since options that follow override it.
-            word = f"--config={presets.find(value if equals else next(rest, ''))}"
+    options = []
+    for name, value in _options(words):
+        if name == "--preset":  # in the same place, since options that follow override it
+            name, value = "--config", str(presets.find(value or ""))
         elif name == "--data":
-            word = f"--data.source{equals}{value}"
-        elif word == "--detect_anomaly":
-            word += "=true"
-        result.append(word)
-    for folder in _values("--resume", words)[-1:]:
+            name = "--data.source"
+        elif name == "--detect_anomaly" and value is None:
+            value = "true"
+        options.append((name, value))
+    given = dict(options)
+    if folder := given.get("--resume"):
         config = f"{folder}/config.yaml"
         if not Path(config).is_file():
             raise ValueError(
                 f"{folder} holds no run to resume, {config} is missing: start one by --out "
                 f"{folder}."
             )
-        result = [f"--config={config}", *result]
-    if not _values("--model", result) and not _values("--config", result):
-        result = [*_default_model(result), *result]
-    _check_classes(result)
-    return result
+        options.insert(0, ("--config", config))
+    elif given.keys().isdisjoint({"--model", "--config"}):
+        options[:0] = _default_model(given)
+    _check_classes(options, trusted="--trust" in given)
+    return [name if value is None else f"{name}={value}" for name, value in options]
 
 
-def _default_model(words: list[str]) -> list[str]:
+def _options(words: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Each option with its value; None where it has none, and for a word that is no option."""
+    rest = iter(itertools.zip_longest(words, words[1:], fillvalue="--"))
+    for word, following in rest:
+        name, equals, value = word.partition("=")
+        if equals:
+            yield name, value
+        elif (
+            word.startswith("--")
+            and word not in ("--trust", "--help")
+            and not following.startswith("--")
+        ):
+            next(rest)
+            yield word, following
+        else:
+            yield word, None
+
+
+def _default_model(given: dict[str, str | None]) -> list[tuple[str, str | None]]:
     """The model's class, if there are arguments of it: the parser must know whose they are."""
-    if not any(word.startswith("--model.") for word in words):
+    if not any(name.startswith("--model.") for name in given):
         return []
-    sources = _values("--data.source", words)
-    images = bool(sources) and holds_images(DataOptions(sources[-1]))
-    return [f"--model=diffeo.{'ImageRealNVP' if images else 'RealNVP'}"]
+    source = given.get("--data.source")
+    images = source is not None and holds_images(DataOptions(source))
+    return [("--model", f"diffeo.{'ImageRealNVP' if images else 'RealNVP'}")]
 
 
-def _check_classes(words: list[str]) -> None:
+def _check_classes(options: list[tuple[str, str | None]], trusted: bool) -> None:
     """Refuse files of settings that name a class which the user neither typed nor trusts."""
-    typed = {value for option, value in _pairs(words) if option.startswith("--model")}
-    trusted = None if "--trust" in words else typed
-    for option, value in _pairs(words):
-        section = option.removeprefix("--").partition(".")[0]
-        if option == "--config" and (Path(value).exists() or ":" not in value):
-            check_settings(value, None, trusted)  # else settings, typed in place of a file
-        elif section in ("model", "optimizer", "trainer") and Path(value).is_file():
-            check_settings(value, section, trusted)  # jsonargparse may read it
-    own = [name for name in typed - known_classes() if name.replace(".", "_").isidentifier()]
-    if trusted is None or any("." in name for name in own):
+    typed = {value for name, value in options if name.startswith("--model") and value}
+    for name, value in options:
+        if name == "--config":
+            check_settings(value or "", None if trusted else typed)
+        elif name.startswith(FILES) and os.path.isfile(value or ""):  # noqa: PTH113, of any text
+            raise ValueError(f"{name} is the file {value}: name files of settings by --config.")
+    own = [name for name in typed if "." in name and name.replace(".", "_").isidentifier()]
+    if trusted or any(not name.startswith("diffeo.") for name in own):
         # The user's own class lies where the user is; otherwise nothing is imported from there.
         sys.path.append(str(Path.cwd()))
-
-
-def _values(option: str, words: list[str]) -> list[str]:
-    """All values that the user gave to an option."""
-    return [value for name, value in _pairs(words) if name == option]
-
-
-def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Each option with its value, or with the word that follows."""
-    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            yield name, value if equals else following

@@ -1,4 +1,4 @@
-"""Tables: options -> opening (a `Source`) -> loading (a `Table`, or a stream) -> writing.
+"""Tables: opening (options -> a `Source`) -> loading (a `Table`, or a stream) -> writing.
 
-A new format is a function in `files.READERS`, a new generator an entry of `synthetic.GENERATORS`.
+A new format is a function in `opening.READERS`, a new generator an entry of `synthetic.GENERATORS`.
 """

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.context import ContextSpec, Number
 from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
-from diffeo.data.tables.columns import (
-    check_finite,
-    check_numeric,
-    check_spread,
-    check_training,
-    step_size,
-)
-from diffeo.data.tables.opening import open_table
-from diffeo.data.tables.options import TableOptions, check_table_options
-from diffeo.data.tables.source import Chunk, Source
+from diffeo.data.tables.opening import Chunk, Source, TableOptions, open_table
 
 BATCH_ROWS = 65_536
 
@@ -73,34 +65,40 @@ def load_table(options: TableOptions) -> Table:
 
     Raises:
         ValueError: options that contradict each other or the source, or a column without a density:
-            not numeric, not finite, constant, or too fine for float32. One sentence, which names
-            the source, the column and the remedy.
+            not numeric, not finite, constant, or too fine for float32.
     """
-    check_table_options(options)
     source = open_table(options)
-    columns, context = choose_columns(source, options)
-    parts = _read(source, [*columns, *context], options.rows)
-    rows = sum(map(len, parts[columns[0]]))
+    columns, context = _choose_columns(source, options)
+    names = [*columns, *context]
+    chunks = []
+    for first_row, chunk in source.chunks(names, options.rows, BATCH_ROWS):
+        remedy = "choose numeric columns with --data.columns {numeric}, or encode it as numbers"
+        _check_numeric(source.name, chunk, first_row, remedy)
+        chunks.append(chunk)
+    if not chunks:
+        raise ValueError(f"{source.name} has no rows: there is nothing to learn from")
+    rows = sum(len(chunk[names[0]]) for chunk in chunks)
     sizes = split_sizes(source.name, "row", rows, options.splits)
     order = np.random.default_rng(options.seed).permutation(rows)
 
-    steps = {}
-    tensors = []
-    for names in (columns, context):
-        values = np.empty((rows, len(names)), dtype=np.float32)
-        for i, name in enumerate(names):
-            # One column at a time in float64: its parts are dropped as its float32 copy is made.
-            column = np.concatenate(parts.pop(name), dtype=np.float64)
-            check_finite(source.name, name, column)
-            check_spread(source.name, name, column)
-            values[:, i] = column[order]
-            check_training(source.name, name, values[: sizes[0], i])
-            steps[name] = 0.0 if source.drawn else step_size(column)
-        tensors.append(torch.split(torch.from_numpy(values), sizes))
-    train, val, test = (
-        Split(x, c if context else None) for x, c in zip(tensors[0], tensors[1], strict=True)
+    values, steps = np.empty((rows, len(names)), dtype=np.float32), {}
+    for i, name in enumerate(names):
+        # One column at a time in float64: its parts are dropped as its float32 copy is made.
+        column = np.concatenate([chunk.pop(name) for chunk in chunks], dtype=np.float64)
+        _check_finite(source.name, name, column)
+        values[:, i] = column[order]
+        _check_spread(source.name, name, column, values[: sizes[0], i])
+        steps[name] = step_size(column)
+    x, c = torch.from_numpy(values).split([len(columns), len(context)], dim=1)
+    repeated = [f"'{name}' (step {steps[name]:.6g})" for name in columns if steps[name]]
+    note = (
+        f"{source.name}: values repeat in {listing(repeated)}, which makes the density unbounded: "
+        "`--data.dequantize true` spreads each value over its step."
     )
-    quantized = {name: steps[name] for name in columns if steps[name]}
+    train, val, test = (
+        Split(x.contiguous(), c.contiguous() if context else None)
+        for x, c in zip(x.split(sizes), c.split(sizes), strict=True)
+    )
     return Table(
         name=Path(options.source).stem,
         columns=columns,
@@ -109,54 +107,40 @@ def load_table(options: TableOptions) -> Table:
         val=val,
         test=test,
         steps=[steps[name] if options.dequantize else 0.0 for name in columns],
-        notes=[] if options.dequantize or not quantized else [_note(source.name, quantized)],
+        notes=[note] if repeated and not options.dequantize else [],
         options=options,
     )
 
 
-def choose_columns(source: Source, options: TableOptions) -> tuple[list[str], list[str]]:
+def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], list[str]]:
     """The names of the columns to model and of those that are context."""
-    context = list(options.context or [])
-    for name in [*(options.columns or []), *context]:
-        if name not in source.columns:
+    name, context = source.name, list(options.context or [])
+    chosen = [*(options.columns or []), *context]
+    for i, column in enumerate(chosen):
+        if column in chosen[:i]:
             raise ValueError(
-                f"{source.name} has no column '{name}'{suggestion(name, source.columns)}: "
+                f"{name}: column '{column}' is chosen twice: "
+                "name it once, in --data.columns or in --data.context"
+            )
+        if column not in source.columns:
+            raise ValueError(
+                f"{name} has no column '{column}'{suggestion(column, source.columns)}: "
                 f"it has {listing(source.columns)}"
             )
-    if options.columns is not None:
-        return list(options.columns), context
-    columns = [name for name in source.columns if name not in {*context, *source.labels}]
+    columns = options.columns
+    if columns is None:
+        columns = [column for column in source.columns if column not in {*context, *source.labels}]
+        if "" in columns:
+            raise ValueError(
+                f"{name}: column {source.columns.index('') + 1} has no name, as row numbers "
+                "written along have none: name it, or choose the others with --data.columns"
+            )
     if not columns:
         raise ValueError(
-            f"{source.name}: all columns are context and none is left to model: "
-            "name fewer in --data.context"
+            f"{name}: no column is left to model: name at least one in --data.columns, or fewer in "
+            "--data.context"
         )
-    if "" in columns:
-        raise ValueError(
-            f"{source.name}: column {source.columns.index('') + 1} has no name, as row numbers "
-            "written along have none: name it, or choose the others with --data.columns"
-        )
-    return columns, context
-
-
-def _read(source: Source, names: list[str], rows: int | None) -> dict[str, list[Array]]:
-    parts: dict[str, list[Array]] = {name: [] for name in names}
-    for first_row, chunk in source.chunks(names, rows, BATCH_ROWS):
-        remedy = "choose numeric columns with --data.columns {numeric}, or encode it as numbers"
-        check_numeric(source.name, chunk, first_row, remedy)
-        for name in names:
-            parts[name].append(chunk[name])
-    if not parts[names[0]]:
-        raise ValueError(f"{source.name} has no rows: there is nothing to learn from")
-    return parts
-
-
-def _note(source: str, steps: dict[str, float]) -> str:
-    named = listing(f"'{name}' (step {step:.6g})" for name, step in steps.items())
-    return (
-        f"{source}: values repeat in {named}, which makes the density unbounded: "
-        "`--data.dequantize true` spreads each value over its step."
-    )
+    return list(columns), context
 
 
 def stream(
@@ -164,7 +148,6 @@ def stream(
     columns: list[str],
     context: list[str] | None = None,
     batch_rows: int = BATCH_ROWS,
-    delimiter: str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """All rows of a source in their order, a batch at a time.
 
@@ -173,12 +156,10 @@ def stream(
     matched by position if there are as many as columns.
 
     Args:
-        source: as in `TableOptions.source`, or options, whose `rows`, `noise`, `seed` and
-            `delimiter` count as well.
+        source: as in `TableOptions.source`, or options, whose `rows`, `noise` and `seed` count too.
         columns: the names of the features.
         context: the names of the context features.
         batch_rows: the most rows of a batch.
-        delimiter: the character between the values of a CSV file; a comma by default.
 
     Yields:
         `x` `[rows, features]` and `context` `[rows, context_features]` or None, both float32.
@@ -188,43 +169,114 @@ def stream(
             finite number (when its batch is reached).
     """
     options = TableOptions(source) if isinstance(source, str) else source
-    if batch_rows < 1:
-        raise ValueError(f"a batch of {batch_rows} rows is none: ask for at least one")
-    if delimiter is not None:
-        options = dataclasses.replace(options, delimiter=delimiter)
     opened = open_table(options)
     names = _locate(opened, [*columns, *(context or [])])
-    return _batches(opened, names, len(columns), batch_rows, options.rows)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for first_row, chunk in opened.chunks(names, options.rows, batch_rows):
+            _check_numeric(opened.name, chunk, first_row, "the model takes it as a number")
+            for name in names:
+                _check_finite(opened.name, name, chunk[name], first_row)
+            x = _tensor(chunk, names[: len(columns)])
+            yield x, _tensor(chunk, names[len(columns) :]) if context else None
+
+    return batches()
 
 
 def _locate(source: Source, wanted: list[str]) -> list[str]:
+    """What the source calls the wanted columns."""
     missing = [name for name in wanted if name not in source.columns]
-    if not missing:
-        return wanted
-    if source.named:
+    if missing and source.named:
         raise ValueError(
             f"{source.name} lacks the column '{missing[0]}'"
             f"{suggestion(missing[0], source.columns)}: it has {listing(source.columns)}"
         )
-    if len(source.columns) != len(wanted):
+    if missing and len(source.columns) != len(wanted):
         raise ValueError(
             f"{source.name} has {len(source.columns)} columns without names, and {len(wanted)} are "
             f"needed: save {listing(wanted)} in this order"
         )
-    return source.columns
-
-
-def _batches(
-    source: Source, names: list[str], features: int, batch_rows: int, rows: int | None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for first_row, chunk in source.chunks(names, rows, batch_rows):
-        check_numeric(source.name, chunk, first_row, "the model takes it as a number")
-        for name in names:
-            check_finite(source.name, name, chunk[name], first_row)
-        x = _tensor(chunk, names[:features])
-        yield x, _tensor(chunk, names[features:]) if names[features:] else None
+    return source.columns if missing else wanted
 
 
 def _tensor(chunk: Chunk, names: list[str]) -> Tensor:
     columns = [chunk[name].astype(np.float32) for name in names]
     return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _check_numeric(source: str, chunk: Chunk, first_row: int, remedy: str) -> None:
+    """Refuses text, categories, truth values and dates, since none has a density.
+
+    `{numeric}` in the remedy, the end of the message, becomes the columns that are numbers.
+    """
+    numeric = [name for name, column in chunk.items() if column.dtype.kind in "iuf"]
+    for name, column in chunk.items():
+        if name not in numeric and len(column):
+            row, value = _example(column)
+            names = shlex.quote(",".join(numeric) or "a,b,c")
+            raise ValueError(
+                f"{source}: column '{name}' is not numeric, row {first_row + row} holds '{value}': "
+                + remedy.replace("{numeric}", names)
+            )
+
+
+def _example(column: Array) -> tuple[int, str]:
+    """The first value that cannot be read as a number, or the first of all if each can."""
+    found = 0
+    for row, value in enumerate(column):
+        try:
+            float("nan" if value is None else value)
+        except (TypeError, ValueError):
+            found = row
+            break
+    return found, " ".join(str(column[found])[:1_000].split())[:40]
+
+
+def _check_finite(source: str, name: str, column: Array, first_row: int = 1) -> None:
+    """Refuses a column `[rows]` with values that are missing, infinite or infinite in float32."""
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(column.astype(np.float32))
+    if bad.any():
+        count, row = int(bad.sum()), int(bad.argmax())
+        rows = "1 row" if count == 1 else f"{count} rows"
+        raise ValueError(
+            f"{source}: column '{name}' has {rows} without a finite float32 value, first in row "
+            f"{first_row + row} ({column[row]:g}): remove such rows or fill them in"
+        )
+
+
+def _check_spread(source: str, name: str, column: Array, training: Array) -> None:
+    """Refuses a column whose rows, or whose rows for training, are equal or nearly so."""
+    low, high, spread = float(column.min()), float(column.max()), column.std()
+    if low < high and np.spacing(np.float32(max(abs(low), abs(high)))) > 1e-3 * spread:
+        raise ValueError(
+            f"{source}: column '{name}' varies by {spread:.3g} around {column.mean():.8g}, "
+            "too little for float32 to resolve: subtract an offset from it"
+        )
+    if training.min() == training.max():
+        where = "every row" if low == high else "every row of the training split"
+        raise ValueError(
+            f"{source}: column '{name}' is {training[0]:g} in {where}, which has no density: "
+            "leave it out with --data.columns or --data.context"
+        )
+
+
+def step_size(column: NDArray[np.float64]) -> float:
+    """The step between the values of a column `[rows]`, or 0.0 for a continuous one.
+
+    A column is quantized where fewer than half of its rows hold a value that no other row holds.
+    Its step is the greatest one of which all gaps between its values are multiples, looked for
+    among the smallest gap and its fractions down to a tenth; if there is none, the smallest gap.
+    """
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) < 2 or (counts == 1).sum() >= len(column) / 2:
+        return 0.0
+    gaps = np.diff(values)
+    smallest = float(gaps.min())
+    for fraction in range(1, 11):
+        multiples = gaps * (fraction / smallest)
+        whole = np.round(multiples)
+        if np.abs(multiples - whole).max() < 1e-3:
+            # The whole span measures the step better than one gap, which carries rounding errors.
+            return float((values[-1] - values[0]) / whole.sum())
+    return smallest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,15 @@ class Generator:
     draw: Callable[[int, int, float], Drawn]
 
 
-def _scikit(name: str, **settings: float) -> Callable[[int, int, float], Drawn]:
-    def draw(rows: int, seed: int, noise: float) -> Drawn:
-        from sklearn import datasets
+def _scikit(name: str, rows: int, seed: int, noise: float, **settings: float) -> Drawn:
+    from sklearn import datasets
 
-        points, labels = getattr(datasets, name)(rows, noise=noise, random_state=seed, **settings)
-        return points, labels
-
-    return draw
+    points, labels = getattr(datasets, name)(rows, noise=noise, random_state=seed, **settings)
+    return points, labels
 
 
 def _swiss_roll(rows: int, seed: int, noise: float) -> Drawn:
-    points, _ = _scikit("make_swiss_roll")(rows, seed, noise)
+    points, _ = _scikit("make_swiss_roll", rows, seed, noise)
     return points[:, [0, 2]], None  # the height between them is independent of the roll
 
 
@@ -48,8 +46,8 @@ def _gaussians(rows: int, seed: int, noise: float) -> Drawn:
 
 
 GENERATORS = {
-    "moons": Generator(("x", "y"), 0.05, _scikit("make_moons")),
-    "circles": Generator(("x", "y"), 0.05, _scikit("make_circles", factor=0.5)),
+    "moons": Generator(("x", "y"), 0.05, partial(_scikit, "make_moons")),
+    "circles": Generator(("x", "y"), 0.05, partial(_scikit, "make_circles", factor=0.5)),
     "swiss_roll": Generator(("x", "z"), 0.5, _swiss_roll),
     "gaussians": Generator(("x", "y"), 0.2, _gaussians),
 }

@@ -14,10 +14,13 @@ from diffeo.data.files import Array
 from diffeo.utils.files import atomic_write
 
 
-def check_writable(path: str | Path) -> Path:
-    """The path of a table to be written, checked before any work is done for it.
+def is_folder(name: str | Path) -> bool:
+    """Whether an output is a folder: it ends in a slash, has no ending, or is one already."""
+    return str(name).endswith("/") or not Path(name).suffix or Path(name).is_dir()
 
-    The folder is made where it is missing.
+
+def check_writable(path: str | Path) -> Path:
+    """The path of a table to be written, checked before any work; a missing folder is made.
 
     Raises:
         ValueError: an unknown ending, a path that is a folder, or a folder that cannot be made or
@@ -60,10 +63,9 @@ def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) 
 
     def checked() -> Iterator[Array]:
         for batch in batches:
-            if batch.ndim != 2 or batch.shape[1] != len(columns):
+            if batch.shape != (len(batch), len(columns)):
                 raise ValueError(
-                    f"{path} has {len(columns)} columns, so a batch has shape "
-                    f"(rows, {len(columns)}), not {batch.shape}"
+                    f"{path} takes batches of shape (rows, {len(columns)}), not {batch.shape}"
                 )
             yield batch
 

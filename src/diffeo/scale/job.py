@@ -1,19 +1,47 @@
-"""All parts of a folder, computed here or on Ray, and a summary."""
+"""A job: parts, the work of one, and an executor that does those that are not finished."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffeo.scale.folder import tidy
-from diffeo.scale.parts import Part
-from diffeo.scale.ray import Cluster, on_ray
-from diffeo.scale.work import Work, attempt
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work, which becomes one file."""
+
+    number: int  # from 0; the seed of its noise follows from it
+    name: str  # of its file inside the output folder
+    source: str = ""  # the file whose rows are scored
+    rows: int | None = None  # to sample; None where the source decides
+
+    def finished(self, folder: Path) -> bool:
+        """Whether its file exists and is complete: a Parquet file ends with its metadata."""
+        import pyarrow.parquet
+
+        try:
+            found = pyarrow.parquet.read_metadata(folder / self.name).num_rows
+        except (OSError, pyarrow.ArrowException):
+            return False
+        return self.rows is None or found == self.rows
+
+
+@dataclass(frozen=True)
+class Done:
+    """The result of one part."""
+
+    rows: int = 0  # that were written
+    notes: tuple[str, ...] = ()  # sentences for the user
+    problem: str = ""  # why it failed, in a sentence
+    fatal: bool = False  # whether all others will fail too, as on a full disk
 
 
 @dataclass(frozen=True)
@@ -25,7 +53,7 @@ class Outcome:
     rows: int  # written now
     deaths: int = 0  # processes that were killed at a part, which another then did
 
-    def describe(self, folder: Path) -> str:
+    def describe(self, folder: Path | str) -> str:
         """In one sentence."""
         now = self.parts - self.before
         sentence = f"{self.rows:,} rows in {now:,} part{'s' * (now != 1)} written to {folder}"
@@ -36,14 +64,37 @@ class Outcome:
         return sentence + "."
 
 
+Work = Callable[[Part], Done]  # computes a part and puts it in its place
+Executor = Callable[[Work, list[Part]], Iterable[Done]]  # the results, as parts finish
+
+
+def attempt(work: Work, part: Part) -> Done:
+    """Compute a part by one thread: the number of threads may change the last digit of a sum."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(part)
+    except (ValueError, FloatingPointError) as error:
+        return Done(problem=" ".join(str(error).split()))
+    except OSError as error:
+        return Done(problem=f"{part.name} cannot be written: {error.strerror or error}", fatal=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def here(work: Work, parts: list[Part]) -> Iterator[Done]:
+    """The executor that computes one part after the other in this process."""
+    return (attempt(work, part) for part in parts)
+
+
 def finish(
     work: Work,
     parts: list[Part],
     folder: Path,
-    cluster: Cluster | None = None,
+    executor: Executor | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Compute the parts that are not finished yet, here or on a cluster.
+    """Compute the parts that are not finished yet, by default in this process.
 
     Raises:
         ValueError: at the end, if a part failed; at once, if all others would fail too.
@@ -52,10 +103,9 @@ def finish(
     before, rows = len(parts) - len(left), 0
     problems, shown = list[str](), set[str]()
     console = console or Console(quiet=True)
-    results = on_ray(cluster, work, left) if cluster else (attempt(work, part) for part in left)
     try:
         with _progress(console, before, len(parts)) as advance:
-            for done in results:
+            for done in (executor or here)(work, left):
                 if done.fatal:
                     raise ValueError(f"{done.problem}; the same command goes on from here.")
                 if done.problem:
