@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffeo.cli.interrupts import Interrupts
 from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 
 from diffeo import RealNVP
-from diffeo.cli import main
+from diffeo.cli import Interrupts, main
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.run.learning import prepare
