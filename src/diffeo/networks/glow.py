@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.normalization import ActNorm
 from diffeo.networks.fused import has_hooks
-from diffeo.networks.glow_fused import convolve, fused
+from diffeo.networks.glow_fused import convolve, fused, scaled
 from diffeo.networks.resnet import context_channels
 from diffeo.utils.config import Configurable
 
@@ -37,11 +37,7 @@ class ZeroConv(Configurable, nn.Module):
         """`(batch, outputs, H, W)` for x `(batch, inputs, H, W)`."""
         if context is not None:
             x = torch.cat((x, *context_channels(context, x)), dim=1)
-        return convolve(x, *self.folded()).to(x.dtype)
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one convolution that does it all."""
-        return _fold(self.weight, self.log_scale, self.bias)
+        return convolve(x, *scaled(self.weight, self.log_scale, self.bias)).to(x.dtype)
 
 
 class GlowNet(Configurable, nn.Module):
@@ -79,9 +75,10 @@ class GlowNet(Configurable, nn.Module):
         """The parameters `(batch, outputs, H, W)` for unchanged channels x."""
         h = self._with_ones_and_context(x, context)
         if self._is_standard():
-            first = _fold(self.first, self.first_norm.log_scale, self.first_norm.shift)
-            second = _fold(self.second, self.second_norm.log_scale, self.second_norm.shift)
-            return fused(h, *first, *second, *self.last.folded()).to(x.dtype)
+            norms = self.first_norm, self.second_norm
+            first, second = ((norm.log_scale, norm.shift) for norm in norms)
+            last = self.last.weight, self.last.log_scale, self.last.bias
+            return fused(h, self.first, *first, self.second, *second, *last).to(x.dtype)
         h = self.activation(self.first_norm(convolve(h, self.first))[0])
         h = self.activation(self.second_norm(convolve(h, self.second))[0])
         return self.last(h).to(x.dtype)
@@ -115,9 +112,3 @@ def kernel(inputs: int, outputs: int, size: int, std: float) -> nn.Parameter:
     The inputs are last, as convolutions read them fastest.
     """
     return nn.Parameter(torch.randn(outputs, size, size, inputs) * std)
-
-
-def _fold(weight: Tensor, log_scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of `exp(3 s) * (conv(x) + b)` as one convolution."""
-    factor = (ActNorm.SPEED * log_scale).exp()
-    return weight * factor[:, None, None, None], factor * bias

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from diffeo.bijections.normalization import ActNorm
 from diffeo.networks.fused import backward_of_relu, call, dtype_of, gradients_with_graph
 
 # So many hidden activations are computed at a time, in all pixels of some images.
@@ -27,10 +28,16 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, weight.permute(0, 3, 1, 2), bias, padding=weight.shape[1] // 2)
 
 
+def scaled(weight: Tensor, log_scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of `exp(3 s) * (conv(x) + b)` as one convolution."""
+    factor = (ActNorm.SPEED * log_scale).exp()
+    return weight * factor[:, None, None, None], factor * bias
+
+
 def plain(h: Tensor, *layers: Tensor) -> Tensor:
-    """Convolutions with ReLU between them; layers are weight and bias in turn."""
-    for i in range(0, len(layers), 2):
-        h = convolve(h.relu() if i else h, layers[i], layers[i + 1])
+    """Scaled convolutions with ReLU between them; layers are weight, log_scale, bias in turn."""
+    for i in range(0, len(layers), 3):
+        h = convolve(h.relu() if i else h, *scaled(*layers[i : i + 3]))
     return h
 
 
@@ -44,28 +51,44 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, *layers: Tensor) -> Tensor:
         dtype = dtype_of(h)
         ctx.save_for_backward(h, *layers)
-        layers = tuple(tensor.to(dtype) for tensor in layers)
+        pairs = [scaled(*layers[i : i + 3]) for i in range(0, len(layers), 3)]
+        pairs = [(weight.to(dtype), bias.to(dtype)) for weight, bias in pairs]
         h = h.to(dtype, memory_format=torch.channels_last)
-        passes = [_forward(part, layers) for part in _parts(h, len(layers[0]))]
-        ctx.layers, ctx.passes = layers, passes if any(ctx.needs_input_grad) else None
+        passes = [_forward(part, pairs) for part in _parts(h, len(layers[0]))]
+        ctx.pairs, ctx.passes = pairs, passes if any(ctx.needs_input_grad) else None
         return _joined([inputs.pop() for inputs in passes]).contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():
             return gradients_with_graph(ctx, plain, ctx.saved_tensors, grad)
-        layers, passes = ctx.layers, ctx.passes
-        h, *given = ctx.saved_tensors
-        grad = grad.to(layers[0].dtype, memory_format=torch.channels_last)
+        pairs, passes = ctx.pairs, ctx.passes
+        h, *layers = ctx.saved_tensors
+        grad = grad.to(pairs[0][0].dtype, memory_format=torch.channels_last)
         by_h: list[Tensor] = []
         sums: list[Tensor] = []
         for inputs, part in zip(passes, grad.split(len(passes[0][0])), strict=True):
-            by_part, by_layers = _backward(part, inputs, layers)
+            by_part, found = _backward(part, inputs, pairs)
             by_h.append(by_part)
             # In the dtype of the weights: parts may be of a lower precision.
-            found = [a.to(b.dtype) for a, b in zip(by_layers, given, strict=True)]
+            found = [tensor.to(h.dtype) for tensor in found]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-        return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *sums
+        by_layers = [
+            by
+            for i in range(len(pairs))
+            for by in _back_of_scale(*sums[2 * i : 2 * i + 2], *layers[3 * i : 3 * i + 3])
+        ]
+        return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *by_layers
+
+
+def _back_of_scale(
+    by_scaled: Tensor, by_scaled_bias: Tensor, weight: Tensor, log_scale: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of weight, log_scale and bias from those of `scaled`."""
+    factor = (ActNorm.SPEED * log_scale).exp()
+    by_weight, by_bias = by_scaled * factor[:, None, None, None], by_scaled_bias * factor
+    by_factor = torch.linalg.vecdot(by_weight.flatten(1), weight.flatten(1)) + by_bias * bias
+    return by_weight, ActNorm.SPEED * by_factor, by_bias
 
 
 def _parts(h: Tensor, width: int) -> Sequence[Tensor]:
@@ -78,25 +101,25 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _forward(h: Tensor, layers: Sequence[Tensor]) -> list[Tensor]:
-    """What goes into each layer, and what comes out of the last."""
+def _forward(h: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """What goes into each convolution, and what comes out of the last."""
     passed = [h]
-    for i in range(0, len(layers), 2):
-        h = convolve(h, layers[i], layers[i + 1])
-        passed.append(h.relu_() if i < len(layers) - 2 else h)
+    for i, (weight, bias) in enumerate(pairs):
+        h = convolve(h, weight, bias)
+        passed.append(h.relu_() if i < len(pairs) - 1 else h)
     return passed
 
 
 def _backward(
-    grad: Tensor, inputs: list[Tensor], layers: Sequence[Tensor]
+    grad: Tensor, inputs: list[Tensor], pairs: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The gradients of what went in, and of each layer's weight and bias in turn."""
+    """The gradients of what went in, and of each convolution's weight and bias in turn."""
     found: list[Tensor] = []
     for i in reversed(range(len(inputs))):
         last = i == len(inputs) - 1
         wide = inputs[i].device.type == "cpu" and inputs[i].shape[1] >= WIDE
         back = _back_of_few if last and wide else _back
-        grad, *by_layer = back(grad, inputs[i], layers[2 * i])
+        grad, *by_layer = back(grad, inputs[i], pairs[i][0])
         found = [*by_layer, *found]
         if i > 0:
             backward_of_relu(grad, inputs[i])

@@ -41,7 +41,7 @@ class _Fused(torch.autograd.Function):
             return gradients_with_graph(ctx, plain, (inputs[0], *layers), grad)
         found: list[Tensor | None] = []
         for i in reversed(range(count)):
-            found = [_product(grad.t(), inputs[i]), grad.sum(0), *found]
+            found = [_product(grad.t(), inputs[i]).contiguous(), grad.sum(0), *found]
             if i > 0:
                 grad = backward_of_relu(_product(grad, layers[2 * i]), inputs[i])
         return _product(grad, layers[0]) if ctx.needs_input_grad[0] else None, *found

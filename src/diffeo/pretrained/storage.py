@@ -6,6 +6,7 @@ Both files are written completely or not at all. Where some weights are stored i
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -124,8 +125,11 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
 
     Raises:
         ValueError: if there is none of these.
+        TypeError: if `snapshot_download` has no such argument.
     """
     folder, name = Path(name), str(name)
+    # A misspelt argument is refused where nothing is downloaded, too.
+    inspect.signature(huggingface_hub.snapshot_download).bind(name, **download)
     if (folder / CONFIG).is_file():
         return folder
     if (folder / "model").is_dir():  # of a run folder
