@@ -6,6 +6,7 @@ in place, and the gradient of the last convolution, which has few outputs, is a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,32 +51,36 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, *layers: Tensor) -> Tensor:
         dtype = dtype_of(h)
-        ctx.save_for_backward(h, *layers)
         pairs = [scaled(*layers[i : i + 3]) for i in range(0, len(layers), 3)]
         pairs = [(weight.to(dtype), bias.to(dtype)) for weight, bias in pairs]
-        h = h.to(dtype, memory_format=torch.channels_last)
-        passes = [_forward(part, pairs) for part in _parts(h, len(layers[0]))]
-        ctx.pairs, ctx.passes = pairs, passes if any(ctx.needs_input_grad) else None
-        return _joined([inputs.pop() for inputs in passes]).contiguous()
+        parts = _parts(h.to(dtype, memory_format=torch.channels_last), len(layers[0]))
+        passes = [_forward(part, pairs) for part in parts]
+        out = _joined([inputs.pop() for inputs in passes]).contiguous()
+        weights = (weight for weight, _ in pairs)
+        ctx.save_for_backward(h, *layers, *weights, *itertools.chain(*passes))
+        ctx.count = len(pairs)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        h, *rest = ctx.saved_tensors
+        n = ctx.count
+        layers, weights, saved = rest[: 3 * n], rest[3 * n : 4 * n], rest[4 * n :]
         if torch.is_grad_enabled():
-            return gradients_with_graph(ctx, plain, ctx.saved_tensors, grad)
-        pairs, passes = ctx.pairs, ctx.passes
-        h, *layers = ctx.saved_tensors
-        grad = grad.to(pairs[0][0].dtype, memory_format=torch.channels_last)
+            return gradients_with_graph(ctx, plain, (h, *layers), grad)
+        passes = [saved[i : i + n] for i in range(0, len(saved), n)]
+        grad = grad.to(weights[0].dtype, memory_format=torch.channels_last)
         by_h: list[Tensor] = []
         sums: list[Tensor] = []
         for inputs, part in zip(passes, grad.split(len(passes[0][0])), strict=True):
-            by_part, found = _backward(part, inputs, pairs)
+            by_part, found = _backward(part, inputs, weights)
             by_h.append(by_part)
             # In the dtype of the weights: parts may be of a lower precision.
             found = [tensor.to(h.dtype) for tensor in found]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         by_layers = [
             by
-            for i in range(len(pairs))
+            for i in range(n)
             for by in _back_of_scale(*sums[2 * i : 2 * i + 2], *layers[3 * i : 3 * i + 3])
         ]
         return _joined(by_h).to(h.dtype, memory_format=torch.contiguous_format), *by_layers
@@ -111,7 +116,7 @@ def _forward(h: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 
 def _backward(
-    grad: Tensor, inputs: list[Tensor], pairs: Sequence[tuple[Tensor, Tensor]]
+    grad: Tensor, inputs: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradients of what went in, and of each convolution's weight and bias in turn."""
     found: list[Tensor] = []
@@ -119,7 +124,7 @@ def _backward(
         last = i == len(inputs) - 1
         wide = inputs[i].device.type == "cpu" and inputs[i].shape[1] >= WIDE
         back = _back_of_few if last and wide else _back
-        grad, *by_layer = back(grad, inputs[i], pairs[i][0])
+        grad, *by_layer = back(grad, inputs[i], weights[i])
         found = [*by_layer, *found]
         if i > 0:
             backward_of_relu(grad, inputs[i])

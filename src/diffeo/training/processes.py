@@ -119,6 +119,9 @@ class Processes:
         self.over.set()
         if self.world == 1:
             return
+        # PyTorch frees a group of gloo while it holds the interpreter's lock, and waits for threads
+        # that may need this lock to free the tensors of the last exchange: let them have it first.
+        time.sleep(0.1)
         if self.starts:
             for name in NAMES:
                 os.environ.pop(name, None)
