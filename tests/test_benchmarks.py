@@ -84,6 +84,7 @@ def test_a_side_works_in_a_process_of_its_own_and_says_what_failed_there() -> No
     assert not worker.process.is_alive()
 
 
+@pytest.mark.slow
 def test_the_plain_loop_takes_the_steps_of_training(tmp_path: Path) -> None:
     options = training_options.OptimizerOptions()
     assert plain_loop.STEPS == training_loop.DEFAULT_STEPS

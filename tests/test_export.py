@@ -58,9 +58,9 @@ def small(name):
     return flow, x, context
 
 
-QUICK = ["RealNVP on a grid", "ImageRealNVP", "Glow, dense, context"]
-SLOW = ["RealNVP", "NICE, context", "NICE of images", "ImageRealNVP, masked, context"]
-SLOW += ["Glow, classes"]
+QUICK = ["RealNVP on a grid", "Glow, dense, context"]
+SLOW = ["RealNVP", "NICE, context", "NICE of images", "ImageRealNVP"]
+SLOW += ["ImageRealNVP, masked, context", "Glow, classes"]
 KINDS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -151,6 +151,7 @@ def test_programs_hold_only_ordinary_operations_and_no_paths(tmp_path):
         assert str(Path(diffeo.__file__).parent).encode() not in text
 
 
+@pytest.mark.slow
 def test_files_are_used_without_diffeo(tmp_path):
     """As the docstring says, in a process that cannot import it."""
     has_onnx()

@@ -355,6 +355,7 @@ def test_at_its_start_it_knows_as_much_as_its_actnorms():
     close(z.std(), torch.ones(()), 1e-2)
 
 
+@pytest.mark.slow
 def test_48_steps_of_4_levels_come_back_bit_for_bit_in_float32():
     torch.manual_seed(0)
     flow = Glow((3, 16, 16), levels=4, steps=48, hidden_channels=8)

@@ -316,6 +316,7 @@ def test_detect_anomaly_stops_at_once(tmp_path, how, message, memory):
         )
 
 
+@pytest.mark.slow
 def test_detect_anomaly_changes_no_digit(tmp_path):
     metrics = []
     for memory in ("stored", "constant"):

@@ -315,7 +315,7 @@ def test_the_seed_matters():
     assert not np.array_equal(other.score_samples(IRIS.data), first.score_samples(IRIS.data))
 
 
-@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
 def test_jobs_side_by_side_find_what_one_finds(fitted, backend):
     if backend == "loky":
         pytest.importorskip("joblib.externals.loky")

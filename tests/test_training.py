@@ -80,6 +80,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
     assert OptimizerOptions(warmup=0.0, schedule="constant").lr_factor(0.7) == 1.0
 
 
+@pytest.mark.slow
 def test_l2_shrinks_weights_and_nothing_else(tmp_path):
     def trained(l2):
         torch.manual_seed(0)
@@ -269,6 +270,7 @@ def finish(process):
     assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_resumed_ends_as_an_unbroken_one(tmp_path):
     finish(start(tmp_path / "whole"))
     broken = tmp_path / "broken"
