@@ -90,6 +90,9 @@ class _Replayed(torch.autograd.Function):
         _check(ctx, parameters)
         if context is not None:
             context = context.detach().requires_grad_(context.requires_grad)
+        # Gradients lie side by side: each in a place of its own, they would leave holes of memory
+        # among the activations that are freed.
+        places = dict(zip(parameters, _side_by_side(parameters), strict=True))
         found: dict[Tensor, Tensor] = {}
         for link, state in zip(reversed(ctx.links), reversed(ctx.random_states), strict=True):
             with torch.enable_grad(), _replaying(), torch.autocast(**ctx.autocast), _random(state):
@@ -107,10 +110,23 @@ class _Replayed(torch.autograd.Function):
             )
             y, grad = x.detach(), grads[0]
             for tensor, gradient in zip(inputs[1:], grads[1:], strict=True):
-                if gradient is not None:
-                    found[tensor] = found[tensor] + gradient if tensor in found else gradient
+                if gradient is None:
+                    continue
+                if tensor in found:
+                    found[tensor] = found[tensor] + gradient
+                else:
+                    found[tensor] = places[tensor].copy_(gradient) if tensor in places else gradient
         by_context = None if context is None else found.get(context)
         return None, grad, by_context, *[found.get(parameter) for parameter in parameters]
+
+
+def _side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Empty tensors like these, in one block of memory for each dtype and device."""
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
+        return [torch.empty_like(tensor) for tensor in tensors]
+    sizes = [tensor.numel() for tensor in tensors]
+    block = tensors[0].new_empty(sum(sizes)) if tensors else torch.empty(0)
+    return [part.view(t.shape) for part, t in zip(block.split(sizes), tensors, strict=True)]
 
 
 def _parameters(links: Sequence[Bijection]) -> list[Tensor]:
