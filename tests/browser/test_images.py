@@ -197,7 +197,7 @@ def film() -> bytes:
     ("name", "content", "words"),
     [
         ("notes.png", b"plain text", "is not an image: choose a PNG"),
-        ("half.png", drawn(size=400)[:500], "is damaged or cut short"),
+        ("half.png", drawn(size=400)[:500], "is damaged or incomplete"),
         ("wide.png", drawn(size=8)[:16] + (60_000).to_bytes(4) * 2 + drawn(size=8)[24:], None),
         ("empty.png", b"", "is not an image"),
         ("huge.png", bytes(11 * 2**20), "is larger than 10 MB"),

@@ -75,8 +75,8 @@ def save(state: dict[str, Any], path: Path, before: Path | None = None) -> None:
             try:
                 torch.save(state, file)
             except RuntimeError as error:
-                # torch's writer hides the error of the file that it writes to.
-                if isinstance(error.__context__, OSError):
+                # torch's writer hides what ended it: an error of the file, or Ctrl-C.
+                if isinstance(error.__context__, OSError | KeyboardInterrupt):
                     raise error.__context__ from None
                 raise
         if before is not None:
