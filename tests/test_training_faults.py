@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import io
 import os
 import pickle
 import random
@@ -30,6 +31,7 @@ from diffeo.training.checkpoints import (
     epochs_in,
     load,
     newest,
+    save,
 )
 from diffeo.training.loop import Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
@@ -514,3 +516,16 @@ def test_a_folder_with_something_in_it_is_left_alone(rows):
     with pytest.raises(ValueError, match="full is not empty: choose another folder by --out"):
         train(data=DataOptions("rows.csv"), out="full", console=QUIET)
     assert [path.name for path in Path("full").iterdir()] == ["notes.txt"]
+
+
+def test_ctrl_c_in_the_middle_of_a_checkpoint_stays_ctrl_c(tmp_path, monkeypatch):
+    class Interrupted(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 0:
+                raise KeyboardInterrupt
+            return super().write(bytes(data)[:10])
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        save({"epochs": 1}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
