@@ -123,6 +123,10 @@ def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Name
     words = module.expand(words) if hasattr(module, "expand") else words
     try:
         return parser.parse_args(words)
+    except OverflowError as error:
+        raise ValueError(
+            f"an option is a number out of range ({error}): give a smaller one."
+        ) from error
     except ArgumentError as error:
         for option, remedy in getattr(module, "GONE", {}).items():
             if any(word.partition("=")[0] == option for word in words):

@@ -16,6 +16,7 @@ from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options. Where one is a single word, that is a file or a class.
 SECTIONS = ("data", "optimizer", "trainer")
+OPTIONAL = ("out", "resume", "preset", "config")  # options that may be null
 
 
 def check_settings(name: str, trusted: set[str] | None) -> None:
@@ -33,6 +34,10 @@ def check_settings(name: str, trusted: set[str] | None) -> None:
         raise ValueError(f"{name} cannot be read: {error}.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{name} holds no settings: write lines such as `seed: 1`.")
+    if empty := [key for key, value in settings.items() if value is None and key not in OPTIONAL]:
+        raise ValueError(
+            f"{name} gives no value for '{empty[0]}': give one, or leave the line out."
+        )
     for place, value in _flat(settings, ()):
         keys = ".".join(map(str, place)).split(".")
         if keys[0] in ("config", "preset", "resume"):
