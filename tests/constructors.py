@@ -231,7 +231,9 @@ COMBINATIONS: dict[str, Entry] = {
         normalizes_batches=True,
     ),
     "image coupling, three convolutions": Entry(
-        lambda: Coupling(FeatureSplit(3), Affine(), ConvNet(1, 4, 5)), (3, 2, 2)
+        lambda: Coupling(FeatureSplit(3), Affine(), ConvNet(1, 4, 5, 2)),
+        (3, 2, 2),
+        context_features=2,
     ),
     "ImageRealNVP": Entry(lambda: images(), (1, 4, 4), interval=PIXELS, normalizes_batches=True),
     "ImageRealNVP, masked": Entry(

@@ -75,3 +75,12 @@ def test_zero_parameters_are_the_identity_and_gradients_stay_finite():
 def test_what_makes_no_spline_is_refused(options):
     with pytest.raises(ValueError, match="bins"):
         RationalQuadraticSpline(**options)
+
+
+def test_each_parameter_counts():
+    spline = RationalQuadraticSpline(BINS, BOUND)
+    parameters = torch.randn(1, spline.parameters_each, dtype=torch.float64, requires_grad=True)
+    x = torch.linspace(-BOUND, BOUND, 200, dtype=torch.float64)[1:-1, None]
+    y, _ = spline(x, parameters.expand(len(x), -1))
+    (gradient,) = torch.autograd.grad(y.square().sum(), parameters)
+    assert (gradient != 0).all()
