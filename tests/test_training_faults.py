@@ -462,6 +462,9 @@ def test_a_run_cannot_go_back(tmp_path):
     [
         (["--trainer.max_epochs=1"], "it has trained for 4 epochs: give"),
         (["--model.layers=3"], "it has weights of another model: leave the options of --model"),
+        (["--data.seed=7"], "it learned from data with seed 0, not 7: leave --data.seed as it was"),
+        (["--data.columns=a,b"], "it learned from data with columns None, not ['a', 'b']: leave"),
+        (["--data.rows=100"], "it learned from data with rows None, not 100: leave --data.rows"),
     ],
 )
 def test_a_refused_resume_writes_nothing(rows, capsys, words, reason):
