@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that their classes are known
+from diffeo.data import DataOptions
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.config import Configurable, public_name
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options. Where one is a single word, that is a file or a class.
-SECTIONS = ("data", "optimizer", "trainer")
+SECTIONS = {"data": DataOptions, "optimizer": OptimizerOptions, "trainer": TrainerOptions}
 OPTIONAL = ("out", "resume", "preset", "config")  # options that may be null
 
 
@@ -34,12 +36,11 @@ def check_settings(name: str, trusted: set[str] | None) -> None:
         raise ValueError(f"{name} cannot be read: {error}.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{name} holds no settings: write lines such as `seed: 1`.")
-    if empty := [key for key, value in settings.items() if value is None and key not in OPTIONAL]:
-        raise ValueError(
-            f"{name} gives no value for '{empty[0]}': give one, or leave the line out."
-        )
     for place, value in _flat(settings, ()):
         keys = ".".join(map(str, place)).split(".")
+        if value is None and _needs_value(keys):
+            key = ".".join(keys)
+            raise ValueError(f"{name} gives no value for '{key}': give one, or leave the line out.")
         if keys[0] in ("config", "preset", "resume"):
             raise ValueError(f"{name} names other settings by '{keys[0]}': name them as an option.")
         names_class = keys[-1] == "class_path" or keys == ["model"]
@@ -61,6 +62,14 @@ def _known_classes() -> set[str]:
         if cls.__module__.startswith("diffeo."):
             names |= {cls.__name__, public_name(cls), f"{cls.__module__}.{cls.__qualname__}"}
     return names
+
+
+def _needs_value(keys: list[str]) -> bool:
+    """Whether an option of all settings, or of a section, may not be null."""
+    if len(keys) == 1:
+        return keys[0] not in OPTIONAL
+    kind = get_type_hints(SECTIONS[keys[0]]).get(keys[1]) if keys[0] in SECTIONS else None
+    return len(keys) == 2 and kind is not None and type(None) not in get_args(kind)
 
 
 def _may_be_read(text: str) -> bool:
