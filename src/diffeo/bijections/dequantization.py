@@ -118,7 +118,7 @@ class PixelDequantize(Dequantizer):
     it is x with its trailing bits cleared.
 
     Args:
-        bits: how many bits of each pixel are kept, 1 to 8.
+        bits: how many bits of each pixel are modelled, 1 to 8.
 
     (Theis et al. 2016, section 3.1)
     """

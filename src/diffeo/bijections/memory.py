@@ -113,15 +113,16 @@ class _Replayed(torch.autograd.Function):
                 if gradient is None:
                     continue
                 if tensor in found:
-                    found[tensor] = found[tensor] + gradient
-                else:
-                    found[tensor] = places[tensor].copy_(gradient) if tensor in places else gradient
+                    gradient = found[tensor] + gradient
+                elif tensor in places:
+                    gradient = places[tensor].copy_(gradient)
+                found[tensor] = gradient
         by_context = None if context is None else found.get(context)
         return None, grad, by_context, *[found.get(parameter) for parameter in parameters]
 
 
 def _side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Empty tensors like these, in one block of memory for each dtype and device."""
+    """Empty tensors like these; in one block of memory, if all have one dtype and device."""
     if len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
         return [torch.empty_like(tensor) for tensor in tensors]
     sizes = [tensor.numel() for tensor in tensors]

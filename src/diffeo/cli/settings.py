@@ -22,7 +22,7 @@ OPTIONAL = ("out", "resume", "preset", "config")  # options that may be null
 
 
 def check_settings(name: str, trusted: set[str] | None) -> None:
-    """Raise ValueError for a file that names other files, or a class that is not one of diffeo's.
+    """Raise ValueError for a file that lacks a value, or names other files or foreign classes.
 
     `trusted` are more classes, which the user named; None if the file is trusted.
     """

@@ -87,7 +87,7 @@ class Score:
     rows: int
     nll: float
     stderr: float  # NaN for a single row
-    # After division of each column by its standard deviation in training, where that is at hand.
+    # After division of each column by its standard deviation in training, where that is known.
     standardized: float | None = None
     floor: float | None = None  # the mean under the true density of the same rows, where known
     bits_per_dim: float | None = None  # in bits for each pixel and channel; of images
