@@ -10,56 +10,99 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.utils.statistics import FAR, first_moments, warn_of_far
+
+NO_LIMIT = 3e38  # finite, as all that a model saves
 
 
 class Standardize(Bijection):
-    """Bring each feature of the data to mean 0 and standard deviation 1.
+    """Bring each feature of the data to mean 0 and standard deviation 1, and far outliers near.
 
-        y = (x - mean) / std,   log|det dy/dx| = -sum(log std)
+        u = (x - mean) / std,   y = u, or sign(u) (limit + log(1 + |u| - limit)) where |u| > limit
+        log|det dy/dx| = -sum(log std + log(1 + max(|u| - limit, 0)))
 
     Args:
         features: D of the input `(batch, D)`.
 
-    `initialize` sets `mean` and `std`; before, it is the identity. `initialized` is a buffer: a
-    loaded model is never initialised again.
+    `initialize` sets `mean` and `std`, for which values far from all others do not count (see
+    `diffeo.utils.statistics`). A feature with such values gets a `limit` of 10, so that they do not
+    rule the training either; for others it is 3e38. Before, the map is the identity.
+    `initialized` is a buffer: a loaded model is never initialised again.
 
     Raises:
-        ValueError: by `initialize`, if there are fewer than two rows, or a feature is constant.
+        ValueError: by `initialize`, if there are fewer than two rows, or a feature is constant or
+            not finite.
+
+    Warns:
+        OutlierWarning: by `initialize`, a sentence for each feature with values far from others.
     """
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(features))
         self.std = nn.Buffer(torch.ones(features))
+        self.limit = nn.Buffer(torch.full((features,), NO_LIMIT))
         self.initialized = nn.Buffer(torch.tensor(False))
+        self.register_load_state_dict_pre_hook(_add_limit)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[0])
+        u = (x - self.mean) / self.std
+        log_slope = torch.log1p((u.abs() - self.limit).clamp(min=0.0))
+        y = u.clamp(-self.limit, self.limit) + u.sign() * log_slope
+        return y, -(self.std.log() + log_slope).sum(1)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return y * self.std + self.mean, self.std.log().sum().expand(y.shape[0])
+        log_slope = (y.abs() - self.limit).clamp(min=0.0)
+        u = y.clamp(-self.limit, self.limit) + y.sign() * torch.expm1(log_slope)
+        return u * self.std + self.mean, (self.std.log() + log_slope).sum(1)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if self.initialized:
-            return self(x)[0]
-        if len(x) < 2:
-            raise ValueError(
-                f"standardization needs at least 2 rows to fit, not {len(x)}: pass more."
-            )
-        # In float64, since the squares of a large column lose their digits in float32.
-        std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-        if not (std > 0).all():
-            flat = int((~(std > 0)).nonzero()[0])
-            raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
-        self.mean.copy_(mean)
-        self.std.copy_(std)
-        self.initialized.fill_(True)
+        if not self.initialized:
+            if len(x) < 2:
+                raise ValueError(
+                    f"standardization needs at least 2 rows to fit, not {len(x)}: pass more."
+                )
+            varies = x.isfinite().all(0) & (x.amin(0) < x.amax(0))
+            if not varies.all():
+                flat = int((~varies).nonzero()[0])
+                raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
+            warn_of_far(x, self.fit(x), [f"feature {i}" for i in range(x.shape[1])])
         return self(x)[0]
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> Tensor:
+        """Set all from rows x `(n, features)`; a constant feature gets scale 1.
+
+        Returns:
+            Which values are far from all others, `(n, features)`.
+        """
+        # In float64, since the squares of a large column lose their digits in float32.
+        mean, std, far = first_moments(x.double())
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(x.amin(0) < x.amax(0), std, 1.0))
+        self.limit.copy_(torch.where(far.any(0), FAR, NO_LIMIT))
+        self.initialized.fill_(True)
+        return far
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
         yield Example(lambda: cls(3), (3,), "constant")
+        yield Example(_with_far_values, (3,))
+
+
+def _with_far_values() -> Standardize:
+    link = Standardize(3)
+    link.limit.copy_(torch.tensor([0.5, 1.0, NO_LIMIT]))
+    link.std.fill_(2.0)
+    link.initialized.fill_(True)
+    return link
+
+
+def _add_limit(link: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Models of 0.1.0 have none, and compress nothing."""
+    assert isinstance(link, Standardize)
+    state.setdefault(f"{prefix}limit", torch.full_like(link.limit, NO_LIMIT))
 
 
 class Scale(Bijection):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
+from diffeo.utils.statistics import first_moments
 
 
 class BatchNorm(Bijection):
@@ -123,9 +124,10 @@ class ActNorm(Bijection):
         channels: C of the input `(batch, C, *spatial)`.
         scale: standard deviation with which the first batch comes out, instead of 1.
 
-    `initialize` sets `b` and `s` from a batch, over all processes of a distributed run; before, the
-    map is the identity, and afterwards they are learned. `initialized` is a buffer, so a loaded
-    model is never initialised again. A channel that does not vary in that batch is only shifted.
+    `initialize` sets `b` and `s` from a batch, of which values far from all others do not count
+    (see `diffeo.utils.statistics`); before, the map is the identity, and afterwards they are
+    learned. `initialized` is a buffer, so a loaded model is never initialised again. A channel
+    that does not vary in that batch is only shifted.
     The factor 3, from the paper's own code, lets the scale learn faster.
 
     (Kingma & Dhariwal 2018, section 3.1)
@@ -159,8 +161,8 @@ class ActNorm(Bijection):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
             # In float64, since the mean of a channel may be far larger than its spread.
-            mean, var = batch_statistics(x.double())
-            std = torch.where(var > 0, var.sqrt(), self.scale)
+            mean, std, _ = first_moments(x.double().transpose(0, 1).flatten(1).T)
+            std = torch.where(std > 0, std, self.scale)
             self.shift.copy_(-mean)
             self.log_scale.copy_((self.scale / std).log() / self.SPEED)
             self.initialized.fill_(True)

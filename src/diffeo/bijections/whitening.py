@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.utils.statistics import far_values
 
 
 class Whiten(Bijection):
@@ -20,8 +21,9 @@ class Whiten(Bijection):
     Args:
         features: D of the input `(batch, D)`.
 
-    `fit` or `initialize` sets `mean` and `root`, L; before, it is the identity. `initialized` is a
-    buffer: a loaded model is never initialised again.
+    `fit` or `initialize` sets `mean` and `root`, L, the latter from rows without values that are
+    far from all others; before, it is the identity. `initialized` is a buffer: a loaded model is
+    never initialised again.
 
     Raises:
         ValueError: by `fit` and `initialize`, if the covariance is not positive definite.
@@ -44,6 +46,7 @@ class Whiten(Bijection):
         if not self.initialized:
             # In float64, since the squares of a large column lose their digits in float32.
             rows = x.detach().double()
+            rows = rows[~far_values(rows).any(1)]
             self.fit(rows.mean(0), rows.T.cov(correction=0).view(x.shape[1], -1))
         return self(x)[0]
 

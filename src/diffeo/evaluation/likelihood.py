@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
 from diffeo.utils.modules import in_chunks
+from diffeo.utils.statistics import first_moments
 
 Batch = tuple[Tensor, Tensor | None]
 
@@ -119,7 +120,7 @@ def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
     score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
     if not isinstance(data, Table):
         return score
-    log_scale = float(data.train.x.double().std(0, correction=0).log().sum())
+    log_scale = float(first_moments(data.train.x.double())[1].log().sum())
     floor = true_nll(data, split)
     return replace(score, standardized=score.nll - log_scale, floor=floor)
 

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from diffeo.utils.machine import (
     networks_dtype,
     training_dtype,
 )
+from diffeo.utils.statistics import OutlierWarning
 
 ModelFactory = Callable[[Any], Flow]
 # Below this, a flow of the default size overfits in any case.
@@ -171,7 +173,10 @@ def prepare(
     """
     device = find_device(options.device)
     most = INITIAL_IMAGES if flow.takes_pixels else INITIAL_ROWS
-    flow.initialize(*train.take(torch.arange(min(len(train), most))))
+    with warnings.catch_warnings():
+        # `load_table` has noted them, by the rows of the file.
+        warnings.simplefilter("ignore", OutlierWarning)
+        flow.initialize(*train.take(torch.arange(min(len(train), most))))
     if device.type == "cpu":
         # Not before the flow saw many rows at once, to start from: their memory may go.
         keep_freed_memory()

@@ -21,6 +21,7 @@ from diffeo.sklearn.fitting import Settings, fit_flow
 from diffeo.sklearn.tables import TableReader, as_tensors
 from diffeo.utils.machine import Device
 from diffeo.utils.modules import in_chunks
+from diffeo.utils.statistics import far_values, warn_of_far
 
 Array = NDArray[Any]
 Auto = Literal["auto"]
@@ -140,6 +141,10 @@ class FlowDensity(
         x, context = self._read(X, y, fit=True)
         spec = self.encoder_.spec if context is not None else None
         settings, seed = Settings.of(self, len(x)), _seed(self.random_state)
+        (rows, _), names = as_tensors(x, None), self._names()
+        if spec is not None and not isinstance(self.context, str):
+            names = self._modelled(names)
+        warn_of_far(rows, far_values(rows), [f"column {name}" for name in names])
         self.flow_, self.validation_indices_, best = fit_flow(x, context, spec, settings, seed)
         self.n_iter_, self.best_iter_ = best.steps, best.step
         self.validation_scores_ = np.array(best.scores)

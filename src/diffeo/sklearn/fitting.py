@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
-from sklearn.preprocessing import StandardScaler
 from torch import Generator, Tensor
 
 from diffeo.bijections.elementwise import SinhArcsinh
@@ -275,22 +274,16 @@ def set_start(flow: TableFlow, x: Tensor, context: Tensor | None) -> None:
     """
     links: Any = flow.bijection
     standardize, transform, whiten = links[:START]
-    _standardize(standardize, x)
+    standardize.fit(x)
+    encoder: Any = flow.context_encoder
     if context is not None:
-        _standardize(flow.context_encoder, context)
+        encoder.fit(context)
     with torch.no_grad():
         x = standardize(x[:: -(-len(x) // MAX_ROWS)])[0]
     fit_marginals(transform, x)
     with torch.no_grad():
         y = transform(x)[0]
     whiten.fit(*_shrunk_covariance(y.numpy()))
-
-
-def _standardize(link: Any, x: Tensor) -> None:
-    scaler = StandardScaler().fit(x.numpy())
-    link.mean.copy_(torch.from_numpy(scaler.mean_))
-    link.std.copy_(torch.from_numpy(scaler.scale_))
-    link.initialized.fill_(True)
 
 
 def fit_marginals(transform: SinhArcsinh, x: Tensor) -> None:

@@ -16,6 +16,7 @@ from diffeo.context import ContextSpec, Number
 from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
 from diffeo.data.tables.opening import Chunk, Source, TableOptions, open_table
+from diffeo.utils.statistics import describe_far, far_values
 
 BATCH_ROWS = 65_536
 
@@ -81,7 +82,7 @@ def load_table(options: TableOptions) -> Table:
     sizes = split_sizes(source.name, "row", rows, options.splits)
     order = np.random.default_rng(options.seed).permutation(rows)
 
-    values, steps = np.empty((rows, len(names)), dtype=np.float32), {}
+    values, steps, notes = np.empty((rows, len(names)), dtype=np.float32), {}, []
     for i, name in enumerate(names):
         # One column at a time in float64: its parts are dropped as its float32 copy is made.
         column = np.concatenate([chunk.pop(name) for chunk in chunks], dtype=np.float64)
@@ -89,12 +90,15 @@ def load_table(options: TableOptions) -> Table:
         values[:, i] = column[order]
         _check_spread(source.name, name, column, values[: sizes[0], i])
         steps[name] = step_size(column)
+        one, label = torch.from_numpy(column)[:, None], f"{source.name}: column '{name}'"
+        notes += describe_far(one, far_values(one), [label], first=1)
     x, c = torch.from_numpy(values).split([len(columns), len(context)], dim=1)
     repeated = [f"'{name}' (step {steps[name]:.6g})" for name in columns if steps[name]]
-    note = (
-        f"{source.name}: values repeat in {listing(repeated)}, which makes the density unbounded: "
-        "`--data.dequantize true` spreads each value over its step."
-    )
+    if repeated and not options.dequantize:
+        notes.append(
+            f"{source.name}: values repeat in {listing(repeated)}, which makes the density "
+            "unbounded: `--data.dequantize true` spreads each value over its step."
+        )
     train, val, test = (
         Split(x.contiguous(), c.contiguous() if context else None)
         for x, c in zip(x.split(sizes), c.split(sizes), strict=True)
@@ -107,7 +111,7 @@ def load_table(options: TableOptions) -> Table:
         val=val,
         test=test,
         steps=[steps[name] if options.dequantize else 0.0 for name in columns],
-        notes=[note] if repeated and not options.dequantize else [],
+        notes=notes,
         options=options,
     )
 
