@@ -16,13 +16,14 @@ INSTALLED = {
     "PIL": "pillow",
     "pyro": "pyro-ppl",
     "sklearn": "scikit-learn",
-    "starlette": "gradio",  # which is made of it
+    "fastapi": "gradio",  # which is made of it
+    "starlette": "gradio",
     "yaml": "pyyaml",
 }
 # Modules of a package that import another one, which is needed for them alone.
 IMPORTED_BY = {"torch.utils.tensorboard": "tensorboard"}
 # Rooms in which an extra may be imported as the module is: they are themselves imported late.
-OF_EXTRAS = {"gradio": "explorer", "starlette": "explorer"}
+OF_EXTRAS = dict.fromkeys(("fastapi", "gradio", "starlette"), "explorer")
 
 
 def name_of(requirement):

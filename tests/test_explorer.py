@@ -1,7 +1,6 @@
 """What each control of the explorer computes: noise, paths, edits, scores, uploads, layers."""
 
 import asyncio
-import base64
 import io
 import math
 import re
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import refused
+from explored import drawn, glow, make_subject, message, perturbed
 from PIL import Image
 
 import diffeo
@@ -26,56 +26,20 @@ from diffeo.explorer.reference import Reference
 from diffeo.explorer.subject import Subject
 from diffeo.run import Run
 
-DIGITS = "data:\n  source: digits\n  rows: 120\n  splits: [0.6, 0.2, 0.2]\n"
-
-
-def perturbed(flow: diffeo.Flow) -> diffeo.Flow:
-    """Away from its start, where every coupling leaves everything as it is."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return flow.eval()
-
-
-def glow(context=None) -> diffeo.Flow:
-    flow = diffeo.Glow((1, 8, 8), 2, 1, 8, context=context)
-    x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
-    labels = torch.eye(10)[torch.arange(64) % 10] if context else None
-    return perturbed(flow.initialize(x, labels))
-
 
 @pytest.fixture
 def digits(tmp_path):
-    glow().save_pretrained(tmp_path / "digits/model")
-    (tmp_path / "digits/config.yaml").write_text(DIGITS)
-    return Subject(Run(tmp_path / "digits"))
+    return make_subject("digits", tmp_path)
 
 
 @pytest.fixture
 def labels(tmp_path):
-    flow = glow(ContextSpec.classes(10))
-    flow.save_pretrained(tmp_path / "labels/model")
-    (tmp_path / "labels/config.yaml").write_text(DIGITS + "  context: [label]\n")
-    return Subject(Run(tmp_path / "labels"))
+    return make_subject("labels", tmp_path)
 
 
 @pytest.fixture
 def moons(tmp_path):
-    flow = perturbed(diffeo.RealNVP(2, layers=3, hidden=(8,)).initialize(torch.randn(64, 2) * 3))
-    flow.metadata["columns"] = ["x", "y"]
-    flow.save_pretrained(tmp_path / "moons/model")
-    (tmp_path / "moons/config.yaml").write_text(
-        "data:\n  source: moons\n  rows: 500\n  splits: [0.8, 0.1, 0.1]\n"
-    )
-    return Subject(Run(tmp_path / "moons"))
-
-
-def drawn(width=20, height=20, kind="PNG", mode="L", **options) -> bytes:
-    ramp = np.tile(np.linspace(0, 255, width, dtype=np.uint8), (height, 1))
-    buffer = io.BytesIO()
-    Image.fromarray(ramp).convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return make_subject("moons", tmp_path)
 
 
 # Sample
@@ -180,7 +144,7 @@ def test_a_model_without_its_data_remembers_what_is_usual(tmp_path):
     Usual(9, -5.0, tuple(float(v) for v in range(-110, -9))).attach(flow)
     flow.save_pretrained(tmp_path / "bare")
     subject = Subject(Run(tmp_path / "bare"))
-    assert "9 held-out events" in subject.reference.source
+    assert subject.reference.source == "9 held-out images"
     assert subject.reference.share_below(-60.0) == pytest.approx(0.5, abs=0.01)
     _, _, caption = subject.image(3)
     assert caption == "the model's sample 3"
@@ -192,16 +156,15 @@ def test_what_is_found_of_images(digits):
     found = inspecting.find(digits, x, ["one", "<two>"])
     expected = digits.flow.log_prob(x, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(found.nats, expected)
-    reference = digits.reference
-    train = digits.data.train.all()
-    of_train = digits.flow.log_prob(train, generator=torch.Generator().manual_seed(0))
-    share = (of_train < found.nats[0]).double().mean()
+    held_out = digits.data.val.all()
+    of_held_out = digits.flow.log_prob(held_out, generator=torch.Generator().manual_seed(0))
+    share = (of_held_out < found.nats[0]).double().mean()
     assert found.shares[0] == pytest.approx(float(share), abs=0.01)
-    mean = of_train.double().mean()
+    mean = of_held_out.double().mean()
     torch.testing.assert_close(
         found.scores["typicality"].double(), -(found.nats.double() - mean).abs(), atol=0.01, rtol=0
     )
-    assert "training data" in reference.source
+    assert digits.reference.source == "24 held-out images"
     table = inspecting.numbers(digits, found)
     assert "&lt;two&gt;" in table
     assert "<two>" not in table
@@ -298,10 +261,6 @@ def test_no_attribute_is_a_sentence(tmp_path):
 
 
 # Uploads
-
-
-def message(*files) -> list[dict]:
-    return [{"name": n, "data": base64.b64encode(c).decode()} for n, c in files]
 
 
 def test_what_arrives_is_what_was_sent():

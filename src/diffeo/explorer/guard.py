@@ -30,6 +30,8 @@ OPEN = frozenset(
 )
 BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 
+MISREAD = "The page has no such control or visitor, or the message is damaged: load the page again."
+
 # The browser itself refuses what would come from another host.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
@@ -69,7 +71,17 @@ class Guard:
             await refusal(scope, receive, send)
             return
         body = _Body(scope, receive, send)
-        await self.app(scope, body.receive, body.send)
+        try:
+            await self.app(scope, body.receive, body.send)
+        except Exception:
+            # Handlers of the page answer for themselves: this comes from a message that names an
+            # event or a session which is not there.
+            await body.give_up()
+
+
+async def misread(request: Any, error: Exception) -> PlainTextResponse:
+    """The answer to a message that is not what the page sends."""
+    return PlainTextResponse(MISREAD, 422)
 
 
 def _refusal(path: str, headers: dict[bytes, bytes]) -> PlainTextResponse | None:
@@ -91,7 +103,11 @@ def _own(headers: dict[bytes, bytes]) -> bool:
     origin = headers.get(b"origin")
     if origin is None:
         return True
-    return urlsplit(origin.decode("latin-1")).netloc == headers.get(b"host", b"").decode("latin-1")
+    try:
+        name = urlsplit(origin.decode("latin-1")).netloc
+    except ValueError:  # a bracket that is never closed
+        return False
+    return name == headers.get(b"host", b"").decode("latin-1")
 
 
 def _last(text: str, status: int) -> PlainTextResponse:
@@ -105,6 +121,7 @@ class _Body:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self._receive, self._send = scope, receive, send
         self.received, self.whole, self.refused = 0, False, False
+        self.begun = self.ended = False  # of the answer
 
     async def receive(self) -> Message:
         if self.whole:  # all that can still come is that the visitor leaves
@@ -125,9 +142,19 @@ class _Body:
         # To those who wait for the rest, the visitor has left.
         return {"type": "http.disconnect"}
 
+    async def give_up(self) -> None:
+        """End an answer that came to nothing."""
+        if not self.begun:
+            await PlainTextResponse(MISREAD, 422)(self.scope, self._receive, self.send)
+        elif not self.ended:
+            await self.send({"type": "http.response.body"})
+
     async def send(self, message: Message) -> None:
         if self.refused:  # it has been answered
             return
         if message["type"] == "http.response.start":
+            self.begun = True
             message["headers"] = [*message["headers"], *HEADERS]
+        elif not message.get("more_body", False):
+            self.ended = True
         await self._send(message)

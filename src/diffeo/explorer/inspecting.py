@@ -21,10 +21,12 @@ DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
 LISTED = 20  # rows of a table, the least likely first
 NAMED = 8  # events that are marked one by one in the histogram
 MEANING = {
-    "typicality": "Typicality is how far the log-likelihood lies from the usual one; 0 is usual.",
-    "complexity": "Complexity is how much likelier it is than by a plain code, that has learned "
-    "nothing: a lossless file, or columns one by one.",
+    "typicality": "Typicality is minus the distance of the log-likelihood from the mean of "
+    "held-out {unit}: 0 is the most usual.",
+    "complexity": "Complexity is the log-likelihood plus the length of a plain code that has "
+    "learned nothing, {code}: the higher it is, the more the model knows about it.",
 }
+PLAIN = {"images": "a lossless image file", "rows": "one column at a time"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +96,12 @@ def numbers(subject: Subject, found: Findings) -> str:
     return images.rows(head, body, caption)
 
 
-def meaning(found: Findings) -> str:
+def meaning(subject: Subject, found: Findings) -> str:
     """What the columns of `numbers` say."""
-    line = "More likely than so much of the histogram. "
-    return line + " ".join(MEANING[kind] for kind in found.scores) + " Scores are in nats."
+    unit, than = subject.unit, f"{percent(found.shares[0])} of the {subject.reference.source}"
+    lines = [f"{found.names[0]} is more likely than {than}."]
+    lines += [MEANING[kind].format(unit=unit, code=PLAIN[unit]) for kind in found.scores]
+    return " ".join(lines) + " Scores are in nats."
 
 
 def signed(value: Tensor, digits: int) -> str:
@@ -107,6 +111,8 @@ def signed(value: Tensor, digits: int) -> str:
 
 def percent(share: float) -> str:
     """A share in few digits: "37 %"; the ends say that nothing lies beyond."""
+    if math.isnan(share):
+        return "an unknown share"
     if share in (0.0, 1.0):
         return "none" if share == 0 else "all"
     return f"{100 * share:.1f} %" if min(share, 1 - share) < 0.02 else f"{100 * share:.0f} %"
@@ -122,7 +128,8 @@ def place(subject: Subject, found: Findings) -> str:
     marks, others = [], None
     if len(drawn) <= NAMED:
         words = [str(i + 1) for i in range(len(drawn))] if len(drawn) > 1 else ["here"]
-        marks = list(zip(drawn.tolist(), words, strict=True))
+        pairs = zip(drawn.tolist(), words, strict=True)
+        marks = [(value, word) for value, word in pairs if not math.isnan(value)]
     else:
         others = drawn[np.isfinite(drawn)]
     shares = ", ".join(
@@ -179,14 +186,19 @@ def levels(subject: Subject, found: Findings) -> str:
 
 def summary(subject: Subject, found: Findings, what: str) -> str:
     """One line: how many, their mean, and how it was found where contexts are unknown."""
-    count, mean = len(found.x), float(found.nats.mean())
-    unit = "image" if subject.kind == "images" else "row"
-    line = f"{what}, {count:,} {unit}{'s' * (count != 1)}: mean "
-    if subject.kind == "images":
-        bits = -mean / subject.flow.nats_per_bpd
-        line += f"{bits:.3f} bits/dim ({signed(found.nats.mean(), 1)} nats)"
+    finite = found.nats[found.nats.isfinite()]
+    count, mean = len(found.x), finite.mean()
+    unit = subject.unit if count != 1 else subject.unit.removesuffix("s")
+    line = f"{what}, {count:,} {unit}: "
+    if len(finite) < count:
+        line += f"{count - len(finite):,} with a density of zero or none; "
+    if not len(finite):
+        line = line.removesuffix("; ")
+    elif subject.kind == "images":
+        bits = -float(mean) / subject.flow.nats_per_bpd
+        line += f"mean {bits:.3f} bits/dim ({signed(mean, 1)} nats)"
     else:
-        line += f"{signed(found.nats.mean(), 3)} nats"
+        line += f"mean {signed(mean, 3)} nats"
     if found.guessed:
         count = len(subject.conditions.candidates())
         line += (

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffeo.explorer.events import Page
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs import edit, inspect, interpolate, plane, sample
 from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN
@@ -34,7 +35,7 @@ TURN = "() => { document.body.classList.toggle('dark'); }"
 
 def build(subject: Subject) -> gr.Blocks:
     """The page of a model. What is on it belongs to each visitor alone."""
-    with gr.Blocks(title=f"{subject.name} · diffeo", analytics_enabled=False) as page:
+    with Page(title=f"{subject.name} · diffeo", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-head"):
             gr.HTML(_head(subject))
             turn = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="theme")
@@ -69,7 +70,7 @@ def _head(subject: Subject) -> str:
     missing = ""
     if subject.missing:
         missing = (
-            '<p class="note">Its data are not available; where images or rows of the data are '
-            "meant, the model's own samples replace them.</p>"
+            '<p class="note">Its data are not available: the page shows samples of the model '
+            "instead of them.</p>"
         )
     return f"<h1>{escape(subject.name)}</h1><p>{escape(subject.describe())}</p>{missing}"

@@ -102,12 +102,18 @@ class Plane:
         """The path of one point through every layer.
 
         Raises:
-            ValueError: if it is not finite.
+            ValueError: if it is not finite, or so far away that the model computes no density.
         """
         if not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError("that is no point: give two finite numbers.")
         point = torch.tensor([[x, y]]).to(self.data.dtype)
-        return encode_by_layer(self.subject.flow, point, self.context)
+        path = encode_by_layer(self.subject.flow, point, self.context)
+        if not bool(path.points.isfinite().all() and path.log_prob.isfinite().all()):
+            raise ValueError(
+                f"({x:g}, {y:g}) is too far from the data, so that the model computes no density "
+                "there: choose a nearer point."
+            )
+        return path
 
     def scatter(self, samples: Tensor) -> str:
         """Samples over the data, as points."""
@@ -120,6 +126,12 @@ class Plane:
         ]
         alt = f"{len(samples):,} samples of {columns[0]} and {columns[1]}, over the data."
         return charts.svg(LEFT + SIDE + 12, TOP + SIDE + 42, "".join(parts), alt, "chart plane")
+
+    def outside(self, points: Tensor) -> int:
+        """How many points `(n, 2)` do not lie in the panel of data space."""
+        (left, right), (low, high) = self.window
+        x, y = points.unbind(1)
+        return int((~((x > left) & (x < right) & (y > low) & (y < high))).sum())
 
     def at(self, across: Any, down: Any) -> tuple[float, float]:
         """The point at some shares of the panel, from its upper left corner, each 0 to 1.
@@ -207,7 +219,10 @@ class Plane:
             names.append("rounded to its grid")
         shares, labels = [], []
         for i, points in enumerate(stations):
-            window = plain if _fits(points, reach) else square_window(points)
+            finite = points[np.isfinite(points).all(1)]
+            if not len(finite):
+                raise ValueError(f"no point is finite after {names[i]}: train for longer.")
+            window = plain if _fits(finite, reach) else square_window(finite)
             if i == len(stations) - 1:
                 window, names[i] = self.window, f"data ({names[i]})"
             (left, right), (low, high) = window
@@ -222,8 +237,8 @@ class Plane:
 
 
 def _fits(points: Any, reach: float) -> bool:
-    """Whether nearly all points lie within the noise's limits, and fill a third of them."""
-    far = float(np.quantile(np.abs(points[np.isfinite(points).all(1)]), 0.98))
+    """Whether nearly all of these finite points lie in the noise's limits, and fill a third."""
+    far = float(np.quantile(np.abs(points), 0.98))
     return reach / 3 < far < 1.2 * reach
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ class Reference:
 
     Args:
         nats: they, in rising order `(n,)`; those stored with a model are quantiles at equal steps.
-        source: whose they are, for the page.
+        source: whose they are, in words: "2,048 held-out images".
         usual: what typicality is measured against: the held-out data of the model, or these.
     """
 
@@ -45,13 +46,17 @@ class Reference:
         return cls(values, source, usual)
 
     @classmethod
-    def from_stored(cls, usual: scores.Reference) -> Reference:
-        """Those of held-out data that are stored with a model."""
-        source = f"{usual.events:,} held-out events, as stored with the model"
-        return cls(np.sort(np.array(usual.quantiles)), source, usual)
+    def from_stored(cls, usual: scores.Reference, unit: str) -> Reference:
+        """Those of held-out data that are stored with a model; the unit is "images" or "rows"."""
+        return cls(np.sort(np.array(usual.quantiles)), f"{usual.events:,} held-out {unit}", usual)
 
     def share_below(self, nats: float) -> float:
-        """The share of the reference that is less likely, from 0 to 1; equal ones count half."""
+        """The share of the reference that is less likely, from 0 to 1; equal ones count half.
+
+        It is NaN for NaN.
+        """
+        if math.isnan(nats):
+            return math.nan
         below = np.searchsorted(self.nats, nats, side="left")
         upto = np.searchsorted(self.nats, nats, side="right")
         return float(below + upto) / 2 / max(len(self.nats), 1)

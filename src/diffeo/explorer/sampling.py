@@ -55,6 +55,35 @@ def sample(
     return decode(subject.flow, noise(subject, n, seeds) * temperature, context), context
 
 
+def finite_only(
+    subject: Subject, x: Tensor, context: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor | None, str]:
+    """The samples that can be drawn, their contexts, and a sentence on those that are amiss.
+
+    Above temperature 1 a model may leave what it has learned, and images of noise come out, whose
+    pixels are as finite as others: they are known by their likelihood.
+
+    Raises:
+        ValueError: if none is finite.
+    """
+    count, lines = len(x), []
+    finite = torch.isfinite(x).flatten(1).all(1)
+    if not bool(finite.any()):
+        raise ValueError(f"no sample is finite at temperature {temperature:g}: choose a lower one.")
+    if lost := count - int(finite.sum()):
+        lines.append(f"{lost:,} of {count:,} samples are not finite and are not drawn.")
+        x, context = x[finite], None if context is None else context[finite]
+    if temperature > 1:
+        nats, _ = subject.score(x, context)
+        reference = subject.reference
+        if unlikely := int((~(nats >= reference.nats[0])).sum()):
+            lines.append(
+                f"At this temperature {unlikely:,} of {len(x):,} samples are less likely than all "
+                f"{reference.source}."
+            )
+    return x, context, " ".join(lines)
+
+
 def level_names(subject: Subject) -> list[str]:
     """What the levels are called, the finest first."""
     shapes = subject.flow.latent_shapes

@@ -15,12 +15,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio.state_holder import SessionState, StateHolder
 from joblib import cpu_count
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from diffeo.explorer.guard import Guard
+from diffeo.explorer.guard import Guard, misread
 from diffeo.explorer.page import build
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import asset
@@ -82,7 +83,12 @@ def serve(
         show_error=False,
         state_session_capacity=SESSIONS,
         max_threads=_threads(),
-        app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
+        app_kwargs={
+            "middleware": middleware,
+            "exception_handlers": {RequestValidationError: misread},
+            "docs_url": None,
+            "redoc_url": None,
+        },
         theme=theme(),
         css=asset("style.css"),
     )

@@ -58,6 +58,11 @@ class Subject:
             return "images"
         return "plane" if self.flow.dims == 2 else "table"
 
+    @property
+    def unit(self) -> str:
+        """What its events are called."""
+        return "images" if self.kind == "images" else "rows"
+
     def describe(self) -> str:
         """One line for the head of the page."""
         weights = sum(p.numel() for p in self.flow.parameters())
@@ -130,23 +135,22 @@ class Subject:
 
     @cached_property
     def _reference(self) -> Reference:
-        train = None if self.data is None else self.data.train
         # One's own images come without a context, and are compared with such; rows have theirs.
         class_known = self.kind != "images" or not self.conditions
-        usual = stored_reference(self.flow, class_known)
-        if train is None and usual is not None:
-            return Reference.from_stored(usual)
+        if usual := stored_reference(self.flow, class_known):  # what `diffeo score` compares with
+            return Reference.from_stored(usual, self.unit)
         count = SCORED // 8 if self.kind == "images" else SCORED
         if not class_known:
             count = min(count, max(64, SCORED // len(self.conditions.candidates())))
-        if train is None:
+        if self.data is None:
             context = self.conditions.draw(count, 1)
             x = self.run.sample(count, context=context, seed=1)
             source = f"{count:,} samples of the model itself"
         else:
-            x, context = first(train, count)
-            unit = "images" if self.kind == "images" else "rows"
-            source = f"{len(x):,} {unit} of the training data"
+            # The split that a training measures its reference on, unless there is none.
+            held_out = self.data.val if len(self.data.val) else self.data.test
+            x, context = first(held_out, count)
+            source = f"{len(x):,} held-out {self.unit}"
         nats, _ = self.score(x, context if class_known else None)
         return Reference.of(self.flow, nats, source, class_known=class_known)
 

@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from diffeo.explorer import editing, images, mixing, uploads
+from diffeo.explorer.events import answers
 from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import (
     AT_ONCE,
     BROUGHT,
-    answers,
     context_controls,
     on_move,
     sent,
@@ -68,29 +68,29 @@ def add(subject: Subject) -> Any:
 
     outputs = [slot, before, after, *controls, message]
 
-    @answers(len(outputs))
+    @answers
     def begin() -> list[Any]:
         if not by_condition:
             _ = subject.directions  # found now, so that no slider waits for them
         return chosen(mixing.slot(subject, *subject.image(0)))
 
-    @answers(len(outputs))
+    @answers
     def choose(slot: Slot) -> list[Any]:
         words = slot.caption.rsplit(" ", 1)[-1]
         number = int(words) + 1 if words.isdigit() else 0
         return chosen(mixing.slot(subject, *subject.image(number)))
 
-    @answers(len(outputs))
+    @answers
     def bring(event: gr.EventData) -> list[Any]:
         file = uploads.receive(sent(event, "files"))[0]
         x, name = uploads.read_image(subject, file)
         return chosen(mixing.slot(subject, x, None, name))
 
-    @answers(len(outputs))
+    @answers
     def undo(slot: Slot) -> list[Any]:
         return chosen(slot)
 
-    @answers(2)
+    @answers
     def move(slot: Slot, *values: Any) -> str:
         return shown(slot, list(values))
 

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from diffeo.explorer import images, inspecting, uploads
+from diffeo.explorer.events import answers
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import IN_TURN, answers, sent, upload
+from diffeo.explorer.tabs.parts import IN_TURN, sent, upload
 
 FEW = 8  # images of the data that are shown at first
 
@@ -42,10 +43,10 @@ def add(subject: Subject) -> Any:
         if not of_images:
             drawn = inspecting.own_corner(subject, found) + drawn
         line = images.note(inspecting.summary(subject, found, what))
-        line += images.note(inspecting.meaning(found))
+        line += images.note(inspecting.meaning(subject, found))
         return [line, inspecting.numbers(subject, found), inspecting.place(subject, found), drawn]
 
-    @answers(len(outputs))
+    @answers
     def begin() -> list[Any]:
         if of_images:
             chosen = [subject.image(number) for number in range(min(FEW, subject.image_count))]
@@ -63,14 +64,15 @@ def add(subject: Subject) -> Any:
         result[0] = "".join(images.trouble(sentence) for sentence in sentences) + result[0]
         return result
 
-    @answers(len(outputs))
+    @answers
     def bring(event: gr.EventData) -> list[Any]:
         files = uploads.receive(sent(event, "files"))
         if of_images:
             return own_images(files)
         x, context = uploads.read_rows(subject, files[0])
         names = [f"row {i + 1}" for i in range(len(x))]
-        return report(inspecting.find(subject, x, names, context), files[0].name)
+        whole = f"the first rows of {files[0].name}" if len(x) == uploads.ROWS else files[0].name
+        return report(inspecting.find(subject, x, names, context), whole)
 
     own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple")
     some.click(begin, None, outputs, **IN_TURN)

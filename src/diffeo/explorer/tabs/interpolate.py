@@ -7,13 +7,13 @@ from typing import Any, get_args
 import gradio as gr
 
 from diffeo.explorer import images, mixing, uploads
+from diffeo.explorer.events import answers
 from diffeo.explorer.mixing import STEPS, Slot
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import (
     AT_ONCE,
     BROUGHT,
     IN_TURN,
-    answers,
     asset,
     on_move,
     sent,
@@ -46,7 +46,7 @@ def add(subject: Subject) -> Any:
                 value="spherical",
                 label="Path",
                 elem_id="path",
-                info="Spherical keeps the length that noise has; linear is straight.",
+                info="Spherical paths preserve the length of the noise; linear ones are straight.",
             )
         with gr.Column(scale=3, min_width=280):
             with gr.Row(elem_classes="mixer"):
@@ -110,20 +110,20 @@ def add(subject: Subject) -> Any:
     position = [count, across, down, kind]
     everything = [slots, *cards, shown, frames, gif, message]
 
-    @answers(len(everything))
+    @answers
     def begin(count: str, across: int, down: int, kind: PathKind) -> list[Any]:
         slots = [mixing.slot(subject, *subject.image(number)) for number in range(len(CORNERS))]
         return all_of(slots, count, across, down, kind)
 
     def replaced(which: int) -> Any:
-        @answers(len(everything))
+        @answers
         def another(slots: list[Slot], *position: Any) -> list[Any]:
             number = _next(subject, slots, which)
             slots = list(slots)
             slots[which] = mixing.slot(subject, *subject.image(number))
             return all_of(slots, *position)
 
-        @answers(len(everything))
+        @answers
         def own(event: gr.EventData, slots: list[Slot], *position: Any) -> list[Any]:
             file = uploads.receive(sent(event, "files"))[0]
             x, name = uploads.read_image(subject, file)
@@ -138,19 +138,20 @@ def add(subject: Subject) -> Any:
         others[i].click(another, [slots, *position], everything, **AT_ONCE)
         owns[i].upload(own, [slots, *position], everything, **BROUGHT)
 
-    @answers(2)
+    @answers
     def move(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> str:
         return image(slots, count, across, down, kind)
 
     for slider in (across, down):
         on_move(slider, move, [slots, *position], [shown, message])
 
-    @answers(4)
+    @answers
     def turn(slots: list[Slot], count: str, across: int, down: int, kind: PathKind) -> list[Any]:
         return [image(slots, count, across, down, kind), strip(slots, count, kind), ""]
 
     kind.input(turn, [slots, *position], [shown, frames, gif, message], **AT_ONCE)
 
+    @answers
     def lay_out(count: str) -> list[Any]:
         four = count == FOUR
         label = "Across, from A and C to B and D, %" if four else "From A to B, %"
@@ -158,18 +159,18 @@ def add(subject: Subject) -> Any:
             gr.update(label=label)
         ]
 
-    count.input(lay_out, count, [*columns[2:], down, pad, across], **AT_ONCE).then(
+    count.input(lay_out, count, [*columns[2:], down, pad, across, message], **AT_ONCE).then(
         turn, [slots, *position], [shown, frames, gif, message], **AT_ONCE
     )
 
-    @answers(4)
+    @answers
     def pointed(slots: list[Slot], count: str, kind: PathKind, place: Any) -> list[Any]:
         right, below = (_step(place, name) for name in ("across", "down"))
         return [image(slots, count, right, below, kind), right, below]
 
     pad.input(pointed, [slots, count, kind, pad], [shown, across, down, message], **AT_ONCE)
 
-    @answers(2)
+    @answers
     def write(slots: list[Slot], count: str, kind: PathKind) -> str:
         content = mixing.film(subject, slots[: 4 if count == FOUR else 2], kind)
         source = images.address(content, "image/gif")

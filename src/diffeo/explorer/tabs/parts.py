@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
-from functools import wraps
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
 
-from diffeo.explorer import images
 from diffeo.explorer.conditions import ANY, Conditions, Control
-
-BROKEN = "That did not work; the terminal says why."
 
 # A control that is moved answers at once: outside of the queue, so that no visitor waits for what
 # another one has ordered, and with the last of many moves always shown.
@@ -33,34 +28,6 @@ IN_TURN: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2}
 def asset(name: str) -> str:
     """A file of the page: its style, or what a part of it does in the browser."""
     return files("diffeo.explorer").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def answers(outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a handler say what went wrong in a sentence, as its last output, the others unchanged.
-
-    Args:
-        outputs: how many there are, the sentence included. The handler returns the others.
-    """
-
-    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(handler)
-        def answer(*inputs: Any) -> list[Any]:
-            unchanged = [gr.skip() for _ in range(outputs - 1)]
-            try:
-                result = handler(*inputs)
-            except ValueError as error:
-                return [*unchanged, images.trouble(" ".join(str(error).split()))]
-            except Exception:  # a visitor sees a sentence, and the terminal the rest
-                traceback.print_exc()
-                return [*unchanged, images.trouble(BROKEN)]
-            if outputs == 2:
-                result = [result]
-            return [*result, ""]
-
-        # Gradio asks a handler how many arguments it takes.
-        return answer
-
-    return decorate
 
 
 def upload(label: str, *, many: bool = False, kind: str = "image/*", elem_id: str) -> gr.HTML:

@@ -7,11 +7,15 @@ from typing import Any
 import gradio as gr
 
 from diffeo.explorer.conditions import Conditions
+from diffeo.explorer.events import answers
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, answers, asset, context_controls, on_move
+from diffeo.explorer.tabs.parts import AT_ONCE, asset, context_controls, on_move
 
-HINT = "Click into the plane, or move the cross with the arrow keys: its path is drawn as well."
+HINT = (
+    "Click into the plane, or move the cross with the arrow keys, to see the path of that point "
+    "through the layers of the model."
+)
 
 
 def add_density(subject: Subject) -> Any:
@@ -38,25 +42,23 @@ def add_density(subject: Subject) -> Any:
     steps = gr.HTML(elem_id="steps")
 
     def show(x: float, y: float, values: list[Any]) -> list[Any]:
-        if x is None or y is None:
-            raise ValueError("that is no point: give two numbers.")
         plane = _plane(subject, values) if values else plain
         path = plane.pick(x, y)
         return [gr.HTML(chart=plane.density(path)), plane.path(path), plane.steps(path)]
 
     outputs = [shown, drawn, steps]
 
-    @answers(4)
+    @answers
     def moved(x: float, y: float, *values: Any) -> list[Any]:
         return show(x, y, list(values))
 
-    @answers(6)
+    @answers
     def picked(place: Any, *values: Any) -> list[Any]:
         place = place if isinstance(place, dict) else {}
         x, y = plain.at(place.get("x"), place.get("y"))
         return [*show(x, y, list(values)), x, y]
 
-    @answers(6)
+    @answers
     def begin(*values: Any) -> list[Any]:
         x, y = (round(value, 3) for value in plain.data[0].tolist())
         return [*show(x, y, list(values)), x, y]
@@ -85,9 +87,9 @@ def add_flow(subject: Subject) -> Any:
     controls = _controls(subject.conditions)
     message = gr.HTML(elem_id="film-trouble", elem_classes="message")
 
-    @answers(2)
-    def draw(seed: float, *values: Any) -> Any:
-        return _plane(subject, list(values)).film(int(seed or 0))
+    @answers
+    def draw(seed: int, *values: Any) -> Any:
+        return _plane(subject, list(values)).film(seed)
 
     inputs = [seed, *controls]
     for control in inputs:

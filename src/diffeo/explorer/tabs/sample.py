@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from diffeo.explorer import charts, images, inspecting, sampling
 from diffeo.explorer.conditions import ANY
+from diffeo.explorer.events import answers
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import COOL, Subject, first, table_of
-from diffeo.explorer.tabs.parts import AT_ONCE, answers, context_controls, on_move
+from diffeo.explorer.tabs.parts import AT_ONCE, context_controls, on_move
 
-AS_IN_DATA = "numbers as in the data"
+AS_IN_DATA = "Draw the numbers as they occur in the data"
 ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
 
 
@@ -30,7 +32,8 @@ def add(subject: Subject) -> Any:
                 step=0.05,
                 label="Temperature",
                 elem_id="temperature",
-                info="The noise is multiplied by it: 1 is the model itself, less is calmer.",
+                info="The noise is multiplied by this number. 1 draws from the model itself; below "
+                "1 samples are more typical, above 1 they are odder.",
             )
             with gr.Row(elem_classes="pair"):
                 seed = gr.Number(
@@ -65,56 +68,64 @@ def add(subject: Subject) -> Any:
     seeds = gr.State([0] * len(levels))
     inputs = [seeds, seed, side, temperature, held, as_data, *controls]
 
-    def values(as_data: bool, given: list[Any]) -> list[Any]:
+    def values(as_data: bool, given: Sequence[Any]) -> list[Any]:
         pairs = zip(conditions.controls, given, strict=True)
         return [ANY if as_data and not control.values else value for control, value in pairs]
 
-    @answers(3)
-    def draw(
+    def drawn_with(
         seeds: list[int],
-        seed: float,
+        seed: int,
         side: int,
         temperature: float,
         held: list[int],
         as_data: bool,
         *given: Any,
     ) -> list[Any]:
-        if seed is None or not 0 <= seed < 2**31:
-            raise ValueError("the seed is a whole number from 0 on: write one.")
-        seeds = sampling.reseed(seeds, held, int(seed))
+        seeds = sampling.reseed(seeds, held, seed)
         count = side**2 if of_images else ROWS
-        x, context = sampling.sample(
-            subject, count, seeds, temperature, values(as_data, list(given))
-        )
-        return [seeds, show(subject, x, context, side)]
+        x, context = sampling.sample(subject, count, seeds, temperature, values(as_data, given))
+        x, context, amiss = sampling.finite_only(subject, x, context, temperature)
+        return [seeds, show(subject, x, context, side, amiss)]
+
+    @answers
+    def draw(*given: Any) -> list[Any]:
+        return drawn_with(*given)
+
+    @answers
+    def redraw_all(seeds: list[int], seed: int, *rest: Any) -> list[Any]:
+        seed = (seed + 1) % 2**31
+        return [*drawn_with(seeds, seed, *rest), seed]
+
+    @answers
+    def draw_number(
+        seeds: list[int], seed: int, side: int, temperature: float, held: list[int], *rest: Any
+    ) -> list[Any]:
+        return [*drawn_with(seeds, seed, side, temperature, held, False, *rest[1:]), False]
 
     outputs = [seeds, shown, message]
-    moved = [temperature, seed, side, *controls, as_data]
-    for control in moved:
+    for control in (temperature, seed, side, as_data):
         on_move(control, draw, inputs, outputs)
-
-    # The numbers count as soon as one of them is moved.
     for variable, control in zip(conditions.controls, controls, strict=True):
-        if not variable.values:
-            control.input(lambda: False, None, as_data, **AT_ONCE).then(
-                draw, inputs, outputs, **AT_ONCE
-            )
-    redraw.click(lambda seed: int(seed or 0) + 1, seed, seed, **AT_ONCE).then(
-        draw, inputs, outputs, **AT_ONCE
-    )
+        if variable.values:
+            on_move(control, draw, inputs, outputs)
+        else:  # the numbers count as soon as one of them is moved
+            on_move(control, draw_number, inputs, [seeds, shown, as_data, message])
+    redraw.click(redraw_all, inputs, [seeds, shown, seed, message], **AT_ONCE)
     return draw, inputs, outputs
 
 
-def show(subject: Subject, x: Tensor, context: Tensor | None, side: int) -> str:
-    """Samples as a grid of images, or as figures of a table."""
+def show(subject: Subject, x: Tensor, context: Tensor | None, side: int, amiss: str = "") -> str:
+    """Samples as a grid of images, or as figures of a table, and what is amiss with some."""
     if subject.kind == "images":
         words = ["a sample"] * len(x)
         if context is not None:
             words = [f"a sample: {subject.conditions.describe(row[None])}" for row in context]
-        return images.grid(x, words, side)
+        return images.grid(x, words, side) + images.note(amiss)
     head = [[f"{value:.4g}".replace("-", "−") for value in row] for row in x[:8].tolist()]
     table = images.rows(subject.run.columns, head, f"the first 8 of {len(x):,} samples")
-    return drawn(subject, x) + table
+    if subject.kind == "plane" and (outside := Plane(subject).outside(x)):
+        amiss += f" {outside:,} of {len(x):,} samples lie outside of the plane that is shown."
+    return drawn(subject, x) + images.note(amiss) + table
 
 
 def drawn(subject: Subject, x: Tensor) -> str:
