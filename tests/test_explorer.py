@@ -529,6 +529,15 @@ def test_no_other_sites_page_may_ask(origin, status):
     assert let_in("/gradio_api/run/predict", b"{}", origin=origin)[0] == status
 
 
+@pytest.mark.parametrize("header", ["x-forwarded-host", "sec-fetch-site"])
+def test_behind_a_proxy_the_page_itself_may_ask(header):
+    origin = "https://example.org"
+    value = "example.org" if header == "x-forwarded-host" else "same-origin"
+    assert let_in("/gradio_api/run/predict", b"{}", origin=origin, **{header: value})[0] == 200
+    value = "other.example" if header == "x-forwarded-host" else "cross-site"
+    assert let_in("/gradio_api/run/predict", b"{}", origin=origin, **{header: value})[0] == 403
+
+
 def test_a_message_that_says_it_is_huge_is_not_read():
     status, headers, _, taken = let_in("/gradio_api/run/predict", b"A", content_length=f"{2**27}")
     assert (status, taken) == (413, 0)

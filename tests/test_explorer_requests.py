@@ -9,12 +9,15 @@ import re
 import time
 from collections import defaultdict
 from html import unescape
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import pytest
 import torch
+from commands import refused
 from explored import drawn, make_subject, message
 from PIL import Image
+from proxy import proxy
 
 from diffeo.explorer import inspecting, sampling, uploads
 from diffeo.explorer.plane import Plane
@@ -36,9 +39,9 @@ SENTENCE = re.compile(r"[^.<>]+(?:[.][^ ][^.<>]*)*[.]")  # points in numbers are
 class Client:
     """A served page, asked as its own scripts ask."""
 
-    def __init__(self, page) -> None:
+    def __init__(self, page, address: str = "") -> None:
         self.blocks = page
-        self.client = httpx.Client(base_url=page.local_url, timeout=60)
+        self.client = httpx.Client(base_url=address or page.local_url, timeout=60)
         config = self.client.get("/config").json()
         self.parts = {part["id"]: part for part in config["components"]}
         self.functions = {
@@ -431,3 +434,71 @@ def test_the_page_ranks_against_the_held_out_data_that_diffeo_score_uses(tmp_pat
     share = inspecting.percent(found.shares[0])
     line = inspecting.meaning(known, found)
     assert line.startswith(f"a is more likely than {share} of the 24 held-out images.")
+
+
+# Behind a proxy
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["prefix removed", "prefix passed on"])
+@pytest.mark.parametrize("keeps_host", [True, False], ids=["host passed on", "own host"])
+def test_behind_a_proxy_all_that_the_page_asks_for_is_under_its_prefix(
+    tmp_path, strips, keeps_host
+):
+    subject = make_subject("moons", tmp_path)
+    with (
+        served(subject, root_path="/models/moons") as direct,
+        proxy(
+            direct.blocks.local_url.rstrip("/"),
+            "/models/moons",
+            strips=strips,
+            keeps_host=keeps_host,
+        ) as address,
+    ):
+        for start in (address, f"{address}/"):
+            html = httpx.get(start).text
+            base = re.search('<base href="([^"]*)"', html)[1]
+            assert base == "/models/moons/"
+            links = re.findall('<(?:link|script)[^>]* (?:href|src)="([^"]*)"', html)
+            assert len(links) > 2
+            for link in links:
+                found = urljoin(urljoin(start, base), link)
+                assert found.startswith(f"{address}/"), link
+                assert httpx.get(found).status_code == 200, link
+        page = Client(direct.blocks, address)
+        assert urlsplit(page.client.get("/config").json()["root"]).path == "/models/moons"
+        for origin in ({}, {"origin": address.removesuffix("/models/moons")}):
+            page.client.headers.update(origin)
+            if origin and not keeps_host:
+                page.client.headers["sec-fetch-site"] = "same-origin"
+            begin = page.functions["redraw", "click"]
+            assert "<circle" in page.ask(begin, page.first(begin))[1]
+        flow = page.functions["Flow", "select"]
+        assert flow["queue"]
+        assert page.ask(flow, page.first(flow))[-1] == ""
+        # And nothing else is there because of the prefix.
+        for path in ("/gradio_api/upload", "/secret", "x/config"):
+            assert httpx.get(f"{address}{path}").status_code in (404, 405), path
+
+
+def test_the_public_address_is_known_by_its_name_and_no_other_is(tmp_path):
+    subject = make_subject("moons", tmp_path)
+    with served(subject, root_path="https://example.org/flows/") as page:
+        head = {"host": "example.org", "origin": "https://example.org"}
+        answer = page.client.get("/config", headers=head)
+        assert (answer.status_code, answer.json()["root"]) == (200, "https://example.org/flows")
+        # A proxy that asks by a name of its own.
+        own = {"host": "127.0.0.1:7860", "origin": "https://example.org"}
+        assert page.client.get("/config", headers=own).status_code == 200
+        foreign = {"host": "evil.example"}
+        answer = page.client.get("/config", headers=foreign)
+        assert answer.status_code == 400
+        assert "--root-path https://" in answer.text
+        foreign = {"host": "example.org", "origin": "https://evil.example"}
+        assert page.client.get("/config", headers=foreign).status_code == 403
+
+
+@pytest.mark.parametrize("root", ["models", "/a b", "ftp://x/y", "/a?b", "/../a", '/"', "//evil/x"])
+def test_a_root_path_that_is_none_is_refused(tmp_path, capsys, root):
+    make_subject("moons", tmp_path)
+    command = ["explore", str(tmp_path / "moons"), "--no-browser", "--root-path", root]
+    refused(command, capsys, "the root path is")

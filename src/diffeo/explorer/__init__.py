@@ -19,6 +19,7 @@ def explore(
     host: str = "127.0.0.1",
     port: int | None = None,
     *,
+    root_path: str = "",
     browser: bool = True,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
@@ -28,11 +29,12 @@ def explore(
         run: the model.
         host: where to listen: on this machine alone by default.
         port: the port; by default the first free one from 7860 on.
+        root_path: where a reverse proxy shows the page, as a path or a URL.
         browser: whether to open the page in the browser.
         ready: called with the address once the page is there.
 
     Raises:
-        ValueError: if Gradio is missing, or the port cannot be listened on.
+        ValueError: if Gradio is missing, the port cannot be listened on, or the root path is none.
     """
     try:
         import gradio  # noqa: F401
@@ -41,4 +43,4 @@ def explore(
     from diffeo.explorer.serving import serve
     from diffeo.explorer.subject import Subject
 
-    serve(Subject(run), host, port, browser=browser, ready=ready)
+    serve(Subject(run), host, port, root_path=root_path, browser=browser, ready=ready)

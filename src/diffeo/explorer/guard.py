@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,6 +45,7 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 
+Names = Collection[str]
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -55,10 +57,20 @@ class Guard:
 
     Args:
         app: the application behind it.
+        names: hosts by whose name the page may be asked for; by default any.
+        root: where a reverse proxy shows the page, as a path or a URL; "" without a proxy. The path
+            may come along with a request or not, since some proxies remove it.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self.app = app
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        names: Names = (),
+        root: str = "",
+    ) -> None:
+        public = urlsplit(root)
+        self.app, self.prefix, self.public = app, public.path.rstrip("/"), public.netloc
+        self.names = {*names, *filter(None, [public.hostname])} if names else set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,9 +79,16 @@ class Guard:
         if scope["type"] != "http":  # a websocket: the page opens none
             await send({"type": "websocket.close"})
             return
-        if refusal := _refusal(scope["path"], dict(scope["headers"])):
+        path = scope["path"]
+        if self.prefix and f"{path}/".startswith(f"{self.prefix}/"):
+            path = path.removeprefix(self.prefix) or "/"
+        headers = dict(scope["headers"])
+        if refusal := self._unknown(headers) or _refusal(path, headers, self.public):
             await refusal(scope, receive, send)
             return
+        scope = {**scope, "path": path, "root_path": ""}
+        if self.prefix and path == "/":
+            send = _based(self.prefix, send)
         body = _Body(scope, receive, send)
         try:
             await self.app(scope, body.receive, body.send)
@@ -78,19 +97,55 @@ class Guard:
             # event or a session which is not there.
             await body.give_up()
 
+    def _unknown(self, headers: dict[bytes, bytes]) -> PlainTextResponse | None:
+        """The answer to a name of somebody else's that leads here, or None."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = re.sub(r":\d*$", "", host).strip("[]")
+        if not self.names or name in self.names:
+            return None
+        return PlainTextResponse(
+            f"The page does not know the name {name[:80]}: behind a proxy, start it with "
+            "--root-path https://NAME/PATH.",
+            400,
+        )
+
 
 async def misread(request: Any, error: Exception) -> PlainTextResponse:
     """The answer to a message that is not what the page sends."""
     return PlainTextResponse(MISREAD, 422)
 
 
-def _refusal(path: str, headers: dict[bytes, bytes]) -> PlainTextResponse | None:
+def _based(prefix: str, send: Send) -> Send:
+    """Send a page whose links lead to a prefix, also if its own address does not end in /."""
+    begun: list[Message] = []
+    parts: list[bytes] = []
+
+    async def send_based(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            begun.append(message)
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        page, start = b"".join(parts), b'href="' + prefix.encode() + b"/"
+        page = page.replace(b'<base href="./', b"<base " + start).replace(
+            b'href="/manifest', start + b"manifest"
+        )
+        length = (b"content-length", str(len(page)).encode())
+        others = [pair for pair in begun[0]["headers"] if pair[0] != b"content-length"]
+        await send({**begun[0], "headers": [*others, length]})
+        await send({"type": "http.response.body", "body": page})
+
+    return send_based
+
+
+def _refusal(path: str, headers: dict[bytes, bytes], public: str) -> PlainTextResponse | None:
     """The answer to what is refused before any of it is read, or None."""
     # No name of the page's files has these; what else they lead to is not tried out.
     crooked = ".." in path or "\\" in path or "\0" in path
     if crooked or not (path in OPEN or path.startswith(BELOW)):
         return PlainTextResponse("There is nothing here.", 404)
-    if not _own(headers):
+    if not _own(headers, public):
         return PlainTextResponse("Only the page itself may ask this.", 403)
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length) > LARGEST:
@@ -98,8 +153,11 @@ def _refusal(path: str, headers: dict[bytes, bytes]) -> PlainTextResponse | None
     return None
 
 
-def _own(headers: dict[bytes, bytes]) -> bool:
-    """Whether no page of another site asks: a browser says whose page it shows."""
+def _own(headers: dict[bytes, bytes], public: str) -> bool:
+    """Whether no page of another site asks: a browser says whose page it shows.
+
+    A page of another site can set neither of these headers.
+    """
     origin = headers.get(b"origin")
     if origin is None:
         return True
@@ -107,7 +165,10 @@ def _own(headers: dict[bytes, bytes]) -> bool:
         name = urlsplit(origin.decode("latin-1")).netloc
     except ValueError:  # a bracket that is never closed
         return False
-    return name == headers.get(b"host", b"").decode("latin-1")
+    hosts = (headers.get(key, b"").decode("latin-1") for key in (b"host", b"x-forwarded-host"))
+    # The last header no script can set; a proxy that asks by a name of its own passes it on.
+    same = headers.get(b"sec-fetch-site") == b"same-origin"
+    return same or name in {*hosts, public} - {""}
 
 
 def _last(text: str, status: int) -> PlainTextResponse:

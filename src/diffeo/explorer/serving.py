@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urljoin
 
 # Before Gradio is imported, which reads them then: no counters, and no look at what is newest.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -19,7 +21,6 @@ from fastapi.exceptions import RequestValidationError
 from gradio.state_holder import SessionState, StateHolder
 from joblib import cpu_count
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from diffeo.explorer.guard import Guard, misread
 from diffeo.explorer.page import build
@@ -38,6 +39,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     *,
+    root_path: str = "",
     browser: bool = False,
     wait: bool = True,
     ready: Callable[[str], None] = lambda address: None,
@@ -48,23 +50,23 @@ def serve(
         subject: what is shown.
         host: where to listen; other than on loopback, others can reach it.
         port: the port; by default the first free one from 7860 on.
+        root_path: where a reverse proxy shows the page, as a path or a URL.
         browser: whether to open the page in the browser.
         wait: whether to return only when it is stopped.
         ready: called with the address once the page is there.
 
     Raises:
-        ValueError: if the host or the port cannot be listened on.
+        ValueError: if the host or the port cannot be listened on, or the root path is none.
     """
+    root_path = _checked_root(root_path)
     port = _free_port(host, port)
     threading.Thread(target=_tidy, name="diffeo-tidy", daemon=True).start()
     # A private folder for whatever Gradio writes, gone at the end.
     scratch = tempfile.TemporaryDirectory(prefix="diffeo-explorer-")
     os.environ["GRADIO_TEMP_DIR"] = scratch.name
-    middleware = [Middleware(Guard)]
-    if is_loopback(host):
-        # A name of somebody else's that leads here is not this page.
-        names = ["localhost", "127.0.0.1", "[::1]", host]
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
+    # A name of somebody else's that leads here is not this page.
+    names = ["localhost", "127.0.0.1", "::1", host] if is_loopback(host) else []
+    middleware = [Middleware(Guard, names=names, root=root_path)]
     page = build(subject)
     page.queue(default_concurrency_limit=2, max_size=WAITING, api_open=False)
     page.launch(
@@ -73,6 +75,7 @@ def serve(
         prevent_thread_lock=True,
         quiet=True,
         share=False,
+        root_path=root_path,
         inbrowser=browser,
         ssr_mode=False,
         enable_monitoring=False,
@@ -95,7 +98,8 @@ def serve(
     page.app.state_holder = Sessions()
     page.app.state_holder.set_blocks(page)
     page.scratch = scratch  # type: ignore[attr-defined]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    local = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    ready(urljoin(local, root_path))
     if wait:
         page.block_thread()
     return page
@@ -146,6 +150,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _checked_root(root_path: str) -> str:
+    """A path or URL without a slash at its end."""
+    if not re.fullmatch(r"(https?://[\w.:\[\]-]+)?(/[\w.~%-]+)*/?", root_path) or ".." in root_path:
+        raise ValueError(
+            f"the root path is {root_path!r}: write it as /PATH or https://NAME/PATH, as the proxy "
+            "shows it."
+        )
+    return root_path.rstrip("/")
 
 
 def _threads() -> int:
