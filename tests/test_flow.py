@@ -452,7 +452,7 @@ def test_what_cannot_be_rebuilt_is_not_saved():
         flow.save_pretrained("model")
     flow = RealNVP(2)
     flow.metadata = {"scale": torch.ones(1)}
-    with pytest.raises(ValueError, match="numbers, strings and lists"):
+    with pytest.raises(ValueError, match="use numbers, strings, lists of them"):
         flow.save_pretrained("model")
     assert not list(Path("model").glob("*"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -86,9 +87,12 @@ def _value(word: str, spec: ContextSpec) -> tuple[str, list[float]]:
                 raise ValueError(f"there is no {word}: choose {name} from {choices}.")
             return name, [float(found[1] == value) for value in variable.values]
         try:
-            return name, [float(found[1])]
-        except ValueError as error:
-            raise _wrong(word, spec) from error
+            value = float(found[1])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"--context is '{word}': give {name} a finite number.")
+        return name, [value]
     raise _wrong(word, spec)
 
 

@@ -97,6 +97,9 @@ class Parser(ArgumentParser):
         return result
 
 
+WIDEST = 10_000  # characters of a line
+
+
 def make_parser(name: str) -> Parser:
     """The parser of one command."""
     module = _module(name)
@@ -143,8 +146,12 @@ def run_command(name: str, words: Iterable[str]) -> None:
     if "run" in arguments:
         opening = {key: arguments.pop(key) for key in OF_RUN & parser.names}
         arguments["run"] = open_run(**opening, **getattr(module, "FIXED", {}))
+    console = PlainConsole()
     for what in module.main(**arguments) or ():
-        PlainConsole().print(what, highlight=False, soft_wrap=isinstance(what, str))
+        # Of any width: a terminal wraps a long line, and no number is shortened.
+        needed = console.measure(what, options=console.options.update_width(WIDEST)).maximum
+        wide = PlainConsole(width=max(console.width, needed))
+        wide.print(what, highlight=False, soft_wrap=isinstance(what, str))
 
 
 def _sentence(error: ArgumentError) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -86,8 +87,8 @@ class Score:
     """Mean negative log-likelihood of rows or images, in nats and in the units of the data."""
 
     rows: int
-    nll: float
-    stderr: float  # NaN for a single row
+    nll: float  # infinite where a row has no density at all
+    stderr: float | None  # None where it is unknown: of a single row, or an infinite mean
     # After division of each column by its standard deviation in training, where that is known.
     standardized: float | None = None
     floor: float | None = None  # the mean under the true density of the same rows, where known
@@ -100,10 +101,15 @@ class Score:
         """How far the mean lies above its floor: an estimate of the divergence KL(true | flow)."""
         return None if self.floor is None else self.nll - self.floor
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The score of an entry of `results.json`, in which an infinite mean is null."""
+        return cls(**{**values} | ({"nll": math.inf} if values["nll"] is None else {}))
+
     def __str__(self) -> str:
-        text = f"NLL {self.nll:.4f} ± {self.stderr:.4f} nats"
+        text = f"NLL {_with_error(self.nll, self.stderr)} nats"
         if self.bits_per_dim is not None:
-            text = f"{self.bits_per_dim:.4f} ± {self.bits_stderr:.4f} bits/dim ({text})"
+            text = f"{_with_error(self.bits_per_dim, self.bits_stderr)} bits/dim ({text})"
         if self.samples > 1:
             text += f", the importance-weighted bound of {self.samples} samples"
         if self.standardized is not None:
@@ -113,6 +119,10 @@ class Score:
             if self.standardized is not None:
                 text += f" ({self.standardized - self.gap:.4f})"
         return text
+
+
+def _with_error(mean: float, stderr: float | None) -> str:
+    return f"{mean:.4f}" if stderr is None else f"{mean:.4f} ± {stderr:.4f}"
 
 
 def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
@@ -136,18 +146,20 @@ def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> 
         nll = -part.double()
         if count == 0 and len(nll):
             # Sums are about this number, since large equal numbers lose their difference.
-            origin = float(nll.median())
+            median = float(nll.median())
+            origin = median if math.isfinite(median) else 0.0
         count, total = count + len(nll), total + float((nll - origin).sum())
         squares += float((nll - origin).square().sum())
     if count == 0:
         raise ValueError("there are no rows to score: pass some.")
-    mean, stderr = total / count, math.nan
-    if count > 1:
+    mean, stderr = total / count, None
+    if count > 1 and math.isfinite(squares):
         stderr = math.sqrt(max(squares - count * mean**2, 0.0) / (count - 1) / count)
     score = Score(count, origin + mean, stderr, samples=samples)
     if flow.takes_pixels:
         bit = flow.nats_per_bpd
-        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=stderr / bit)
+        in_bits = None if stderr is None else stderr / bit
+        score = replace(score, bits_per_dim=score.nll / bit, bits_stderr=in_bits)
     return score
 
 

@@ -161,10 +161,14 @@ def _facts(flow: Flow) -> list[str]:
 
 
 def _example(flow: Flow) -> str:
-    """An argument of `--context`: the first value of each category, and VALUE for a number."""
+    """An argument of `--context`: the first value of each category, and the mean of a number."""
+    encoder = flow.context_encoder
+    means = getattr(encoder, "mean", torch.zeros(flow.context_features))
     return ",".join(
-        variable.columns[0] if isinstance(variable, Category) else f"{variable.name}=VALUE"
-        for variable in flow.context.variables
+        variable.columns[0]
+        if isinstance(variable, Category)
+        else f"{variable.name}={float(means[columns.start]):.6g}"
+        for variable, columns in flow.context.parts()
     )
 
 

@@ -78,9 +78,9 @@ class PretrainedModel(
             choices = ", ".join(f"torch.{name}" for name in storage.STORED)
             raise ValueError(f"weights are not stored as {dtype}: pass {choices}, or nothing.")
         folder = Path(folder)
-        written = {"format": 2, **to_config(self), "metadata": self.metadata}
-        _check_unchanged(self, written)
+        written = {"format": 2, **to_config(self), "metadata": to_config(self.metadata)}
         state = self.state_dict()
+        _check_unchanged(self, written, state)
         if dtype is not None:
             written |= {"dtype": _name(self._reference().dtype), "stored_as": _name(dtype)}
             state |= {kernel: state[kernel].to(dtype) for kernel in _kernels(self)}
@@ -203,19 +203,39 @@ def _check_finite(model: nn.Module, state: dict[str, Tensor]) -> None:
         )
 
 
-def _check_unchanged(model: nn.Module, config: dict[str, Any]) -> None:
-    """Refuse a model whose modules are no longer those that its configuration makes."""
+def _check_unchanged(model: nn.Module, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Refuse a model that its configuration and its state would not bring back."""
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         fresh = from_config({"class": config["class"], "arguments": config["arguments"]})
+    changed = _first_changed(model, fresh, state)
+    if changed is not None:
+        raise ValueError(
+            f"the model is not saved, since its {changed} was changed after it was made, and "
+            "loading would not restore that: make it with its constructor."
+        )
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) > 1 or not dtypes <= set(storage.COMPUTED.values()):
+        listed = " and ".join(sorted(map(_name, dtypes)))
+        raise ValueError(
+            f"the model is not saved, since its weights are of {listed}: convert all to float32 "
+            "by flow.float(), or to float64 by flow.double(); save_pretrained(dtype=...) stores "
+            "fewer bits."
+        )
+
+
+def _first_changed(model: nn.Module, fresh: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """The first module or weight that differs from those of a model made anew, if any."""
     for (name, ours), (_, theirs) in itertools.zip_longest(
         model.named_modules(), fresh.named_modules(), fillvalue=("", None)
     ):
         # By name, since PyTorch makes a class for each parametrized module.
         if type(ours).__qualname__ != type(theirs).__qualname__:
-            raise ValueError(
-                f"the model is not saved, since its {name or 'list of modules'} was changed after "
-                "it was made, and loading would not restore that: make it with its constructor."
-            )
+            return name or "list of modules"
+    made = fresh.state_dict()
+    for name in [*state, *made]:
+        if name not in made or name not in state or made[name].shape != state[name].shape:
+            return name
+    return None
 
 
 def _check_types(made: dict[str, Tensor], state: dict[str, Tensor]) -> None:

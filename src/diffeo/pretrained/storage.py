@@ -51,6 +51,11 @@ def write_model(folder: Path, config: Mapping[str, Any], state: Mapping[str, Ten
             f"the model's arguments or metadata cannot be written to {CONFIG} ({error}): "
             "use numbers, strings and lists of them."
         ) from error
+    if len(text) >= JSON_BYTES:
+        raise ValueError(
+            f"the model's arguments and metadata are longer than {JSON_BYTES >> 20} MiB in "
+            f"{CONFIG}: store less in metadata."
+        )
     # Contiguous copies: safetensors refuses views and tensors that share memory.
     layout = torch.contiguous_format
     tensors = {name: t.detach().cpu().clone(memory_format=layout) for name, t in state.items()}

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from diffeo.bijections.convolution import SingularError
 from diffeo.data import DataOptions
 from diffeo.run.folder import data_options
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
-from diffeo.utils.files import atomic_write
+from diffeo.utils.files import atomic_write, dump_yaml
 from diffeo.utils.modules import NotFiniteError
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
@@ -83,8 +82,7 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
         for partial in folder.rglob(".*.partial.*"):
             partial.unlink()
         with atomic_write(folder / "config.yaml") as partial:
-            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(dump_yaml(settings), encoding="utf-8")
     except OSError as error:
         raise _not_writable(folder, error) from error
 

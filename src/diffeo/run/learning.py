@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import json
 import math
 import os
 import warnings
@@ -32,7 +31,7 @@ from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.processes import Processes
 from diffeo.training.steps import choose_compile, choose_memory
 from diffeo.utils.config import public_name
-from diffeo.utils.files import atomic_write
+from diffeo.utils.files import atomic_write, dump_json
 from diffeo.utils.machine import (
     Precision,
     find_device,
@@ -306,7 +305,7 @@ def _finish(folder: Path, data: Data, training: Training, console: Console) -> N
     results = {name: dataclasses.asdict(score) for name, score in scores.items()}
     results["training"] = {"seconds": round(seconds, 2)}
     with atomic_write(folder / "results.json") as partial:
-        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(dump_json(results), encoding="utf-8")
     figure = draw_run(run, data, training.options.temperature)
     console.print(
         f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"

@@ -125,9 +125,10 @@ def _scores(
         return {}, []
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        scores = {name: Score(**results[name]) for name in reversed(SPLITS) if name in results}
+        known = [name for name in reversed(SPLITS) if name in results]
+        scores = {name: Score.from_json(results[name]) for name in known}
         seconds = results.get("training", {}).get("seconds")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: make it anew by training.") from error
     notes = ["In the units of the data; ± is the standard error over rows."]
     if flow.takes_pixels:

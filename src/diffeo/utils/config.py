@@ -81,12 +81,17 @@ def to_config(value: Any) -> Any:
         return {key: to_config(item) for key, item in value.items()}
     if isinstance(value, Configurable):
         return {"class": public_name(type(value)), "arguments": to_config(value.arguments)}
-    made = value if isinstance(value, partial) else partial(value)
-    if inspect.isclass(made.func) and issubclass(made.func, Configurable) and not made.args:
+    made = partial(value) if inspect.isclass(value) else value
+    if (
+        isinstance(made, partial)
+        and inspect.isclass(made.func)
+        and issubclass(made.func, Configurable)
+        and not made.args
+    ):
         return {"partial": public_name(made.func), "arguments": to_config(made.keywords)}
     raise ValueError(
         f"{value!r} has no form in a model's configuration: use numbers, strings, lists of them, "
-        "and classes of diffeo's."
+        "dictionaries by strings, and classes of diffeo's."
     )
 
 

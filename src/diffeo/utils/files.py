@@ -7,6 +7,7 @@ much (YAML's aliases) or be nested deeper than any parser follows: it is refused
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,6 +80,41 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_no_number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def dump_json(value: Any) -> str:
+    """The JSON text of a value; a number that is not finite is null, since JSON has none such."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(inner) for key, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(inner) for inner in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), indent=2, allow_nan=False) + "\n"
+
+
+def dump_yaml(value: Any) -> str:
+    """The YAML text of plain values, which every reader understands alike.
+
+    A text that looks like a number to some, such as 1e3, is written in quotes.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that another reader of YAML would take for numbers."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        try:
+            float(text)
+        except ValueError:
+            return self.represent_str(text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def parse_yaml(text: str) -> Any:

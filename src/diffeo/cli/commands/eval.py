@@ -33,11 +33,17 @@ def main(run: Run, *, data: str | None = None, samples: int = 1) -> Iterator[Tab
         columns = {"NLL, nats": "nll", "± s.e.": "stderr"}
         columns |= {name: name for name in ("standardized", "floor", "gap")}
     title = f"importance-weighted bound, {samples} samples" if samples > 1 else None
-    table = Table("split", "images" if images else "rows", *columns, title=title)
+    numbers = {
+        name: [getattr(score, value) for score in scores.values()]
+        for name, value in columns.items()
+    }
+    numbers = {name: column for name, column in numbers.items() if {*column} != {None}}
+    table = Table("split", "images" if images else "rows", *numbers, title=title)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, score in scores.items():
-        numbers = [getattr(score, value) for value in columns.values()]
-        cells = ["" if number is None else f"{number:.4f}" for number in numbers]
+    for (name, score), *row in zip(scores.items(), *numbers.values(), strict=True):
+        cells = ["" if number is None else f"{number:.4f}" for number in row]
         table.add_row(name, f"{score.rows:,}", *cells)
     yield table
