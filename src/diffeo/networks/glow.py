@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.normalization import ActNorm
-from diffeo.networks.fused import has_hooks
+from diffeo.networks.fused import is_plain
 from diffeo.networks.glow_fused import convolve, fused, scaled
 from diffeo.networks.resnet import context_channels
 from diffeo.utils.config import Configurable
@@ -97,12 +97,12 @@ class GlowNet(Configurable, nn.Module):
         return torch.cat((x, ones, *context_channels(context, x)), dim=1)
 
     def _is_standard(self) -> bool:
-        """Whether the parts are those of the constructor, and nobody wants to see their calls."""
+        """Whether the parts are of the constructor's kinds, and nobody watches their calls."""
         return (
-            type(self.activation) is nn.ReLU
-            and type(self.first_norm) is type(self.second_norm) is ActNorm
-            and type(self.last) is ZeroConv
-            and not has_hooks(self.activation, self.first_norm, self.second_norm, self.last)
+            is_plain(self.activation, nn.ReLU)
+            and is_plain(self.first_norm, ActNorm)
+            and is_plain(self.second_norm, ActNorm)
+            and is_plain(self.last, ZeroConv)
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffeo.networks.fused import dtype_of, has_hooks
+from diffeo.networks.fused import dtype_of, is_plain
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
 
@@ -51,12 +51,15 @@ class MLP(Configurable, nn.Module):
         return fused(h, *(part for linear in linears for part in (linear.weight, linear.bias)))
 
     def _is_standard(self, h: Tensor) -> bool:
-        """Whether layers are those of the constructor, unwatched, and in the precision of h."""
-        kinds = [type(layer) for layer in self.layers]
+        """Whether layers are of the constructor's kinds, unwatched, and in the precision of h."""
+        layers: Any = self.layers
         return (
-            set(kinds[::2]) == {nn.Linear}
-            and set(kinds[1::2]) <= {nn.ReLU}
-            and not has_hooks(*self.layers)
+            is_plain(layers, nn.Sequential)
+            and len(layers) % 2 == 1
+            and all(
+                is_plain(linear, nn.Linear) and linear.bias is not None for linear in layers[::2]
+            )
+            and all(is_plain(relu, nn.ReLU) for relu in layers[1::2])
             and dtype_of(h) == h.dtype
         )
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from diffeo.bijections.normalization import BatchNorm
+from diffeo.networks.fused import is_plain
 from diffeo.networks.mlp import start_at_zero
 from diffeo.utils.config import Configurable
 
@@ -20,7 +21,10 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`relu(norm(x))`, of the shape of x."""
-        return self.norm.normalize(x).relu_()
+        if is_plain(self.norm, BatchNorm):
+            return self.norm.normalize(x).relu_()
+        y = self.norm(x)
+        return (y[0] if isinstance(y, tuple) else y).relu()
 
 
 class ResNet(Configurable, nn.Module):
@@ -69,9 +73,8 @@ class ResNet(Configurable, nn.Module):
         h = self.entry(channels_last(torch.cat((x, -x, *context_channels(context, x)), dim=1)))
         total = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
-            # In place, since no convolution needs its own output for its gradient.
-            h = block(h).add_(h)
-            total.add_(skip(h))
+            h = block(h) + h
+            total = total + skip(h)
         return self.exit(total)
 
 
