@@ -47,14 +47,14 @@ class MLP(Configurable, nn.Module):
         h = x if context is None else torch.cat((x, context), dim=1)
         if not torch.is_grad_enabled() or not self._is_standard(h):
             return self.layers(h)
-        linears: Any = self.layers[::2]
+        linears: list[Any] = list(self.layers)[::2]
         return fused(h, *(part for linear in linears for part in (linear.weight, linear.bias)))
 
     def _is_standard(self, h: Tensor) -> bool:
         """Whether layers are of the constructor's kinds, unwatched, and in the precision of h."""
-        layers: Any = self.layers
+        layers: list[Any] = list(self.layers)  # whose slices are not modules of their own
         return (
-            is_plain(layers, nn.Sequential)
+            is_plain(self.layers, nn.Sequential)
             and len(layers) % 2 == 1
             and all(
                 is_plain(linear, nn.Linear) and linear.bias is not None for linear in layers[::2]
