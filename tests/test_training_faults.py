@@ -461,7 +461,12 @@ def test_a_run_cannot_go_back(tmp_path):
     ("words", "reason"),
     [
         (["--trainer.max_epochs=1"], "it has trained for 4 epochs: give"),
-        (["--model.layers=3"], "it has weights of another model: leave the options of --model"),
+        (["--model.layers=3"], "it has the weights of another model: leave --model.layers as it"),
+        (
+            ["--model.univariate.bound=5"],  # whose weights have the same shapes
+            "it has the weights of another model: leave --model.univariate.bound as it was",
+        ),
+        (["--model.base=Logistic"], "it has the weights of another model: leave --model.base as"),
         (["--data.seed=7"], "it learned from data with seed 0, not 7: leave --data.seed as it was"),
         (["--data.columns=a,b"], "it learned from data with columns None, not ['a', 'b']: leave"),
         (["--data.rows=100"], "it learned from data with rows None, not 100: leave --data.rows"),
@@ -474,6 +479,39 @@ def test_a_refused_resume_writes_nothing(rows, capsys, words, reason):
     assert main(["train", "--resume=run", *words]) == 2
     assert capsys.readouterr().err.startswith(f"diffeo: run cannot be resumed so: {reason}")
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_table_that_changed_is_refused_by_a_resume_which_writes_nothing(rows, capsys):
+    assert main([*ARGUMENTS, "--out=run"]) == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    source = Path("rows.csv")
+    text = source.read_text()
+    source.write_text(text + text.splitlines()[-1] + "\n")
+    capsys.readouterr()
+    assert main(["train", "--resume=run"]) == 2
+    assert "its rows for training are not those that it learned from" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    source.write_text(text)
+    assert main(["train", "--resume=run"]) == 0
+
+
+def test_a_resume_into_another_folder_is_refused(rows, capsys):
+    assert main([*ARGUMENTS, "--out=run"]) == 0
+    assert main(["train", "--resume=run", "--out=other"]) == 2
+    assert "--resume goes on in run: leave --out other out" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
+def test_data_that_are_refused_leave_a_flow_as_it_was():
+    flow = RealNVP(2, layers=2, hidden=(8,), context=1)
+    before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+    x, context = torch.randn(50, 2), torch.randn(50, 1)
+    flat = torch.stack([x[:, 0], torch.ones(50)], 1)
+    with pytest.raises(ValueError, match="feature 1 is constant"):
+        flow.initialize(flat, context * 100)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
+    flow.initialize(x, context)
+    torch.testing.assert_close(flow.context_encoder.mean, context.mean(0))
 
 
 def test_a_device_that_is_not_there_is_refused_before_there_is_a_folder(rows, capsys, monkeypatch):

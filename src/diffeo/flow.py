@@ -22,6 +22,7 @@ from diffeo.context import ContextSpec
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import eval_mode as eval_mode
+from diffeo.utils.modules import nan_to_minus_infinity
 
 if TYPE_CHECKING:
     from diffeo.distribution import FlowDistribution
@@ -124,7 +125,13 @@ class Flow(PretrainedModel):
         with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self.base.log_prob(z) + log_det + entry
-        return log_prob if self.training else _nan_to_minus_infinity(log_prob, given, context)
+        return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        """`log_prob`: what hooks on the flow, and `DistributedDataParallel`, are for."""
+        return self.log_prob(x, context, generator=generator)
 
     def bits_per_dim(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -212,19 +219,26 @@ class Flow(PretrainedModel):
         """Set what starts from data: pass the whole training split, or a good part of it.
 
         Before, a standardization or an actnorm is the identity, so a flow whose couplings are at
-        their start is its base density. What was initialised before stays as it is. Training loops
-        of diffeo call this. Returns the flow itself.
+        their start is its base density. What was initialised before stays as it is, and so does
+        all if the data are refused. Training loops of diffeo call this. Returns the flow itself.
         """
         encoder, self.context_encoder = self.context_encoder, None
-        context = self._check(x, context)
-        self.context_encoder = encoder
-        if encoder is not None:
-            assert context is not None  # as `_check` has seen to
-            context = encoder.initialize(context)
-        if self.dequantizer is not None:
-            self.dequantizer.initialize(x)
-            x, _ = self.dequantizer(x)
-        self.bijection.initialize(x, context)
+        try:
+            context = self._check(x, context)
+        finally:
+            self.context_encoder = encoder
+        before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        try:
+            if encoder is not None:
+                assert context is not None  # as `_check` has seen to
+                context = encoder.initialize(context)
+            if self.dequantizer is not None:
+                self.dequantizer.initialize(x)
+                x, _ = self.dequantizer(x)
+            self.bijection.initialize(x, context)
+        except Exception:
+            self.load_state_dict(before)
+            raise
         return self
 
     @torch.no_grad()
@@ -329,12 +343,3 @@ class Flow(PretrainedModel):
 
 
 load = Flow.from_pretrained
-
-
-def _nan_to_minus_infinity(values: Tensor, *given: Tensor | None) -> Tensor:
-    """Values `(batch,)` with -inf for NaN, except in rows where something given is NaN."""
-    lost = values.isnan()
-    for tensor in given:
-        if tensor is not None and tensor.is_floating_point():
-            lost = lost & ~tensor.flatten(1).isnan().any(1)
-    return values.masked_fill(lost, -math.inf)

@@ -18,7 +18,13 @@ from diffeo.bijections.convolution import SingularError
 from diffeo.data import DataOptions
 from diffeo.run.folder import data_options
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
-from diffeo.utils.files import atomic_write, dump_yaml
+from diffeo.utils.files import (
+    SETTINGS_BYTES,
+    atomic_write,
+    dump_yaml,
+    parse_yaml,
+    read_text,
+)
 from diffeo.utils.modules import NotFiniteError
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
@@ -46,17 +52,40 @@ def check_free(folder: Path) -> None:
         raise ValueError(f"{folder} is not empty: choose another folder by --out.")
 
 
-def check_resumed(folder: Path, options: DataOptions) -> None:
-    """Raise ValueError for a run that learned from other rows: they might be among those tested."""
-    if not (folder / "config.yaml").is_file():
+def check_resumed(folder: Path, options: DataOptions, model: dict[str, Any]) -> None:
+    """Raise ValueError for a run of another model, or that learned from other rows.
+
+    Other rows might be among those tested; and a model with another bound, say, is another density
+    of the same weights. `model` is the section of the settings.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file():
         return
-    before = dataclasses.asdict(data_options(folder / "config.yaml"))
+    before = dataclasses.asdict(data_options(config))
     for name, value in dataclasses.asdict(options).items():
         if name not in FREE and before[name] != value:
             raise ValueError(
                 f"{folder} cannot be resumed so: it learned from data with {name} {before[name]}, "
                 f"not {value}: leave --data.{name} as it was."
             )
+    known = parse_yaml(read_text(config, SETTINGS_BYTES)).get("model")
+    changed = _first_changed("--model", known, parse_yaml(dump_yaml(model)))
+    if changed is not None:
+        raise ValueError(
+            f"{folder} cannot be resumed so: it has the weights of another model: leave {changed} "
+            "as it was, or start a new run."
+        )
+
+
+def _first_changed(option: str, before: Any, now: Any) -> str | None:
+    """The first option of a model that differs."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else option
+    if before.get("class_path") != now.get("class_path"):
+        return option
+    before, now = before.get("init_args", {}), now.get("init_args", {})
+    found = (_first_changed(f"{option}.{name}", before.get(name), now.get(name)) for name in now)
+    return next((name for name in found if name is not None), None)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
+from diffeo.data.datasets import fingerprint
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
@@ -101,7 +102,7 @@ def train(
     flow = build(model, loaded)
     folder = Path(out) if out is not None else claim.free_folder(loaded.name)
     processes.resume = claim.resume_command(folder)
-    settings = {
+    settings: dict[str, Any] = {
         "model": {"class_path": public_name(type(flow)), "init_args": _arguments(flow, loaded)},
         "data": dataclasses.asdict(options) | {"splits": list(options.splits)},
         "seed": seed,
@@ -113,7 +114,7 @@ def train(
         held.enter_context(claim.one_sentence(folder))
         if first and resume:
             held.enter_context(claim.locked(folder))
-            claim.check_resumed(folder, options)
+            claim.check_resumed(folder, options, settings["model"])
         elif first:
             claim.check_free(folder)
         training = prepare(
@@ -180,7 +181,7 @@ def prepare(
         # Not before the flow saw many rows at once, to start from: their memory may go.
         keep_freed_memory()
     checkpoints = folder / "checkpoints"
-    checkpoint = newest(checkpoints, console) if resume else None
+    checkpoint, rows = newest(checkpoints, console) if resume else None, fingerprint(train)
     training = Training(
         flow,
         train,
@@ -206,11 +207,17 @@ def prepare(
         following += [
             observers.MetricsFile(folder / "metrics.csv"),
             observers.ProgressLine(console, len(train), unit),
-            Checkpoints(checkpoints, folder / "model", checkpoint),
+            Checkpoints(checkpoints, folder / "model", checkpoint, rows),
         ]
     if checkpoint is not None:
+        state = load(checkpoint)
         try:
-            training.load_state_dict(load(checkpoint))
+            if state.pop("rows", rows) != rows:
+                raise ValueError(
+                    "its rows for training are not those that it learned from, since the data or "
+                    "their split changed: give it the same data, or start a new run."
+                )
+            training.load_state_dict(state)
         except ValueError as error:
             raise ValueError(f"{folder} cannot be resumed so: {error}") from error
     elif resume:

@@ -37,10 +37,13 @@ class Checkpoints(Observer):
             from the checkpoint of its epoch.
         resumed: the checkpoint that the training continues from. A `last.ckpt` that was found
             damaged, or of which nothing is known, does not become the one before.
+        rows: the fingerprint of the rows for training, which a resumed run compares.
     """
 
-    def __init__(self, folder: Path, model: Path, resumed: Path | None = None) -> None:
-        self.folder, self.model = folder, model
+    def __init__(
+        self, folder: Path, model: Path, resumed: Path | None = None, rows: str = ""
+    ) -> None:
+        self.folder, self.model, self.rows = folder, model, rows
         self.last_is_good = resumed == folder / LAST
 
     def on_start(self, training: Training) -> None:
@@ -58,8 +61,8 @@ class Checkpoints(Observer):
         # First the best: were it second, a kill between the two would leave an older one for good.
         if training.best_epoch == training.epoch:
             training.averaged.save_pretrained(self.model)
-            save(training.state_dict(), self.folder / BEST)
-        self.save_last(training.state_dict())
+            save(training.state_dict() | {"rows": self.rows}, self.folder / BEST)
+        self.save_last(training.state_dict() | {"rows": self.rows})
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Write `last.ckpt`; what it was becomes `before.ckpt`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -67,3 +68,12 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     if all_finite(tensors.values()):
         return None
     return next(name for name, tensor in tensors.items() if not all_finite([tensor]))
+
+
+def nan_to_minus_infinity(values: Tensor, *given: Tensor | None) -> Tensor:
+    """Values `(batch,)` with -inf for NaN, except in rows where something given is NaN."""
+    lost = values.isnan()
+    for tensor in given:
+        if tensor is not None and tensor.is_floating_point():
+            lost = lost & ~tensor.flatten(1).isnan().any(1)
+    return values.masked_fill(lost, -math.inf)

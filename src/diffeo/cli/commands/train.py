@@ -63,6 +63,8 @@ def main(
             bf16 for images if the processor has it, and otherwise float32. Validation and the
             saved model are float32.
     """
+    if resume is not None and out is not None:
+        raise ValueError(f"--resume goes on in {resume}: leave --out {out} out.")
     train(
         unwrapped(model),
         data,
