@@ -147,7 +147,7 @@ class Flow(PretrainedModel):
     def sample(
         self,
         n: int,
-        context: Tensor | None = None,
+        context: Tensor | int | None = None,
         *,
         temperature: float = 1.0,
         generator: Generator | None = None,
@@ -157,7 +157,7 @@ class Flow(PretrainedModel):
         Args:
             n: how many.
             context: `(n, context_features)`, or one row of it for all of them; for a
-                class-conditional flow `(n,)` or `(1,)`.
+                class-conditional flow `(n,)`, or one class for all of them: `(1,)`, or a number.
             temperature: 1 for the density itself, less for more typical rows, 0 for the mode of z.
             generator: source of the noise; torch's global one if none is given.
 
@@ -166,8 +166,10 @@ class Flow(PretrainedModel):
         """
         if n < 0 or not 0 <= temperature < math.inf:
             raise ValueError(f"n and temperature must be 0 or more, not {n} and {temperature}.")
-        if context is not None and len(context) == 1:
-            context = context.expand(n, *context.shape[1:])
+        if context is not None:
+            context = torch.as_tensor(context, device=self.device)
+            context = context[None] if context.ndim == 0 else context
+            context = context.expand(n, *context.shape[1:]) if len(context) == 1 else context
         return self.decode(self.noise(n, generator) * temperature, context)
 
     def noise(self, n: int, generator: Generator | None = None) -> Tensor:

@@ -60,7 +60,7 @@ def interpolate(
     start: Tensor,
     end: Tensor,
     frames: int,
-    kind: PathKind = "linear",
+    kind: PathKind = "spherical",
     context: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Paths from `start` to `end` `(n, *shape)`, both included: `(n, frames, *shape)`.
@@ -98,7 +98,7 @@ def between_four(
     corners: Tensor,
     rows: int,
     columns: int,
-    kind: PathKind = "linear",
+    kind: PathKind = "spherical",
     context: Tensor | None = None,
 ) -> Tensor:
     """The surface between four events `(4, *shape)`, its corners: `(rows, columns, *shape)`.

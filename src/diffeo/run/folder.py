@@ -130,7 +130,13 @@ class Run:
         size, grey = self.flow.metadata.get("size"), self.flow.shape[0] == 1
         gallery = load_gallery(ImageOptions(source, size=size, grey=grey, cache=cache))
         labelled = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
-        if labelled or not (unlabelled and self.flow.context.category):
+        if self.flow.context and not labelled and not (unlabelled and self.flow.context.category):
+            names = ", ".join(variable.name for variable in self.flow.context.variables)
+            raise ValueError(
+                f"{source} lacks {names}, which the model is conditional on: name the folders of "
+                f"images by their label, or write {names} into a metadata.csv beside them."
+            )
+        if labelled:
             gallery = gallery.conditional_on(source, self.context_columns)
         shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:

@@ -178,11 +178,19 @@ class FlowDensity(
         """
         check_is_fitted(self)
         encoded, frame = self._context_of(context, n_samples)
-        given = None if encoded is None else torch.from_numpy(encoded)
+        if n_samples < 0 or not 0 <= temperature < np.inf:
+            raise ValueError(
+                f"n_samples and temperature must be 0 or more, not {n_samples} and {temperature}."
+            )
         generator = torch.Generator().manual_seed(_seed(random_state))
-        with torch.no_grad():
-            x = self.flow_.sample(n_samples, given, temperature=temperature, generator=generator)
-        return self._to_output(x.numpy(), frame)
+        z = self.flow_.noise(n_samples, generator).numpy() * temperature
+        x = self._apply(self.flow_.decode, z, encoded)
+        if not np.isfinite(x).all():
+            raise ValueError(
+                f"samples at temperature {temperature:g} leave the range of float64: take one "
+                "nearer to 1."
+            )
+        return self._to_output(x, frame)
 
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:  # noqa: N803
         """The noise of each row, `(n, modelled columns)`: standard normal if the flow is right."""

@@ -1,15 +1,15 @@
 """`diffeo eval`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.table import Table
 
 from diffeo.data import SPLITS, Batches
-from diffeo.evaluation.likelihood import evaluate, evaluate_batches
+from diffeo.evaluation.likelihood import Batch, evaluate, evaluate_batches
 from diffeo.run import Run
 
 
-def main(run: Run, *, data: str | None = None, samples: int = 1) -> Iterator[Table]:
+def main(run: Run, *, data: str | None = None, samples: int = 1) -> Iterator[Table | str]:
     """Print the mean negative log-likelihood of each split, or of other data.
 
     The unit is nats for tables, and bits/dim for images.
@@ -24,8 +24,15 @@ def main(run: Run, *, data: str | None = None, samples: int = 1) -> Iterator[Tab
         known = run.data()
         scores = {split: evaluate(flow, known, split, samples) for split in SPLITS}
     else:
-        batches = Batches(run.gallery(data).images, flow.chunk) if images else run.rows(data)
+        if images:
+            found = run.gallery(data, unlabelled=True).images
+            batches: Iterable[Batch] = Batches(found, flow.chunk)
+            unlabelled = flow.context.category and found.context is None
+        else:
+            batches, unlabelled = run.rows(data, unlabelled=True), run.lacks_class(data)
         scores = {data: evaluate_batches(flow, batches, samples)}
+        if unlabelled:
+            yield run.unlabelled(data)
     if images:
         columns = {"bits/dim": "bits_per_dim", "± s.e.": "bits_stderr"}
         columns |= {"NLL, nats": "nll", "± s.e. ": "stderr"}

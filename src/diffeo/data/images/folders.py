@@ -14,6 +14,7 @@ from diffeo.data.datasets import SPLITS
 from diffeo.data.files import LimitedFile, check_columns, listing, reading, suggestion
 from diffeo.data.images.source import ImageSource, Part
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 METADATA, KEY = "metadata.csv", "file_name"  # as Hugging Face's ImageFolder has them
 _SPELLINGS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -56,6 +57,16 @@ def open_folder(name: str, folder: Path) -> ImageSource:
             yield Part(split, names, known, attributes.iloc[rows], contents)
 
     return ImageSource(name, "files", parts, lambda: listing_hash(folder, files))
+
+
+def open_single(name: str, path: Path) -> ImageSource:
+    """One file of an image, without label."""
+    import pandas
+
+    def parts() -> Iterator[Part]:
+        yield Part("train", [path.name], [None], pandas.DataFrame(index=[0]), [path])
+
+    return ImageSource(name, "files", parts, lambda: listing_hash(path.parent, [path.name]))
 
 
 def list_files(name: str, folder: Path) -> list[str]:

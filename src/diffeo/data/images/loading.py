@@ -23,7 +23,7 @@ from diffeo.data.images.dataset import (
     Pixels,
     check_image_options,
 )
-from diffeo.data.images.folders import open_folder
+from diffeo.data.images.folders import ENDINGS, open_folder, open_single
 from diffeo.data.images.parquet import open_image_file, open_image_folder, open_image_hub
 from diffeo.data.images.source import ImageSource
 from diffeo.data.images.synthetic import open_digits, open_shapes
@@ -57,7 +57,9 @@ def open_images(options: ImageOptions) -> ImageSource:
         return open_digits(options) if name == "digits" else open_shapes(options)
     if is_folder:
         return open_folder(name, path)
-    others = f"{' or '.join(IMAGE_SETS)}, a folder of images"
+    if path.suffix.lower() in ENDINGS and path.is_file():
+        return open_single(name, path)
+    others = f"{' or '.join(IMAGE_SETS)}, an image, a folder of images"
     check_file(name, path, tuple(READERS), others, IMAGE_SETS)
     return READERS[path.suffix.lower()](path, options)
 
