@@ -841,7 +841,7 @@ REFUSALS = {
         ["no column of images", "a, b"],
     ),
     "column of an array": ("a.npz", plain, {"image_column": "x"}, ["--data.image_column"]),
-    "one file": ("a.png", lambda p: p.write_bytes(PNG), {}, ["cannot be read", "a folder of"]),
+    "one file": ("a.png", lambda p: p.write_bytes(PNG), {}, ["has 1 image, too few to split"]),
     "no size": ("a.npz", plain, {"size": 0}, ["--data.size", "0 x 0"]),
     "large size": ("a.npz", plain, {"size": 5000}, ["--data.size", "4096"]),
     "zero rows": ("a.npz", plain, {"rows": 0}, ["--data.rows"]),

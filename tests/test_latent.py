@@ -121,7 +121,7 @@ def test_where_there_is_nothing_to_turn_a_path_is_straight(dtype):
 def test_the_context_of_a_path_changes_linearly():
     flow, a, b = table_flow(2), rows(3, 1), rows(3, 2)
     first, last = (torch.randn(3, 2, generator=seeded(s), dtype=torch.float64) for s in (1, 2))
-    frames = latent.interpolate(flow, a, b, 5, context=(first, last))
+    frames = latent.interpolate(flow, a, b, 5, "linear", context=(first, last))
     with torch.no_grad():
         z = (flow.encode(a, first) * 3 + flow.encode(b, last)) / 4
         expected = flow.decode(z, (3 * first + last) / 4)
@@ -142,7 +142,7 @@ def test_four_images_stand_in_the_corners(kind, context_features):
 def test_the_surface_between_four_rows():
     flow, corners = table_flow(2), rows(4)
     context = torch.randn(4, 2, generator=seeded(5), dtype=torch.float64)
-    surface = latent.between_four(flow, corners, 4, 5, context=context)
+    surface = latent.between_four(flow, corners, 4, 5, "linear", context=context)
     s, t = 1 / 3, 3 / 4
     weights = torch.from_numpy(np.outer([1 - s, s], [1 - t, t]).flatten())
     with torch.no_grad():

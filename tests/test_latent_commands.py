@@ -319,7 +319,7 @@ def test_numbers_and_classes_in_one_context(run, monkeypatch, capsys):
     assert 10 < contexts[-1][:, 1].sum() < 40
     refused([*sample, "--context=shape=ring"], capsys, "dark=VALUE", "shape=NAME")
     refused([*sample, "--context=dark=0.5,shape=cube"], capsys, "shape=cube", "disc, ring")
-    refused([*sample, "--context=dark=much"], capsys, "dark=VALUE")
+    refused([*sample, "--context=dark=much"], capsys, "dark=much", "a finite number")
     refused([*sample, "--label=3"], capsys, "dark=VALUE")
     refused(sample, capsys, "mixed does not say where its data are")
 
