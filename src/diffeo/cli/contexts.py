@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from diffeo.context import Category, ContextSpec, Number
+from diffeo.context import Category, ContextSpec, Number, Variable
+from diffeo.data.files import listing, suggestion
+from diffeo.data.tables.loading import BATCH_ROWS
+from diffeo.data.tables.opening import TableOptions, open_table
 from diffeo.run import Run
 
 
@@ -70,6 +74,57 @@ def choose_contexts(run: Run, context: str | None, label: str | None = None) -> 
     if words and not run.config_file.is_file():
         raise _wrong(",".join(words), spec)
     return Contexts(spec, values, run.data().train.context)
+
+
+def read_contexts(run: Run, source: str, draws: int) -> Tensor:
+    """The contexts in the rows of a table, each for so many draws: `[rows * draws, width]`.
+
+    It has a column for each variable by its name; a category holds its values as texts or numbers.
+
+    Raises:
+        ValueError: if the model takes no context, or the table lacks a column, or holds a value
+            that is none of the variable's.
+    """
+    spec = run.flow.context
+    if not spec:
+        raise ValueError(f"{run.folder} takes no context: leave --contexts out.")
+    table = open_table(TableOptions(source))
+    names = [variable.name for variable in spec.variables]
+    for name in names:
+        if name not in table.columns:
+            raise ValueError(
+                f"{source} lacks the column '{name}'{suggestion(name, table.columns)}: the context "
+                f"is {listing(names)}."
+            )
+    parts = []
+    for first, chunk in table.chunks(names, None, BATCH_ROWS):
+        encoded = [_encode(v, chunk[v.name].tolist(), source, first) for v in spec.variables]
+        parts.append(torch.cat(encoded, dim=1))
+    if not parts:
+        raise ValueError(f"{source} has no rows: write a context into each.")
+    return torch.cat(parts).repeat_interleave(draws, dim=0)
+
+
+def _encode(variable: Variable, values: list[Any], source: str, first: int) -> Tensor:
+    """The columns of a variable `[rows, columns]`; `first` is the number of the first row."""
+    rows = []
+    for row, value in enumerate(values, first):
+        where = f"{source}: '{variable.name}' is {value!r} in row {row}"
+        if isinstance(variable, Category):
+            whole = isinstance(value, float) and value.is_integer()
+            text = str(int(value)) if whole else str(value)
+            if text not in variable.values:
+                raise ValueError(f"{where}: choose one of {listing(variable.values)}.")
+            rows.append([float(text == known) for known in variable.values])
+        else:
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise ValueError(f"{where}: give it a finite number.")
+            rows.append([number])
+    return torch.tensor(rows)
 
 
 def _value(word: str, spec: ContextSpec) -> tuple[str, list[float]]:

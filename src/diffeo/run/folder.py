@@ -134,7 +134,7 @@ class Run:
             names = ", ".join(variable.name for variable in self.flow.context.variables)
             raise ValueError(
                 f"{source} lacks {names}, which the model is conditional on: name the folders of "
-                f"images by their label, or write {names} into a metadata.csv beside them."
+                f"images by their label, or write {names} into their metadata.csv."
             )
         if labelled:
             gallery = gallery.conditional_on(source, self.context_columns)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from diffeo.cli.contexts import Contexts, choose_contexts
+from diffeo.cli.contexts import Contexts, choose_contexts, read_contexts
 from diffeo.data import Table, check_writable, write_columns
 from diffeo.data.tables.writing import is_folder
 from diffeo.run import Run
@@ -23,6 +24,7 @@ def main(
     seed: int | None = None,
     context: str | None = None,
     label: str | None = None,
+    contexts: str | None = None,
     out: str | None = None,
     part_rows: int | None = None,
     ray: bool = False,
@@ -38,6 +40,8 @@ def main(
         seed: The same seed draws the same samples.
         context: The context of all samples, NAME=VALUE,NAME=VALUE.
         label: The class of all samples, for a model that is conditional on labels.
+        contexts: A table with a context in each row, in columns by the names of its variables;
+            --num is then how many samples are drawn for each row, by default 1.
         out: For rows a .csv, .parquet, .npy or .npz file, a .png to see them, or a folder of
             .parquet files; by default samples.csv. For images a .png, .jpg or .webp with all of
             them, a .npy or .npz file, or a folder; by default samples.png.
@@ -56,7 +60,16 @@ def main(
             "--temperatures draws one figure of images: leave one out, it or --temperature, "
             "--part-rows and --ray."
         )
-    contexts = choose_contexts(run, context, label)
+    if contexts is not None:
+        if context is not None or label is not None or temperatures is not None or in_parts:
+            raise ValueError(
+                "--contexts gives each sample its context: leave --context, --label, "
+                "--temperatures, --part-rows and --ray out."
+            )
+        given = read_contexts(run, contexts, num or 1)
+        yield _write(run, len(given), given, temperature, seed, out)
+        return
+    drawn = choose_contexts(run, context, label)
     if in_parts or (not images and is_folder(out or "samples.csv")):
         if num is None:
             raise ValueError("a folder of parts has no default size: give --num.")
@@ -65,7 +78,7 @@ def main(
             run,
             num,
             folder,
-            contexts=contexts,
+            contexts=drawn,
             temperature=temperature,
             seed=seed,
             rows=part_rows,
@@ -74,24 +87,38 @@ def main(
         )
         yield outcome.describe(folder)
         return
-    file = Path(out or ("samples.png" if images else "samples.csv"))
     if temperatures is not None:
-        yield _draw_temperatures(run, num or 8, temperatures, seed, contexts, file)
+        file = Path(out or "samples.png")
+        yield _draw_temperatures(run, num or 8, temperatures, seed, drawn, file)
         return
     count = num or (64 if images else 1_000)
-    rows = None if contexts is None else contexts(count, seed)
+    rows = None if drawn is None else drawn(count, seed)
+    yield _write(run, count, rows, temperature, seed, out)
+
+
+def _write(
+    run: Run,
+    count: int,
+    context: Tensor | None,
+    temperature: float,
+    seed: int | None,
+    out: str | None,
+) -> str:
+    """Draw so many samples into a file; returns a sentence."""
+    images = run.flow.takes_pixels
+    file = Path(out or ("samples.png" if images else "samples.csv"))
     if images:
-        _write_images(run.stream_samples(count, rows, temperature, seed), file)
+        _write_images(run.stream_samples(count, context, temperature, seed), file)
     elif file.suffix == ".png":
         from diffeo import figures
 
         table = run.data()
         assert isinstance(table, Table)
-        x = torch.cat(list(run.stream_samples(count, rows, temperature, seed)))
+        x = torch.cat(list(run.stream_samples(count, context, temperature, seed)))
         figures.save(figures.corner(table.train.x, x, run.columns), file)
     else:
-        write_samples(run, count, file, rows, temperature, seed)
-    yield f"{count:,} {'images' if images else 'rows'} written to {file}."
+        write_samples(run, count, file, context, temperature, seed)
+    return f"{count:,} {'images' if images else 'rows'} written to {file}."
 
 
 def _draw_temperatures(
@@ -113,7 +140,7 @@ def _draw_temperatures(
     return draw_columns(x.unbind(1), [*map(tick, temperatures)], "temperature", file)
 
 
-def _write_images(parts: Iterator[torch.Tensor], file: Path) -> None:
+def _write_images(parts: Iterator[Tensor], file: Path) -> None:
     if file.suffix.lower() in {".npy", ".npz"}:
         check_writable(file)
         write_columns(file, {"images": torch.cat(list(parts)).numpy()})
