@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffeo.utils.config import Configurable
@@ -141,14 +141,19 @@ class ContextSpec(Configurable):
             like: has the dtype and the device that rows of classes get.
 
         Raises:
-            ValueError: if a class is not one of those there are.
+            ValueError: if a class on the CPU is not one of those there are. On other devices, where
+                the host would have to wait to learn of it, its row is NaN instead.
         """
         if self.category is None or context.is_floating_point():
             return context
         count = len(self.category.values)
-        if not ((context >= 0) & (context < count)).all():
+        unknown = (context < 0) | (context >= count)
+        rows = (context[..., None] == torch.arange(count, device=context.device)).to(like)
+        if context.device.type != "cpu":
+            return rows.masked_fill(unknown[..., None], math.nan)
+        if unknown.any():
             raise ValueError(f"classes must be whole numbers from 0 to {count - 1}.")
-        return F.one_hot(context.long(), count).to(like)
+        return rows
 
     def one_of_each(self, like: Tensor) -> Tensor:
         """A row for each class of a class-conditional density `(classes, width)`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
 from diffeo.bijections.normalization import ActNorm
+from diffeo.utils.machine import widest
 
 
 class InvertibleConv1x1(Bijection):
@@ -31,12 +33,13 @@ class InvertibleConv1x1(Bijection):
         lu: whether the factors are learned instead of W.
         seed: of the rotation; drawn from torch's random state by default.
 
-    In eval mode W, its inverse (in float64, by triangular solves) and its log-determinant are
-    computed once, and again after any change of the weights.
+    The inverse is computed by triangular solves in the widest floats of the device. On the CPU in
+    eval mode it, W and log|det W| are computed once, and again after any change of the weights.
 
     Raises:
-        ValueError: in eval mode, and by `inverse`, if W is so near to singular that its inverse
-            has no correct digit.
+        ValueError: on the CPU, in eval mode and by `inverse`, if W is so near to singular that its
+            inverse has no correct digit. On other devices, where the host would have to wait to
+            learn of it, `inverse` gives NaN instead.
 
     (Kingma & Dhariwal 2018, section 3.2)
     """
@@ -72,7 +75,7 @@ class InvertibleConv1x1(Bijection):
 
     def weight_and_log_det(self) -> tuple[Tensor, Tensor]:
         """W and log|det W|."""
-        if self.training:
+        if self.training or (self.sign if self.lu else self.weight).device.type != "cpu":
             return self.matrix(), self._log_det()
         weight, _, log_det = self._prepared()
         return weight, log_det
@@ -98,14 +101,17 @@ class InvertibleConv1x1(Bijection):
     def _log_det(self) -> Tensor:
         if self.lu:
             return self.log_s.sum()
-        return torch.linalg.slogdet(self.weight.double())[1].to(self.weight.dtype)
+        # As `torch.linalg.slogdet`, whose gradient Apple's GPUs lack.
+        wide = self.weight.to(widest(self.weight.device))
+        diagonal = torch.linalg.lu_factor_ex(wide).LU.diagonal()
+        return diagonal.abs().log().sum().to(self.weight.dtype)
 
     def _inverse(self) -> Tensor:
-        """W^-1 in float64."""
+        """W^-1 in the widest floats of the device."""
         if not self.lu:
-            return torch.linalg.inv_ex(self.weight.double()).inverse
-        lower, upper = self.triangles(torch.float64)
-        eye = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
+            return torch.linalg.inv_ex(self.weight.to(widest(self.weight.device))).inverse
+        lower, upper = self.triangles(widest(self.lower.device))
+        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
         right = torch.linalg.solve_triangular(
             lower, eye[self.permutation.argsort()], upper=False, unitriangular=True
         )
@@ -114,26 +120,21 @@ class InvertibleConv1x1(Bijection):
     def _prepared(self) -> tuple[Tensor, Tensor, Tensor]:
         """W, its inverse and its log-determinant; those of the last call if nothing changed."""
         tensors = [*self.parameters(), *self.buffers()]
-        # Not with its graph, nor on the device that has no values to compare.
-        keep = not (self.training or torch.is_grad_enabled() or tensors[0].is_meta)
+        # Not with its graph, nor where to compare values would make the host wait for the device.
+        on_cpu = tensors[0].device.type == "cpu"
+        keep = on_cpu and not (self.training or torch.is_grad_enabled())
         if keep and self._ready is not None and _are_equal(self._ready[0], tensors):
             return self._ready[1]
-        weight = self.matrix()
+        weight, inverse = self.matrix(), self._inverse()
         if not is_replaying():  # there it is a step that is lost, which the training loop reports
-            self._check(weight)
-        ready = weight, self._inverse().to(weight.dtype), self._log_det()
+            exists = _is_inverse(inverse, weight)
+            if not on_cpu:
+                inverse = torch.where(exists, inverse, math.nan)
+            elif not exists:
+                raise SingularError(self)
+        ready = weight, inverse.to(weight.dtype), self._log_det()
         self._ready = ([tensor.detach().clone() for tensor in tensors], ready) if keep else None
         return ready
-
-    @torch.no_grad()
-    def _check(self, weight: Tensor) -> None:
-        if weight.is_meta:
-            return
-        if weight.isfinite().all():
-            values = torch.linalg.svdvals(weight.double())
-            if values[-1] > values[0] * torch.finfo(weight.dtype).eps:
-                return
-        raise SingularError(self)
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
@@ -199,6 +200,15 @@ def _are_equal(before: list[Tensor], now: list[Tensor]) -> bool:
         a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
         for a, b in zip(before, now, strict=True)
     )
+
+
+@torch.no_grad()
+def _is_inverse(inverse: Tensor, weight: Tensor) -> Tensor:
+    """Whether an inverse has correct digits in the dtype of the weight; a truth value."""
+    # The product of the norms is from 1 to n times the condition number. NaN compares as False.
+    norm = torch.linalg.matrix_norm
+    bound = len(weight) / torch.finfo(weight.dtype).eps
+    return norm(weight.to(inverse.dtype)) * norm(inverse) < bound
 
 
 def _check_permutation(layer: InvertibleConv1x1, _: Any) -> None:

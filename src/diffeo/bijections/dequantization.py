@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -9,6 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from diffeo.utils.config import Configurable
+from diffeo.utils.machine import widest
+
+DIGITS = 53  # binary ones, of a float64
 
 
 class Dequantizer(Configurable, nn.Module, ABC):
@@ -70,15 +74,26 @@ class UniformDequantize(Dequantizer):
         super().__init__()
         if any(not 0 <= step < float("inf") for step in steps):
             raise ValueError(f"steps must be 0 or more, and finite: {list(steps)}.")
-        # Numbers, and no tensor: a step like 0.1 has to keep more digits than float32 has, or the
-        # grid drifts off the very numbers that were in the data.
         self.steps = tuple(steps)
+        # A step like 0.1 has to keep more digits than float32 has, or the grid drifts off the very
+        # numbers that were in the data. So it is a whole number times a power of two, which
+        # moves to a device with the flow, and which no change of the flow's dtype rounds.
+        parts = [math.frexp(step) for step in self.steps]
+        wholes = [int(fraction * 2**DIGITS) for fraction, _ in parts]
+        powers = [power - DIGITS for _, power in parts]
+        self.wholes = nn.Buffer(torch.tensor(wholes, dtype=torch.int64), persistent=False)
+        self.powers = nn.Buffer(torch.tensor(powers, dtype=torch.int64), persistent=False)
         self.offset = nn.Buffer(torch.zeros(len(steps)))
         self.initialized = nn.Buffer(torch.tensor(False))
 
-    def _grid(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which features lie on a grid, and its step, in float64 and 1 for the others."""
-        steps = torch.tensor(self.steps, dtype=torch.float64, device=device)
+    def _steps(self) -> Tensor:
+        """The steps in the widest floats of the device."""
+        dtype = widest(self.wholes.device)
+        return torch.ldexp(self.wholes.to(dtype), self.powers.to(dtype))
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        """Which features lie on a grid, and its step, which is 1 for the others."""
+        steps = self._steps()
         return steps > 0, torch.where(steps > 0, steps, 1.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,16 +105,16 @@ class UniformDequantize(Dequantizer):
             return
         # How far the grid lies from 0: rounding errors of a row that is on the grid of 0 are left
         # out, since they would come back with every value.
-        discrete, step = self._grid(x.device)
+        discrete, step = self._grid()
         rest = x[0] - step * (x[0] / step).round()
         self.offset.copy_(torch.where(discrete & (rest.abs() > 1e-3 * step), rest, 0.0))
         self.initialized.fill_(True)
 
     def width(self, y: Tensor) -> Tensor:
-        return y.new_tensor(self.steps)
+        return self._steps().to(y.dtype)
 
     def inverse(self, y: Tensor) -> Tensor:
-        discrete, step = self._grid(y.device)
+        discrete, step = self._grid()
         cells = ((y - self.offset) / step).round()
         grid = self.offset + step * cells
         return torch.where(discrete, grid.to(y.dtype), y)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.utils.machine import widest
 from diffeo.utils.statistics import FAR, first_moments, warn_of_far
 
 NO_LIMIT = 3e38  # finite, as all that a model saves
@@ -77,8 +78,8 @@ class Standardize(Bijection):
         Returns:
             Which values are far from all others, `(n, features)`.
         """
-        # In float64, since the squares of a large column lose their digits in float32.
-        mean, std, far = first_moments(x.double())
+        # In the widest floats: squares of a large column lose their digits in float32.
+        mean, std, far = first_moments(x.to(widest(x.device)))
         self.mean.copy_(mean)
         self.std.copy_(torch.where(x.amin(0) < x.amax(0), std, 1.0))
         self.limit.copy_(torch.where(far.any(0), FAR, NO_LIMIT))

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
+from torch.utils.checkpoint import checkpoint
 
 from diffeo.bijections.base import Bijection
+from diffeo.utils.machine import forked_random, random_states
 
 Memory = Literal["stored", "constant"]
 # A part of so many links stores its output. With more, rounding errors of the inverses would add
@@ -76,7 +77,7 @@ class _Replayed(torch.autograd.Function):
         ctx.random_states = []
         log_det = x.new_zeros(x.shape[0])
         for link in links:
-            ctx.random_states.append((torch.get_rng_state(), *get_device_states(x)))
+            ctx.random_states.append(random_states(x.device))
             x, step = link(x, context)
             log_det = log_det + step
         # The parameters too: autograd then notices if they change before the backward pass.
@@ -94,8 +95,13 @@ class _Replayed(torch.autograd.Function):
         # among the activations that are freed.
         places = dict(zip(parameters, _side_by_side(parameters), strict=True))
         found: dict[Tensor, Tensor] = {}
-        for link, state in zip(reversed(ctx.links), reversed(ctx.random_states), strict=True):
-            with torch.enable_grad(), _replaying(), torch.autocast(**ctx.autocast), _random(state):
+        for link, states in zip(reversed(ctx.links), reversed(ctx.random_states), strict=True):
+            with (
+                torch.enable_grad(),
+                _replaying(),
+                torch.autocast(**ctx.autocast),
+                forked_random(y.device, states),  # for networks with dropout
+            ):
                 x, y_again, log_det = link.replay(y, context)
             inputs = [x, *_parameters([link])]
             if context is not None and context.requires_grad:
@@ -123,10 +129,10 @@ class _Replayed(torch.autograd.Function):
 
 def _side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Empty tensors like these; in one block of memory, if all have one dtype and device."""
-    if len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) != 1:
         return [torch.empty_like(tensor) for tensor in tensors]
     sizes = [tensor.numel() for tensor in tensors]
-    block = tensors[0].new_empty(sum(sizes)) if tensors else torch.empty(0)
+    block = tensors[0].new_empty(sum(sizes))
     return [part.view(t.shape) for part, t in zip(block.split(sizes), tensors, strict=True)]
 
 
@@ -157,13 +163,3 @@ def _autocast(x: Tensor) -> dict[str, Any]:
         return {"device_type": "cpu", "enabled": False}
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return {"device_type": kind, "dtype": dtype, "enabled": enabled}
-
-
-@contextmanager
-def _random(state: tuple[Any, ...]) -> Iterator[None]:
-    """The random state in which a link was evaluated, for networks with dropout."""
-    cpu, devices, states = state
-    with torch.random.fork_rng(devices):
-        torch.set_rng_state(cpu)
-        set_device_states(devices, states)
-        yield

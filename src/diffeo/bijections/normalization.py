@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
+from diffeo.utils.machine import widest
 from diffeo.utils.statistics import first_moments
 
 
@@ -160,8 +161,9 @@ class ActNorm(Bijection):
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
-            # In float64, since the mean of a channel may be far larger than its spread.
-            mean, std, _ = first_moments(x.double().transpose(0, 1).flatten(1).T)
+            # In the widest floats: the mean of a channel may be far larger than its spread.
+            wide = x.to(widest(x.device))
+            mean, std, _ = first_moments(wide.transpose(0, 1).flatten(1).T)
             std = torch.where(std > 0, std, self.scale)
             self.shift.copy_(-mean)
             self.log_scale.copy_((self.scale / std).log() / self.SPEED)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.utils.machine import widest
 from diffeo.utils.statistics import far_values
 
 
@@ -44,8 +45,8 @@ class Whiten(Bijection):
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
-            # In float64, since the squares of a large column lose their digits in float32.
-            rows = x.detach().double()
+            # In the widest floats: squares of a large column lose their digits in float32.
+            rows = x.detach().to(widest(x.device))
             rows = rows[~far_values(rows).any(1)]
             self.fit(rows.mean(0), rows.T.cov(correction=0).view(x.shape[1], -1))
         return self(x)[0]

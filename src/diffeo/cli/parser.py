@@ -3,8 +3,9 @@
 A parameter before the `*` is positional, any other an option: `part_rows` is `--part-rows`, and a
 bool that is False by default is a flag. A command with a parameter `run` gets the run opened, and
 the options of `open_run`. The module of a command may also define `FIXED`, arguments of `open_run`
-that are no options, `add_options(parser)`, for options that are no parameters, `expand(words)`,
-which replaces short forms, and `GONE`, which says what to write in place of former options.
+that are no options, `WITHOUT`, which says why there is no such option, `add_options(parser)`, for
+options that are no parameters, `expand(words)`, which replaces short forms, and `GONE`, which says
+what to write in place of former options.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Name
             f"an option is a number out of range ({error}): give a smaller one."
         ) from error
     except ArgumentError as error:
+        for option, reason in getattr(module, "WITHOUT", {}).items():
+            if any(word.partition("=")[0] == option for word in words):
+                raise ValueError(f"{option} is no option of {name}: {reason}.") from error
         for option, remedy in getattr(module, "GONE", {}).items():
             if any(word.partition("=")[0] == option for word in words):
                 raise ValueError(f"{option} is no longer an option: {remedy}.") from error

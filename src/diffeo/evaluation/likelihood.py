@@ -73,7 +73,7 @@ def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = Non
     if flow.context.category is None:
         raise ValueError("this flow is not conditional on classes alone: pass it a context.")
     if generator is None:
-        generator = Generator().manual_seed(int(torch.randint(2**62, ())))
+        generator = Generator(x.device).manual_seed(int(torch.randint(2**62, ())))
     state, parts = generator.get_state(), []
     for label in range(flow.context.width):
         generator.set_state(state)

@@ -277,7 +277,7 @@ def score(
         # With fewer than 8 bits the flow models, and gives the likelihood of, a coarser image.
         modelled = flow.dequantizer.inverse(flow.dequantizer(x.to(flow.device))[0])
         nats = image_bits(modelled) * math.log(2)
-    return (log_prob.double().cpu() + nats).to(log_prob)
+    return (log_prob.cpu().double() + nats).to(log_prob)
 
 
 def needs_reference(flow: Flow, kind: str) -> bool:

@@ -17,6 +17,7 @@ from diffeo.bases import Base
 from diffeo.figures import style
 from diffeo.figures.style import Array, Limits, Window, house_style, panel, plain, tick, write
 from diffeo.flow import Flow, eval_mode
+from diffeo.utils.modules import on_device
 
 COLUMNS = 8  # drawn of a table
 BINS = 56  # along each side of a pair
@@ -198,8 +199,9 @@ def latent_histograms(flow: Flow, x: Tensor, context: Tensor | None = None) -> F
         raise ValueError("x is empty: pass at least one event.")
     with eval_mode(flow):
         # The middles of a dequantizer's cells would lie closer together than the base's noise.
-        noise = Generator(x.device).manual_seed(0)
-        levels = flow.split_latents(flow.encode(x, context, generator=noise))
+        noise = Generator().manual_seed(0)
+        z = flow.encode(*on_device(x, context, flow.device), generator=noise)
+        levels = flow.split_latents(z)
     base = flow.base
     rows = -(-len(levels) // LEVELS)
     columns = -(-len(levels) // rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffeo.data.images.writing import check_images, enlarged
 from diffeo.figures.style import DPI, GREY, INK, house_style, panel, write
 from diffeo.flow import Flow, eval_mode
+from diffeo.utils.modules import on_device
 
 # In pixels of the file: an image, at least; a row or column, about; the gap between images; the
 # margin; the width of a letter and the height of a line of a label.
@@ -79,6 +80,7 @@ def reconstructions(flow: Flow, x: Tensor, context: Tensor | None = None) -> Fig
     if flow.dequantizer is None:
         raise ValueError("this flow takes no 8-bit images: pass an image flow.")
     drawn = max(1, min(len(x), DRAWN, SIDE // max(IMAGE, *x.shape[2:])))
+    x, context = on_device(x, context, flow.device)
     with eval_mode(flow):
         z = flow.encode(x, context)
         decoded = flow.decode(z, context)

@@ -28,6 +28,7 @@ from diffeo.figures.style import (
     write,
 )
 from diffeo.flow import Flow, eval_mode
+from diffeo.utils.modules import on_device
 
 CELLS = 240  # of the density, along each side
 NODES = 721  # of each line of the grid
@@ -55,6 +56,7 @@ def four_panels(
     x, context = thin(x), None if context is None else thin(context)
     noise = flow.noise(len(x), generator)
     with eval_mode(flow):
+        x, context = on_device(x, context, flow.device)
         fx, gz = flow.encode(x, context), flow.decode(noise, context)
     data, encoded, latent, decoded = (to_numpy(points) for points in (x, fx, noise, gz))
     windows = square_window(data), _latent_window(flow)
@@ -109,10 +111,10 @@ def density_map(
     grid = x.new_tensor(np.stack(mesh, axis=-1).reshape(-1, 2))
     mean, note = _mean_context(context, len(grid))
     # A dequantizer draws noise: with a seed of its own, so that a flow looks the same each time.
-    generator = Generator(x.device).manual_seed(0)
+    generator = Generator().manual_seed(0)
     with eval_mode(flow):
-        log_prob = flow.log_prob(grid, mean, generator=generator)
-    density = to_numpy(log_prob.double().exp()).reshape(CELLS, CELLS)
+        log_prob = flow.log_prob(*on_device(grid, mean, flow.device), generator=generator)
+    density = to_numpy(log_prob.cpu().double().exp()).reshape(CELLS, CELLS)
     finite = np.isfinite(density)
     top, usual = np.quantile(density[finite], [1, 0.999]) if finite.any() else (1.0, 1.0)
     # One spike must not turn the rest of the map white.
@@ -168,7 +170,7 @@ def latent_grid(
     z = x.new_tensor(lines.reshape(-1, 2))
     mean, note = _mean_context(context, len(z))
     with eval_mode(flow):
-        decoded = to_numpy(flow.decode(z, mean)).reshape(lines.shape)
+        decoded = to_numpy(flow.decode(*on_device(z, mean, flow.device))).reshape(lines.shape)
 
     side, left, bottom, gap = 3.4, 0.65, 0.55, 0.7
     figure = Figure(figsize=(left + 2 * side + gap + 0.15, bottom + side + 0.38))

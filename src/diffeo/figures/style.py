@@ -146,7 +146,7 @@ def check_table(x: Tensor, columns: Sequence[str], *, two: bool = False) -> None
 
 def to_numpy(x: Tensor) -> Array:
     """In float64, on the CPU."""
-    return x.detach().to("cpu", torch.float64).numpy()
+    return x.detach().cpu().double().numpy()
 
 
 def finite_rows(points: Array) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffeo.flow import Flow, eval_mode
+from diffeo.utils.machine import widest
 from diffeo.utils.modules import in_chunks
 
 PathKind = Literal["linear", "spherical"]
@@ -129,9 +130,9 @@ def path(a: Tensor, b: Tensor, frames: int, kind: PathKind) -> Tensor:
 
     as in `interpolate`. The weights are 1 and 0 at the ends, which are a and b to the last bit.
     """
-    t = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)
-    # (n, 1, dims) against (frames, 1); in float64, since angles between near vectors are small.
-    u, v = a.double()[:, None], b.double()[:, None]
+    wide = widest(a.device)  # since angles between near vectors are small
+    t = torch.linspace(0, 1, frames, dtype=wide, device=a.device)
+    u, v = a.to(wide)[:, None], b.to(wide)[:, None]  # (n, 1, dims) against (frames, 1)
     from_a, from_b = (1 - t)[:, None], t[:, None]
     if kind == "spherical":
         length_a, length_b = u.norm(dim=2, keepdim=True), v.norm(dim=2, keepdim=True)
@@ -153,7 +154,7 @@ def _angle(u: Tensor, v: Tensor) -> Tensor:
 
 def _surface(corners: Tensor, rows: int, columns: int, kind: PathKind) -> Tensor:
     """`(rows * columns, dims)` between four vectors `(4, dims)`, row by row."""
-    top, bottom = path(corners[[0, 2]], corners[[1, 3]], columns, kind)
+    top, bottom = path(corners[::2], corners[1::2], columns, kind)
     return path(top, bottom, rows, kind).transpose(0, 1).flatten(0, 1)
 
 
@@ -195,11 +196,13 @@ def resample(
         raise ValueError(f"variants is {variants}: ask for at least one.")
     z = encode(flow, x, context).repeat_interleave(variants, dim=0)
     noise = flow.noise(len(z), generator).to(z.device) * temperature
-    z = torch.where(in_levels(flow, levels).to(z.device), noise, z)
+    z = torch.where(in_levels(flow, levels, z.device), noise, z)
     return decode(flow, z, _repeat_each(context, variants)).unflatten(0, (len(x), variants))
 
 
-def in_levels(flow: Flow, levels: Sequence[int]) -> Tensor:
+def in_levels(
+    flow: Flow, levels: Sequence[int], device: torch.device | str | None = None
+) -> Tensor:
     """Which dimensions of z `(dims,)` are in some levels, numbered from 1.
 
     Raises:
@@ -209,9 +212,11 @@ def in_levels(flow: Flow, levels: Sequence[int]) -> Tensor:
     for level in levels:
         if not 1 <= level <= count:
             raise ValueError(f"there is no level {level}: this flow has levels 1 to {count}.")
-    sizes = torch.tensor([math.prod(shape) for shape in flow.latent_shapes])
-    number = torch.arange(1, count + 1).repeat_interleave(sizes)
-    return torch.isin(number, torch.tensor(list(levels)))
+    parts = [
+        torch.full((math.prod(shape),), level in levels, device=device)
+        for level, shape in enumerate(flow.latent_shapes, start=1)
+    ]
+    return torch.cat(parts)
 
 
 def at_temperatures(
@@ -238,10 +243,9 @@ def at_temperatures(
     _check_temperatures(temperatures)
     if isinstance(noise, int):
         noise = flow.noise(noise, generator)
-    factors = noise.new_tensor(list(temperatures))
-    z = (noise[:, None] * factors[:, None]).flatten(0, 1)
-    context = _repeat_each(context, len(factors))
-    return decode(flow, z, context).unflatten(0, (len(noise), len(factors)))
+    z = torch.stack([noise * temperature for temperature in temperatures], dim=1).flatten(0, 1)
+    context = _repeat_each(context, len(temperatures))
+    return decode(flow, z, context).unflatten(0, (len(noise), len(temperatures)))
 
 
 def _repeat_each(context: Tensor | None, times: int) -> Tensor | None:

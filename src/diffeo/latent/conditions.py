@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeo.context import Category, ContextSpec
+from diffeo.utils.machine import widest
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,8 @@ class Conditions:
             raise ValueError("there are no events to learn conditions from: pass some.")
         low, high = contexts.amin(0), contexts.amax(0)
         two_valued = ((contexts == low) | (contexts == high)).all(0)
-        deviation = contexts.double().std(0, correction=0).to(contexts.dtype)
+        wide = contexts.to(widest(contexts.device))
+        deviation = wide.std(0, correction=0).to(contexts.dtype)
         return cls(spec, low, high, torch.where(two_valued, high - low, 2 * deviation))
 
     def moved(self, context: Tensor, strengths: Mapping[str, float]) -> Tensor:

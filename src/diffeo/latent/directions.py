@@ -186,7 +186,7 @@ def find_directions(
                 f"attributes are of shape {tuple(a.shape)}: pass one row for each of {len(x)} "
                 f"events, with {k} columns, as there are names."
             )
-        z, a = encode(flow, x, context).double().cpu(), a.double().cpu()
+        z, a = encode(flow, x, context).cpu().double(), a.cpu().double()
         if origin is None:  # else a year would lose its variance in the difference of large sums
             origin = a.nanmean(0).nan_to_num()
         known = ~a.isnan()

@@ -109,6 +109,7 @@ def _draw_images(flow: Flow, images: ImageSplit, kind: str, path: Path, temperat
     if kind == "samples":
         # The contexts of the first images, over and over.
         _, context = images.take(torch.arange(SAMPLES) % len(images))
+        context = None if context is None else context.to(flow.device)
         noise = Generator().manual_seed(0)
         with torch.no_grad():
             samples = flow.sample(SAMPLES, context, temperature=temperature, generator=noise)

@@ -78,7 +78,7 @@ def share(
     with tempfile.TemporaryDirectory() as folder:
         # As others will load it.
         run.flow.save_pretrained(Path(folder) / "model", dtype=dtype)
-        flow = Flow.from_pretrained(Path(folder) / "model")
+        flow = Flow.from_pretrained(Path(folder) / "model").to(run.flow.device)
         card = _card(run, flow, dtype, Path(folder), console or Console(quiet=True))
         card |= {"license": license} | ({"name": name} if name else {})
         if name is None or out is not None:
@@ -165,6 +165,7 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         context = _contexts(run, count)
     if flow.dims < 2 or (flow.context_features and context is None):
         return None
+    context = None if context is None else context.to(flow.device)
     with torch.no_grad():
         x = flow.sample(count, context, generator=Generator().manual_seed(0))
     if not flow.takes_pixels:

@@ -118,7 +118,10 @@ def digest(value: Any) -> str:
 
 
 def _model_settings(run: Run) -> dict[str, str]:
-    """The identity of a model: the SHA-256 of its files, and the precision of its networks."""
+    """The identity of a model: the SHA-256 of its files, and what decides the last digits.
+
+    That is the precision of its networks, and the device, if it is not the CPU.
+    """
     both = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         with (find_model(run.folder) / name).open("rb") as file:
@@ -126,4 +129,6 @@ def _model_settings(run: Run) -> dict[str, str]:
     networks = {
         str(m.precision or "its own") for m in run.flow.modules() if isinstance(m, Coupling)
     }
-    return {"model": both.hexdigest(), "precision": ", ".join(sorted(networks))}
+    device = run.flow.device.type
+    elsewhere = {} if device == "cpu" else {"device": device}
+    return {"model": both.hexdigest(), "precision": ", ".join(sorted(networks)), **elsewhere}

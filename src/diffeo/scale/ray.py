@@ -12,8 +12,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import torch
 
 from diffeo.scale.job import Done, Part, Work, attempt
 
@@ -29,6 +31,7 @@ class Cluster:
         address: HOST:PORT of a cluster whose machines have diffeo and see the same folders under
             the same names; None to start Ray on this machine.
         workers: parts at a time where it is started here; by default one for each core.
+        gpus: how many each part takes; see `on`.
 
     Raises:
         ValueError: when called, if Ray is not installed, does not answer, or fails.
@@ -36,6 +39,11 @@ class Cluster:
 
     address: str | None = None
     workers: int | None = None
+    gpus: int = 0
+
+    def on(self, device: torch.device) -> Self:
+        """The same cluster for work on a device: on "cuda" each part takes one GPU."""
+        return replace(self, gpus=int(device.type == "cuda"))
 
     def __call__(self, work: Work, parts: list[Part]) -> Iterator[Done]:
         """The result of each part, as they finish."""
@@ -47,7 +55,9 @@ class Cluster:
 
         with _ray(self) as ray:
             numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
-            with closing(iter(numbers.map(one, num_cpus=1).iter_rows())) as rows:
+            with closing(
+                iter(numbers.map(one, num_cpus=1, num_gpus=self.gpus).iter_rows())
+            ) as rows:
                 yield from (Done(**row) for row in rows)
 
 

@@ -109,7 +109,7 @@ def sample_parts(
     settings["context"] = None if contexts is None else digest(contexts(64, 0).tolist())
     claim(out, run, settings, {})
     work = partial(_sample_part, run, out, temperature, seed, contexts)
-    return finish(work, parts, out, cluster, console)
+    return finish(work, parts, out, cluster and cluster.on(run.flow.device), console)
 
 
 def split_rows(n: int, rows: int, name: str) -> list[Part]:

@@ -110,7 +110,7 @@ def score_parts(
     inputs = {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}
     claim(out, run, {"what": "scores", "kind": kind, "reference": compared}, inputs)
     work = partial(_score_part, run, source, out, kind, reference)
-    return finish(work, parts, out, cluster, console)
+    return finish(work, parts, out, cluster and cluster.on(run.flow.device), console)
 
 
 def find_parts(source: str) -> list[Part]:

@@ -19,8 +19,8 @@ from diffeo.data.datasets import Batches, Rows, mix
 from diffeo.flow import Flow
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes
-from diffeo.utils.machine import find_device
-from diffeo.utils.modules import NotFiniteError, first_not_finite
+from diffeo.utils.machine import find_device, widest
+from diffeo.utils.modules import NotFiniteError, first_not_finite, on_device
 
 Batch = tuple[Tensor, Tensor | None]
 # Changes a training batch at random: x, its context, a generator, and the share of the steps done.
@@ -255,8 +255,8 @@ class Training:
         warnings.warn(f"{what}: {fault.what}.", stacklevel=1)
 
     def place(self, batch: Batch) -> Batch:
-        x, context = batch
-        return x.to(self.device), None if context is None else context.to(self.device)
+        """A batch on the device."""
+        return on_device(*batch, self.device)
 
     def seek(self, batch: Batch) -> None:
         """Let dequantization draw the noise of this batch of training."""
@@ -281,8 +281,8 @@ class Training:
             -self.averaged.log_prob(*batch, generator=self.noise) / self.nats
             for batch in self.val_batches()
         ]
-        self.val_losses = torch.cat(losses) if losses else torch.empty(0)
-        total = self.processes.sum(sum(float(part.sum()) for part in losses))
+        self.val_losses = torch.cat(losses) if losses else torch.empty(0, device=self.device)
+        total = self.processes.sum(float(self.val_losses.sum(dtype=widest(self.device))))
         return total / self.processes.sum(float(len(self.val_losses)))
 
     def val_batches(self) -> Iterator[Batch]:

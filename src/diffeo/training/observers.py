@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import math
 import threading
@@ -181,10 +180,8 @@ class Figures(Observer):
 
     def on_epoch_end(self, training: Training) -> None:
         if training.epoch % self.every == 0 or training.epoch == training.epochs:
-            # The data that are drawn with it are on the CPU.
-            cpu = training.device.type == "cpu"
-            flow = training.averaged if cpu else copy.deepcopy(training.averaged).cpu()
-            self.board.show(self.draw(flow, f"epoch-{training.epoch:05d}"), training.step)
+            paths = self.draw(training.averaged, f"epoch-{training.epoch:05d}")
+            self.board.show(paths, training.step)
 
 
 class ProgressLine(Observer):

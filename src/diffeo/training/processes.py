@@ -21,6 +21,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from diffeo.utils.machine import widest
+
 LOOK, GRACE = 0.2, 10.0  # seconds between two looks, and for a process to report its own error
 # Set for the processes that the first one starts: its process id.
 PARENT = "DIFFEO_PARENT"
@@ -88,7 +90,8 @@ class Processes:
         """The sum over all processes."""
         if self.world == 1:
             return value
-        local = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        device = self.accelerator.device
+        local = torch.tensor(value, dtype=widest(device), device=device)
         return float(self.accelerator.reduce(local, "sum"))
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ from diffeo.bijections.chain import Chain
 from diffeo.bijections.memory import Memory
 from diffeo.flow import Flow
 from diffeo.training.loop import Batch, Training
-from diffeo.utils.machine import free_memory
+from diffeo.utils.machine import forked_random, free_memory
 
 # Of the free memory; the rest is for gradients, averages, and room to compute in.
 SHARE = 0.5
@@ -154,7 +154,7 @@ def _loss(flow: Flow, batch: Batch) -> Tensor:
     """The loss of a batch; the global random state stays as it was."""
     x, context = batch
     generator = None if flow.dequantizer is None else Generator(flow.device).manual_seed(0)
-    with torch.random.fork_rng([flow.device] if flow.device.type == "cuda" else []):
+    with forked_random(flow.device):
         return -flow.log_prob(x, context, generator=generator).mean()
 
 

@@ -8,11 +8,13 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -45,6 +47,11 @@ def find_device(device: Device = "auto") -> torch.device:
     if device != "auto" and device not in found:
         raise ValueError(f"this machine has no {device} device: choose {', '.join(found)}.")
     return torch.device(found[0] if device == "auto" else device)
+
+
+def widest(device: torch.device | str) -> torch.dtype:
+    """The widest floats that a device computes: float64, but float32 on Apple's GPUs (mps)."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
 def networks_dtype(precision: Precision) -> torch.dtype | None:
@@ -99,6 +106,28 @@ def check_compiler(device: str) -> None:
             raise ValueError("torch.compile needs Triton on a GPU: pip install triton.")
     elif not any(map(shutil.which, (os.environ.get("CXX", "c++"), *COMPILERS))):
         raise ValueError("torch.compile needs a C++ compiler, and there is none: install g++.")
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's random generators: that of the CPU, and that of a device, if another.
+
+    `torch.utils.checkpoint` has such a function, which Apple's GPUs lack what it takes for.
+    """
+    states = [torch.get_rng_state()]
+    if device.type not in ("cpu", "meta"):
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+@contextmanager
+def forked_random(device: torch.device, states: Sequence[Tensor] = ()) -> Iterator[None]:
+    """A context that starts from some `random_states`, and leaves the generators as they were."""
+    before = random_states(device)
+    try:
+        _set_random_states(device, states)
+        yield
+    finally:
+        _set_random_states(device, before)
 
 
 def limit_threads() -> None:
@@ -164,6 +193,13 @@ def return_freed_memory() -> bool:
 def _c_function(name: str) -> Any:
     """A function of the C library, or None where there is none."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def _set_random_states(device: torch.device, states: Sequence[Tensor]) -> None:
+    for state in states[:1]:
+        torch.set_rng_state(state)
+    for state in states[1:]:
+        torch.get_device_module(device).set_rng_state(state, device)
 
 
 def _check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:

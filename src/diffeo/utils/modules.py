@@ -25,6 +25,13 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def on_device(
+    x: Tensor, context: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Events and their context on a device."""
+    return x.to(device), None if context is None else context.to(device)
+
+
 def in_chunks(
     function: Callable[[Tensor, Tensor | None], Tensor],
     x: Tensor,
@@ -39,8 +46,8 @@ def in_chunks(
     parts = []
     for start in range(0, max(1, len(x)), size):
         rows = slice(start, start + size)
-        given = None if context is None else context[rows].to(device)
-        parts.append(function(x[rows].to(device), given))
+        given = None if context is None else context[rows]
+        parts.append(function(*on_device(x[rows], given, device)))
     return torch.cat(parts)
 
 

@@ -6,6 +6,9 @@ from diffeo.export import Format, What, export
 from diffeo.run import Run
 
 FIXED = {"device": "cpu", "precision": "float32"}
+WITHOUT = dict.fromkeys(
+    ("--device", "--precision"), "the files are written and checked on the CPU, in float32"
+)
 
 
 def main(run: Run, *, to: Format, what: What = "both", out: str = "export") -> Iterator[str]:
@@ -14,6 +17,7 @@ def main(run: Run, *, to: Format, what: What = "both", out: str = "export") -> I
     score takes x (uint8 for images), noise (if the model dequantizes: uniform in 0 to 1, or 1/2
     everywhere) and context (if the model takes one), and returns the log-likelihood in nats.
     sample takes standard normal noise z and context, and returns x. See `diffeo.export.export`.
+    There is no --device: the files are written and checked on the CPU, in float32.
 
     Args:
         to: onnx, which needs pip install "diffeo[onnx]", or torch, a program of torch.export.

@@ -6,8 +6,6 @@ from diffeo.cli.images import check_figure
 from diffeo.run import FigureKind, Run, draw
 from diffeo.run.drawing import kinds_for
 
-FIXED = {"device": "cpu"}
-
 
 def main(run: Run, *, kind: FigureKind | None = None, out: str = "plot.png") -> Iterator[str]:
     """Draw a model and its data.

@@ -6,8 +6,6 @@ from diffeo import figures
 from diffeo.cli.images import check_figure, first_images
 from diffeo.run import Run
 
-FIXED = {"device": "cpu"}
-
 
 def main(
     run: Run, *, data: str | None = None, num: int = 64, out: str = "reconstructions.png"

@@ -6,7 +6,7 @@ from diffeo.pretrained.storage import STORED
 from diffeo.run import Run, share
 from diffeo.utils.console import PlainConsole
 
-FIXED = {"device": "cpu", "precision": "float32"}
+FIXED = {"precision": "float32"}
 
 
 def main(
