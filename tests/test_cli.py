@@ -21,6 +21,7 @@ from diffeo import cli
 from diffeo.bases import Logistic
 from diffeo.bijections import Affine
 from diffeo.cli import COMMANDS, main, summary
+from diffeo.cli.commands import doctor
 from diffeo.cli.commands.train import unwrapped
 from diffeo.cli.contexts import choose_contexts
 from diffeo.cli.parser import make_parser, parse
@@ -405,3 +406,24 @@ def test_a_strangers_class_is_imported_only_on_trust(run, capsys, monkeypatch):
     assert not (run / "ran").exists()
     assert "stranger" not in sys.modules
     assert main(["eval", "moons", "--trust"]) == 0
+
+
+def test_doctor_prints_what_there_is_and_how_to_get_what_is_missing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFEO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setitem(doctor.EXTRAS, "made-up", "no-such-package")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pixels").write_bytes(bytes(3_000_000))
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        f"torch {torch.__version__}",
+        'no-such-package is missing: pip install "diffeo[made-up]"',
+        f"{torch.get_num_threads()} on ",
+        "none: torch.compile needs a C++ compiler, and there is none: install g++.",
+        f"{tmp_path / 'cache'}, 3 MB (set DIFFEO_CACHE for another)",
+    ):
+        assert words in printed
+    for name in ("cpu", "cuda", "mps"):
+        assert name in printed

@@ -35,6 +35,7 @@ COMMANDS = (
     "explore",
     "share",
     "export",
+    "doctor",
 )
 
 ONE_STOP = 2.0  # seconds in which several signals count as one

@@ -14,6 +14,7 @@ from diffeo.bijections.chain import Chain
 from diffeo.bijections.memory import Memory
 from diffeo.flow import Flow
 from diffeo.training.loop import Batch, Training
+from diffeo.utils.console import size_text
 from diffeo.utils.machine import forked_random, free_memory
 
 # Of the free memory; the rest is for gradients, averages, and room to compute in.
@@ -41,8 +42,8 @@ def choose_memory(training: Training, console: Console) -> None:
         flow.set_memory("constant")
         _print(
             console,
-            f"The activations of a batch would take {_size(stored)} of the {_size(free)} that are "
-            "free: they are recomputed instead, which takes about a third more time; "
+            f"The activations of a batch would take {size_text(stored)} of the {size_text(free)} "
+            "that are free: they are recomputed instead, which takes about a third more time; "
             "--trainer.memory stored keeps them.",
         )
 
@@ -160,8 +161,3 @@ def _loss(flow: Flow, batch: Batch) -> Tensor:
 
 def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def _size(count: float) -> str:
-    """Bytes in words: of a GB and more in GB, else in MB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def size_text(count: float) -> str:
+    """Bytes in words: of a GB and more in GB, else in MB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 class PlainConsole(Console):
     """A console that takes text for text: no markup, no emoji, no escape sequences.
 

@@ -79,7 +79,7 @@ def decoded_images(source: ImageSource, options: ImageOptions, console: Console 
     with reading(source.name):
         facts = [VERSION, options.size, options.grey, options.image_column, options.label_column]
         facts += [options.rows, source.content()]
-    folder = Path(options.cache or os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo").expanduser()
+    folder = Path(options.cache).expanduser() if options.cache else default_folder()
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     home, partial = folder / key, folder / f"{key}.partial"
     if found := _load(home):
@@ -105,6 +105,11 @@ def decoded_images(source: ImageSource, options: ImageOptions, console: Console 
     if found := _load(home):
         return found
     raise ValueError(f"the cache {home} was damaged as it was made: try again")
+
+
+def default_folder() -> Path:
+    """Where decoded images are stored unless an option says otherwise."""
+    return Path(os.environ.get("DIFFEO_CACHE") or "~/.cache/diffeo").expanduser()
 
 
 def _save(folder: Path, contents: Contents) -> None:
