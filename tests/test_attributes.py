@@ -349,7 +349,7 @@ def test_a_cache_gives_the_same_attributes_and_follows_the_metadata(tmp_path, mo
     with_metadata(folder, file_name=["00.png", "01.png"], age=[1, 2])
     first = columns_of(load(folder))
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode", None)
+        patch.setattr(cache, "open_image", None)
         again = columns_of(load(folder))
         assert str(again) == str(first) and str(NAN) in str(again)
     with_metadata(folder, file_name=["00.png", "01.png"], age=[1, 200])

@@ -16,6 +16,7 @@ from PIL import Image
 import diffeo
 from diffeo import latent
 from diffeo.bases import Logistic, Normal
+from diffeo.cli import main
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.evaluation.likelihood import mixture_log_prob
 from diffeo.evaluation.scores import Reference as Usual
@@ -315,7 +316,7 @@ def test_a_image_is_scaled_and_cropped_as_in_training(digits, mode):
     x, name = uploads.read_image(digits, uploads.Upload("it.png", drawn(60, 30, mode=mode)))
     assert x.shape == (1, 1, 8, 8)
     assert x.dtype == torch.uint8
-    assert name == "it.png"
+    assert name == "it.png, scaled and cropped to 8 x 8 pixels"
     # The middle square of the ramp, from a quarter to three quarters of its range.
     if mode != "1":
         assert x[0, 0, 0, 0] == pytest.approx(255 / 4 + 8, abs=8)
@@ -327,20 +328,51 @@ def test_of_an_animation_the_first_frame_is_taken(digits):
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     x, name = uploads.read_image(digits, uploads.Upload("it.gif", buffer.getvalue()))
-    assert name == "it.gif, the first frame"
+    assert name == "it.gif, the first frame, scaled to 8 x 8 pixels"
     assert (x == 10).all()
 
 
-def test_grey_images_for_a_model_of_colours(tmp_path):
+def test_grey_images_for_a_model_of_colours_that_is_not_square(tmp_path):
     flow = diffeo.Glow((3, 4, 8), 1, 1, 4)
     flow.initialize(torch.randint(256, (8, 3, 4, 8), dtype=torch.uint8)).eval()
     flow.save_pretrained(tmp_path / "wide")
     subject = Subject(Run(tmp_path / "wide"))
-    x, _ = uploads.read_image(subject, uploads.Upload("it.png", drawn(64, 64)))
+    x, name = uploads.read_image(subject, uploads.Upload("it.png", drawn(8, 4)))
     assert x.shape == (1, 3, 4, 8)
     assert (x[0, 0] == x[0, 1]).all()
-    assert x[0, 0, 0, 0] < 32  # the whole width is kept, and the height is cropped
-    assert x[0, 0, 0, -1] > 223
+    assert name == "it.png"
+    (tmp_path / "grey").mkdir()
+    (tmp_path / "grey/it.png").write_bytes(drawn(8, 4))
+    assert torch.equal(subject.run.gallery(str(tmp_path / "grey")).images.all(), x)
+    with pytest.raises(ValueError, match=r"^it.png holds 64 x 64 pixels .* takes 8 x 4 pixels"):
+        uploads.read_image(subject, uploads.Upload("it.png", drawn(64, 64)))
+
+
+@pytest.mark.parametrize("size", [None, 8], ids=["as they were", "scaled"])
+def test_the_page_and_diffeo_score_scale_images_alike_and_say_so(tmp_path, size, capsys):
+    flow = glow()
+    flow.metadata["size"] = size  # of the training
+    flow.save_pretrained(tmp_path / "model")
+    subject, folder = Subject(Run(tmp_path / "model")), tmp_path / "images"
+    folder.mkdir()
+    files = {"a.png": drawn(8, 8), "b.png": drawn(40, 20), "c.jpeg": drawn(100, 100, "JPEG")}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    read = [uploads.read_image(subject, uploads.Upload(*file)) for file in files.items()]
+    assert [name for _, name in read] == [
+        "a.png",
+        "b.png, scaled and cropped to 8 x 8 pixels",
+        "c.jpeg, scaled to 8 x 8 pixels",
+    ]
+    gallery = subject.run.gallery(str(folder))
+    assert torch.equal(gallery.images.all(), torch.cat([x for x, _ in read]))
+    assert (
+        main(
+            ["score", str(tmp_path / "model"), "--data", str(folder), "--out", f"{tmp_path}/s.csv"]
+        )
+        == 0
+    )
+    assert "scaled and cropped 2 of 3 images to 8 x 8 pixels" in capsys.readouterr().out
 
 
 def test_rows_of_a_csv(moons):

@@ -398,7 +398,7 @@ def test_the_page_says_how_many_samples_lie_outside_of_the_plane(pages):
     function = page.functions["temperature", "input"]
     data = page.first(function)
     data[[page.name(part) for part in function["inputs"]].index("temperature")] = 1.5
-    _, shown, trouble = page.ask(function, data)
+    _, shown, _, trouble = page.ask(function, data)
     assert trouble == ""
     outside = re.search(r"([\d,]+) of 1,000 samples lie outside of the plane", shown)
     assert shown.count("<circle") and int(outside[1]) == 1000 - shown.split('class="sample"')[
@@ -432,8 +432,11 @@ def test_the_page_ranks_against_the_held_out_data_that_diffeo_score_uses(tmp_pat
     assert known.reference.share_below(median) == pytest.approx(0.5, abs=0.01)
     found = inspecting.find(known, known.data.test.all(3), ["a", "b", "c"])
     share = inspecting.percent(found.shares[0])
-    line = inspecting.meaning(known, found)
-    assert line.startswith(f"a is more likely than {share} of the 24 held-out images.")
+    line = inspecting.comparison(known, found)
+    assert line == f"The first is more likely than {share} of the 24 held-out images."
+    found = inspecting.find(known, known.data.test.all(1), ["a"])
+    line = inspecting.comparison(known, found)
+    assert line == f"It is more likely than {share} of the 24 held-out images."
 
 
 # Behind a proxy

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -266,10 +265,6 @@ def test_reconstruct(run):
 def test_commands_refuse_what_does_not_fit(run, capsys):
     table = run / "t.csv"
     table.write_text("a,b\n" + "".join(f"{i},{i * i % 7}\n" for i in range(50)))
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(run / "new.png")
-    (run / "other").mkdir()
-    shutil.move(run / "new.png", run / "other" / "new.png")
-    refused(["score", "digits", "--data=other"], capsys, "9 x 9 pixels", "8 x 8 pixels")
     refused(["score", "digits", "--data=t.csv"], capsys, "t.csv")
     refused(["plot", "digits", "--kind=corner"], capsys, "not for images")
     refused(["sample", "digits", "-n=0"], capsys, "-n is 0")

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from diffeo.data import ImageOptions, Images, augment, is_image_source, load_images
 from diffeo.data.images import cache
-from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.data.images.decoding import UnreadableError, decode, open_image
 
 
 def load(source: Path | str, **options) -> Images:
@@ -400,7 +400,7 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
     assert sorted(p.name for p in key.iterdir()) == names
     assert json.loads((key / "meta.json").read_text())["shape"] == [10, 1, 6, 8]
     assert isinstance(first.train.pixels, np.memmap) and not first.train.pixels.flags.writeable
-    monkeypatch.setattr(cache, "decode", forbid)
+    monkeypatch.setattr(cache, "open_image", forbid)
     second = load(folder, seed=1, flip=True, shift=2, splits=(0.5, 0.3, 0.2))
     assert everything(second) == everything(first)
     with pytest.raises(AssertionError, match="decoded again"):
@@ -427,7 +427,7 @@ def test_a_file_is_known_by_its_bytes(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", noise(9, 4, 4))
     load(tmp_path / "a.npy")
     (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes())
-    monkeypatch.setattr(cache, "decode", forbid)
+    monkeypatch.setattr(cache, "open_image", forbid)
     load(tmp_path / "b.npy")
     np.save(tmp_path / "b.npy", noise(9, 4, 4, seed=1))
     with pytest.raises(AssertionError, match="decoded again"):
@@ -441,10 +441,10 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
     def interrupted(content, *options):
         if content.name == "33.png":
             raise error
-        return decode(content, *options)
+        return open_image(content, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode", interrupted)
+        patch.setattr(cache, "open_image", interrupted)
         with pytest.raises(error):
             load(folder)
     assert caches() == []
@@ -456,10 +456,10 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
     code = (
         "import os; from diffeo.data.images import cache\n"
         "from diffeo.data import *\n"
-        "decode = cache.decode\n"
+        "decode = cache.open_image\n"
         "def killed(content, *options):\n"
         "    return os._exit(9) if content.name == '20.png' else decode(content, *options)\n"
-        "cache.decode = killed\n"
+        "cache.open_image = killed\n"
         f"load_images(ImageOptions({str(folder)!r}, cache='cache'))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
@@ -501,7 +501,12 @@ def test_a_damaged_cache_is_made_again(tmp_path, name):
 def test_one_build_at_a_time(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "f")
     decoded = []
-    monkeypatch.setattr(cache, "decode", lambda *content: decoded.append(1) or decode(*content))
+
+    def counted(*content):
+        decoded.append(1)
+        return open_image(*content)
+
+    monkeypatch.setattr(cache, "open_image", counted)
     with ThreadPoolExecutor(3) as pool:
         for images in pool.map(load, [folder] * 3):
             assert everything(images) == list(range(10))
@@ -709,7 +714,7 @@ def test_hub(monkeypatch):
     assert images.label_names == ["ape", "bee", "cat"]
     assert sorted(numbers(images, "test")) == list(range(100, 106)) and len(images.val) == 2
     assert images.test.labels.tolist() == [(n - 100) % 3 for n in numbers(images, "test")]
-    monkeypatch.setattr(cache, "decode", forbid)
+    monkeypatch.setattr(cache, "open_image", forbid)
     load("hf://someone/something/small")
     assert "hf://one" in refusal(lambda: load("hf://one"))
     assert is_image_source("hf://someone/something/small")

@@ -293,7 +293,7 @@ def test_shapes_as_data(monkeypatch):
             column, _, value = name.partition("=")
             truth = columns[column] == value if value else columns[column]
             np.testing.assert_array_equal(found, truth[split.rows].astype(np.float32))
-    monkeypatch.setattr(cache, "decode", None)
+    monkeypatch.setattr(cache, "open_image", None)
     again = load_data(options(rows=300, size=16, seed=6))
     assert torch.equal(again.val.attributes, images.val.attributes)
 

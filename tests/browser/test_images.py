@@ -148,7 +148,9 @@ def test_edit_by_condition_of_ones_own_image(visit, runs):
     page.locator("#after img").wait_for()
     content = drawn()
     changes(page, "#before", lambda: bring(page, "#own", "ramp.png", content))
-    expect(page.locator("#before figcaption")).to_contain_text("ramp.png, taken for label")
+    expect(page.locator("#before figcaption")).to_contain_text(
+        "ramp.png, scaled to 8 x 8 pixels, taken for label"
+    )
     flow, x = runs["labels"].flow, pixels(page.locator("#before img"))[None, None]
     guess = int(page.locator("#before figcaption").inner_text()[-1])
     other = (guess + 1) % 10

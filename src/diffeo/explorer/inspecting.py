@@ -96,11 +96,20 @@ def numbers(subject: Subject, found: Findings) -> str:
     return images.rows(head, body, caption)
 
 
+def comparison(subject: Subject, found: Findings) -> str:
+    """How likely one of them is, in words: the only one, or the first of the table."""
+    i, name = 0, "It" if len(found.x) == 1 else "The first"
+    if subject.kind != "images" and len(found.x) > 1:
+        i = int(found.nats.argmin())
+        name = f"The least likely, {found.names[i]},"
+    than = f"{percent(found.shares[i])} of the {subject.reference.source}"
+    return f"{name} is more likely than {than}."
+
+
 def meaning(subject: Subject, found: Findings) -> str:
     """What the columns of `numbers` say."""
-    unit, than = subject.unit, f"{percent(found.shares[0])} of the {subject.reference.source}"
-    lines = [f"{found.names[0]} is more likely than {than}."]
-    lines += [MEANING[kind].format(unit=unit, code=PLAIN[unit]) for kind in found.scores]
+    unit = subject.unit
+    lines = [MEANING[kind].format(unit=unit, code=PLAIN[unit]) for kind in found.scores]
     return " ".join(lines) + " Scores are in nats."
 
 

@@ -53,7 +53,9 @@ def build(subject: Subject) -> gr.Blocks:
                     continue
                 # Once: what a visitor has made stays when the tab is left and opened again.
                 once = _once(handler, [opened[i], *inputs], [opened[i], *outputs])
-                tab.select(*once, **IN_TURN)
+                # One sign that it is at work, not one for each output.
+                busy = next(output for output in outputs if isinstance(output, gr.HTML))
+                tab.select(*once, **IN_TURN, show_progress_on=busy)
     return page
 
 

@@ -134,6 +134,11 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
     ).set(
+        # Dark enough for white letters upon it, and as letters upon white.
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_600",
+        checkbox_background_color_selected="*primary_600",
+        slider_color="*primary_600",
         # Quiet, and still 4.5 times as light or dark as what it stands on.
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from diffeo.data import TableOptions, stream
-from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.data import TableOptions, size_of, stream
+from diffeo.data.images.decoding import UnreadableError, fit, open_image
 from diffeo.explorer.subject import Subject
 
 LARGEST = 10 * 2**20  # bytes of a file
@@ -72,30 +71,32 @@ def _receive(file: Any) -> Upload:
 
 
 def read_image(subject: Subject, upload: Upload) -> tuple[Tensor, str]:
-    """An image `(1, C, H, W)` scaled and cropped as in training, and its name.
+    """An image `(1, C, H, W)` scaled and cropped as `Run.gallery` does, and its name.
+
+    The name says whether it was scaled, and whether it is but one frame.
 
     Raises:
         ValueError: if it cannot be read; one sentence that names it and the remedy.
     """
     channels, height, width = subject.flow.shape
-    square = height == width
+    size = height if height == width else None
     try:
-        pixels = decode(upload.content, height if square else None, grey=channels == 1)
+        image = open_image(upload.content, size)
     except UnreadableError as error:
         remedy = REMEDIES.get(error.kind, "cannot be read: choose another.")
         raise ValueError(f"{upload.name} {remedy}") from error
-    if not square:
-        whole = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-        pixels = decode(np.asarray(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)))
-    x = torch.from_numpy(pixels.copy())
+    x = torch.from_numpy(fit(image, size, grey=channels == 1).copy())
     if len(x) == 1 and channels == 3:
         x = x.expand(3, -1, -1).contiguous()
-    if len(x) != channels:
+    if x.shape != subject.flow.shape:
         raise ValueError(
-            f"{upload.name} has {len(x)} channels and the model takes {channels}: it can only "
-            "show images of its own."
+            f"{upload.name} holds {size_of(tuple(x.shape))} and the model takes "
+            f"{size_of(subject.flow.shape)}: choose such an image."
         )
     name = upload.name + (", the first frame" if _moves(upload.content) else "")
+    if image.size != (width, height):
+        cropped = " and cropped" if image.width != image.height else ""
+        name += f", scaled{cropped} to {width} x {height} pixels"
     return x[None], name
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -116,7 +118,7 @@ class Run:
     def gallery(
         self, source: str, *, unlabelled: bool = False, cache: str | None = None
     ) -> Gallery:
-        """All images of another source, scaled and cropped as those of the training were.
+        """All images of another source, scaled and cropped to the size of the model.
 
         Args:
             source: where they are.
@@ -127,7 +129,8 @@ class Run:
         Raises:
             ValueError: if they cannot be read, do not fit the model, or lack its context.
         """
-        size, grey = self.flow.metadata.get("size"), self.flow.shape[0] == 1
+        channels, height, width = self.flow.shape
+        size, grey = height if height == width else None, channels == 1
         gallery = load_gallery(ImageOptions(source, size=size, grey=grey, cache=cache))
         labelled = not {*self.context_columns}.isdisjoint(gallery.attribute_names)
         if self.flow.context and not labelled and not (unlabelled and self.flow.context.category):
@@ -138,6 +141,10 @@ class Run:
             )
         if labelled:
             gallery = gallery.conditional_on(source, self.context_columns)
+        pixels = gallery.images.pixels
+        if pixels.shape[1] == 1 and channels == 3:  # grey images for a model of colours
+            wide = np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:]))
+            gallery = replace(gallery, images=replace(gallery.images, pixels=wide))
         shape = gallery.images.pixels.shape[1:]
         if shape != self.flow.shape:
             raise ValueError(

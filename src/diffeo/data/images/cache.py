@@ -28,19 +28,19 @@ from diffeo.data.datasets import SPLITS
 from diffeo.data.files import check_plain, reading
 from diffeo.data.images.attributes import encode, encode_labels, number_labels
 from diffeo.data.images.dataset import ImageOptions, Pixels
-from diffeo.data.images.decoding import UnreadableError, decode
+from diffeo.data.images.decoding import UnreadableError, fit, open_image
 from diffeo.data.images.source import Content, ImageSource, Part
 from diffeo.utils.console import printable
 from diffeo.utils.files import parse_json, read_text
 
-VERSION = 5  # of what the folders hold and of how images are decoded
+VERSION = 6  # of what the folders hold and of how images are decoded
 
 META_BYTES = 2**30  # of the names of some ten million images
 PIXELS, VALUES, META = "pixels.bin", "values.npy", "meta.json"
 THREADS = 16  # at most: each holds some images of up to 50 MB
 
 Gap = tuple[str, str]
-Result = Pixels | UnreadableError
+Result = tuple[Pixels, bool] | UnreadableError
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Contents:
     splits: dict[str, int]  # how many of them, in their order, the source gives to each split
     gaps: list[Gap]  # what was left out: the name and the kind of trouble
     unit: str  # what images are counted in: files, rows
+    scaled: int  # how many were of another size than the one asked for
 
 
 Decoded = tuple[Pixels, Contents]  # pixels `[images, channels, height, width]` and the rest
@@ -190,11 +191,14 @@ def _build(
     rows: list[int] = []  # those of the images that can be read
     channels: list[int] = []
     size: tuple[int, ...] = ()
+    scaled = 0
     with path.open("wb") as file:
-        for row, pixels in enumerate(progress):
-            if isinstance(pixels, UnreadableError):
-                gaps.append((names[row], pixels.kind))
+        for row, result in enumerate(progress):
+            if isinstance(result, UnreadableError):
+                gaps.append((names[row], result.kind))
                 continue
+            pixels, changed = result
+            scaled += changed
             size = size or pixels.shape[1:]
             if pixels.shape[1:] != size:
                 found = [(names[rows[0]], size), (names[row], pixels.shape[1:])]
@@ -212,7 +216,7 @@ def _build(
     if {*channels} == {1, 3}:
         _widen(path, channels, math.prod(size))
     shape = [len(rows), max(channels), *size]
-    return _contents(source, parts, shape, names, rows, gaps)
+    return _contents(source, parts, shape, names, rows, gaps, scaled)
 
 
 def _widen(path: Path, channels: list[int], size: int) -> None:
@@ -231,6 +235,7 @@ def _contents(
     names: list[str],
     rows: list[int],
     gaps: list[Gap],
+    scaled: int,
 ) -> Contents:
     """What is known of the images in some rows of all parts."""
     import pandas
@@ -256,6 +261,7 @@ def _contents(
         splits=dict(Counter(splits[row] for row in rows)),
         gaps=gaps,
         unit=source.unit,
+        scaled=scaled,
     )
 
 
@@ -277,11 +283,15 @@ def describe(gaps: list[Gap], most: int) -> str:
 
 
 def _decoded(contents: Iterable[Content], size: int | None, grey: bool) -> Iterator[Result]:
-    """Images in their order, decoded in as many threads as cores: Pillow lets go of the GIL."""
+    """Images in their order, and whether each was scaled or cropped.
+
+    They are decoded in as many threads as cores: Pillow lets go of the GIL.
+    """
 
     def one(content: Content) -> Result:
         try:
-            return decode(content, size, grey)
+            image = open_image(content, size)
+            return fit(image, size, grey), size is not None and image.size != (size, size)
         except UnreadableError as error:
             return error
 

@@ -34,11 +34,7 @@ class UnreadableError(Exception):
 
 
 def decode(content: Path | bytes | Pixels, size: int | None = None, grey: bool = False) -> Pixels:
-    """Reads one image.
-
-    It is turned upright (EXIF) and laid on white where it is transparent. Of an animation the first
-    frame counts. Values of 16 bits lose their lower 8, so that each of the 256 values stands for
-    equally many. Colour profiles are ignored.
+    """Reads one image: `open_image`, then `fit`.
 
     Args:
         content: a file, its bytes, or pixels `[height, width]` or `[height, width, 3]`.
@@ -52,15 +48,32 @@ def decode(content: Path | bytes | Pixels, size: int | None = None, grey: bool =
     Raises:
         UnreadableError: what is no image, broken, or too large to be opened safely.
     """
+    return fit(open_image(content, size), size, grey)
+
+
+def open_image(content: Path | bytes | Pixels, size: int | None = None) -> Image:
+    """Reads one image in mode L or RGB, which has its own size, or for a JPEG a fraction of it.
+
+    It is turned upright (EXIF) and laid on white where it is transparent. Of an animation the first
+    frame counts. Values of 16 bits lose their lower 8, so that each of the 256 values stands for
+    equally many. Colour profiles are ignored.
+
+    Args:
+        content: a file, its bytes, or pixels `[height, width]` or `[height, width, 3]`.
+        size: height and width that it will be scaled to; an image of exactly these keeps them.
+
+    Raises:
+        UnreadableError: what is no image, broken, or too large to be opened safely.
+    """
     if isinstance(content, np.ndarray):
-        return fit(PIL.Image.fromarray(content), size, grey)
+        return PIL.Image.fromarray(content)
     try:
         stream = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
     except OSError as error:
         raise UnreadableError("unreadable") from error
     with stream:
         try:
-            return fit(_open(stream, size), size, grey)
+            return _open(stream, size)
         except UnreadableError:
             raise
         except PIL.UnidentifiedImageError as error:

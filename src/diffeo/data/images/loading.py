@@ -84,7 +84,13 @@ def load_gallery(options: ImageOptions, console: Console | None = None) -> Galle
     """
     pixels, contents = _decoded(options, console)
     whole = _split(pixels, contents, np.arange(len(pixels)))
-    gallery = Gallery(whole, contents.names, _notes(contents, options), contents.attributes)
+    notes, (*_, height, width) = _notes(contents, options), contents.shape
+    if contents.scaled:
+        notes.append(
+            f"{options.source}: scaled and cropped {contents.scaled} of {len(pixels)} images to "
+            f"{width} x {height} pixels"
+        )
+    gallery = Gallery(whole, contents.names, notes, contents.attributes)
     return gallery.conditional_on(options.source, options.context or [])
 
 

@@ -43,8 +43,10 @@ def add(subject: Subject) -> Any:
         if not of_images:
             drawn = inspecting.own_corner(subject, found) + drawn
         line = images.note(inspecting.summary(subject, found, what))
-        line += images.note(inspecting.meaning(subject, found))
-        return [line, inspecting.numbers(subject, found), inspecting.place(subject, found), drawn]
+        line += images.note(inspecting.comparison(subject, found))
+        table = inspecting.numbers(subject, found)
+        table += images.note(inspecting.meaning(subject, found))
+        return [line, table, inspecting.place(subject, found), drawn]
 
     @answers
     def begin() -> list[Any]:
@@ -74,6 +76,6 @@ def add(subject: Subject) -> Any:
         whole = f"the first rows of {files[0].name}" if len(x) == uploads.ROWS else files[0].name
         return report(inspecting.find(subject, x, names, context), whole)
 
-    own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple")
-    some.click(begin, None, outputs, **IN_TURN)
+    own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple", show_progress_on=head)
+    some.click(begin, None, outputs, **IN_TURN, show_progress_on=head)
     return begin, [], outputs

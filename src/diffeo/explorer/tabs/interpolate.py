@@ -48,7 +48,7 @@ def add(subject: Subject) -> Any:
                 elem_id="path",
                 info="Spherical paths preserve the length of the noise; linear ones are straight.",
             )
-        with gr.Column(scale=3, min_width=280):
+        with gr.Column(scale=3, min_width=280, elem_classes="first"):
             with gr.Row(elem_classes="mixer"):
                 shown = gr.HTML(elem_id="mixed", elem_classes="stage")
                 pad = gr.HTML(

@@ -17,6 +17,7 @@ from diffeo.explorer.tabs.parts import AT_ONCE, context_controls, on_move
 
 AS_IN_DATA = "Draw the numbers as they occur in the data"
 ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
+FEW = 8  # samples of a table in numbers
 
 
 def add(subject: Subject) -> Any:
@@ -62,9 +63,10 @@ def add(subject: Subject) -> Any:
                 visible=len(levels) > 1,
                 info="A new seed draws the others anew.",
             )
-        with gr.Column(scale=3, min_width=280, elem_classes="first"):
+        with gr.Column(scale=3, min_width=280, elem_classes="sticky first"):
             shown = gr.HTML(elem_id="samples", elem_classes="stage")
             message = gr.HTML(elem_id="sample-trouble", elem_classes="message")
+    listed = gr.HTML(elem_id="sample-rows", visible=not of_images)
     seeds = gr.State([0] * len(levels))
     inputs = [seeds, seed, side, temperature, held, as_data, *controls]
 
@@ -85,7 +87,7 @@ def add(subject: Subject) -> Any:
         count = side**2 if of_images else ROWS
         x, context = sampling.sample(subject, count, seeds, temperature, values(as_data, given))
         x, context, amiss = sampling.finite_only(subject, x, context, temperature)
-        return [seeds, show(subject, x, context, side, amiss)]
+        return [seeds, show(subject, x, context, side, amiss), some(subject, x)]
 
     @answers
     def draw(*given: Any) -> list[Any]:
@@ -102,16 +104,16 @@ def add(subject: Subject) -> Any:
     ) -> list[Any]:
         return [*drawn_with(seeds, seed, side, temperature, held, False, *rest[1:]), False]
 
-    outputs = [seeds, shown, message]
+    outputs = [seeds, shown, listed]
     for control in (temperature, seed, side, as_data):
-        on_move(control, draw, inputs, outputs)
+        on_move(control, draw, inputs, [*outputs, message])
     for variable, control in zip(conditions.controls, controls, strict=True):
         if variable.values:
-            on_move(control, draw, inputs, outputs)
+            on_move(control, draw, inputs, [*outputs, message])
         else:  # the numbers count as soon as one of them is moved
-            on_move(control, draw_number, inputs, [seeds, shown, as_data, message])
-    redraw.click(redraw_all, inputs, [seeds, shown, seed, message], **AT_ONCE)
-    return draw, inputs, outputs
+            on_move(control, draw_number, inputs, [*outputs, as_data, message])
+    redraw.click(redraw_all, inputs, [*outputs, seed, message], **AT_ONCE)
+    return draw, inputs, [*outputs, message]
 
 
 def show(subject: Subject, x: Tensor, context: Tensor | None, side: int, amiss: str = "") -> str:
@@ -121,11 +123,17 @@ def show(subject: Subject, x: Tensor, context: Tensor | None, side: int, amiss: 
         if context is not None:
             words = [f"a sample: {subject.conditions.describe(row[None])}" for row in context]
         return images.grid(x, words, side) + images.note(amiss)
-    head = [[f"{value:.4g}".replace("-", "−") for value in row] for row in x[:8].tolist()]
-    table = images.rows(subject.run.columns, head, f"the first 8 of {len(x):,} samples")
     if subject.kind == "plane" and (outside := Plane(subject).outside(x)):
         amiss += f" {outside:,} of {len(x):,} samples lie outside of the plane that is shown."
-    return drawn(subject, x) + images.note(amiss) + table
+    return drawn(subject, x) + images.note(amiss)
+
+
+def some(subject: Subject, x: Tensor) -> str:
+    """The first samples of a table in numbers."""
+    if subject.kind == "images":
+        return ""
+    head = [[f"{value:.4g}".replace("-", "−") for value in row] for row in x[:FEW].tolist()]
+    return images.rows(subject.run.columns, head, f"the first {len(head)} of {len(x):,} samples")
 
 
 def drawn(subject: Subject, x: Tensor) -> str:
