@@ -61,6 +61,7 @@ def main(run: str, out: str, names: list[str]) -> None:
             prepare(page, tab)
             page.wait_for_timeout(SETTLE)
             file = f"{out}-{tab.lower()}{'-' + look if look else ''}.png"
+            page.evaluate("scrollTo(0, 0)")
             page.screenshot(path=file, full_page=look != "phone")
             with Image.open(file) as image:
                 few = image.convert("RGB").quantize(200, dither=Image.Dither.NONE)
