@@ -670,3 +670,6 @@ def test_hosts():
     assert not any(map(serving.is_loopback, ("0.0.0.0", "192.168.0.2", "example.org", "")))
     with pytest.raises(ValueError, match="cannot be listened on"):
         serving._free_port("127.0.0.1", 99_999)
+    with pytest.raises(ValueError, match="the host is empty"):
+        serving._free_port("", 7860)
+    assert serving._free_port("127.0.0.1", 0) > 0  # one that the system chooses

@@ -177,6 +177,8 @@ def _threads() -> int:
 
 
 def _free_port(host: str, port: int | None) -> int:
+    if not host:  # which would admit everybody
+        raise ValueError("the host is empty: write --host 127.0.0.1, or 0.0.0.0 to admit others.")
     wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]
     reason = ""
     for candidate in wanted:
@@ -185,7 +187,7 @@ def _free_port(host: str, port: int | None) -> int:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, candidate))
-            return candidate
+                return int(probe.getsockname()[1])  # 0 lets the system choose
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
     where = f"{host}:{port}" if port is not None else f"{host} on ports {wanted[0]} to {wanted[-1]}"
