@@ -172,6 +172,7 @@ class FakeDevice(TorchDispatchMode):
         )
         self.patches.setattr(torch.cuda, "is_available", lambda: self.kind == "cuda")
         self.patches.setattr(torch.backends.mps, "is_available", lambda: self.kind == "mps")
+        self.patches.setattr(torch.accelerator, "synchronize", lambda: None)
         # Calls from a backward pass do not meet `AsMeta`.
         self.patches.setattr(torch.cuda, "_lazy_init", lambda: None)
         self.patches.setattr(torch, "Generator", FakeGenerator)

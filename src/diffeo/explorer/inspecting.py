@@ -16,6 +16,7 @@ from diffeo.explorer import charts, images
 from diffeo.explorer.subject import Subject, first, generator, table_of
 from diffeo.figures.style import base_density, latent_reach
 from diffeo.latent.arithmetic import encode
+from diffeo.utils.modules import on_device
 
 DRAWN, SHOWN = 2_000, 1_000  # rows of a corner plot, and of the data to look at
 LISTED = 20  # rows of a table, the least likely first
@@ -164,7 +165,8 @@ def levels(subject: Subject, found: Findings) -> str:
         if flow.dequantizer is None:
             z = encode(flow, found.x, found.context)
         else:
-            z = flow.encode(found.x, found.context, generator=generator(0))
+            events = on_device(found.x, found.context, flow.device)
+            z = flow.encode(*events, generator=generator(0)).cpu()
     parts = []
     for i, level in enumerate(flow.split_latents(z), start=1):
         values = level.flatten().double().numpy()

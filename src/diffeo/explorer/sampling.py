@@ -25,8 +25,9 @@ def noise(subject: Subject, n: int, seeds: Sequence[int]) -> Tensor:
     z = flow.noise(n, generator(seeds[0]))
     for level, seed in enumerate(seeds[1:], start=2):
         if seed != seeds[0]:
-            z = torch.where(in_levels(flow, [level]), flow.noise(n, generator(seed)), z)
-    return z
+            other = flow.noise(n, generator(seed))
+            z = torch.where(in_levels(flow, [level], z.device), other, z)
+    return z.cpu()
 
 
 def reseed(seeds: Sequence[int], held: Sequence[int], seed: int) -> list[int]:

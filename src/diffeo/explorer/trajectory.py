@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffeo.bijections import Bijection, Chain
 from diffeo.flow import Flow
+from diffeo.utils.modules import on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ def encode_by_layer(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tra
     Raises:
         ValueError: if a layer changes the shape, as those of images do.
     """
+    x, context = on_device(x, context, flow.device)
     names, points, log_dets = [], [x], []
     context = _encode_context(flow, x, context)
     if flow.dequantizer is not None:
@@ -59,7 +61,7 @@ def encode_by_layer(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tra
         log_dets.append(log_det)
     steps = torch.stack(log_dets)
     log_prob = flow.base.log_prob(x) + steps.sum(0)
-    return Trajectory(names, torch.stack(points), steps, log_prob)
+    return Trajectory(names, torch.stack(points).cpu(), steps.cpu(), log_prob.cpu())
 
 
 @torch.no_grad()
@@ -69,6 +71,7 @@ def decode_by_layer(flow: Flow, z: Tensor, context: Tensor | None = None) -> Ten
     Returns:
         `(layers + 1, n, features)`.
     """
+    z, context = on_device(z, context, flow.device)
     points = [z]
     context = _encode_context(flow, z, context)
     for layer in reversed(list(layers(flow.bijection))):
@@ -76,7 +79,7 @@ def decode_by_layer(flow: Flow, z: Tensor, context: Tensor | None = None) -> Ten
         points.append(z)
     if flow.dequantizer is not None:
         points.append(flow.dequantizer.inverse(z))
-    return torch.stack(points)
+    return torch.stack(points).cpu()
 
 
 def layers(bijection: Bijection) -> Iterator[Bijection]:

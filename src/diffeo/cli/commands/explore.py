@@ -3,8 +3,6 @@
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
 
-FIXED = {"device": "cpu"}
-
 
 def main(
     run: Run,
