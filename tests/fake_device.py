@@ -131,6 +131,8 @@ class AsMeta(TorchFunctionMode):
         if func is not torch.device:  # whose name the code under test may ask for
             args = [self._replaced(leaf) for leaf in args]
             kwargs = {name: self._replaced(leaf) for name, leaf in kwargs.items()}
+        if func is torch.as_tensor and isinstance(args[0], OnDevice):
+            return args[0].to(**kwargs)  # itself, where nothing changes
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])  # as it works
         if func is Tensor.new_tensor and isinstance(args[0], OnDevice):
