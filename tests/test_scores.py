@@ -446,7 +446,7 @@ def test_images_without_labels_are_scored_under_all(run, capsys):
     assert np.allclose(table.log_prob, expected, rtol=1e-5)
     assert np.allclose(table.complexity - table.log_prob, image_bits(x) * math.log(2), atol=0.01)
     # What needs labels says so.
-    refused(["eval", "digits", "--data=new"], capsys, "label")
+    refused(["reconstruct", "digits", "--data=new"], capsys, "label")
 
 
 def test_a_model_without_a_reference_takes_other_data(run, capsys):

@@ -42,7 +42,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with what a reader brings along; what is imported from it is forgotten."""
     source = np.random.default_rng(0)
-    for name, rows in (("my.csv", 400), ("new.csv", 50)):
+    for name, rows in (("my.csv", 400), ("new.csv", 50), ("people.csv", 5)):
         age = source.uniform(20, 60, rows)
         height = 150 + age / 2 + source.normal(0, 7, rows)
         weight = height / 2 - 15 + source.normal(0, 6, rows)

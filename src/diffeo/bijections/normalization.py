@@ -125,10 +125,10 @@ class ActNorm(Bijection):
         channels: C of the input `(batch, C, *spatial)`.
         scale: standard deviation with which the first batch comes out, instead of 1.
 
-    `initialize` sets `b` and `s` from a batch, of which values far from all others do not count
-    (see `diffeo.utils.statistics`); before, the map is the identity, and afterwards they are
-    learned. `initialized` is a buffer, so a loaded model is never initialised again. A channel
-    that does not vary in that batch is only shifted.
+    `initialize` sets `b` and `s` from a batch, over all processes of a distributed run; values far
+    from all others do not count (see `diffeo.utils.statistics`). Before, the map is the identity,
+    and afterwards they are learned. `initialized` is a buffer, so a loaded model is never
+    initialised again. A channel that does not vary in that batch is only shifted.
     The factor 3, from the paper's own code, lets the scale learn faster.
 
     (Kingma & Dhariwal 2018, section 3.1)
@@ -164,6 +164,11 @@ class ActNorm(Bijection):
             # In the widest floats: the mean of a channel may be far larger than its spread.
             wide = x.to(widest(x.device))
             mean, std, _ = first_moments(wide.transpose(0, 1).flatten(1).T)
+            if _processes() > 1:  # of equal parts
+                both = torch.stack([mean, std.square() + mean.square()])
+                dist.all_reduce(both)
+                mean, square = both / _processes()
+                std = (square - mean.square()).clamp(min=0.0).sqrt()
             std = torch.where(std > 0, std, self.scale)
             self.shift.copy_(-mean)
             self.log_scale.copy_((self.scale / std).log() / self.SPEED)

@@ -23,8 +23,9 @@ class Normalized(nn.Module):
         """`relu(norm(x))`, of the shape of x."""
         if is_plain(self.norm, BatchNorm):
             return self.norm.normalize(x).relu_()
-        y = self.norm(x)
-        return (y[0] if isinstance(y, tuple) else y).relu()
+        # As `normalize`, it has statistics of no lower precision than float32.
+        y = self.norm(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return (y[0] if isinstance(y, tuple) else y).to(x.dtype).relu()
 
 
 class ResNet(Configurable, nn.Module):
