@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, prune
 
 import diffeo
+from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.networks.glow import ZeroConv
@@ -243,3 +245,39 @@ def test_dropout_in_a_network_drops_in_training_and_not_in_evaluation():
     flow.eval()
     assert torch.equal(flow.log_prob(x), flow.log_prob(x))
     torch.testing.assert_close(flow.decode(flow.encode(x)), x, rtol=1e-9, atol=1e-9)
+
+
+class Stretched(ActNorm):
+    """Twice an actnorm."""
+
+    def forward(self, x, context=None):
+        y, log_det = super().forward(x, context)
+        return 2 * y, log_det + y[0].numel() * math.log(2)
+
+    def inverse(self, y, context=None):
+        x, log_det = super().inverse(y / 2, context)
+        return x, log_det - y[0].numel() * math.log(2)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_subclass_of_actnorm_counts_where_it_is_folded_into_a_convolution(training):
+    link = NormalizedConv1x1(Stretched(3), InvertibleConv1x1(3)).double().train(training)
+    perturb(link, 0.1)
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    y, log_det = link(x)
+    torch.testing.assert_close(link.inverse(y)[0], x, rtol=1e-9, atol=1e-9)
+    jacobian = torch.autograd.functional.jacobian(lambda v: link(v[None])[0].flatten(), x[0])
+    truth = torch.linalg.slogdet(jacobian.reshape(12, 12))[1]
+    torch.testing.assert_close(log_det[0], truth, rtol=1e-9, atol=1e-9)
+
+
+def test_a_hook_on_a_convolution_or_actnorm_of_glow_is_called():
+    flow, x, _ = made("GlowNet")
+    flow.train()
+    link = next(part for part in flow.modules() if isinstance(part, NormalizedConv1x1))
+    before, seen = flow.log_prob(x, generator=torch.Generator().manual_seed(0)), []
+    for part in (link.norm, link.conv):
+        part.register_forward_hook(lambda module, args, out: seen.append(module))
+    after = flow.log_prob(x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+    assert seen == [link.norm, link.conv]

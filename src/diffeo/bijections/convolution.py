@@ -13,6 +13,7 @@ from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
 from diffeo.bijections.normalization import ActNorm
 from diffeo.utils.machine import widest
+from diffeo.utils.modules import is_plain
 
 
 class InvertibleConv1x1(Bijection):
@@ -151,6 +152,8 @@ class NormalizedConv1x1(Bijection):
         norm: has s and b.
         conv: has W.
 
+    Where one of them is of a class of its own, or somebody watches its calls, each is called.
+
     (Kingma & Dhariwal 2018, sections 3.1 and 3.2)
     """
 
@@ -160,12 +163,20 @@ class NormalizedConv1x1(Bijection):
         self.conv = conv
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not self._is_standard():
+            y, first = self.norm(x)
+            y, second = self.conv(y)
+            return y, first + second
         weight, log_det = self.conv.weight_and_log_det()
         weight = weight * self.norm.factor()
         y = _mix(x, weight, weight @ self.norm.shift)
         return y, _per_row(log_det + self.norm.log_det_per_pixel(), x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not self._is_standard():
+            x, first = self.conv.inverse(y)
+            x, second = self.norm.inverse(x)
+            return x, first + second
         inverse, log_det = self.conv.inverse_and_log_det()
         x = _mix(y, inverse / self.norm.factor()[:, None], -self.norm.shift)
         return x, -_per_row(log_det + self.norm.log_det_per_pixel(), y)
@@ -173,6 +184,9 @@ class NormalizedConv1x1(Bijection):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         self.norm.initialize(x)
         return self(x)[0]
+
+    def _is_standard(self) -> bool:
+        return is_plain(self.norm, ActNorm) and is_plain(self.conv, InvertibleConv1x1)
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as modules
-
-PLAIN = (Tensor, nn.Parameter)
+from torch import Tensor
 
 
 def call(
@@ -38,23 +35,6 @@ def gradients_with_graph(
     inputs = [tensor for tensor, asked in zip(tensors, needed, strict=True) if asked]
     found = iter(torch.autograd.grad(out, inputs, grad.to(out.dtype), create_graph=True))
     return tuple(next(found) if asked else None for asked in needed)
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of a module does what its class says, and nobody watches it.
-
-    Not a subclass or a parametrized module, which has a class of its own; none with a `forward` of
-    its own, with hooks (old weight norm and pruning are some), or with weights that are no plain
-    tensors. While hooks on all modules are set, no module is plain.
-    """
-    return (
-        type(module) is kind
-        and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
-        and not modules._has_any_global_hook()
-        and all(type(t) in PLAIN for t in module._parameters.values() if t is not None)
-    )
 
 
 def backward_of_relu(grad: Tensor, out: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.normalization import ActNorm
-from diffeo.networks.fused import is_plain
 from diffeo.networks.glow_fused import convolve, fused, scaled
 from diffeo.networks.resnet import context_channels
 from diffeo.utils.config import Configurable
+from diffeo.utils.modules import is_plain
 
 WEIGHT_STD = 0.05
 

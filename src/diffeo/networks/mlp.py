@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffeo.networks.fused import dtype_of, is_plain
+from diffeo.networks.fused import dtype_of
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
+from diffeo.utils.modules import is_plain
 
 
 class MLP(Configurable, nn.Module):

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from diffeo.bijections.normalization import BatchNorm
-from diffeo.networks.fused import is_plain
 from diffeo.networks.mlp import start_at_zero
 from diffeo.utils.config import Configurable
+from diffeo.utils.modules import is_plain
 
 
 class Normalized(nn.Module):

@@ -8,8 +8,27 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
+PLAIN = (Tensor, nn.Parameter)
 SMALLER_LR = "take a smaller --optimizer.lr"
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of a module does what its class says, and nobody watches it.
+
+    Not a subclass or a parametrized module, which has a class of its own; none with a `forward` of
+    its own, with hooks (old weight norm and pruning are some), or with weights that are no plain
+    tensors. While hooks on all modules are set, no module is plain.
+    """
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and not modules._has_any_global_hook()
+        and all(type(t) in PLAIN for t in module._parameters.values() if t is not None)
+    )
 
 
 @contextmanager
