@@ -436,8 +436,6 @@ REFUSALS = {
     "damaged npz": ("t.npz", text("no zip"), {}, ["damaged"]),
     "unknown ending": ("t.xlsx", text("?"), {}, [".csv, .parquet, .npy, .npz", "hf://"]),
     "splits": ("t.csv", plain, {"splits": (0.8, 0.1, 0.2)}, ["--data.splits", "0.2"]),
-    "no test": ("t.csv", plain, {"splits": (0.9, 0.1, 0.0)}, ["--data.splits"]),
-    "no rows asked": ("t.csv", plain, {"rows": 0}, ["--data.rows"]),
     "noise": ("t.csv", plain, {"noise": 0.1}, ["--data.noise"]),
 }
 

@@ -23,7 +23,7 @@ from torch.distributions.categorical import Categorical
 from torch.distributions.transforms import ExpTransform
 
 import diffeo
-from diffeo import bases
+from diffeo.bijections import Chain, Scale, Standardize
 from diffeo.context import ContextSpec
 from diffeo.distribution import FlowDistribution, monte_carlo_kl
 
@@ -46,7 +46,7 @@ def plain():
 
 def gaussian(mean, scale):
     """The flow of a Gaussian, `mean + scale * z`."""
-    flow = diffeo.NICE(2, layers=0, base=bases.Normal()).double()
+    flow = diffeo.Flow(Chain(Standardize(2), Scale(2)), 2).double()
     flow.bijection[0].mean.copy_(torch.tensor(mean))
     flow.bijection[0].std.copy_(torch.tensor(scale))
     flow.bijection[0].initialized.fill_(True)
@@ -325,7 +325,7 @@ def test_divergences_take_every_batch_shape(flow, plain):
         torch.manual_seed(1)
         alone = monte_carlo_kl(plain.distribution(), flow.distribution(context), 50)
         torch.testing.assert_close(divergence, alone)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="samples is 0"):
         monte_carlo_kl(few, few, 0)
     with pytest.raises(ValueError, match="same"):
         monte_carlo_kl(few, Normal(0.0, 1.0))

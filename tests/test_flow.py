@@ -232,7 +232,7 @@ def test_number_and_context_of_samples():
 
 def test_odd_samples_are_refused():
     for options in ({"n": -1}, {"n": 2, "temperature": -0.1}, {"n": 2, "temperature": math.nan}):
-        assert "0 or more" in refusal(model().sample, **options)
+        assert "from 0 on" in refusal(model().sample, **options)
 
 
 def test_a_context_of_three_axes_is_refused_by_sample():

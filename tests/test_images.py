@@ -847,13 +847,8 @@ REFUSALS = {
     ),
     "column of an array": ("a.npz", plain, {"image_column": "x"}, ["--data.image_column"]),
     "one file": ("a.png", lambda p: p.write_bytes(PNG), {}, ["has 1 image, too few to split"]),
-    "no size": ("a.npz", plain, {"size": 0}, ["--data.size", "0 x 0"]),
-    "large size": ("a.npz", plain, {"size": 5000}, ["--data.size", "4096"]),
-    "zero rows": ("a.npz", plain, {"rows": 0}, ["--data.rows"]),
-    "negative shift": ("a.npz", plain, {"shift": -1}, ["--data.shift"]),
     "shift": ("a.npz", plain, {"shift": 4}, ["--data.shift", "4 x 4"]),
     "splits": ("a.npz", plain, {"splits": (0.9, 0.1, 0.1)}, ["--data.splits"]),
-    "zero split": ("a.npz", plain, {"splits": (0.9, 0.1, 0.0)}, ["--data.splits"]),
 }
 
 

@@ -367,7 +367,7 @@ def test_contexts_that_there_are_not(run, capsys):
         (["directions", "digits", "--data=new", "--out=o.safetensors"], ["no attributes"]),
         (["directions", "digits", "--out=o.txt"], ["o.txt", ".safetensors"]),
         (["directions", "table", "--out=o.safetensors"], ["table"]),
-        (["levels", "digits", "--out=l.png", "--temperature=-1"], ["temperatures"]),
+        (["levels", "digits", "--out=l.png", "--temperature=-1"], ["temperature"]),
         (["levels", "table", "--out=l.png"], ["table"]),
         (["sample", "digits", "--temperatures=0,-1", "--out=t.png"], ["temperatures"]),
         (["sample", "digits", "--temperatures=0,1", "--out=t.npy"], ["t.npy"]),

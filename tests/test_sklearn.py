@@ -240,7 +240,7 @@ def test_missing_values_and_truth_values_are_classes():
     ("options", "call", "message"),
     [
         ({"context": "target"}, lambda d: d.fit(IRIS.data), "give what each row"),
-        ({"context": "y"}, lambda d: d.fit(IRIS.data, IRIS.target), "choose 'target'"),
+        ({"context": "y"}, lambda d: d.fit(IRIS.data, IRIS.target), "choose one of target"),
         ({"context": ["z"]}, lambda d: d.fit(IRIS.data), "the column 'z'"),
         ({"context": [0, 1, 2, 3]}, lambda d: d.fit(IRIS.data), "leave out at least one"),
         ({"context": [0]}, lambda d: d.fit(IRIS.data).sample(2), "give the context"),
@@ -249,7 +249,7 @@ def test_missing_values_and_truth_values_are_classes():
         ({}, lambda d: d.fit(IRIS.data).sample(2, [[1.0]]), "leave context out"),
         ({"layers": 0}, lambda d: d.fit(IRIS.data), "layers is 0"),
         ({"hidden": 1.5}, lambda d: d.fit(IRIS.data), "hidden is 1.5"),
-        ({"device": "gpu"}, lambda d: d.fit(IRIS.data), "device 'gpu': choose"),
+        ({"device": "gpu"}, lambda d: d.fit(IRIS.data), "device is 'gpu'"),
         ({"noise": 1.0}, lambda d: d.fit(IRIS.data), "noise is 1.0"),
         ({"learning_rate": 0}, lambda d: d.fit(IRIS.data), "learning_rate is 0"),
         ({"validation_fraction": 1.0}, lambda d: d.fit(IRIS.data), "validation_fraction is 1.0"),

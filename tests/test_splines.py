@@ -73,7 +73,7 @@ def test_zero_parameters_are_the_identity_and_gradients_stay_finite():
 
 @pytest.mark.parametrize("options", [{"bins": 1}, {"bound": 0.0}, {"bins": 2000}])
 def test_what_makes_no_spline_is_refused(options):
-    with pytest.raises(ValueError, match="bins"):
+    with pytest.raises(ValueError, match=next(iter(options))):
         RationalQuadraticSpline(**options)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from diffeo.utils.config import Configurable
+from diffeo.utils.ranges import Range
 
 MOST_COLUMNS = 100_000  # of a table, and so of a context
+Width = Annotated[int, Range(0, MOST_COLUMNS)]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
+from diffeo.utils.ranges import Count, checked
+
 # A standard error of a thirtieth of the spread of log p - log q.
 KL_SAMPLES = 1_000
 Flow: TypeAlias = Any  # a `diffeo.flow.Flow`, which is above this module
@@ -173,7 +175,8 @@ def _rows_of(flow: Flow, context: Tensor | None) -> Tensor | None:
     return context
 
 
-def monte_carlo_kl(p: Distribution, q: Distribution, samples: int = KL_SAMPLES) -> Tensor:
+@checked
+def monte_carlo_kl(p: Distribution, q: Distribution, samples: Count = KL_SAMPLES) -> Tensor:
     """An estimate of KL(p | q) `(*batch)` in nats, of which one side or both are flows.
 
         1/n sum_i log p(x_i) - log q(x_i),   x_i ~ p
@@ -191,8 +194,6 @@ def monte_carlo_kl(p: Distribution, q: Distribution, samples: int = KL_SAMPLES) 
         ValueError: if n is below 1, or the events differ in shape.
         NotImplementedError: if a flow has a dequantizer, of which only a bound is known.
     """
-    if samples < 1:
-        raise ValueError(f"{samples} samples have no mean: ask for at least one.")
     if p.event_shape != q.event_shape:
         shapes = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise ValueError(f"events of shape {shapes} cannot be compared: give both the same.")

@@ -18,11 +18,12 @@ from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
-from diffeo.context import ContextSpec
+from diffeo.context import ContextSpec, Width
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import eval_mode as eval_mode
 from diffeo.utils.modules import nan_to_minus_infinity
+from diffeo.utils.ranges import Count, NonNegative, Whole, checked
 
 if TYPE_CHECKING:
     from diffeo.distribution import FlowDistribution
@@ -60,17 +61,17 @@ class Flow(PretrainedModel):
     def __init__(
         self,
         bijection: Bijection,
-        shape: int | Sequence[int],
+        shape: Count | Sequence[Count],
         *,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
+        context: ContextSpec | Width | None = None,
         context_encoder: Bijection | None = None,
         dequantizer: Dequantizer | None = None,
-        latent_shapes: Sequence[Sequence[int]] | None = None,
+        latent_shapes: Sequence[Sequence[Count]] | None = None,
     ) -> None:
         super().__init__()
         self.bijection = bijection
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = tuple(shape) if isinstance(shape, Iterable) else (shape,)
         self.dims = math.prod(self.shape)
         self.latent_shapes = [tuple(shape) for shape in latent_shapes or [(self.dims,)]]
         self.base = Normal() if base is None else base
@@ -144,12 +145,13 @@ class Flow(PretrainedModel):
         """
         return -self.log_prob(x, context, generator=generator) / self.nats_per_bpd
 
+    @checked
     def sample(
         self,
-        n: int,
+        n: Whole,
         context: Tensor | int | None = None,
         *,
-        temperature: float = 1.0,
+        temperature: NonNegative = 1.0,
         generator: Generator | None = None,
     ) -> Tensor:
         """Draw n events `(n, *shape)`; their noise is multiplied by `temperature`.
@@ -164,8 +166,6 @@ class Flow(PretrainedModel):
         Raises:
             ValueError: if n or temperature is negative, or context is missing or misshapen.
         """
-        if n < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(f"n and temperature must be 0 or more, not {n} and {temperature}.")
         if context is not None:
             context = torch.as_tensor(context, device=self.device)
             context = context[None] if context.ndim == 0 else context

@@ -14,6 +14,7 @@ from diffeo.bijections.elementwise import Scale, SinhArcsinh, Standardize
 from diffeo.bijections.memory import Memory, checkpointed, in_constant_memory
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten, Permutation
+from diffeo.utils.ranges import Count
 
 
 class Chain(Bijection):
@@ -152,7 +153,7 @@ class FactorOut(Bijection):
     (Dinh et al. 2017, section 3.6)
     """
 
-    def __init__(self, shape: tuple[int, int, int], inner: Bijection) -> None:
+    def __init__(self, shape: tuple[Count, Count, Count], inner: Bijection) -> None:
         super().__init__()
         channels, height, width = shape
         if channels % 2:

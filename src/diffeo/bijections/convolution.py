@@ -14,6 +14,7 @@ from diffeo.bijections.memory import is_replaying
 from diffeo.bijections.normalization import ActNorm
 from diffeo.utils.machine import widest
 from diffeo.utils.modules import is_plain
+from diffeo.utils.ranges import Count, Seed
 
 
 class InvertibleConv1x1(Bijection):
@@ -45,7 +46,7 @@ class InvertibleConv1x1(Bijection):
     (Kingma & Dhariwal 2018, section 3.2)
     """
 
-    def __init__(self, channels: int, lu: bool = True, seed: int | None = None) -> None:
+    def __init__(self, channels: Count, lu: bool = True, seed: Seed | None = None) -> None:
         super().__init__()
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         start = torch.randn(channels, channels, generator=generator, dtype=torch.float64)

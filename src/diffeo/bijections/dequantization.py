@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from diffeo.utils.config import Configurable
 from diffeo.utils.machine import widest
+from diffeo.utils.ranges import Bits, NonNegative
 
 DIGITS = 53  # binary ones, of a float64
 
@@ -70,10 +71,8 @@ class UniformDequantize(Dequantizer):
     (Uria et al. 2013, section 5.2; Theis et al. 2016, section 3.1)
     """
 
-    def __init__(self, steps: Sequence[float]) -> None:
+    def __init__(self, steps: Sequence[NonNegative]) -> None:
         super().__init__()
-        if any(not 0 <= step < float("inf") for step in steps):
-            raise ValueError(f"steps must be 0 or more, and finite: {list(steps)}.")
         self.steps = tuple(steps)
         # A step like 0.1 has to keep more digits than float32 has, or the grid drifts off the very
         # numbers that were in the data. So it is a whole number times a power of two, which
@@ -140,10 +139,8 @@ class PixelDequantize(Dequantizer):
 
     input_dtype = torch.uint8
 
-    def __init__(self, bits: int = 8) -> None:
+    def __init__(self, bits: Bits = 8) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
-            raise ValueError(f"bits must be 1 to 8, not {bits}.")
         self.bits = bits
         # Only its dtype and device are of interest: they are those of the rest of the flow.
         self.like = nn.Buffer(torch.zeros(()), persistent=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.utils.machine import widest
+from diffeo.utils.ranges import Count, Positive, Range, Whole
 from diffeo.utils.statistics import FAR, first_moments, warn_of_far
 
 NO_LIMIT = 3e38  # finite, as all that a model saves
+Margin = Annotated[float, Range(0, 0.5, below=True)]
 
 
 class Standardize(Bijection):
@@ -38,7 +41,7 @@ class Standardize(Bijection):
         OutlierWarning: by `initialize`, a sentence for each feature with values far from others.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: Count) -> None:
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(features))
         self.std = nn.Buffer(torch.ones(features))
@@ -117,7 +120,7 @@ class Scale(Bijection):
     (Dinh et al. 2014, section 3.3)
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: Count) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(features))
 
@@ -148,7 +151,7 @@ class LearnedPrior(Bijection):
     (Kingma & Dhariwal 2018, in their code)
     """
 
-    def __init__(self, *shape: int, context_features: int = 0) -> None:
+    def __init__(self, *shape: Count, context_features: Whole = 0) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(2, *shape))
         self.weight = None
@@ -200,10 +203,8 @@ class SinhArcsinh(Bijection):
     (Jones & Pewsey 2009, here from data to noise)
     """
 
-    def __init__(self, features: int, bound: float = 1.5) -> None:
+    def __init__(self, features: Count, bound: Positive = 1.5) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ValueError(f"bound must be positive, not {bound}.")
         self.bound = bound
         self.shift = nn.Parameter(torch.zeros(features))
         self.log_width = nn.Parameter(torch.zeros(features))
@@ -254,10 +255,10 @@ class Logit(Bijection):
     (Dinh et al. 2017, section 4.1)
     """
 
-    def __init__(self, scale: float, margin: float = 0.05) -> None:
+    def __init__(
+        self, scale: Positive, margin: Annotated[float, Range(0, 0.5, below=True)] = 0.05
+    ) -> None:
         super().__init__()
-        if not 0 <= margin < 0.5:
-            raise ValueError(f"margin must be 0 or more and less than 1/2, not {margin}.")
         self.scale = scale
         self.margin = margin
 
@@ -287,7 +288,7 @@ class Center(Bijection):
     (Kingma & Dhariwal 2018, in their code)
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: Positive) -> None:
         super().__init__()
         self.scale = scale
 

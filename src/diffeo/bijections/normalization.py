@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.memory import is_replaying
 from diffeo.utils.machine import widest
+from diffeo.utils.ranges import Count, Fraction, Positive
 from diffeo.utils.statistics import first_moments
 
 
@@ -40,7 +41,7 @@ class BatchNorm(Bijection):
 
     cheap_inverse = False  # in training mode, the statistics are those of the last batch
 
-    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-4) -> None:
+    def __init__(self, channels: Count, momentum: Fraction = 0.1, eps: Positive = 1e-4) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
         self.batches: int | None = None
@@ -136,10 +137,8 @@ class ActNorm(Bijection):
 
     SPEED = 3.0
 
-    def __init__(self, channels: int, scale: float = 1.0) -> None:
+    def __init__(self, channels: Count, scale: Positive = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"the scale of an ActNorm must be positive, not {scale}.")
         self.scale = scale
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.utils.ranges import Count, Seed, Whole, checked
 
 
 class Permutation(Bijection):
@@ -26,7 +27,7 @@ class Permutation(Bijection):
     order: Tensor
     undo: Tensor
 
-    def __init__(self, order: Sequence[int]) -> None:
+    def __init__(self, order: Sequence[Whole]) -> None:
         super().__init__()
         if sorted(order) != list(range(len(order))):
             raise ValueError(
@@ -40,12 +41,14 @@ class Permutation(Bijection):
         self.register_load_state_dict_post_hook(_update_inverse)
 
     @classmethod
-    def reverse(cls, features: int) -> Permutation:
+    @checked
+    def reverse(cls, features: Count) -> Permutation:
         """The last feature first; a baseline of Kingma & Dhariwal 2018, section 3.2."""
         return cls(range(features)[::-1])
 
     @classmethod
-    def shuffle(cls, features: int, seed: int) -> Permutation:
+    @checked
+    def shuffle(cls, features: Count, seed: Seed) -> Permutation:
         """A fixed random order, drawn from a generator of its own."""
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randperm(features, generator=generator, device="cpu").tolist())
@@ -124,7 +127,7 @@ class Flatten(Bijection):
         shape: that of an event.
     """
 
-    def __init__(self, *shape: int) -> None:
+    def __init__(self, *shape: Count) -> None:
         super().__init__()
         self.shape = shape
 

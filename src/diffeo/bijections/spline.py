@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffeo.bijections.univariate import Univariate
+from diffeo.utils.ranges import Positive, Proportion, Range
 
 
 class RationalQuadraticSpline(Univariate):
@@ -32,28 +34,23 @@ class RationalQuadraticSpline(Univariate):
         min_derivative: smallest derivative at a knot.
 
     Raises:
-        ValueError: if there are fewer than two bins, the bound is not positive, or the bins do not
-            fit into the interval.
+        ValueError: if the bins do not fit into the interval.
 
     (Durkan et al. 2019, section 3.1)
     """
 
     def __init__(
         self,
-        bins: int = 8,
-        bound: float = 5.0,
-        min_width: float = 1e-3,
-        min_derivative: float = 1e-3,
+        bins: Annotated[int, Range(2)] = 8,
+        bound: Positive = 5.0,
+        min_width: Proportion = 1e-3,
+        min_derivative: Proportion = 1e-3,
     ) -> None:
         super().__init__()
-        if bins < 2 or not bound > 0:
+        if min_width * bins >= 1:
             raise ValueError(
-                f"a spline needs at least 2 bins and a positive bound, not {bins} and {bound}."
-            )
-        if not 0 < min_width * bins < 1 or not 0 < min_derivative < 1:
-            raise ValueError(
-                f"min_width {min_width} and min_derivative {min_derivative} must be positive, and "
-                f"{bins} bins of that width fit into 1."
+                f"min_width is {min_width} and {bins} bins of it do not fit into 1: choose one "
+                f"below {1 / bins:g}."
             )
         self.bins = bins
         self.bound = float(bound)

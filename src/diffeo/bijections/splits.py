@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.reshape import Squeeze
 from diffeo.utils.config import Configurable
+from diffeo.utils.ranges import Count
 
 Diagonal = Literal["main", "anti"]
 
@@ -42,7 +43,7 @@ class FeatureSplit(Split):
         ValueError: if there are fewer than two features.
     """
 
-    def __init__(self, features: int, keep: Literal["first", "second"] = "first") -> None:
+    def __init__(self, features: Count, keep: Literal["first", "second"] = "first") -> None:
         super().__init__()
         if features < 2:
             raise ValueError(
@@ -76,7 +77,7 @@ class NoSplit(Split):
         transformed: D.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: Count) -> None:
         super().__init__()
         self.identity, self.transformed = 0, features
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.utils.config import Configurable
+from diffeo.utils.ranges import Positive
 
 
 class Univariate(Configurable, nn.Module, ABC):
@@ -67,18 +68,13 @@ class Affine(Univariate):
     Args:
         bound: the largest |s| of one coupling, in nats; 3 stretches by at most e^3, about 20.
 
-    Raises:
-        ValueError: if the bound is not positive.
-
     (Dinh et al. 2017, section 3.2, there with a learned multiple of tanh)
     """
 
     parameters_each = 2
 
-    def __init__(self, bound: float = 3.0) -> None:
+    def __init__(self, bound: Positive = 3.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ValueError(f"bound must be positive, not {bound}.")
         self.bound = float(bound)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

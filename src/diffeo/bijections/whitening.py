@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.utils.machine import widest
+from diffeo.utils.ranges import Count
 from diffeo.utils.statistics import far_values
 
 
@@ -30,7 +31,7 @@ class Whiten(Bijection):
         ValueError: by `fit` and `initialize`, if the covariance is not positive definite.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: Count) -> None:
         super().__init__()
         self.mean = nn.Buffer(torch.zeros(features))
         self.root = nn.Buffer(torch.eye(features))

@@ -30,8 +30,6 @@ def choose_images(run: Run, data: str | None, split: str = "test") -> tuple[Imag
 
 def first_images(run: Run, data: str | None, count: int) -> tuple[Tensor, Tensor | None]:
     """The first `count` images with their context, or all if there are fewer."""
-    if count < 1:
-        raise ValueError(f"-n is {count}: ask for at least one image.")
     split, _ = choose_images(run, data)
     return split.take(torch.arange(min(count, len(split))))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Set
 from types import ModuleType
@@ -21,6 +20,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from diffeo.cli.options import Options
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
 from diffeo.utils.machine import Device, Precision, find_device, limit_threads, networks_dtype
@@ -123,22 +123,29 @@ def make_parser(name: str) -> Parser:
 def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Namespace:
     """The options of a command, from the words after its name; ValueError if they are wrong."""
     module, parser = _module(name), parser or make_parser(name)
+    options = options_of(name, parser)
+    typed = options.given([*words])
     words = parser.join_lists(words)
     words = module.expand(words) if hasattr(module, "expand") else words
+    given = options.given(words) if hasattr(module, "expand") else typed
     try:
-        return parser.parse_args(words)
-    except OverflowError as error:
-        raise ValueError(
-            f"an option is a number out of range ({error}): give a smaller one."
-        ) from error
-    except ArgumentError as error:
+        parsed = parser.parse_args(words)
+    except (ArgumentError, OverflowError) as error:
         for option, reason in getattr(module, "WITHOUT", {}).items():
-            if any(word.partition("=")[0] == option for word in words):
+            if option in dict(given):
                 raise ValueError(f"{option} is no option of {name}: {reason}.") from error
         for option, remedy in getattr(module, "GONE", {}).items():
-            if any(word.partition("=")[0] == option for word in words):
+            if option in dict(given):
                 raise ValueError(f"{option} is no longer an option: {remedy}.") from error
-        raise ValueError(_sentence(error)) from error
+        raise ValueError(options.wrong(given) or " ".join(str(error).split())) from error
+    if sentence := options.out_of_range(given):
+        raise ValueError(sentence)
+    return parsed
+
+
+def options_of(name: str, parser: Parser) -> Options:
+    """What the options of a command may be."""
+    return Options(name, [open_run, _module(name).main], parser._actions)
 
 
 def run_command(name: str, words: Iterable[str]) -> None:
@@ -156,23 +163,6 @@ def run_command(name: str, words: Iterable[str]) -> None:
         needed = console.measure(what, options=console.options.update_width(WIDEST)).maximum
         wide = PlainConsole(width=max(console.width, needed))
         wide.print(what, highlight=False, soft_wrap=isinstance(what, str))
-
-
-def _sentence(error: ArgumentError) -> str:
-    """The reason in the text of jsonargparse, which lists all types that a value could have."""
-    text = " ".join(str(error).split())
-    option = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', text))
-    if found := re.search(r"Option '(\w+)' is not accepted", text):
-        return f"{option}.{found[1]} is not an option: leave it out, or choose another class."
-    if found := re.search(r"Expected a dot import path string: (.*?) - ", text):
-        return f"{option} is {found[1]}: there is no class of that name."
-    kind = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", text)
-    value = re.search(
-        r"(?:Got|Given) value: (?!Namespace|NestedArg)(.*?)(?=\.? Got value: |$)", text
-    )
-    if kind is None or value is None:
-        return text
-    return f"{option} is {value[1]}: expected {kind[1] or f'one of {kind[2]}'}."
 
 
 def _module(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that their classes are known
 from diffeo.data import DataOptions
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.config import Configurable, public_name
+from diffeo.utils.config import known_classes, public_name
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 
 # Of options. Where one is a single word, that is a file or a class.
@@ -58,7 +58,7 @@ def check_settings(name: str, trusted: set[str] | None) -> None:
 def _known_classes() -> set[str]:
     """What the models of diffeo, and the parts that they are made of, may be called."""
     names = set()
-    for cls in _subclasses(Configurable):
+    for cls in known_classes():
         if cls.__module__.startswith("diffeo."):
             names |= {cls.__name__, public_name(cls), f"{cls.__module__}.{cls.__qualname__}"}
     return names
@@ -75,12 +75,6 @@ def _needs_value(keys: list[str]) -> bool:
 def _may_be_read(text: str) -> bool:
     """Whether jsonargparse may take a text for the path of a class or of a file."""
     return "." in text or Path(text).exists()
-
-
-def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    for child in cls.__subclasses__():
-        yield child
-        yield from _subclasses(child)
 
 
 def _flat(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

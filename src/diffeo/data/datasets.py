@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffeo.context import ContextSpec
+from diffeo.utils.ranges import Count, Positive, Seed, Seed32, Whole, check_arguments, checked
 
 SPLITS = ("train", "val", "test")
 
@@ -34,21 +35,22 @@ class SourceOptions:
 
     source: str = ""
     context: list[str] | None = None
-    rows: int | None = None
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    seed: int = 0
+    rows: Count | None = None
+    splits: tuple[Positive, Positive, Positive] = (0.8, 0.1, 0.1)
+    seed: Seed32 = 0
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self), "--data.")
 
 
 def check_options(options: SourceOptions) -> None:
     """Refuses options that are wrong whatever the source holds."""
-    source, splits = options.source, options.splits
-    if len(splits) != 3 or not all(share > 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
+    check_arguments(type(options), vars(options), "--data.")  # which may have been changed
+    if abs(sum(options.splits) - 1) > 1e-6:
         raise ValueError(
-            f"{source}: --data.splits are {list(splits)}: "
+            f"{options.source}: --data.splits are {list(options.splits)}: "
             "pass three positive shares that sum to 1, such as [0.8, 0.1, 0.1]"
         )
-    if options.rows is not None and options.rows < 1:
-        raise ValueError(f"{source}: {options.rows} rows are none: pass a positive --data.rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +143,15 @@ class Batches:
     start of an epoch goes on as if it had never stopped.
     """
 
+    @checked
     def __init__(
         self,
         rows: Rows,
-        batch_size: int,
+        batch_size: Count,
         *,
-        seed: int | None = None,
-        rank: int = 0,
-        world: int = 1,
+        seed: Seed | None = None,
+        rank: Whole = 0,
+        world: Count = 1,
     ) -> None:
         self.rows = rows
         self.seed, self.epoch = seed, 0

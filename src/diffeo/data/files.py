@@ -5,10 +5,8 @@ Limits are checked before a file is read.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
-import itertools
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from diffeo.context import MOST_COLUMNS as MOST_COLUMNS
+from diffeo.utils.ranges import suggestion as suggestion
 
 Array = NDArray[Any]
 
@@ -52,12 +51,6 @@ def listing(names: Iterable[str], most: int = 20) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'moons'?)"` where a known name is close, otherwise nothing."""
-    close = difflib.get_close_matches(name[:100], list(itertools.islice(known, 1_000)), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def plain_path(name: str) -> Path:

@@ -14,13 +14,15 @@ from torch import Generator, Tensor
 from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
 from diffeo.utils.modules import in_chunks
+from diffeo.utils.ranges import Count, Seed, checked
 from diffeo.utils.statistics import first_moments
 
 Batch = tuple[Tensor, Tensor | None]
 
 
+@checked
 def log_probs(
-    flow: Flow, batches: Iterable[Batch], *, samples: int = 1, seed: int = 0
+    flow: Flow, batches: Iterable[Batch], *, samples: Count = 1, seed: Seed = 0
 ) -> Iterator[Tensor]:
     """Log-likelihoods `(batch,)` in nats of batches of events `(x, context)`, computed in chunks.
 
@@ -34,12 +36,11 @@ def log_probs(
     mixture of all classes, equally likely (`mixture_log_prob`).
 
     Raises:
-        ValueError: if K is below 1, or above 1 for a flow that draws no noise.
+        ValueError: if K is above 1 for a flow that draws no noise.
     """
-    if samples < 1 or (samples > 1 and flow.dequantizer is None):
+    if samples > 1 and flow.dequantizer is None:
         raise ValueError(
-            f"{samples} samples cannot be averaged: ask for 1 or more, and for more than 1 only "
-            "where a model dequantizes."
+            f"samples is {samples}, and this flow draws no noise to average over: choose 1."
         )
     generator = Generator().manual_seed(seed)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diffeo.run import Run
+from diffeo.utils.ranges import Port, checked
 
 __all__ = ["explore"]
 
 
+@checked
 def explore(
     run: Run,
     host: str = "127.0.0.1",
-    port: int | None = None,
+    port: Port | None = None,
     *,
     root_path: str = "",
     browser: bool = True,

@@ -6,6 +6,7 @@ again shows what that level holds, and an attribute is a direction. Nothing here
 """
 
 from diffeo.latent.arithmetic import (
+    Frames,
     PathKind,
     at_temperatures,
     between_four,
@@ -20,6 +21,7 @@ __all__ = [
     "Conditions",
     "DirectionKind",
     "Directions",
+    "Frames",
     "PathKind",
     "at_temperatures",
     "between_four",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -16,8 +16,10 @@ from torch import Generator, Tensor
 from diffeo.flow import Flow, eval_mode
 from diffeo.utils.machine import widest
 from diffeo.utils.modules import in_chunks
+from diffeo.utils.ranges import Count, NonNegative, Range, Whole, checked
 
 PathKind = Literal["linear", "spherical"]
+Frames = Annotated[int, Range(2)]  # of a path, its two ends included
 MIN_ANGLE = 1e-6  # radians from parallel or opposite; below it the plane of rotation is undefined
 
 
@@ -56,11 +58,12 @@ def recondition(flow: Flow, x: Tensor, context: Tensor, other: Tensor) -> Tensor
 # Paths ------------------------------------------------------------------------------------------
 
 
+@checked
 def interpolate(
     flow: Flow,
     start: Tensor,
     end: Tensor,
-    frames: int,
+    frames: Frames,
     kind: PathKind = "spherical",
     context: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -80,7 +83,6 @@ def interpolate(
     Raises:
         ValueError: if frames is below 2, kind is unknown, or the events do not fit each other.
     """
-    _check_path(kind, frames=frames)
     if start.shape != end.shape:
         raise ValueError(
             f"start is of shape {tuple(start.shape)} and end of {tuple(end.shape)}: pass as many "
@@ -94,11 +96,12 @@ def interpolate(
     return decode(flow, z.flatten(0, 1), between).unflatten(0, (n, frames))
 
 
+@checked
 def between_four(
     flow: Flow,
     corners: Tensor,
-    rows: int,
-    columns: int,
+    rows: Frames,
+    columns: Frames,
     kind: PathKind = "spherical",
     context: Tensor | None = None,
 ) -> Tensor:
@@ -113,7 +116,6 @@ def between_four(
     Raises:
         ValueError: if there are not four corners, rows or columns is below 2, or kind is unknown.
     """
-    _check_path(kind, rows=rows, columns=columns)
     if len(corners) != 4:
         raise ValueError(f"there are {len(corners)} corners: pass four events.")
     z = _surface(encode(flow, corners, context), rows, columns, kind)
@@ -158,24 +160,17 @@ def _surface(corners: Tensor, rows: int, columns: int, kind: PathKind) -> Tensor
     return path(top, bottom, rows, kind).transpose(0, 1).flatten(0, 1)
 
 
-def _check_path(kind: str, **counts: int) -> None:
-    if kind not in get_args(PathKind):
-        raise ValueError(f"a path is {kind!r}: choose {' or '.join(get_args(PathKind))}.")
-    for name, count in counts.items():
-        if count < 2:
-            raise ValueError(f"{name} is {count}: a path needs 2 or more, its two ends included.")
-
-
 # Noise ------------------------------------------------------------------------------------------
 
 
+@checked
 def resample(
     flow: Flow,
     x: Tensor,
-    levels: Sequence[int],
-    temperature: float = 1.0,
+    levels: Sequence[Count],
+    temperature: NonNegative = 1.0,
     *,
-    variants: int = 1,
+    variants: Count = 1,
     context: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -191,9 +186,6 @@ def resample(
 
     (after Dinh et al. 2017, appendix D)
     """
-    _check_temperatures([temperature])
-    if variants < 1:
-        raise ValueError(f"variants is {variants}: ask for at least one.")
     z = encode(flow, x, context).repeat_interleave(variants, dim=0)
     noise = flow.noise(len(z), generator).to(z.device) * temperature
     z = torch.where(in_levels(flow, levels, z.device), noise, z)
@@ -219,10 +211,11 @@ def in_levels(
     return torch.cat(parts)
 
 
+@checked
 def at_temperatures(
     flow: Flow,
-    noise: int | Tensor,
-    temperatures: Sequence[float],
+    noise: Whole | Tensor,
+    temperatures: Sequence[NonNegative],
     *,
     context: Tensor | None = None,
     generator: Generator | None = None,
@@ -240,7 +233,8 @@ def at_temperatures(
 
     (Kingma & Dhariwal 2018, section 6)
     """
-    _check_temperatures(temperatures)
+    if not len(temperatures):
+        raise ValueError("temperatures is empty: choose some, such as 0.5 and 1.")
     if isinstance(noise, int):
         noise = flow.noise(noise, generator)
     z = torch.stack([noise * temperature for temperature in temperatures], dim=1).flatten(0, 1)
@@ -253,10 +247,3 @@ def _repeat_each(context: Tensor | None, times: int) -> Tensor | None:
     if context is None or len(context) == 1:
         return context
     return context.repeat_interleave(times, dim=0)
-
-
-def _check_temperatures(temperatures: Sequence[float]) -> None:
-    if not temperatures or not all(0 <= value < math.inf for value in temperatures):
-        raise ValueError(
-            f"temperatures must be 0 or more and finite, not {list(temperatures) or 'none at all'}."
-        )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffeo.context import Category, ContextSpec
 from diffeo.utils.machine import widest
+from diffeo.utils.ranges import Finite, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class Conditions:
         deviation = wide.std(0, correction=0).to(contexts.dtype)
         return cls(spec, low, high, torch.where(two_valued, high - low, 2 * deviation))
 
-    def moved(self, context: Tensor, strengths: Mapping[str, float]) -> Tensor:
+    @checked
+    def moved(self, context: Tensor, strengths: Mapping[str, Finite]) -> Tensor:
         """The context `(n, m)` with more or less of some columns, clamped to their ranges.
 
             c' = clamp(c + strength * step, low, high)

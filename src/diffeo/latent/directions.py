@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 import torch
 from safetensors import safe_open
@@ -19,6 +19,7 @@ from diffeo.flow import Flow
 from diffeo.latent.arithmetic import decode, encode
 from diffeo.utils.config import public_name
 from diffeo.utils.files import atomic_write, parse_json
+from diffeo.utils.ranges import Finite, Range, checked
 
 DirectionKind = Literal["mean", "partial", "discriminant"]
 MAX_DIMS = 4_096  # of the largest covariance: 128 MiB in float64
@@ -100,11 +101,12 @@ class Directions:
             raise ValueError("the vectors are no finite numbers")
 
 
+@checked
 def edit(
     flow: Flow,
     x: Tensor,
     directions: Directions,
-    strengths: Mapping[str, float],
+    strengths: Mapping[str, Finite],
     context: Tensor | None = None,
 ) -> Tensor:
     """Events x `(n, *shape)` with more or less of some attributes, by name.
@@ -125,13 +127,14 @@ def edit(
     return decode(flow, z, context)
 
 
+@checked
 def find_directions(
     flow: Flow,
     batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
     names: Sequence[str],
     kind: DirectionKind = "mean",
     *,
-    shrinkage: float = 0.1,
+    shrinkage: Annotated[float, Range(0, 1, above=True)] = 0.1,
 ) -> Directions:
     """The direction in z of each attribute a: how z changes as a goes from low to high.
 
@@ -166,15 +169,11 @@ def find_directions(
 
     (Kingma & Dhariwal 2018, section 6; Fisher 1936; Friedman 1989 for the shrinkage)
     """
-    if kind not in get_args(DirectionKind):
-        raise ValueError(f"kind is {kind!r}: choose one of {', '.join(get_args(DirectionKind))}.")
     if kind == "discriminant" and flow.dims > MAX_DIMS:
         raise ValueError(
             f"z has {flow.dims:,} dimensions, and a discriminant takes at most {MAX_DIMS:,}: find "
             "directions of kind mean or partial."
         )
-    if not 0 < shrinkage <= 1:
-        raise ValueError(f"shrinkage is {shrinkage}: choose it above 0 and up to 1.")
     k, dims = len(names), flow.dims if kind == "discriminant" else 0
     z_sum, az_sum = torch.zeros(2, k, flow.dims, dtype=torch.float64)
     zz_sum = torch.zeros(dims, dims, dtype=torch.float64)

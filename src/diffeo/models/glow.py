@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from diffeo.bases import Base
@@ -11,15 +10,16 @@ from diffeo.bijections.chain import Chain, FactorOut
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling, Network, coupling
 from diffeo.bijections.dequantization import PixelDequantize
-from diffeo.bijections.elementwise import Center, LearnedPrior, Logit
+from diffeo.bijections.elementwise import Center, LearnedPrior, Logit, Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten, Permutation, Squeeze
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate
-from diffeo.context import ContextSpec
+from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
-from diffeo.models.sizes import check_size, most_halvings
+from diffeo.models.sizes import ImageShape, check_size, most_halvings
 from diffeo.networks.glow import GlowNet, ZeroConv
+from diffeo.utils.ranges import Bits, Count, Positive
 
 Mixing = Literal["invertible_conv", "shuffle", "reverse"]
 
@@ -69,20 +69,20 @@ class Glow(Flow):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        levels: int | None = None,
-        steps: int | None = None,
-        hidden_channels: int | None = None,
+        image_shape: ImageShape,
+        levels: Count | None = None,
+        steps: Count | None = None,
+        hidden_channels: Count | None = None,
         univariate: Univariate | None = None,
         network: Network = GlowNet,
         permutation: Mixing = "invertible_conv",
         lu: bool = True,
-        bits: int = 8,
-        margin: float | None = None,
+        bits: Bits = 8,
+        margin: Margin | None = None,
         learned_top_prior: bool = True,
-        actnorm_scale: float = 1.0,
+        actnorm_scale: Positive = 1.0,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
+        context: ContextSpec | Width | None = None,
     ) -> None:
         spec = ContextSpec.of(context)
         univariate = univariate or self.defaults["univariate"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -24,10 +23,11 @@ from diffeo.bijections.splits import (
     Split,
 )
 from diffeo.bijections.univariate import Affine, Univariate
-from diffeo.context import ContextSpec
+from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
-from diffeo.models.sizes import check_size, most_halvings
+from diffeo.models.sizes import ImageShape, check_size, most_halvings
 from diffeo.networks.resnet import ResNet
+from diffeo.utils.ranges import Bits, Count, Whole
 
 
 class ImageRealNVP(Flow):
@@ -65,17 +65,17 @@ class ImageRealNVP(Flow):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
-        scales: int | None = None,
-        hidden_channels: int | None = None,
-        blocks: int | None = None,
+        image_shape: ImageShape,
+        scales: Count | None = None,
+        hidden_channels: Count | None = None,
+        blocks: Whole | None = None,
         univariate: Univariate | None = None,
         network: Network | None = None,
         mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
         checkerboard: Literal["compact", "masked"] = "compact",
-        bits: int = 8,
+        bits: Bits = 8,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
+        context: ContextSpec | Width | None = None,
     ) -> None:
         chosen = univariate or self.defaults["univariate"]
         spec = ContextSpec.of(context)

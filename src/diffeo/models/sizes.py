@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+from diffeo.utils.ranges import Count
+
+ImageShape: TypeAlias = tuple[Count, Count, Count]
+
 
 def check_size(height: int, width: int, halvings: int, unit: str) -> None:
     """Refuse an image size that cannot be halved so often, and name one that can.
@@ -15,8 +21,6 @@ def check_size(height: int, width: int, halvings: int, unit: str) -> None:
     Raises:
         ValueError: then.
     """
-    if halvings < 1:
-        raise ValueError(f"{unit}s is {halvings}: take at least 1.")
     if halvings > max(height, width).bit_length():  # 2^halvings may be too long to print
         raise ValueError(f"{height}x{width} cannot be halved {halvings} times: take fewer {unit}s.")
     step = 2**halvings

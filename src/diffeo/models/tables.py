@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from diffeo.bases import Base, Logistic
@@ -16,9 +16,10 @@ from diffeo.bijections.reshape import Flatten, Permutation
 from diffeo.bijections.splits import FeatureSplit, NoSplit
 from diffeo.bijections.univariate import Additive, Affine, Univariate
 from diffeo.bijections.whitening import Whiten
-from diffeo.context import ContextSpec
+from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.networks.mlp import MLP
+from diffeo.utils.ranges import Bits, Count, NonNegative
 
 
 class NICE(Flow):
@@ -48,17 +49,17 @@ class NICE(Flow):
 
     def __init__(
         self,
-        features: int | Sequence[int],
-        layers: int = 4,
-        hidden: Sequence[int] = (256, 256),
+        features: Count | Sequence[Count],
+        layers: Count = 4,
+        hidden: Sequence[Count] = (256, 256),
         univariate: Univariate | None = None,
         network: Network = MLP,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
-        steps: Sequence[float] | None = None,
-        bits: int = 8,
+        context: ContextSpec | Width | None = None,
+        steps: Sequence[NonNegative] | None = None,
+        bits: Bits = 8,
     ) -> None:
-        shape = (features,) if isinstance(features, int) else tuple(features)
+        shape = tuple(features) if isinstance(features, Iterable) else (features,)
         dims = math.prod(shape)
         univariate = univariate or self.defaults["univariate"]
         base = base or self.defaults["base"]
@@ -107,14 +108,14 @@ class RealNVP(Flow):
 
     def __init__(
         self,
-        features: int,
-        layers: int = 8,
-        hidden: Sequence[int] = (64, 64),
+        features: Count,
+        layers: Count = 8,
+        hidden: Sequence[Count] = (64, 64),
         univariate: Univariate | None = None,
         network: Network = MLP,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
-        steps: Sequence[float] | None = None,
+        context: ContextSpec | Width | None = None,
+        steps: Sequence[NonNegative] | None = None,
     ) -> None:
         univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
@@ -157,13 +158,13 @@ class TableFlow(Flow):
 
     def __init__(
         self,
-        features: int,
-        layers: int = 8,
-        hidden: Sequence[int] = (64, 64),
+        features: Count,
+        layers: Count = 8,
+        hidden: Sequence[Count] = (64, 64),
         univariate: Univariate | None = None,
         network: Network = MLP,
         base: Base | None = None,
-        context: ContextSpec | int | None = None,
+        context: ContextSpec | Width | None = None,
     ) -> None:
         univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width

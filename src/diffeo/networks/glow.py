@@ -10,6 +10,7 @@ from diffeo.networks.glow_fused import convolve, fused, scaled
 from diffeo.networks.resnet import context_channels
 from diffeo.utils.config import Configurable
 from diffeo.utils.modules import is_plain
+from diffeo.utils.ranges import Count, Whole
 
 WEIGHT_STD = 0.05
 
@@ -27,7 +28,7 @@ class ZeroConv(Configurable, nn.Module):
     A coupling with it starts as the identity. (Kingma & Dhariwal 2018, in their code)
     """
 
-    def __init__(self, inputs: int, outputs: int, context_features: int = 0) -> None:
+    def __init__(self, inputs: Whole, outputs: Count, context_features: Whole = 0) -> None:
         super().__init__()
         self.weight = kernel(inputs + context_features, outputs, 3, std=0.0)
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -61,7 +62,11 @@ class GlowNet(Configurable, nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, hidden_channels: int = 512, context_features: int = 0
+        self,
+        inputs: Whole,
+        outputs: Count,
+        hidden_channels: Count = 512,
+        context_features: Whole = 0,
     ) -> None:
         super().__init__()
         c = hidden_channels

@@ -13,6 +13,7 @@ from diffeo.networks.fused import dtype_of
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
 from diffeo.utils.modules import is_plain
+from diffeo.utils.ranges import Count, Whole
 
 
 class MLP(Configurable, nn.Module):
@@ -32,7 +33,11 @@ class MLP(Configurable, nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, hidden: Sequence[int] = (64, 64), context_features: int = 0
+        self,
+        inputs: Whole,
+        outputs: Count,
+        hidden: Sequence[Count] = (64, 64),
+        context_features: Whole = 0,
     ) -> None:
         super().__init__()
         widths = [inputs + context_features, *hidden]

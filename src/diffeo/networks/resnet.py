@@ -10,6 +10,7 @@ from diffeo.bijections.normalization import BatchNorm
 from diffeo.networks.mlp import start_at_zero
 from diffeo.utils.config import Configurable
 from diffeo.utils.modules import is_plain
+from diffeo.utils.ranges import Count, Whole
 
 
 class Normalized(nn.Module):
@@ -51,11 +52,11 @@ class ResNet(Configurable, nn.Module):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        hidden_channels: int = 64,
-        context_features: int = 0,
-        blocks: int = 8,
+        inputs: Count,
+        outputs: Count,
+        hidden_channels: Count = 64,
+        context_features: Whole = 0,
+        blocks: Whole = 8,
     ) -> None:
         super().__init__()
         c = hidden_channels
@@ -92,7 +93,11 @@ class ConvNet(Configurable, nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, hidden_channels: int = 64, context_features: int = 0
+        self,
+        inputs: Count,
+        outputs: Count,
+        hidden_channels: Count = 64,
+        context_features: Whole = 0,
     ) -> None:
         super().__init__()
         c = hidden_channels

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -24,12 +23,13 @@ from diffeo.data import (
     size_of,
     stream,
 )
-from diffeo.data.images.dataset import LARGEST
+from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import open_table
 from diffeo.flow import Flow
 from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 from diffeo.utils.modules import all_finite
+from diffeo.utils.ranges import NonNegative, Seed, Whole, checked, fits
 
 
 class Run:
@@ -56,8 +56,8 @@ class Run:
         self.columns: list[str] = metadata.get("columns") or [f"x{i}" for i in range(dims)]
         self.context_columns: list[str] = self.flow.context.columns
         size = metadata.get("size")
-        named = _is(self.columns, list[str]) and len(self.columns) == dims
-        if not named or not _is(size, int | None) or not 0 < (size or 1) <= LARGEST:
+        named = fits(self.columns, list[str]) and len(self.columns) == dims
+        if not named or not fits(size, Side | None):
             raise ValueError(
                 f"{name} says of its data what does not fit the model: save it anew from flow, "
                 "with metadata of columns and size that do."
@@ -153,13 +153,14 @@ class Run:
             )
         return gallery
 
+    @checked
     def sample(
         self,
-        n: int,
+        n: Whole,
         *,
         context: Tensor | None = None,
-        temperature: float = 1.0,
-        seed: int | None = None,
+        temperature: NonNegative = 1.0,
+        seed: Seed | None = None,
     ) -> Tensor:
         """Draw n events `(n, *shape)`, in parts that bound the memory that it takes.
 
@@ -174,8 +175,9 @@ class Run:
         """
         return torch.cat(list(self.stream_samples(n, context, temperature, seed)))
 
+    @checked
     def stream_samples(
-        self, n: int, context: Tensor | None, temperature: float, seed: int | None
+        self, n: Whole, context: Tensor | None, temperature: NonNegative, seed: Seed | None
     ) -> Iterator[Tensor]:
         """The events of `sample`, part by part."""
         generator = Generator()
@@ -209,25 +211,12 @@ def data_options(path: Path) -> DataOptions:
         section = parse_yaml(text)["data"]
         section.pop("delimiter", None)  # of 0.1.0
         options = DataOptions(**section | {"splits": tuple(section["splits"])})
-        for name, kind in get_type_hints(DataOptions).items():
-            if not _is(getattr(options, name), kind):
+        for name, kind in get_type_hints(DataOptions, include_extras=True).items():
+            if not fits(getattr(options, name), kind):
                 raise ValueError(f"{name} is not of type {kind}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its section 'data' cannot be read.") from error
     return options
-
-
-def _is(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotation such as `int | None` or `tuple[int, int]`."""
-    inner = get_args(kind)
-    if isinstance(kind, UnionType):
-        return any(_is(value, choice) for choice in inner)
-    if not inner:
-        return type(value) is kind or (kind is float and type(value) is int)
-    if not isinstance(value, get_origin(kind)):
-        return False
-    kinds = inner if get_origin(kind) is tuple else inner * len(value)
-    return len(kinds) == len(value) and all(map(_is, value, kinds))
 
 
 def as_setting(value: Any) -> Any:

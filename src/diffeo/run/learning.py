@@ -38,9 +38,9 @@ from diffeo.utils.machine import (
     find_device,
     keep_freed_memory,
     limit_threads,
-    networks_dtype,
     training_dtype,
 )
+from diffeo.utils.ranges import Seed, checked
 from diffeo.utils.statistics import OutlierWarning
 
 ModelFactory = Callable[[Any], Flow]
@@ -49,12 +49,13 @@ FEW_ROWS = 200
 INITIAL_ROWS, INITIAL_IMAGES = 1_000_000, 512  # enough for statistics like those of all
 
 
+@checked
 def train(
     model: ModelFactory | None = None,
     data: DataOptions | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     precision: Precision = "auto",
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
@@ -87,7 +88,6 @@ def train(
         ConnectionError: if another process of the run is lost.
         KeyboardInterrupt: if it is stopped; the message is the command that continues.
     """
-    networks_dtype(precision)  # or refuse it
     options = data or DataOptions()
     if not options.source:
         options = dataclasses.replace(options, source=default_source(model))

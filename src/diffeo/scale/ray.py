@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 
 from diffeo.scale.job import Done, Part, Work, attempt
+from diffeo.utils.ranges import Count, Whole, check_arguments
 
 OBJECT_STORE = 128 * 2**20  # bytes; numbers of parts and one model pass through it
 PATIENCE = 5.0  # seconds for a cluster to answer
@@ -38,8 +39,11 @@ class Cluster:
     """
 
     address: str | None = None
-    workers: int | None = None
-    gpus: int = 0
+    workers: Count | None = None
+    gpus: Whole = 0
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
 
     def on(self, device: torch.device) -> Self:
         """The same cluster for work on a device: on "cuda" each part takes one GPU."""

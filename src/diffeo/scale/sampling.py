@@ -20,6 +20,7 @@ from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, output_folder, place, read
 from diffeo.scale.job import Done, Outcome, Part, finish
 from diffeo.scale.ray import Cluster
+from diffeo.utils.ranges import Count, NonNegative, Seed, checked
 
 ROWS, IMAGES = 1_000_000, 1_000  # of a part
 
@@ -64,15 +65,16 @@ def _sample_part(
     return Done(part.rows)
 
 
+@checked
 def sample_parts(
     run: Run,
-    n: int,
+    n: Count,
     out: str | os.PathLike[str],
     *,
     contexts: Contexts | None = None,
-    temperature: float = 1.0,
-    seed: int | None = None,
-    rows: int | None = None,
+    temperature: NonNegative = 1.0,
+    seed: Seed | None = None,
+    rows: Count | None = None,
     cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Outcome:
@@ -114,8 +116,6 @@ def sample_parts(
 
 def split_rows(n: int, rows: int, name: str) -> list[Part]:
     """Parts of n rows in all, at most `rows` in each, called NAME-00000.parquet and so on."""
-    if rows < 1:
-        raise ValueError(f"parts of {rows} rows are none: ask for at least one in each.")
     count = math.ceil(n / rows)
     digits = max(5, len(str(count - 1)))
     return [

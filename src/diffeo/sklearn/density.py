@@ -21,6 +21,17 @@ from diffeo.sklearn.fitting import Settings, fit_flow
 from diffeo.sklearn.tables import TableReader, as_tensors
 from diffeo.utils.machine import Device
 from diffeo.utils.modules import in_chunks
+from diffeo.utils.ranges import (
+    Count,
+    NonNegative,
+    Positive,
+    Proportion,
+    Seed32,
+    Share,
+    Whole,
+    check_arguments,
+    checked,
+)
 from diffeo.utils.statistics import far_values, warn_of_far
 
 Array = NDArray[Any]
@@ -111,17 +122,17 @@ class FlowDensity(
         self,
         *,
         context: Literal["target", "classes"] | Sequence[Any] | None = None,
-        layers: int | Auto = "auto",
-        hidden: int | Auto = "auto",
-        noise: float | Auto = "auto",
-        max_iter: int | Auto = "auto",
-        batch_size: int = 512,
-        learning_rate: float | Auto = "auto",
-        validation_fraction: float | Auto = "auto",
-        n_iter_no_change: int | Auto = "auto",
-        random_state: int | np.random.RandomState | None = None,
+        layers: Count | Auto = "auto",
+        hidden: Count | Auto = "auto",
+        noise: Share | Auto = "auto",
+        max_iter: Count | Auto = "auto",
+        batch_size: Count = 512,
+        learning_rate: Positive | Auto = "auto",
+        validation_fraction: Proportion | Auto = "auto",
+        n_iter_no_change: Count | Auto = "auto",
+        random_state: Seed32 | np.random.RandomState | None = None,
         device: Device = "auto",
-        verbose: int = 0,
+        verbose: Whole | bool = 0,
     ) -> None:
         self.context = context
         self.layers = layers
@@ -138,6 +149,7 @@ class FlowDensity(
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
         """Learn the density of the rows of X `(n, columns)`, given y if `context` asks for it."""
+        check_arguments(FlowDensity.__init__, self.get_params(deep=False))
         x, context = self._read(X, y, fit=True)
         spec = self.encoder_.spec if context is not None else None
         settings, seed = Settings.of(self, len(x)), _seed(self.random_state)
@@ -162,12 +174,13 @@ class FlowDensity(
         """Mean log-density of the rows, in nats."""
         return float(self.score_samples(X, y).mean())
 
+    @checked
     def sample(
         self,
-        n_samples: int = 1,
+        n_samples: Whole = 1,
         context: ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        temperature: float = 1.0,
+        random_state: Seed32 | np.random.RandomState | None = None,
+        temperature: NonNegative = 1.0,
     ) -> Any:
         """Draw rows `(n_samples, columns)`.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from diffeo.data import Split
 from diffeo.evaluation.likelihood import Batch
-from diffeo.evaluation.scores import KINDS, Kind, Reference, needs_reference, scores
+from diffeo.evaluation.scores import Kind, Reference, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
 from diffeo.sklearn.tables import as_tensors
+from diffeo.utils.ranges import Range, Seed32, check_arguments
 
 Array = NDArray[Any]
 
@@ -72,8 +72,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         density: FlowDensity | None = None,
         *,
         kind: Kind = "log_prob",
-        contamination: float = 0.1,
-        random_state: int | np.random.RandomState | None = None,
+        contamination: Annotated[float, Range(0, 0.5, above=True)] = 0.1,
+        random_state: Seed32 | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
         self.kind = kind
@@ -82,11 +82,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
         """Learn the density of X `(n, columns)` and the offset of its outliers; y is ignored."""
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(KINDS)}.")
-        share = self.contamination
-        if not isinstance(share, Real) or not 0 < share <= 0.5:
-            raise ValueError(f"contamination is {share!r}: choose a share above 0 and up to 0.5.")
+        check_arguments(FlowOutlierDetector.__init__, self.get_params(deep=False))
         density = FlowDensity() if self.density is None else clone(self.density)
         if isinstance(density.context, str):
             raise ValueError(
@@ -100,7 +96,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
         self.reference_ = self._measure(X)
-        self.offset_ = float(np.percentile(self.score_samples(X), 100 * share))
+        self.offset_ = float(np.percentile(self.score_samples(X), 100 * self.contamination))
         return self
 
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803

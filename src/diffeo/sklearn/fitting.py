@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -57,50 +56,32 @@ class Settings:
 
     @classmethod
     def of(cls, estimator: Any, rows: int) -> Self:
-        """Those of an estimator for so many rows: a ValueError if one is out of its range."""
+        """Those of an estimator for so many rows."""
+
+        def chosen(name: str, auto: Any) -> Any:
+            value = getattr(estimator, name)
+            return auto if isinstance(value, str) else value
+
         few = rows < FEW_ROWS
         # All noise up to 400 rows, whose detail is chance; next to none for 10,000.
         noise = MAX_NOISE * min(1.0, (400 / rows) ** 1.5)
-        steps = _count(estimator, "max_iter", round(10 * rows**0.6))
-        fraction = _number(estimator, "validation_fraction", 0.2 if few else 0.1, below=1.0)
+        steps = chosen("max_iter", round(10 * rows**0.6))
+        fraction = chosen("validation_fraction", 0.2 if few else 0.1)
         return cls(
-            layers=_count(estimator, "layers", 4 if few else 8),
-            hidden=_count(estimator, "hidden", 64),
-            noise=_number(estimator, "noise", noise, below=1.0, zero=True),
+            layers=chosen("layers", 4 if few else 8),
+            hidden=chosen("hidden", 64),
+            noise=chosen("noise", noise),
             steps=steps,
-            patience=_count(estimator, "n_iter_no_change", max(1, steps // 3)),
+            patience=chosen("n_iter_no_change", max(1, steps // 3)),
             held_out=min(rows - 1, max(1, round(fraction * rows))),
             verbose=int(estimator.verbose),
-            optimizer=OptimizerOptions(_number(estimator, "learning_rate", 5e-3), ema=0.99),
-            trainer=TrainerOptions(
-                batch_size=_count(estimator, "batch_size", 512), device=estimator.device
-            ),
+            optimizer=OptimizerOptions(chosen("learning_rate", 5e-3), ema=0.99),
+            trainer=TrainerOptions(batch_size=estimator.batch_size, device=estimator.device),
         )
 
     def noise_at(self, done: float) -> float:
         """The noise after the share `done` of the steps: it falls linearly to the last one."""
         return self.noise + max(0.0, MAX_NOISE - self.noise) * max(0.0, 1 - done)
-
-
-def _number(
-    estimator: Any, name: str, auto: float, below: float = math.inf, zero: bool = False
-) -> float:
-    value = getattr(estimator, name)
-    if isinstance(value, str) and value == "auto":
-        return auto
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not (0 < value < below or (zero and value == 0)):
-        least = "from 0 on" if zero else "above 0"
-        most = "" if below == math.inf else f" and below {below:g}"
-        raise ValueError(f"{name} is {value!r}: choose a finite number {least}{most}.")
-    return float(value)
-
-
-def _count(estimator: Any, name: str, auto: int) -> int:
-    value = _number(estimator, name, auto)
-    if value != int(value):
-        raise ValueError(f"{name} is {value!r}: choose a whole number from 1 on.")
-    return int(value)
 
 
 # Training ----------------------------------------------------------------------------------------

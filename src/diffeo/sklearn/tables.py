@@ -32,11 +32,6 @@ class TableReader:
         if self.context is None:
             return validate_data(self, X, reset=fit, **options), None
         if isinstance(self.context, str):
-            if self.context not in ("target", "classes"):
-                raise ValueError(
-                    f"context is {self.context!r}: choose 'target', 'classes', a list of columns "
-                    "or None."
-                )
             if y is None:
                 raise ValueError(
                     f"context={self.context!r} requires y to be passed, but the target y is None: "

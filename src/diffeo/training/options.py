@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from torch import nn
 
 from diffeo.flow import Flow
 from diffeo.utils.machine import Device
+from diffeo.utils.ranges import Count, NonNegative, Positive, Share, check_arguments
 
 TrainingMemory = Literal["auto", "stored", "constant"]
 Compile = Literal["auto", "on", "off"]
@@ -44,28 +45,19 @@ class TrainerOptions:
             `--trainer.detect_anomaly true`.
     """
 
-    max_epochs: int | None = None
-    batch_size: int | None = None
-    patience: int | None = None
-    figure_every: int | None = None
-    temperature: float = 1.0
+    max_epochs: Count | None = None
+    batch_size: Count | None = None
+    patience: Count | None = None
+    figure_every: Count | None = None
+    temperature: NonNegative = 1.0
     device: Device = "auto"
-    devices: int = 1
+    devices: Count = 1
     memory: TrainingMemory = "auto"
     compile: Compile = "auto"
     detect_anomaly: bool = False
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
-        for name in ("device", "memory", "compile"):
-            value, choices = getattr(self, name), get_args(kinds[name])
-            if value not in choices:
-                allowed = ", ".join(choices)
-                raise ValueError(f"there is no {name} {value!r}: choose one of {allowed}.")
-        for name in ("max_epochs", "batch_size", "patience", "figure_every", "devices"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: choose a whole number from 1 on.")
+        check_arguments(type(self), vars(self))
 
     def batch_size_for(self, flow: Flow) -> int:
         """Rows of a step of a flow, in each process."""
@@ -81,18 +73,21 @@ class OptimizerOptions:
         l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
             weight-normalised ones, on the magnitudes.
         schedule: "cosine" falls to 0 at the end; "constant" stays.
-        warmup: Share of all steps over which the learning rate rises from 0.
+        warmup: Share of all steps, below 1, over which the learning rate rises from 0.
         clip: Largest norm of the gradient of all weights; longer ones are shortened to it.
-        ema: Decay of the running average of the weights, which is what is validated and saved; 0
-            for the weights themselves.
+        ema: Decay, below 1, of the running average of the weights, which is what is validated and
+            saved; 0 for the weights themselves.
     """
 
-    lr: float | None = None
-    l2: float = 0.0
+    lr: Positive | None = None
+    l2: NonNegative = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.1
-    clip: float = 5.0
-    ema: float = 0.995
+    warmup: Share = 0.1
+    clip: Positive = 5.0
+    ema: Share = 0.995
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
 
     def largest_lr(self, flow: Flow) -> float:
         """The largest learning rate for a flow."""

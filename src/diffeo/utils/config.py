@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any, Self
 
+from diffeo.utils.ranges import check_value, limits
+
 PLAIN = (type(None), bool, int, float, str)
 
 
@@ -37,6 +39,7 @@ class Configurable:
                 arguments |= arguments.pop(name)
             elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[name]:
                 del arguments[name]
+        _check(cls, signature, arguments)
         object.__setattr__(made, "arguments", arguments)
         return made
 
@@ -53,6 +56,24 @@ class Configurable:
         for name, value in chosen.items():
             if name in self.arguments and self.arguments[name] is None:
                 self.arguments[name] = value
+
+
+def _check(cls: type, signature: inspect.Signature, arguments: dict[str, Any]) -> None:
+    """Refuse arguments outside of what their types say, those handed on to other classes too.
+
+    Raises:
+        ValueError: then.
+    """
+    hints: dict[str, Any] = {}
+    for parent in reversed(cls.__mro__):
+        if "__init__" in vars(parent) and issubclass(parent, Configurable):
+            hints |= limits(parent.__init__)  # type: ignore[misc]
+    for name, value in arguments.items():
+        parameter = signature.parameters.get(name)
+        several = parameter is not None and parameter.kind is parameter.VAR_POSITIONAL
+        for each in value if several else [value]:
+            if name in hints:
+                check_value(name, each, hints[name])
 
 
 @cache
@@ -73,6 +94,8 @@ def to_config(value: Any) -> Any:
     Raises:
         ValueError: if something in it has no form there, such as a module of torch's own.
     """
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy's
+        value = value.item()
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, (list, tuple)):
@@ -145,11 +168,12 @@ def find_class(name: str, trust: bool = False) -> type:
     return known[name]
 
 
-def _known() -> dict[str, type]:
-    return {public_name(cls): cls for cls in _subclasses(Configurable)}
-
-
-def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+def known_classes(cls: type[Any] = Configurable) -> Iterator[type[Any]]:
+    """All classes that may stand in a tree, as far as they are imported."""
     for child in cls.__subclasses__():
         yield child
-        yield from _subclasses(child)
+        yield from known_classes(child)
+
+
+def _known() -> dict[str, type]:
+    return {public_name(cls): cls for cls in known_classes()}

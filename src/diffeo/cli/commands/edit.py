@@ -16,6 +16,7 @@ from diffeo.cli.images import (
 from diffeo.figures.style import tick
 from diffeo.latent import DirectionKind, Directions
 from diffeo.run import Run
+from diffeo.utils.ranges import Count, Finite
 
 EditKind = Literal[DirectionKind, "condition"]
 
@@ -25,8 +26,8 @@ def main(
     *,
     data: str | None = None,
     attribute: list[str],
-    strengths: list[float] = [-2.0, -1.0, 0.0, 1.0, 2.0],  # noqa: B006
-    num: int = 8,
+    strengths: list[Finite] = [-2.0, -1.0, 0.0, 1.0, 2.0],  # noqa: B006
+    num: Count = 8,
     directions: str | None = None,
     kind: EditKind | None = None,
     out: str = "edits.png",

@@ -7,9 +7,10 @@ from rich.table import Table
 from diffeo.data import SPLITS, Batches
 from diffeo.evaluation.likelihood import Batch, evaluate, evaluate_batches
 from diffeo.run import Run
+from diffeo.utils.ranges import Count
 
 
-def main(run: Run, *, data: str | None = None, samples: int = 1) -> Iterator[Table | str]:
+def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[Table | str]:
     """Print the mean negative log-likelihood of each split, or of other data.
 
     The unit is nats for tables, and bits/dim for images.

@@ -2,13 +2,14 @@
 
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
+from diffeo.utils.ranges import Port
 
 
 def main(
     run: Run,
     *,
     host: str = "127.0.0.1",
-    port: int | None = None,
+    port: Port | None = None,
     root_path: str = "",
     no_browser: bool = False,
 ) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from diffeo import figures, latent
 from diffeo.cli.images import first_images
-from diffeo.latent import PathKind
+from diffeo.latent import Frames, PathKind
 from diffeo.run import Run
+from diffeo.utils.ranges import Count
 
 FILM = ".gif"
 REST = 5  # frames for which a film rests at either end
@@ -19,8 +20,8 @@ def main(
     run: Run,
     *,
     data: str | None = None,
-    pairs: int = 8,
-    frames: int = 9,
+    pairs: Count = 8,
+    frames: Frames = 9,
     kind: PathKind = "spherical",
     corners: bool = False,
     out: str = "interpolation.png",
@@ -39,8 +40,6 @@ def main(
     figures.check_image_file(file, [FILM])
     if corners and file.suffix == FILM:
         raise ValueError(f"--corners makes one image, and {file} is a film: write a .png.")
-    if pairs < 1:
-        raise ValueError(f"--pairs is {pairs}: ask for at least one.")
     wanted = 4 if corners else 2 * pairs
     x, context = first_images(run, data, wanted)
     if len(x) < wanted:

@@ -6,15 +6,16 @@ from diffeo import latent
 from diffeo.cli.images import check_figure, draw_columns, first_images, seeded
 from diffeo.figures.style import tick
 from diffeo.run import Run
+from diffeo.utils.ranges import Count, NonNegative, Seed
 
 
 def main(
     run: Run,
     *,
     data: str | None = None,
-    num: int = 8,
-    temperature: float = 0.7,
-    seed: int | None = None,
+    num: Count = 8,
+    temperature: NonNegative = 0.7,
+    seed: Seed | None = None,
     out: str = "levels.png",
 ) -> Iterator[str]:
     """Draw images with the latents of one level drawn anew.

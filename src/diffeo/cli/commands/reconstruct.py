@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from diffeo import figures
 from diffeo.cli.images import check_figure, first_images
 from diffeo.run import Run
+from diffeo.utils.ranges import Count
 
 
 def main(
-    run: Run, *, data: str | None = None, num: int = 64, out: str = "reconstructions.png"
+    run: Run, *, data: str | None = None, num: Count = 64, out: str = "reconstructions.png"
 ) -> Iterator[str]:
     """Draw images and their reconstructions, also without the finer latents.
 

@@ -13,20 +13,21 @@ from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts
 from diffeo.scale.sampling import write_samples
 from diffeo.utils.console import PlainConsole
+from diffeo.utils.ranges import Count, NonNegative, Seed
 
 
 def main(
     run: Run,
     *,
-    num: int | None = None,
-    temperature: float = 1.0,
-    temperatures: list[float] | None = None,
-    seed: int | None = None,
+    num: Count | None = None,
+    temperature: NonNegative = 1.0,
+    temperatures: list[NonNegative] | None = None,
+    seed: Seed | None = None,
     context: str | None = None,
     label: str | None = None,
     contexts: str | None = None,
     out: str | None = None,
-    part_rows: int | None = None,
+    part_rows: Count | None = None,
     ray: bool = False,
     ray_address: str | None = None,
 ) -> Iterator[str]:
@@ -53,8 +54,6 @@ def main(
     """
     images, on_ray = run.flow.takes_pixels, ray or ray_address is not None
     in_parts = on_ray or part_rows is not None
-    if num is not None and num < 1:
-        raise ValueError(f"-n is {num}: ask for at least one.")
     if temperatures is not None and (in_parts or temperature != 1.0 or not images):
         raise ValueError(
             "--temperatures draws one figure of images: leave one out, it or --temperature, "

@@ -18,6 +18,7 @@ from diffeo.run import presets, train
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.console import PlainConsole
 from diffeo.utils.machine import Precision
+from diffeo.utils.ranges import Seed
 
 FILES = ("--model", "--optimizer", "--trainer")  # jsonargparse would read files that they name
 SHORT = ("device", "compile", "detect_anomaly")  # options of the trainer
@@ -41,7 +42,7 @@ def main(
     data: DataOptions,
     out: str | None = None,
     resume: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     precision: Precision = "auto",
     optimizer: OptimizerOptions,
     trainer: TrainerOptions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.context import ContextSpec
-from diffeo.data.datasets import Dataset, SourceOptions, check_options
+from diffeo.data.datasets import Dataset, SourceOptions
 from diffeo.data.images.attributes import choose, context_columns
+from diffeo.utils.ranges import Range, Whole
 
 Pixels = NDArray[np.uint8]
 
 IMAGE_SETS = ("digits", "shapes")  # those that need no file
 LARGEST = 4096  # pixels a side
+Side = Annotated[int, Range(1, LARGEST)]
 
 
 @dataclass
@@ -40,29 +43,14 @@ class ImageOptions(SourceOptions):
     """
 
     source: str = "digits"
-    size: int | None = None
+    size: Side | None = None
     image_column: str | None = None
     label_column: str | None = None
     strict: bool = False
     flip: bool = False
-    shift: int = 0
+    shift: Whole = 0
     grey: bool = False
     cache: str | None = None
-
-
-def check_image_options(options: ImageOptions) -> None:
-    """Refuses options that are wrong whatever the source holds."""
-    check_options(options)
-    source, size, shift = options.source, options.size, options.shift
-    if size is not None and not 1 <= size <= LARGEST:
-        raise ValueError(
-            f"{source}: images of {size} x {size} pixels cannot be made: "
-            f"pass a --data.size from 1 to {LARGEST}"
-        )
-    if shift < 0:
-        raise ValueError(
-            f"{source}: a shift of {shift} pixels is none: pass a --data.shift of 0 or more"
-        )
 
 
 @dataclass(frozen=True)

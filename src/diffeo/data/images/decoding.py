@@ -89,7 +89,7 @@ def _open(stream: IO[bytes], size: int | None) -> Image:
     known = [name for name in FORMATS if name in PIL.Image.OPEN]
     with PIL.Image.open(stream, formats=known) as image:
         _check_size(image)
-        if size is None and max(image.size) > LARGEST:  # see `check_image_options`
+        if size is None and max(image.size) > LARGEST:  # see `ImageOptions`
             raise UnreadableError("too large without --data.size")
         if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
             raise UnreadableError("of 32-bit values")  # whose white is anybody's guess

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from diffeo.data.datasets import SPLITS, split_sizes
+from diffeo.data.datasets import SPLITS, check_options, split_sizes
 from diffeo.data.files import check_file, plain_path
 from diffeo.data.images.arrays import open_array
 from diffeo.data.images.cache import Contents, Decoded, decoded_images, describe
@@ -21,7 +21,6 @@ from diffeo.data.images.dataset import (
     Images,
     ImageSplit,
     Pixels,
-    check_image_options,
 )
 from diffeo.data.images.folders import ENDINGS, open_folder, open_single
 from diffeo.data.images.parquet import open_image_file, open_image_folder, open_image_hub
@@ -132,7 +131,7 @@ def load_images(options: ImageOptions, console: Console | None = None) -> Images
 
 
 def _decoded(options: ImageOptions, console: Console | None) -> Decoded:
-    check_image_options(options)
+    check_options(options)
     return decoded_images(open_images(options), options, console)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffeo.data.images.dataset import ImageOptions, Pixels
 from diffeo.data.images.source import ImageSource, Part, rows_part
+from diffeo.utils.ranges import Count, Whole, checked
 
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -51,8 +52,6 @@ def open_shapes(options: ImageOptions) -> ImageSource:
     rows = DEFAULT_ROWS if options.rows is None else options.rows
     size = DEFAULT_SIZE if options.size is None else options.size
     seed = options.seed
-    if seed < 0:
-        raise ValueError(f"shapes cannot be drawn with seed {seed}: pass one of 0 or more")
 
     def parts() -> list[Part]:
         u = _draws(rows, seed)
@@ -66,8 +65,9 @@ def open_shapes(options: ImageOptions) -> ImageSource:
     )
 
 
+@checked
 def draw_shapes(
-    n: int = DEFAULT_ROWS, size: int = DEFAULT_SIZE, seed: int = 0
+    n: Count = DEFAULT_ROWS, size: Count = DEFAULT_SIZE, seed: Whole = 0
 ) -> tuple[Pixels, Columns]:
     """Draws images of one shape each, with their attributes, which are all independent.
 
@@ -88,15 +88,7 @@ def draw_shapes(
         - `x`, `y`: the centre, from 0 (left, top) to 1.
         - `rotation`: in degrees, clockwise; a circle's cannot be seen.
         - `dark`: whether the background is dark or light.
-
-    Raises:
-        ValueError: fewer than one image or pixel, or a negative seed.
     """
-    if n < 1 or size < 1 or seed < 0:
-        raise ValueError(
-            f"{n} shapes of {size} x {size} pixels cannot be drawn with seed {seed}: "
-            "ask for at least one image, one pixel, and a seed of 0 or more"
-        )
     u = _draws(n, seed)
     return np.concatenate([*_drawn(u, size)]), _attributes(u)
 

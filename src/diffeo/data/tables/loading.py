@@ -16,6 +16,7 @@ from diffeo.context import ContextSpec, Number
 from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
 from diffeo.data.tables.opening import Chunk, Source, TableOptions, open_table
+from diffeo.utils.ranges import Count, checked
 from diffeo.utils.statistics import describe_far, far_values
 
 BATCH_ROWS = 65_536
@@ -147,11 +148,12 @@ def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], l
     return list(columns), context
 
 
+@checked
 def stream(
     source: str | TableOptions,
     columns: list[str],
     context: list[str] | None = None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: Count = BATCH_ROWS,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """All rows of a source in their order, a batch at a time.
 

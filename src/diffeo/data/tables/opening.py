@@ -29,6 +29,7 @@ from diffeo.data.files import (
 )
 from diffeo.data.images.dataset import IMAGE_SETS
 from diffeo.data.tables.synthetic import DEFAULT_ROWS, GENERATORS, generate
+from diffeo.utils.ranges import Positive
 
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes")
 DELIMITERS = ",;\t|"  # of CSV files
@@ -49,7 +50,7 @@ class TableOptions(SourceOptions):
 
     source: str = "moons"
     columns: list[str] | None = None
-    noise: float | None = None
+    noise: Positive | None = None
     dequantize: bool = False
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeo.utils.ranges import Count, Positive, Seed32, checked
+
 Floats = NDArray[np.float64]
 Drawn = tuple[Floats, NDArray[Any] | None]
 
@@ -53,8 +55,9 @@ GENERATORS = {
 }
 
 
+@checked
 def generate(
-    name: str, rows: int = DEFAULT_ROWS, seed: int = 0, noise: float | None = None
+    name: str, rows: Count = DEFAULT_ROWS, seed: Seed32 = 0, noise: Positive | None = None
 ) -> tuple[Floats, list[str], NDArray[Any] | None]:
     """Draws points of a two-dimensional law.
 
@@ -69,23 +72,18 @@ def generate(
         or None where the law has no classes.
 
     Raises:
-        ValueError: an unknown name, fewer than one row, or noise that is not positive.
+        ValueError: an unknown name.
     """
     if name not in GENERATORS:
         raise ValueError(f"unknown generator '{name}': choose one of {', '.join(GENERATORS)}")
     law = GENERATORS[name]
     noise = law.noise if noise is None else noise
-    if rows < 1:
-        raise ValueError(f"{name} cannot draw {rows} rows: ask for at least one with --data.rows")
-    if not 0 < noise < np.inf:
-        raise ValueError(
-            f"{name} with noise {noise:g} has no density: pass a positive --data.noise"
-        )
     points, labels = law.draw(rows, seed, noise)
     return points, list(law.columns), labels
 
 
-def moons_log_density(x: Floats, noise: float = 0.05) -> Floats:
+@checked
+def moons_log_density(x: Floats, noise: Positive = 0.05) -> Floats:
     """The exact log-density of `make_moons`, in nats.
 
         p(x) = 1/2 sum_arcs 1/pi int_0^pi N(x; c(t), noise^2 I) dt
@@ -99,13 +97,11 @@ def moons_log_density(x: Floats, noise: float = 0.05) -> Floats:
         Log-densities `[rows]`. A standardized point's is greater by `log(std_x * std_y)`.
 
     Raises:
-        ValueError: points that are not `[rows, 2]`, or noise that is not positive.
+        ValueError: points that are not `[rows, 2]`.
     """
     x = np.asarray(x, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"moons are points of shape (rows, 2), not {x.shape}")
-    if not 0 < noise < np.inf:
-        raise ValueError(f"moons with noise {noise:g} have no density: pass a positive noise")
     # Gauss-Legendre needs a few nodes per bump of width noise / sqrt(distance from the centre).
     reach = max(1.0, float(np.abs(x).max(initial=1.0)))
     nodes, weights = np.polynomial.legendre.leggauss(64 + int(12 * reach**0.5 / noise))
