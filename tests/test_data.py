@@ -413,10 +413,10 @@ REFUSALS = {
     "two a in parquet": ("t.parquet", duplicated_parquet, {}, ["two columns", "'a'"]),
     "decimal commas": ("t.csv", text("a;b\n1,5;2\n2,5;3\n"), {}, ["'a'", "'1,5'"]),
     "no names": ("t.csv", text("5.1,3.5\n4.9,3.0\n"), {}, ["5.1, 3.5", "names"]),
-    "no name": ("t.csv", text(",a\n0,3.5\n1,3.0\n"), {}, ["column 1 ", "--data.columns"]),
+    "no name": ("t.csv", text(",a\n" + "0,3.5\n1,3.0\n" * 9), {}, ["column 1 ", "--data.columns"]),
     "too few names": ("t.csv", text("a,b\n1,2,3\n4,5,6\n"), {}, ["2 columns", "3 values"]),
     "ragged": ("t.csv", text("a,b\n1,2\n4,5,6\n"), {}, ["line 3"]),
-    "not text": ("t.csv", lambda p: p.write_bytes(b"a,b\n\xff\xfe,2\n") and None, {}, ["decode"]),
+    "not text": ("t.csv", lambda p: p.write_bytes(b"a,b\n\xff\xfe,2\n") and None, {}, ["latin-1"]),
     "empty": ("t.csv", text(""), {}, ["empty"]),
     "blank": ("t.csv", text("\n\n"), {}, ["empty"]),
     "only names": ("t.csv", text("a,b\n"), {}, ["no rows"]),
@@ -554,3 +554,90 @@ def test_the_room_is_light_to_enter():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# CSV as spreadsheets write it ---------------------------------------------------------------------
+
+
+def written(path, change=lambda frame: frame, **how):
+    """A file of 30 rows and three columns, and its values."""
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(random.normal(5_000, 1_000, (30, 3)).round(2), columns=list("abc"))
+    change(table.copy()).to_csv(path, **{"index": False} | how)
+    return table
+
+
+def german(frame):
+    return frame.map(lambda value: f"{value:,.2f}".translate(str.maketrans(",.", ".,")))
+
+
+def english(frame):
+    return frame.map(lambda value: f"{value:,.2f}")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "how", "options", "named"),
+    [
+        ("t.csv", pd.DataFrame, {"sep": ";", "decimal": ","}, {"decimal": ","}, "--data.decimal ,"),
+        ("t.csv", pd.DataFrame, {"decimal": ","}, {"decimal": ","}, "--data.decimal ,"),
+        ("t.csv", english, {}, {"thousands": ","}, "--data.thousands ,"),
+        (
+            "t.csv",
+            german,
+            {"sep": ";"},
+            {"decimal": ",", "thousands": "."},
+            "--data.decimal , --data.thousands .",
+        ),
+        (
+            "t.csv",
+            lambda frame: english(frame).map(lambda text: text.replace(",", " ")),
+            {},
+            {"thousands": " "},
+            '--data.thousands " "',
+        ),
+        ("t.csv", lambda f: f.rename(columns={"a": "ä"}), {"encoding": "utf-16"},
+         {"encoding": "utf-16"}, "--data.encoding"),
+        ("t.csv", lambda f: f.rename(columns={"a": "ä"}), {"encoding": "latin-1"},
+         {"encoding": "latin-1"}, "--data.encoding latin-1"),
+        ("t.tsv", pd.DataFrame, {"sep": "\t"}, {}, None),
+        ("t.csv.gz", pd.DataFrame, {}, {}, None),
+        ("t.csv.bz2", pd.DataFrame, {}, {}, None),
+        ("t.tsv.xz", pd.DataFrame, {"sep": "\t"}, {}, None),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_in_the_form_that_the_error_names(file, change, how, options, named):
+    table = written(file, change, **how)
+    if named is not None:
+        assert named in refusal(lambda: load_table(TableOptions(file)))
+    read = load_table(TableOptions(file, **options))
+    assert read.name == "t"
+    whole = torch.cat((read.train.x, read.val.x, read.test.x)).sort(0).values
+    torch.testing.assert_close(whole, torch.tensor(table.to_numpy()).float().sort(0).values)
+
+
+def test_a_compressed_file_that_unpacks_into_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr("diffeo.data.files.UNPACKED", 2**12)
+    pd.DataFrame({"a": np.zeros(100_000)}).to_csv("t.csv.gz", index=False)
+    assert "unpacks" in refusal(lambda: load_table(TableOptions("t.csv.gz")))
+
+
+@pytest.mark.parametrize("name", ["", "id"])
+def test_a_column_that_counts_the_rows_is_left_out_with_a_sentence(name):
+    table = written("t.csv", lambda frame: frame.rename_axis(name), index=True)
+    read = load_table(TableOptions("t.csv"))
+    assert read.columns == list(table.columns)
+    which = "column 'id'" if name else "the column without a name"
+    assert read.notes == [
+        f"t.csv: {which} counts the rows and is left out: choose the columns with --data.columns "
+        "to model it."
+    ]
+    if name:
+        assert load_table(TableOptions("t.csv", columns=["id", "a"])).columns == ["id", "a"]
+
+
+def test_types_of_inherited_options_reach_the_command_line():
+    from diffeo.cli.parser import parse
+
+    for option in ("--data.decimal=;", "--data.dequantize=maybe", "--data.splits=[1]"):
+        with pytest.raises(ValueError, match=option.partition("=")[0]):
+            parse("train", [option])

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from commands import refused
-from constructors import perturb
+from constructors import EXAMPLES, perturb
 
 import diffeo
 from diffeo.cli import main
 from diffeo.context import ContextSpec
 from diffeo.export import export, files
-from diffeo.export.programs import Sample, prepare
+from diffeo.export.programs import Sample, Score, prepare
+
+# Makes columns depend on each other.
+MIXING = torch.tensor([[1.0, 0.5, -0.7], [0.0, 2.0, 0.3], [0.0, 0.0, 0.4]])
 
 
 def pixels(n, *shape):
@@ -32,6 +35,11 @@ def small(name):
     elif name == "RealNVP on a grid":
         flow, context = diffeo.RealNVP(3, layers=2, hidden=(8,), steps=[0.0, 1.0, 0.5]), None
         x = torch.stack((rows[:, 0], rows[:, 1].round(), (2 * rows[:, 2]).round() / 2), dim=1)
+    elif name == "TableFlow":
+        flow, x, context = diffeo.TableFlow(3, layers=2, hidden=(8,)), rows @ MIXING, None
+    elif name == "TableFlow, context":
+        flow, context = diffeo.TableFlow(3, layers=2, hidden=(8,), context=2), few
+        x = rows @ MIXING
     elif name == "NICE, context":
         flow, x, context = diffeo.NICE(3, hidden=(8,), context=2), rows, few
     elif name == "NICE of images":
@@ -58,7 +66,7 @@ def small(name):
     return flow, x, context
 
 
-QUICK = ["RealNVP on a grid", "Glow, dense, context"]
+QUICK = ["RealNVP on a grid", "Glow, dense, context", "TableFlow", "TableFlow, context"]
 SLOW = ["RealNVP", "NICE, context", "NICE of images", "ImageRealNVP"]
 SLOW += ["ImageRealNVP, masked, context", "Glow, classes"]
 KINDS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -247,7 +255,7 @@ def test_what_depends_on_values_or_on_other_dequantizers_is_refused(earlier):
 
     flow = diffeo.Flow(Moody(), 2)
     flow.register_buffer("like", torch.zeros(()))
-    with pytest.raises(ValueError, match="cannot be traced"):
+    with pytest.raises(ValueError, match=r"needs a value of a tensor in Python.*torch.where"):
         export(flow, earlier, "torch")
 
     class Other(diffeo.bijections.Dequantizer):
@@ -266,6 +274,72 @@ def test_what_depends_on_values_or_on_other_dequantizers_is_refused(earlier):
         with pytest.raises(ValueError, match="no export"):
             export(flow, earlier, *options)
     assert untouched(earlier)
+
+
+class Part(diffeo.Bijection):
+    """A bijection of one function, for what exporters say of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.like = function, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, context=None):
+        return self.function(x), x.new_zeros(x.shape[0])
+
+    inverse = forward
+
+
+@pytest.mark.parametrize(
+    ("function", "to", "sentence"),
+    [
+        (
+            lambda x: x * torch.ones(len(x), 1),
+            "torch",
+            "score of this flow cannot be traced: a part takes the number of rows for a constant, "
+            "such as `len(x)`: write x.shape[0].",
+        ),
+        (
+            lambda x: x if x.sum() > 0 else -x,
+            "torch",
+            "score of this flow cannot be traced: a part needs a value of a tensor in Python, such "
+            "as `if x.sum() > 0` or `x.item()`: write it with operations on tensors, such as "
+            "torch.where.",
+        ),
+        (
+            lambda x: torch.from_numpy(x.numpy()),
+            "torch",
+            "score of this flow cannot be traced: PyTorch says: .numpy() is not supported for "
+            "tensor subclasses.",
+        ),
+        (
+            lambda x: torch.special.i1e(x),
+            "onnx",
+            "this flow cannot be written as ONNX, since it lacks prims.bessel_i1e: export to torch,"
+            " or write that part with other operations.",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_named_by_its_true_cause(function, to, sentence, tmp_path):
+    if to == "onnx":
+        has_onnx()
+        pytest.importorskip("onnxscript", reason="needs pip install 'diffeo[onnx]'")
+    with pytest.raises(ValueError, match="this flow cannot be") as error:
+        export(diffeo.Flow(Part(function), 2), tmp_path / "out", to, "score")
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("Logit")])
+def test_every_bijection_can_be_traced_in_both_directions(name):
+    entry = EXAMPLES[name]
+    bijection, x = entry.ready(torch.float32), entry.x(1, torch.float32)
+    bijection.register_buffer("like", torch.zeros(()))  # some have no tensor of their own
+    shape = bijection(x, entry.context(1, torch.float32))[0].shape[1:]
+    if len(shape) > 1:  # noise is flat
+        bijection = diffeo.bijections.Chain(bijection, diffeo.bijections.Flatten(*shape))
+    flow = diffeo.Flow(bijection, entry.shape, context=entry.context_features or None)
+    plain = prepare(flow)
+    for program in (Score(plain), Sample(plain)):
+        assert files.trace(program)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):

@@ -32,6 +32,7 @@ PUBLIC = ("flow", "distribution", "latent", "run", "scale", "sklearn", "data", "
 ELSEWHERE = {
     ("ContextSpec.of", "context"),  # with what else it may be
     ("ContextSpec.classes", "values"),
+    ("Flow.sample", "context"),  # a class, which the context checks
     ("Flow.noise", "n"),  # torch refuses it, in a hot path
     ("FlowDistribution.expand", "batch_shape"),  # of torch, likewise
     ("FlowDistribution.sample", "sample_shape"),

@@ -38,11 +38,14 @@ class Whiten(Bijection):
         self.initialized = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False).T
-        return y, -self._log_det(x)
+        return self.solve(x - self.mean), -self._log_det(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y @ self.root.T + self.mean, self._log_det(y)
+
+    def solve(self, x: Tensor) -> Tensor:
+        """L^-1 x for each row of x `(batch, D)`."""
+        return torch.linalg.solve_triangular(self.root, x.T, upper=False).T
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
@@ -66,7 +69,9 @@ class Whiten(Bijection):
         self.initialized.fill_(True)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        return self.root.diagonal().log().sum().expand(len(x))
+        return (
+            self.root.diagonal().log().sum().expand(x.shape[0])
+        )  # not len(x), which an export takes for a constant
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

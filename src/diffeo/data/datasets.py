@@ -1,7 +1,5 @@
 """Datasets: what is asked for, rows in three splits, and the batches that are taken of them."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,8 @@ SPLITS = ("train", "val", "test")
 SplitType = TypeVar("SplitType")
 
 
+# Types are no strings in the modules of options: jsonargparse would look for the names of inherited
+# ones in the module of the subclass, and take anything where it finds none.
 @dataclass
 class SourceOptions:
     """Which data to learn from, and how; tables and images add options of their own.

@@ -5,11 +5,14 @@ Limits are checked before a file is read.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,12 @@ LONGEST_LINE, LONGEST_CHUNK = 2**24, 2**29
 CHUNK_VALUES = 2**23
 # Bytes that a compressed part may unpack to, or else so many times its own size.
 UNPACKED, TIMES = 2**30, 100
+# How compressed files of text are opened, by the ending of a file's name.
+UNPACKERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 
 
 class RefusedError(ValueError):
@@ -76,7 +85,7 @@ def check_file(
 
     For the message, `others` are what else could be given, and `known` names that may be meant.
     """
-    if path.suffix.lower() not in endings:
+    if not path.name.lower().endswith(tuple(endings)):
         what = f"{name} cannot be read" if path.exists() else f"unknown source '{name}'"
         raise ValueError(
             f"{what}{suggestion(name, known)}: give {others}, a file ending in "
@@ -130,11 +139,13 @@ def file_hash(path: Path) -> str:
 
 
 class LimitedFile(io.RawIOBase):
-    """A text file that can be read as long as no line and no chunk of rows is too long."""
+    """A text file, maybe compressed, that can be read as long as no line or chunk is too long."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._line = self._chunk = 0
+        unpack = UNPACKERS.get(path.suffix.lower())
+        self._file = path.open("rb", buffering=0) if unpack is None else unpack(path)
+        self._path, self._packed = path, 0 if unpack is None else path.stat().st_size
+        self._line = self._chunk = self._all = 0
 
     def next_chunk(self) -> None:
         """Begins to count for another chunk of rows."""
@@ -148,6 +159,9 @@ class LimitedFile(io.RawIOBase):
         end = bytes(buffer[:count]).rfind(b"\n")
         self._line = self._line + count if end < 0 else count - end
         self._chunk += count
+        self._all += count
+        if self._packed:
+            check_unpacked(str(self._path), self._packed, self._all)
         if self._line > LONGEST_LINE:
             raise ValueError(f"it has a line of more than {LONGEST_LINE >> 20} MiB")
         if self._chunk > LONGEST_CHUNK:

@@ -1,13 +1,12 @@
 """Loads a table or images, whichever the source holds."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from diffeo.data.images.dataset import IMAGE_SETS, ImageOptions, Images
+from diffeo.data.tables.csv_files import TEXT_ENDINGS
 from diffeo.data.tables.loading import Table, load_table
 from diffeo.data.tables.opening import BUNDLED, TableOptions
 from diffeo.data.tables.synthetic import GENERATORS
@@ -21,7 +20,7 @@ class DataOptions(ImageOptions, TableOptions):
 
     Args:
         source: For a table, a generator (moons, circles, swiss_roll, gaussians), a bundled one
-            (iris, wine, breast_cancer, diabetes), or a .csv, .parquet, .npy or .npz file. For
+            (iris, wine, breast_cancer, diabetes), or a .csv, .tsv, .parquet, .npy or .npz file. For
             images, the bundled digits, shapes that are drawn here, a folder of them or of
             train*.parquet and test*.parquet, or a .parquet, .npy or .npz file that holds some.
             Either may be hf://owner/name. By default moons, or digits for a model of images.
@@ -49,7 +48,9 @@ def holds_images(options: DataOptions) -> bool:
     """Whether `load_data` will read images: by the name of the source, or by its file's header."""
     source = options.source
     # A table that has a name of ours is meant by it, even where a folder has the same.
-    if options.columns is not None or source in (*GENERATORS, *BUNDLED) or source.endswith(".csv"):
+    if options.columns is not None or source in (*GENERATORS, *BUNDLED):
+        return False
+    if source.lower().endswith(TEXT_ENDINGS):
         return False
     from diffeo.data.images.loading import is_image_source
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -111,10 +112,8 @@ def trace(program: Program) -> ExportedProgram:
         try:
             traced = torch.export.export(program, (), inputs, dynamic_shapes=shapes)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
             raise ValueError(
-                f"{program.name} of this flow cannot be traced: write its parts without branches "
-                f"that depend on values ({reason})."
+                f"{program.name} of this flow cannot be traced: {_cause(str(error))}."
             ) from error
     for module in traced.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -124,6 +123,18 @@ def trace(program: Program) -> ExportedProgram:
                     f"{program.name} has the operation {node.target}, which only this PyTorch has."
                 )
     return traced
+
+
+def _cause(words: str) -> str:
+    """What a tracer's error says, with the remedy where its cause is known."""
+    known = {
+        "data-dependent": "a part needs a value of a tensor in Python, such as `if x.sum() > 0` or "
+        "`x.item()`: write it with operations on tensors, such as torch.where",
+        "constant": "a part takes the number of rows for a constant, such as `len(x)`: write "
+        "x.shape[0]",
+    }
+    remedies = [remedy for word, remedy in known.items() if word in words.lower()]
+    return remedies[0] if remedies else f"PyTorch says: {' '.join(words.split())[:300].rstrip('.')}"
 
 
 def write_torch(traced: ExportedProgram, path: Path) -> Call:
@@ -138,9 +149,17 @@ def write_onnx(traced: ExportedProgram, path: Path) -> Call:
     import onnxruntime
 
     names = traced.graph_signature.user_inputs
-    written = torch.onnx.export(
-        traced, input_names=names, output_names=[path.stem], dynamo=True, verbose=False
-    )
+    try:
+        written = torch.onnx.export(
+            traced, input_names=names, output_names=[path.stem], dynamo=True, verbose=False
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        lacking = sorted({*re.findall(r"op='([\w.]+)'", str(error))})
+        reason = f"it lacks {', '.join(lacking)}" if lacking else _cause(str(error))
+        raise ValueError(
+            f"this flow cannot be written as ONNX, since {reason}: export to torch, or write that "
+            "part with other operations."
+        ) from error
     assert written is not None
     written.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from diffeo.bijections.convolution import InvertibleConv1x1
 from diffeo.bijections.dequantization import PixelDequantize, UniformDequantize
+from diffeo.bijections.whitening import Whiten
 from diffeo.flow import Flow
 
 Inputs = dict[str, Tensor]
@@ -127,6 +128,8 @@ def prepare(flow: Flow) -> Flow:
             _compute_parametrizations(module)
         if isinstance(module, InvertibleConv1x1):
             _compute_matrices(module)
+        if isinstance(module, Whiten):
+            _compute_inverse(module)
     return plain
 
 
@@ -152,3 +155,11 @@ def _compute_matrices(conv: InvertibleConv1x1) -> None:
         delattr(conv, name)
     for name, result in zip(methods, results, strict=True):
         setattr(conv, name, lambda result=result: result)
+
+
+def _compute_inverse(whiten: Whiten) -> None:
+    """Replace the triangular solve of a whitening, which ONNX lacks, by a product."""
+    root = whiten.root.double()
+    eye = torch.eye(len(root), dtype=root.dtype)
+    inverse = torch.linalg.solve_triangular(root, eye, upper=False).to(whiten.root.dtype)
+    whiten.solve = lambda x: x @ inverse.T  # type: ignore[method-assign]

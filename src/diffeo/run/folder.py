@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,7 +24,7 @@ from diffeo.data import (
     stream,
 )
 from diffeo.data.images.dataset import Side
-from diffeo.data.tables.opening import open_table
+from diffeo.data.tables.opening import FORM, open_table
 from diffeo.flow import Flow
 from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
@@ -56,7 +56,9 @@ class Run:
         self.columns: list[str] = metadata.get("columns") or [f"x{i}" for i in range(dims)]
         self.context_columns: list[str] = self.flow.context.columns
         size = metadata.get("size")
-        named = fits(self.columns, list[str]) and len(self.columns) == dims
+        self.form: dict[str, Any] = metadata.get("form") or {}  # of the numbers in its CSV files
+        known = fits(self.form, Mapping[str, str]) and {*self.form} <= {*FORM}
+        named = known and fits(self.columns, list[str]) and len(self.columns) == dims
         if not named or not fits(size, Side | None):
             raise ValueError(
                 f"{name} says of its data what does not fit the model: save it anew from flow, "
@@ -96,13 +98,13 @@ class Run:
         """
         lacking = unlabelled and self.lacks_class(source)
         context = [] if lacking else self.context_columns
-        return stream(source, self.columns, context)
+        return stream(TableOptions(source, **self.form), self.columns, context)
 
     def lacks_class(self, source: str) -> bool:
         """Whether the model is conditional on classes alone, and a table says nothing of them."""
         if self.flow.context.category is None:
             return False
-        found = open_table(TableOptions(source))
+        found = open_table(TableOptions(source, **self.form))
         if found.named:
             return {*self.context_columns}.isdisjoint(found.columns)
         # Columns without names are known by how many they are.

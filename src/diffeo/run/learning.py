@@ -246,6 +246,8 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         model = model or RealNVP
         event, what = data.features, f"{data.features} columns"
         metadata = {"columns": data.columns}
+        if form := data.options.form():
+            metadata["form"] = form
     try:
         flow = model(event, **needs)
     except TypeError as error:

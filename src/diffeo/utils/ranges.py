@@ -161,7 +161,8 @@ def _describe(hint: Any, many: bool) -> str:
         article = "" if many else "a "
         return f"{article}{finite}{noun}{'s' * many} {span}".rstrip()
     if choices := _choices(hint):
-        names = ", ".join(map(str, choices))
+        words = map(str, choices)
+        names = ", ".join(word if word[:1].isalnum() else repr(word) for word in words)
         return f"one of {names}" if len(choices) > 1 else names
     if _is_list(hint):
         fixed = get_origin(hint) is tuple and ... not in inner

@@ -1,11 +1,9 @@
 """Images of one size: which ones, in three splits or in their order, and as batches."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
@@ -114,7 +112,7 @@ class Images(Dataset[ImageSplit]):
         """The names of the columns of the attributes."""
         return self.attributes.columns
 
-    def conditional_on(self, context: Sequence[str]) -> Images:
+    def conditional_on(self, context: Sequence[str]) -> Self:
         """The same images, conditional on attributes, or NAME=VALUE for one value of a text.
 
         Raises:
@@ -152,7 +150,7 @@ class Gallery:
         """The names of the columns of the attributes."""
         return self.attributes.columns
 
-    def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Gallery:
+    def conditional_on(self, source: str, context: Sequence[str] | ContextSpec) -> Self:
         """The same images with another context, as `Images.conditional_on` or as a model has it.
 
         Categories of a model may have values that no image has.

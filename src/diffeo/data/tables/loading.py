@@ -15,11 +15,14 @@ from torch import Tensor
 from diffeo.context import ContextSpec, Number
 from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
-from diffeo.data.tables.opening import Chunk, Source, TableOptions, open_table
+from diffeo.data.tables.csv_files import form_of
+from diffeo.data.tables.opening import TableOptions, open_table
+from diffeo.data.tables.source import Chunk, Source
 from diffeo.utils.ranges import Count, checked
 from diffeo.utils.statistics import describe_far, far_values
 
 BATCH_ROWS = 65_536
+FEW = 10  # rows, which may count up by chance
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def load_table(options: TableOptions) -> Table:
     chunks = []
     for first_row, chunk in source.chunks(names, options.rows, BATCH_ROWS):
         remedy = "choose numeric columns with --data.columns {numeric}, or encode it as numbers"
-        _check_numeric(source.name, chunk, first_row, remedy)
+        _check_numeric(source, chunk, first_row, remedy)
         chunks.append(chunk)
     if not chunks:
         raise ValueError(f"{source.name} has no rows: there is nothing to learn from")
@@ -83,17 +86,32 @@ def load_table(options: TableOptions) -> Table:
     sizes = split_sizes(source.name, "row", rows, options.splits)
     order = np.random.default_rng(options.seed).permutation(rows)
 
-    values, steps, notes = np.empty((rows, len(names)), dtype=np.float32), {}, []
-    for i, name in enumerate(names):
+    values, notes = np.empty((rows, len(names)), dtype=np.float32), []
+    steps: dict[str, float] = {}
+    for name in names:
         # One column at a time in float64: its parts are dropped as its float32 copy is made.
         column = np.concatenate([chunk.pop(name) for chunk in chunks], dtype=np.float64)
+        if options.columns is None and name in columns and counts_rows(column) and len(columns) > 1:
+            columns.remove(name)
+            which = f"column '{name}'" if name else "the column without a name"
+            notes.append(
+                f"{source.name}: {which} counts the rows and is left out: choose the columns with "
+                "--data.columns to model it."
+            )
+            continue
+        if not name:
+            raise ValueError(
+                f"{source.name}: column {source.columns.index('') + 1} has no name: name it, or "
+                "choose the others with --data.columns"
+            )
+        i = len(steps)
         _check_finite(source.name, name, column)
         values[:, i] = column[order]
         _check_spread(source.name, name, column, values[: sizes[0], i])
         steps[name] = step_size(column)
         one, label = torch.from_numpy(column)[:, None], f"{source.name}: column '{name}'"
         notes += describe_far(one, far_values(one), [label], first=1)
-    x, c = torch.from_numpy(values).split([len(columns), len(context)], dim=1)
+    x, c = torch.from_numpy(values[:, : len(steps)]).split([len(columns), len(context)], dim=1)
     repeated = [f"'{name}' (step {steps[name]:.6g})" for name in columns if steps[name]]
     if repeated and not options.dequantize:
         notes.append(
@@ -105,7 +123,7 @@ def load_table(options: TableOptions) -> Table:
         for x, c in zip(x.split(sizes), c.split(sizes), strict=True)
     )
     return Table(
-        name=Path(options.source).stem,
+        name=Path(options.source).name.partition(".")[0] or Path(options.source).stem,
         columns=columns,
         context=ContextSpec(tuple(map(Number, context))),
         train=train,
@@ -135,11 +153,6 @@ def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], l
     columns = options.columns
     if columns is None:
         columns = [column for column in source.columns if column not in {*context, *source.labels}]
-        if "" in columns:
-            raise ValueError(
-                f"{name}: column {source.columns.index('') + 1} has no name, as row numbers "
-                "written along have none: name it, or choose the others with --data.columns"
-            )
     if not columns:
         raise ValueError(
             f"{name}: no column is left to model: name at least one in --data.columns, or fewer in "
@@ -180,7 +193,7 @@ def stream(
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
         for first_row, chunk in opened.chunks(names, options.rows, batch_rows):
-            _check_numeric(opened.name, chunk, first_row, "the model takes it as a number")
+            _check_numeric(opened, chunk, first_row, "the model takes it as a number")
             for name in names:
                 _check_finite(opened.name, name, chunk[name], first_row)
             x = _tensor(chunk, names[: len(columns)])
@@ -210,7 +223,7 @@ def _tensor(chunk: Chunk, names: list[str]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def _check_numeric(source: str, chunk: Chunk, first_row: int, remedy: str) -> None:
+def _check_numeric(source: Source, chunk: Chunk, first_row: int, remedy: str) -> None:
     """Refuses text, categories, truth values and dates, since none has a density.
 
     `{numeric}` in the remedy, the end of the message, becomes the columns that are numbers.
@@ -220,9 +233,13 @@ def _check_numeric(source: str, chunk: Chunk, first_row: int, remedy: str) -> No
         if name not in numeric and len(column):
             row, value = _example(column)
             names = shlex.quote(",".join(numeric) or "a,b,c")
+            remedy = remedy.replace("{numeric}", names)
+            form = form_of(column, source.decimal) if column.dtype.kind in "OUT" else None
+            if form is not None:
+                remedy = f"write `{form}` if that is a number"
             raise ValueError(
-                f"{source}: column '{name}' is not numeric, row {first_row + row} holds '{value}': "
-                + remedy.replace("{numeric}", names)
+                f"{source.name}: column '{name}' is not numeric, row {first_row + row} holds "
+                f"'{value}': {remedy}"
             )
 
 
@@ -265,6 +282,11 @@ def _check_spread(source: str, name: str, column: Array, training: Array) -> Non
             f"{source}: column '{name}' is {training[0]:g} in {where}, which has no density: "
             "leave it out with --data.columns or --data.context"
         )
+
+
+def counts_rows(column: NDArray[np.float64]) -> bool:
+    """Whether a column `[rows]` counts up one by one, as an index does; not of few rows."""
+    return len(column) > FEW and bool((np.diff(column) == 1.0).all())
 
 
 def step_size(column: NDArray[np.float64]) -> float:

@@ -1,25 +1,18 @@
 """Tables that are opened but not read: generators, bundled tables, files, the Hugging Face hub."""
 
-from __future__ import annotations
-
-import csv
 import dataclasses
-import io
-import itertools
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from diffeo.data.arrow import ArrowTable, open_hub, open_parquet, to_numpy
 from diffeo.data.datasets import SourceOptions, check_options
 from diffeo.data.files import (
-    CHUNK_VALUES,
     Array,
-    LimitedFile,
     check_archive,
     check_columns,
     check_file,
@@ -28,12 +21,13 @@ from diffeo.data.files import (
     reading,
 )
 from diffeo.data.images.dataset import IMAGE_SETS
+from diffeo.data.tables.csv_files import TEXT_ENDINGS, open_csv
+from diffeo.data.tables.source import Chunk, Source, check_names, chunk_rows
 from diffeo.data.tables.synthetic import DEFAULT_ROWS, GENERATORS, generate
 from diffeo.utils.ranges import Positive
 
+FORM = ("decimal", "thousands", "encoding")  # options of files of text
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes")
-DELIMITERS = ",;\t|"  # of CSV files
-Chunk = dict[str, Array]
 
 
 @dataclass
@@ -42,49 +36,29 @@ class TableOptions(SourceOptions):
 
     Args:
         source: A generator (moons, circles, swiss_roll, gaussians), a bundled table (iris, wine,
-            breast_cancer, diabetes), a .csv, .parquet, .npy or .npz file, or hf://owner/name.
-        columns: The columns to model; by default all that are not context.
+            breast_cancer, diabetes), a .csv, .tsv, .parquet, .npy or .npz file, or hf://owner/name.
+            A .csv or .tsv may be compressed, as .gz, .bz2 or .xz.
+        columns: The columns to model; by default all that are not context, and none that counts
+            the rows.
         noise: The standard deviation of a generator's noise.
         dequantize: Whether each value of a column of repeated values is spread over its step.
+        decimal: The decimal point of the numbers of a .csv or .tsv, a point or a comma.
+        thousands: What separates the thousands of its numbers, one character; by default nothing.
+        encoding: How its letters are encoded, such as utf-8, latin-1 or utf-16.
     """
 
     source: str = "moons"
     columns: list[str] | None = None
     noise: Positive | None = None
     dequantize: bool = False
+    decimal: Literal[".", ","] = "."
+    thousands: str | None = None
+    encoding: str = "utf-8"
 
-
-@dataclass(frozen=True)
-class Source:
-    """A table that has been opened but not read.
-
-    Args:
-        name: the source as the user wrote it, for messages.
-        columns: the names of all its columns.
-        read: `read(names, batch_rows)` yields chunks of rows: a `[rows]` array for each name.
-        labels: the columns that are left out unless chosen by name.
-        named: False where the file holds no column names, and only their order means anything.
-    """
-
-    name: str
-    columns: list[str]
-    read: Callable[[list[str], int], Iterator[Chunk]]
-    labels: tuple[str, ...] = ()
-    named: bool = True
-
-    def chunks(
-        self, names: list[str], rows: int | None, batch_rows: int
-    ) -> Iterator[tuple[int, Chunk]]:
-        """Chunks of the first `rows` rows, each with the number of its first row, from 1."""
-        done = 0
-        for chunk in self.read(names, batch_rows if rows is None else min(rows, batch_rows)):
-            if rows is not None:
-                chunk = {name: column[: rows - done] for name, column in chunk.items()}
-            if size := len(chunk[names[0]]):
-                yield done + 1, chunk
-            done += size
-            if done == rows:
-                return
+    def form(self) -> dict[str, str]:
+        """How numbers are written in a .csv or .tsv, where that is not as usual."""
+        usual = TableOptions()
+        return {n: getattr(self, n) for n in FORM if getattr(self, n) != getattr(usual, n)}
 
 
 def open_table(options: TableOptions) -> Source:
@@ -119,7 +93,10 @@ def open_table(options: TableOptions) -> Source:
     check_file(name, path, ENDINGS, f"one of {', '.join(known)}", near)
     if path.stat().st_size == 0:
         raise ValueError(f"{name} is empty: it has not a single byte")
-    return READERS[path.suffix.lower()](name, path)
+    ending = next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
+    if ending in TEXT_ENDINGS:
+        return open_csv(name, path, options.decimal, options.thousands, options.encoding)
+    return READERS[ending](name, path)
 
 
 def _in_memory(name: str, columns: Chunk, **rest: Any) -> Source:
@@ -143,10 +120,10 @@ def _bundled(name: str) -> Source:
 
 
 def _from_arrow(table: ArrowTable) -> Source:
-    columns = _check_names(table.name, table.columns)
+    columns = check_names(table.name, table.columns)
 
     def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
-        rows = _chunk_rows(batch_rows, len(names))
+        rows = chunk_rows(batch_rows, len(names))
         if not all(_is_narrow(table.schema.field(column).type) for column in names):
             rows = min(rows, 64)  # texts, which the first of them is enough to refuse
         with reading(table.name):
@@ -161,90 +138,6 @@ def _is_narrow(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind)
-
-
-def _chunk_rows(most: int, columns: int) -> int:
-    """How many rows to hold at once, of so many columns."""
-    return max(1, min(most, CHUNK_VALUES // max(columns, 1)))
-
-
-def _check_names(name: str, columns: list[str]) -> list[str]:
-    check_columns(name, len(columns))
-    if len({*columns}) < len(columns):
-        twice = next(column for i, column in enumerate(columns) if column in {*columns[:i]})
-        raise ValueError(f"{name} has two columns named '{twice}': give each its own name")
-    return columns
-
-
-def _open_csv(name: str, path: Path) -> Source:
-    with reading(name):
-        starts = {delimiter: _first_lines(path, delimiter) for delimiter in DELIMITERS}
-    # The delimiter is the one that finds most columns in both lines.
-    delimiter = max(starts, key=lambda delimiter: min(map(len, starts[delimiter]), default=0))
-    header, first = [*starts[delimiter], [], []][:2]
-    header = [column.strip() for column in header]
-    _check_header(name, header, first)
-
-    def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
-        import pandas
-
-        # All columns are parsed, since with `usecols` pandas shortens lines that are too long
-        # without a word; the copies let go of the columns that nobody asked for.
-        # `low_memory=False` gives each column of a chunk one type.
-        limited = LimitedFile(path)
-        with (
-            reading(name),
-            io.BufferedReader(limited, 2**18) as file,
-            pandas.read_csv(
-                file,
-                sep=delimiter,
-                names=header,
-                header=0,
-                index_col=False,
-                chunksize=_chunk_rows(batch_rows, len(header)),
-                low_memory=False,
-            ) as frames,
-        ):
-            for frame in frames:
-                yield {column: frame[column].to_numpy(copy=True) for column in names}
-                limited.next_chunk()
-
-    return Source(name, header, read)
-
-
-def _first_lines(path: Path, delimiter: str) -> list[list[str]]:
-    """The values of the first two lines that are not blank."""
-    with (
-        io.BufferedReader(LimitedFile(path)) as file,
-        io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
-    ):
-        rows = (row for row in csv.reader(text, delimiter=delimiter) if row)
-        return list(itertools.islice(rows, 2))
-
-
-def _check_header(name: str, header: list[str], first: list[str]) -> None:
-    if not header:
-        raise ValueError(f"{name} is empty: it has not a single line with text")
-    numbered = header == [str(i) for i in range(len(header))]  # as pandas writes a bare array
-    if all(map(_is_number, header)) and not numbered:
-        raise ValueError(
-            f"{name} has no line of column names, it starts with {listing(header, 3)}: "
-            "write names that are not numbers above the values"
-        )
-    if len(first) > len(header):
-        raise ValueError(
-            f"{name} names {len(header)} columns and its first row has {len(first)} values: "
-            "write one name for each column"
-        )
-    _check_names(name, header)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _open_parquet(name: str, path: Path) -> Source:
@@ -285,7 +178,7 @@ def _open_npz(name: str, path: Path) -> Source:
         titles = arrays.get("columns", np.empty(0))
         if titles.shape != table.shape[1:] or titles.dtype.kind != "U":
             return _unnamed(name, table)
-        columns = _check_names(name, [str(title) for title in titles])
+        columns = check_names(name, [str(title) for title in titles])
         return _in_memory(name, dict(zip(columns, table.T, strict=True)))
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) == 1 and len(shapes.pop()) == 1:
@@ -297,11 +190,10 @@ def _open_npz(name: str, path: Path) -> Source:
     )
 
 
-# How each format is read, by the ending of a file's name.
+# How each format but CSV is read, by the ending of a file's name.
 READERS: dict[str, Callable[[str, Path], Source]] = {
-    ".csv": _open_csv,
     ".parquet": _open_parquet,
     ".npy": _open_npy,
     ".npz": _open_npz,
 }
-ENDINGS = tuple(READERS)
+ENDINGS = (*TEXT_ENDINGS[:1], *READERS, *TEXT_ENDINGS[1:])
