@@ -21,8 +21,8 @@ from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec, Width
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
+from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
 from diffeo.utils.modules import eval_mode as eval_mode
-from diffeo.utils.modules import nan_to_minus_infinity
 from diffeo.utils.ranges import Count, NonNegative, Whole, checked
 
 if TYPE_CHECKING:
@@ -202,9 +202,9 @@ class Flow(PretrainedModel):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Data x `(batch, *shape)` of noise z `(batch, dims)`."""
+        check_tensor("z", z, self._reference())
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
-        self._check_dtype("z", z)
         context = self._check_context(len(z), context)
         with self.naming():
             x, _ = self.bijection.inverse(z, context)
@@ -309,22 +309,12 @@ class Flow(PretrainedModel):
 
     def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Refuse what does not fit, and encode the context as the bijection expects it."""
+        pixels = self.dequantizer is not None and self.dequantizer.input_dtype
+        check_tensor("x", x, self._reference(), pixels or None)
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, ("batch", *self.shape)))
             raise ValueError(f"expected x of shape ({wanted}), got {tuple(x.shape)}.")
-        dtype = self.dequantizer.input_dtype if self.dequantizer is not None else None
-        if dtype is None:
-            self._check_dtype("x", x)
-        elif x.dtype != dtype:
-            raise ValueError(
-                f"x is {x.dtype} but this flow takes {dtype}: pass pixels as they are, 0 to 255."
-            )
         return self._check_context(len(x), context)
-
-    def _check_dtype(self, name: str, value: Tensor) -> None:
-        dtype = self._reference().dtype
-        if value.dtype != dtype:
-            raise ValueError(f"{name} is {value.dtype} but the flow is {dtype}: convert one.")
 
     def _check_context(self, rows: int, context: Tensor | None) -> Tensor | None:
         if not self.context:
@@ -332,13 +322,14 @@ class Flow(PretrainedModel):
                 raise ValueError("this flow takes no context: leave it out.")
             return None
         if context is not None:
+            classes = getattr(context, "dtype", None) if self.context.category else None
+            check_tensor("context", context, self._reference(), classes)
             context = self.context.as_rows(context, self._reference())
         shape = None if context is None else tuple(context.shape)
         if context is None or shape != (rows, self.context.width):
             raise ValueError(
                 f"this flow needs a context of shape ({rows}, {self.context.width}), got {shape}."
             )
-        self._check_dtype("context", context)
         if self.context_encoder is not None:
             context, _ = self.context_encoder(context)
         return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,38 @@ def in_chunks(
         given = None if context is None else context[rows]
         parts.append(function(*on_device(x[rows], given, device)))
     return torch.cat(parts)
+
+
+def check_tensor(name: str, value: Any, like: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Refuse what is no tensor, or is one of another dtype or device than the flow's.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        like: a tensor of the flow.
+        dtype: that of `value`, if not that of the flow.
+
+    Raises:
+        ValueError: with what to pass instead.
+    """
+    wanted = dtype or like.dtype
+    if not isinstance(value, Tensor):
+        kind, made = type(value).__name__, f"torch.tensor({name}, dtype={wanted})"
+        if hasattr(value, "to_numpy"):  # of pandas
+            made = f"torch.tensor({name}.to_numpy(), dtype={wanted})"
+        elif hasattr(value, "dtype"):
+            kind, same = "NumPy array", str(value.dtype) == str(wanted).removeprefix("torch.")
+            made = f"torch.from_numpy({name})" + ("" if same else f".to({wanted})")
+        raise ValueError(f"{name} is a {kind} and the flow takes tensors: pass {made}.")
+    if value.dtype != wanted:
+        remedy = f"pass {name}.to({wanted})"
+        if wanted == torch.uint8:
+            remedy = "pass pixels as they are, 0 to 255"
+        raise ValueError(f"{name} is {value.dtype} and the flow takes {wanted}: {remedy}.")
+    if value.device != like.device:
+        raise ValueError(
+            f"{name} is on {value.device} and the flow on {like.device}: pass {name}.to(flow.device)."
+        )
 
 
 class NotFiniteError(FloatingPointError):
