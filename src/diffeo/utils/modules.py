@@ -99,7 +99,8 @@ def check_tensor(name: str, value: Any, like: Tensor, dtype: torch.dtype | None 
         raise ValueError(f"{name} is {value.dtype} and the flow takes {wanted}: {remedy}.")
     if value.device != like.device:
         raise ValueError(
-            f"{name} is on {value.device} and the flow on {like.device}: pass {name}.to(flow.device)."
+            f"{name} is on {value.device} and the flow on {like.device}: "
+            f"pass {name}.to(flow.device)."
         )
 
 
