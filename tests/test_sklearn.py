@@ -24,6 +24,7 @@ from diffeo.context import Category, Number
 from diffeo.data import Split
 from diffeo.sklearn import FlowDensity, FlowOutlierDetector
 from diffeo.sklearn.fitting import Settings, noise
+from diffeo.sklearn.weights import copies_of
 
 IRIS = load_iris()
 QUICK = {"max_iter": 20, "layers": 2, "hidden": 8, "random_state": 0}
@@ -312,7 +313,8 @@ def test_the_seed_matters():
     again = FlowDensity(**QUICK | {"random_state": np.random.RandomState(1)}).fit(IRIS.data)
     assert np.array_equal(other.score_samples(IRIS.data), again.score_samples(IRIS.data))
     first = FlowDensity(**QUICK).fit(IRIS.data)
-    assert not np.array_equal(other.score_samples(IRIS.data), first.score_samples(IRIS.data))
+    # The weights may be those of the start, whatever the seed, but not on the way.
+    assert not np.array_equal(other.validation_scores_, first.validation_scores_)
 
 
 @pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
@@ -414,3 +416,85 @@ def test_the_density_of_a_detector_is_a_copy():
 def test_examples_say_what_happens(part):
     found = doctest.testmod(sys.modules[f"diffeo.sklearn{part}"])
     assert found.attempted > 3 and not found.failed
+
+
+# Weights of rows, and outliers without a share
+
+
+def test_a_weighted_fit_is_the_density_that_the_weights_make():
+    """N(0, 1) weighted by exp(x) is N(1, 1) times a constant."""
+    x = np.random.default_rng(0).normal(size=(4_000, 1))
+    density = FlowDensity(**QUICK).fit(x, sample_weight=np.exp(x[:, 0]))
+    grid = np.linspace(-0.5, 2, 50)[:, None]
+    np.testing.assert_allclose(
+        density.score_samples(grid), stats.norm(1).logpdf(grid[:, 0]), atol=0.12
+    )
+
+
+def test_rows_of_weight_0_do_not_count_and_whole_weights_are_copies():
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    junk = np.vstack([x, np.full((50, 2), 40.0) + x[:50]])
+    weights = np.r_[np.ones(300), np.zeros(50)]
+    weighted = FlowDensity(**QUICK).fit(junk, sample_weight=weights)
+    plain = FlowDensity(**QUICK).fit(x)
+    np.testing.assert_array_equal(weighted.score_samples(x), plain.score_samples(x))
+    assert weighted.validation_indices_.max() < 300
+    assert copies_of(np.array([1.0, 3, 2])).tolist() == [1, 3, 2]
+    fractions = np.random.default_rng(1).uniform(0.2, 2, 500)
+    copies = copies_of(fractions)
+    np.testing.assert_allclose(copies / copies.sum(), fractions / fractions.sum(), atol=2.1e-4)
+
+
+def test_a_table_with_repeated_rows_is_that_of_their_weights_and_never_learns_a_held_out_row():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    counts = np.random.default_rng(1).integers(0, 4, 60)
+    repeated, weighted = FlowDensity(**QUICK), FlowDensity(**QUICK)
+    repeated.fit(x.repeat(counts, axis=0))
+    weighted.fit(x, sample_weight=counts)
+    np.testing.assert_array_equal(repeated.score_samples(x), weighted.score_samples(x))
+    rows = x.repeat(counts, axis=0)
+    held_out = rows[repeated.validation_indices_]
+    learned = np.delete(rows, repeated.validation_indices_, axis=0)
+    assert len(held_out) and not {tuple(row) for row in held_out} & {tuple(row) for row in learned}
+
+
+def test_a_score_is_weighted(fitted):
+    weights = np.random.default_rng(0).uniform(0, 2, len(IRIS.data))
+    truth = (fitted.score_samples(IRIS.data) * weights).sum() / weights.sum()
+    assert fitted.score(IRIS.data, sample_weight=weights) == pytest.approx(truth)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([1.0], "sample_weight.shape"),
+        (-np.ones(150), "negative"),
+        (np.eye(150)[0], "above 0 for at least 2"),
+    ],
+)
+def test_wrong_weights_are_refused(weights, words):
+    with pytest.raises(ValueError, match="(?i)" + words):
+        FlowDensity(**QUICK).fit(IRIS.data, sample_weight=weights)
+
+
+def test_auto_contamination_calls_a_hundredth_of_rows_that_were_held_out_outliers():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2_000, 2))
+    density = FlowDensity(validation_fraction=0.5, **QUICK)
+    detector = FlowOutlierDetector(density, contamination="auto").fit(x)
+    held_out = detector.predict(x[detector.density_.validation_indices_]) == -1
+    assert held_out.mean() == pytest.approx(0.01, abs=0.0015)
+    new = detector.predict(rng.normal(size=(20_000, 2))) == -1
+    assert 0.003 < new.mean() < 0.025
+    assert (detector.predict([[7.0, -7.0]]) == -1).all()
+
+
+def test_the_offset_of_equal_weights_is_the_quantile_and_weights_move_it():
+    x = np.random.default_rng(0).normal(size=(400, 2))
+    density = FlowDensity(**QUICK)
+    plain = FlowOutlierDetector(density, contamination=0.07).fit(x)
+    assert plain.offset_ == pytest.approx(np.quantile(plain.score_samples(x), 0.07))
+    weights = np.r_[np.full(200, 3.0), np.ones(200)]
+    weighted = FlowOutlierDetector(density, contamination=0.07).fit(x, sample_weight=weights)
+    flagged = weighted.predict(x) == -1
+    assert weights[flagged].sum() / weights.sum() == pytest.approx(0.07, abs=0.01)

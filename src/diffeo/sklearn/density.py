@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from diffeo.sklearn.fitting import Settings, fit_flow
 from diffeo.sklearn.tables import TableReader, as_tensors
+from diffeo.sklearn.weights import Distinct, checked_weights
 from diffeo.utils.machine import Device
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import (
@@ -97,8 +98,8 @@ class FlowDensity(
     Notes
     -----
     `score` is the mean, as that of GaussianMixture, and not the sum, as that of KernelDensity, so
-    that folds of different sizes compare. Sample weights are not supported. Repeated values, such
-    as those of rounded columns, have an unbounded density: spread them over their step first.
+    that folds of different sizes compare. Repeated values, such as those of rounded columns, have
+    an unbounded density: spread them over their step first.
 
     Examples
     --------
@@ -147,17 +148,27 @@ class FlowDensity(
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
-        """Learn the density of the rows of X `(n, columns)`, given y if `context` asks for it."""
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the density of the rows of X `(n, columns)`, given y if `context` asks for it.
+
+        `sample_weight` `(n,)` is how often each row counts; rows of weight 0 do not.
+        """
         check_arguments(FlowDensity.__init__, self.get_params(deep=False))
         x, context = self._read(X, y, fit=True)
+        distinct = Distinct.of(x, context, checked_weights(sample_weight, x))
         spec = self.encoder_.spec if context is not None else None
-        settings, seed = Settings.of(self, len(x)), _seed(self.random_state)
+        settings, seed = Settings.of(self, len(distinct.x)), _seed(self.random_state)
         (rows, _), names = as_tensors(x, None), self._names()
         if spec is not None and not isinstance(self.context, str):
             names = self._modelled(names)
         warn_of_far(rows, far_values(rows), [f"column {name}" for name in names])
-        self.flow_, self.validation_indices_, best = fit_flow(x, context, spec, settings, seed)
+        self.flow_, held_out, best = fit_flow(distinct, spec, settings, seed)
+        self.validation_indices_ = np.flatnonzero(np.isin(distinct.places, held_out))
         self.n_iter_, self.best_iter_ = best.steps, best.step
         self.validation_scores_ = np.array(best.scores)
         self._n_features_out = x.shape[1]
@@ -170,9 +181,15 @@ class FlowDensity(
         # NaN where a row is so far out that a float64 does not hold its density.
         return np.where(np.isnan(log_prob), -np.inf, log_prob)
 
-    def score(self, X: ArrayLike, y: ArrayLike | None = None) -> float:  # noqa: N803
-        """Mean log-density of the rows, in nats."""
-        return float(self.score_samples(X, y).mean())
+    def score(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Mean log-density of the rows, in nats; weighted by `sample_weight` `(n,)`."""
+        log_prob = self.score_samples(X, y)
+        return float(np.average(log_prob, weights=checked_weights(sample_weight, log_prob)))
 
     @checked
     def sample(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from diffeo.sklearn.tables import as_tensors
 from diffeo.utils.ranges import Range, Seed32, check_arguments
 
 Array = NDArray[Any]
+AUTO = 0.01  # share of the held-out rows
 
 
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
@@ -35,8 +36,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         `diffeo.evaluation.scores.score`). "typicality" also finds rows that are too likely;
         "complexity" subtracts what each column contributes on its own, and finds rows whose columns
         do not fit each other. Both compare with the rows that `density` held out.
-    contamination : float, default=0.1
-        Share of the training rows to call outliers, above 0 and at most 0.5.
+    contamination : float or "auto", default=0.1
+        Share of the training rows to call outliers, above 0 and at most 0.5. "auto" assumes none:
+        an outlier scores less than 99 of 100 rows that `density` held out, and did not learn.
     random_state : int, RandomState instance or None, default=None
         Replaces that of `density`, unless it is None.
 
@@ -72,7 +74,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         density: FlowDensity | None = None,
         *,
         kind: Kind = "log_prob",
-        contamination: Annotated[float, Range(0, 0.5, above=True)] = 0.1,
+        contamination: Annotated[float, Range(0, 0.5, above=True)] | Literal["auto"] = 0.1,
         random_state: Seed32 | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
@@ -80,8 +82,16 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:  # noqa: N803
-        """Learn the density of X `(n, columns)` and the offset of its outliers; y is ignored."""
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the density of X `(n, columns)` and the offset of its outliers; y is ignored.
+
+        `sample_weight` `(n,)` is how often each row counts.
+        """
         check_arguments(FlowOutlierDetector.__init__, self.get_params(deep=False))
         density = FlowDensity() if self.density is None else clone(self.density)
         if isinstance(density.context, str):
@@ -91,12 +101,18 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
             )
         if self.random_state is not None:
             density.set_params(random_state=self.random_state)
-        self.density_ = density.fit(X)
+        self.density_ = density.fit(X, sample_weight=sample_weight)
         self.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
         self.reference_ = self._measure(X)
-        self.offset_ = float(np.percentile(self.score_samples(X), 100 * self.contamination))
+        score = self.score_samples(X)
+        weights = np.ones(len(score)) if sample_weight is None else np.asarray(sample_weight, float)
+        share: float = AUTO if isinstance(self.contamination, str) else self.contamination
+        if isinstance(self.contamination, str):
+            held_out = density.validation_indices_
+            score, weights = score[held_out], weights[held_out]
+        self.offset_ = _quantile(score, weights, share)
         return self
 
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
@@ -125,3 +141,15 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         held_out = torch.zeros(len(rows), dtype=torch.bool)
         held_out[self.density_.validation_indices_] = True
         return Reference.measure(flow, [rows.take(held_out)], [rows.take(~held_out)])
+
+
+def _quantile(score: Array, weights: Array, share: float) -> float:
+    """The score below which this share of the weight lies, between two scores if need be.
+
+    With equal weights it is that of `np.quantile`.
+    """
+    order = np.argsort(score)[weights[np.argsort(score)] > 0]
+    upper = np.cumsum(weights[order])
+    # Each score stands for the place where the weight of those below it ends.
+    below = upper - weights[order]
+    return float(np.interp(share * below[-1], below, score[order]))

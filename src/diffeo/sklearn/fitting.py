@@ -22,6 +22,7 @@ from diffeo.data import Split
 from diffeo.flow import Flow
 from diffeo.models.tables import TableFlow
 from diffeo.sklearn.tables import as_tensors
+from diffeo.sklearn.weights import Distinct
 from diffeo.training.loop import Augment, Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 
@@ -88,7 +89,7 @@ class Settings:
 
 
 def fit_flow(
-    x: Array, context: Array | None, spec: ContextSpec | None, settings: Settings, seed: int
+    table: Distinct, spec: ContextSpec | None, settings: Settings, seed: int
 ) -> tuple[Flow, Array, BestWeights]:
     """Maximise the likelihood of most rows, and choose the weights that fit the others best.
 
@@ -100,27 +101,30 @@ def fit_flow(
     before them are set by `set_start` and do not change. The start is a candidate too, and is
     chosen where the held-out rows gain less than the standard error of their gain.
 
-    Rows x are `(n, d)`, and their context `(n, k)` is described by `spec`. Weights, split, order of
-    the rows and noise follow from the seed. Returns the flow in float64, on the CPU and in eval
-    mode; the indices of the held-out rows; and the observer that chose the weights.
+    The context of the table is described by `spec`. Networks, split, order of the rows and noise
+    follow from the seed. Returns the flow in float64, on the CPU and in eval mode; the indices of
+    the held-out rows; and the observer that chose the weights.
     """
     with _one_thread(), torch.enable_grad(), torch.device("cpu"):
-        rows, conditions = as_tensors(x, context)
+        rows, conditions = as_tensors(table.x, table.context)
         with _seeded(seed):
             hidden = (settings.hidden, settings.hidden)
-            flow = TableFlow(x.shape[1], settings.layers, hidden, context=spec).double()
-        set_start(flow, rows, conditions)
+            flow = TableFlow(rows.shape[1], settings.layers, hidden, context=spec).double()
+        copies = torch.from_numpy(table.copies)
+        every = torch.arange(len(rows)).repeat_interleave(copies)
+        set_start(flow, rows[every], None if conditions is None else conditions[every])
         links: Any = flow.bijection
         encoder: Any = flow.context_encoder
         with torch.no_grad():
             w, log_det = links[:START](rows)
             c = None if conditions is None else encoder(conditions)[0].float()
-        couplings = Flow(links[START:], x.shape[1], context=flow.context).float()
-        order = torch.randperm(len(x), generator=Generator().manual_seed(seed))
+        couplings = Flow(links[START:], rows.shape[1], context=flow.context).float()
+        order = torch.randperm(len(rows), generator=Generator().manual_seed(seed))
         held_out, others = order[: settings.held_out], order[settings.held_out :]
         whitened = Split(w.float(), c)
-        val, train = (Split(*whitened.take(indices)) for indices in (held_out, others))
-        entry = float(log_det[held_out].mean())
+        parts = [part.repeat_interleave(copies[part]) for part in (held_out, others)]
+        val, train = (Split(*whitened.take(part)) for part in parts)
+        entry = float(log_det[parts[0]].mean())
         best = BestWeights(settings, entry)
         try:
             Training(
