@@ -205,7 +205,7 @@ def test_the_importance_weighted_bound_is_labelled_and_tighter(run, capsys):
 
 
 def test_eval_refuses_samples_where_nothing_is_drawn(run, capsys):
-    refused(["eval", "digits", "--samples=0"], capsys, "0 samples")
+    refused(["eval", "digits", "--samples=0"], capsys, "--samples is 0")
 
 
 def test_samples_in_a_grid_in_a_folder_and_as_an_array(run):

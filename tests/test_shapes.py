@@ -316,10 +316,10 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: draw_shapes(0), ["0 shapes", "at least one"]),
-        (lambda: draw_shapes(1, 0), ["0 x 0"]),
-        (lambda: draw_shapes(1, 1, -1), ["seed -1", "0 or more"]),
-        (lambda: load_data(options(seed=-1)), ["shapes", "seed -1"]),
+        (lambda: draw_shapes(0), ["n is 0", "from 1 on"]),
+        (lambda: draw_shapes(1, 0), ["size is 0"]),
+        (lambda: draw_shapes(1, 1, -1), ["seed is -1", "from 0 on"]),
+        (lambda: load_data(options(seed=-1)), ["--data.seed is -1"]),
         (lambda: load_data(options(noise=0.1)), ["shapes holds images", "--data.noise"]),
         (lambda: load_data(options(label_column="shape")), ["shapes", "--data.label_column"]),
         (lambda: load_data(options(context=["fild"])), ["'fild'", "did you mean 'filled'"]),

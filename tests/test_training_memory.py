@@ -225,7 +225,7 @@ def test_the_option_is_in_the_config_and_refuses_other_words(capsys):
     assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["memory"] == "constant"
     refused(["train", "--trainer.memory=half", "--out=no"], capsys, "half", "auto", "constant")
     assert not Path("no").exists()
-    with pytest.raises(ValueError, match="memory 'half': choose one of auto, stored, constant"):
+    with pytest.raises(ValueError, match="memory is 'half': choose one of auto, stored, constant"):
         TrainerOptions(memory="half")
 
 

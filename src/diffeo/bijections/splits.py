@@ -48,7 +48,7 @@ class FeatureSplit(Split):
         if features < 2:
             raise ValueError(
                 f"a coupling needs at least 2 features, one to condition the other, not {features}:"
-                " add a column."
+                " add a column, or take TableFlow, which has none for one column."
             )
         self.keep = keep
         self.sizes = [features // 2, features - features // 2]

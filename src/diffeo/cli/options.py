@@ -211,7 +211,8 @@ def _closest(name: str, known: Sequence[str]) -> str | None:
     elsewhere = [key for key in known if key.rpartition(".")[2] == last.lstrip("-")]
     if elsewhere:
         return elsewhere[0]
-    found = closest(last, near_by)
+    longer = [key for key in near_by if key.startswith(last)]
+    found = longer[0] if longer else closest(last, near_by, cutoff=0.7)
     return closest(name, known, cutoff=0.8) if found is None else near_by[found]
 
 

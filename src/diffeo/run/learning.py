@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from rich.console import Console
@@ -40,7 +40,7 @@ from diffeo.utils.machine import (
     limit_threads,
     training_dtype,
 )
-from diffeo.utils.ranges import Seed, checked
+from diffeo.utils.ranges import Seed, checked, fits
 from diffeo.utils.statistics import OutlierWarning
 
 ModelFactory = Callable[[Any], Flow]
@@ -229,9 +229,16 @@ def prepare(
 
 def default_source(model: ModelFactory | None) -> str:
     """What to learn if the user does not say: moons, or digits for a model of images."""
+    return "digits" if "image_shape" in _parameters(model) else "moons"
+
+
+def _parameters(model: ModelFactory | None) -> dict[str, Any]:
+    """The types of what the constructor of a class takes; none of other callables."""
     cls = getattr(model, "func", model)  # of a partial
-    images = inspect.isclass(cls) and "image_shape" in inspect.signature(cls).parameters
-    return "digits" if images else "moons"
+    if not inspect.isclass(cls):
+        return {}
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    return {name: hints.get(name, Any) for name in inspect.signature(cls).parameters}
 
 
 def build(model: ModelFactory | None, data: Data) -> Flow:
@@ -248,15 +255,16 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         metadata = {"columns": data.columns}
         if form := data.options.form():
             metadata["form"] = form
+    other = f"does not model {what}: choose another model by --model."
+    if not all(fits(event, hint) for hint in [*_parameters(model).values()][:1]):
+        raise ValueError(f"{getattr(model, 'func', model).__name__} {other}")
     try:
         flow = model(event, **needs)
     except TypeError as error:
         known = " and ".join(["", *needs]) if needs else ""
         raise ValueError(f"the model cannot be made for {what}{known}: {error}.") from error
     if flow.takes_pixels != isinstance(data, Images):
-        raise ValueError(
-            f"{type(flow).__name__} does not model {what}: choose another model by --model."
-        )
+        raise ValueError(f"{type(flow).__name__} {other}")
     if flow.context_features != data.context.width:
         raise ValueError(
             f"{type(flow).__name__} wants {flow.context_features} columns of context and "
@@ -282,7 +290,7 @@ def _augmentation(options: DataOptions) -> Augment | None:
 
 
 def _introduction(flow: Flow, data: Data) -> Iterator[str]:
-    unit, what = "rows", f"{flow.dims} columns of {data.name}"
+    unit, what = "rows", f"{flow.dims} column{'s' * (flow.dims > 1)} of {data.name}"
     if isinstance(data, Images):
         unit, what = "images", f"{data.name}, {size_of(data.shape)},"
     yield from data.notes

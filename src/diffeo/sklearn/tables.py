@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,24 @@ class TableReader:
         """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64."""
         options: dict[str, Any] = {"dtype": np.float64, "ensure_min_samples": 2 if fit else 1}
         if self.context is None:
-            return validate_data(self, X, reset=fit, **options), None
+            with _naming_text(X):
+                return validate_data(self, X, reset=fit, **options), None
         if isinstance(self.context, str):
             if y is None:
                 raise ValueError(
                     f"context={self.context!r} requires y to be passed, but the target y is None: "
                     "give what each row is conditional on."
                 )
-            x = validate_data(self, X, reset=fit, **options)
+            with _naming_text(X):
+                x = validate_data(self, X, reset=fit, **options)
             frame = as_frame(y, None if fit else self.encoder_.columns)
         else:
             validate_data(self, X, reset=fit, skip_check_array=True)
             names = self._names()
             table = as_frame(X, names)
-            x = check_array(table[self._modelled(names)], estimator=self, **options)
+            modelled = table[self._modelled(names)]
+            with _naming_text(modelled):
+                x = check_array(modelled, estimator=self, **options)
             frame = table[list(self.context)]
         check_consistent_length(x, frame)
         if fit:
@@ -149,6 +154,26 @@ def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:
             f"the context has {array.shape[1]} columns where fit had {len(names)}: give those."
         )
     return pd.DataFrame(array, columns=names).infer_objects()
+
+
+@contextmanager
+def _naming_text(values: Any) -> Iterator[None]:
+    """Names the column where scikit-learn finds text among the numbers of a table."""
+    try:
+        yield
+    except ValueError as error:
+        if "convert string to float" not in str(error):
+            raise
+        frame = pd.DataFrame(values)
+        for name in frame.columns:
+            bad = pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()
+            if bad.any():
+                row = int(bad.to_numpy().argmax())
+                raise ValueError(
+                    f"column {name!r} is not numeric, row {row} holds {frame[name].iloc[row]!r}: "
+                    "leave it out, name it in context, or encode it as numbers."
+                ) from error
+        raise
 
 
 def as_tensors(x: Array, context: Array | None) -> tuple[Tensor, Tensor | None]:

@@ -99,9 +99,11 @@ def decoded_images(source: ImageSource, options: ImageOptions, console: Console 
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
+        remedy = "set DIFFEO_CACHE to a folder that can be"
+        if options.cache:
+            remedy = "name another with --data.cache, or in config.yaml of a run"
         raise ValueError(
-            f"the cache {folder} cannot be written, {error.strerror}: "
-            "name another folder with --data.cache"
+            f"the cache {folder} cannot be written, {error.strerror}: {remedy}"
         ) from error
     if found := _load(home):
         return found
