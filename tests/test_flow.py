@@ -26,6 +26,7 @@ from diffeo.bijections import (
     Dequantizer,
     FeatureSplit,
     Inverse,
+    Permutation,
     Scale,
     Standardize,
 )
@@ -556,3 +557,11 @@ def test_before_any_data_a_flow_is_its_base_in_both_directions():
         # Reverse KL: gradients through samples and their density.
         x = flow.decode(flow.noise(8))
         flow.log_prob(x).sum().backward()
+
+
+def test_a_flow_without_a_single_weight_is_its_base_density():
+    flow = Flow(Permutation([1, 0]), 2)
+    x = flow.sample(5)
+    torch.testing.assert_close(
+        flow.log_prob(x), torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+    )

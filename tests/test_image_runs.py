@@ -264,7 +264,7 @@ def test_reconstruct(run):
 
 def test_commands_refuse_what_does_not_fit(run, capsys):
     table = run / "t.csv"
-    table.write_text("a,b\n" + "".join(f"{i},{i * i % 7}\n" for i in range(50)))
+    table.write_text("a,b\n" + "".join(f"{i * 3 % 7},{i * i % 7}\n" for i in range(50)))
     refused(["score", "digits", "--data=t.csv"], capsys, "t.csv")
     refused(["plot", "digits", "--kind=corner"], capsys, "not for images")
     refused(["sample", "digits", "-n=0"], capsys, "-n is 0")

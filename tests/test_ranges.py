@@ -177,7 +177,7 @@ REFUSED = [
         "hidden is [0]: choose a list of whole numbers from 1 on.",
     ),
     (lambda: diffeo.RealNVP(2, hidden=8), "hidden is 8: choose a list of whole numbers from 1 on."),
-    (lambda: diffeo.RealNVP(2, univariate="Affine"), "univariate is 'Affine': choose an object of"),
+    (lambda: diffeo.RealNVP(2, univariate="Affine"), "univariate is 'Affine': choose a Univariate"),
     (
         lambda: diffeo.Glow((1, 8, 8), levels=9),
         "8x8 cannot be halved 9 times: take fewer levels.",

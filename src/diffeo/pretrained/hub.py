@@ -172,9 +172,10 @@ class PretrainedModel(
         return ModelCard(Card(*args, **kwargs).text(self))
 
     def _reference(self) -> Tensor:
-        """Any floating tensor of the model, for its dtype and device."""
+        """Any floating tensor of the model, for its dtype and device; torch's own without one."""
         tensors = itertools.chain(self.parameters(), self.buffers())
-        return next(tensor for tensor in tensors if tensor.is_floating_point())
+        floating = (tensor for tensor in tensors if tensor.is_floating_point())
+        return next(floating, torch.empty(0))
 
 
 def _kernels(model: nn.Module) -> list[str]:

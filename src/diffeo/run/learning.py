@@ -251,7 +251,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
     else:
         model = model or RealNVP
-        event, what = data.features, f"{data.features} columns"
+        event, what = data.features, _columns(data.features)
         metadata = {"columns": data.columns}
         if form := data.options.form():
             metadata["form"] = form
@@ -274,6 +274,10 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
     return flow
 
 
+def _columns(number: int) -> str:
+    return f"{number} column{'s' * (number > 1)}"
+
+
 def _needs(data: Data) -> dict[str, Any]:
     needs: dict[str, Any] = {}
     if data.context:
@@ -290,7 +294,7 @@ def _augmentation(options: DataOptions) -> Augment | None:
 
 
 def _introduction(flow: Flow, data: Data) -> Iterator[str]:
-    unit, what = "rows", f"{flow.dims} column{'s' * (flow.dims > 1)} of {data.name}"
+    unit, what = "rows", f"{_columns(flow.dims)} of {data.name}"
     if isinstance(data, Images):
         unit, what = "images", f"{data.name}, {size_of(data.shape)},"
     yield from data.notes

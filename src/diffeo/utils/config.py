@@ -72,6 +72,9 @@ def _check(cls: type, signature: inspect.Signature, arguments: dict[str, Any]) -
         parameter = signature.parameters.get(name)
         several = parameter is not None and parameter.kind is parameter.VAR_POSITIONAL
         for each in value if several else [value]:
+            if several and isinstance(each, list | tuple):
+                one_by_one = f"{cls.__name__}(*{name})"
+                raise ValueError(f"{name} is a list: pass its parts one by one, {one_by_one}.")
             if name in hints:
                 check_value(name, each, hints[name])
 

@@ -170,7 +170,8 @@ def _describe(hint: Any, many: bool) -> str:
         return f"{f'{len(inner)} ' if fixed else 'a list of '}{describe(inner[named], True)}"
     text = "texts" if many else "a text"
     known = {Any: "values", bool: "true or false", str: text, int: "a whole number"}
-    return known.get(hint) or f"an object of {getattr(hint, '__name__', str(hint))}"
+    name = getattr(hint, "__name__", str(hint))
+    return known.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def fits(value: Any, hint: Any) -> bool:
