@@ -235,7 +235,7 @@ def test_what_cannot_be_exported_says_the_cause_that_is_there(part, cause, tmp_p
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_a_table_flow_is_exported_since_nothing_of_it_stands_in_the_way(tmp_path):
+def test_a_table_flow_is_exported(tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install diffeo[onnx]")
     flow = TableFlow(3, layers=2, hidden=(8,))
     flow.initialize(torch.randn(100, 3) @ torch.randn(3, 3))
