@@ -174,8 +174,10 @@ class PretrainedModel(
     def _reference(self) -> Tensor:
         """Any floating tensor of the model, for its dtype and device; torch's own without one."""
         tensors = itertools.chain(self.parameters(), self.buffers())
-        floating = (tensor for tensor in tensors if tensor.is_floating_point())
-        return next(floating, torch.empty(0))
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor
+        return torch.empty(0)
 
 
 def _kernels(model: nn.Module) -> list[str]:
