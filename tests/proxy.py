@@ -5,8 +5,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
+import pytest
 
+httpx = pytest.importorskip(
+    "httpx", reason="needs the extra explorer: pip install diffeo[explorer]"
+)
 HOP = ("connection", "transfer-encoding", "content-encoding", "content-length")
 
 

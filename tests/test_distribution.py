@@ -30,6 +30,15 @@ from diffeo.distribution import FlowDistribution, monte_carlo_kl
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+@pytest.fixture(autouse=True)
+def validation():
+    """As users have it: torch.compile turns the checks of all distributions off for good."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(True)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
 @pytest.fixture
 def flow():
     """A conditional one of two columns, in float64, whose context matters."""
