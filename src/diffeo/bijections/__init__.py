@@ -16,6 +16,7 @@ from diffeo.bijections.elementwise import Logit as Logit
 from diffeo.bijections.elementwise import Scale as Scale
 from diffeo.bijections.elementwise import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.elementwise import Standardize as Standardize
+from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
 from diffeo.bijections.reshape import Flatten as Flatten
