@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffeo.bases import Logistic, Normal
+from diffeo.bases import Logistic, Mixture, Normal, StudentT
 from diffeo.bijections import (
     Additive,
     Affine,
@@ -273,34 +273,47 @@ COMBINATIONS: dict[str, Entry] = {
 
 BIJECTIONS = EXAMPLES | COMBINATIONS
 
-MODELS: dict[str, Entry] = {
-    f"{name} {type(base).__name__} {features}{', context' if context else ''}": Entry(
-        lambda model=model, base=base, features=features, context=context: model(
-            features, layers=3, hidden=(8,), base=base, context=context
-        ),
-        (features,),
-        log_det,
-        context,
-    )
-    for name, model, bases, log_det in (
-        ("NICE", NICE, (Logistic(), Normal()), "constant"),
-        ("RealNVP", RealNVP, (Normal(), Logistic()), "varying"),
-    )
-    for base in bases
-    for features in (2, 3, 5)
-    for context in (0, 2)
-} | {
-    f"TableFlow {features}{', context' if context else ''}": Entry(
-        lambda features=features, context=context: TableFlow(
-            features, layers=3, hidden=(8,), context=context
-        ),
-        (features,),
-        context_features=context,
-        perturbation=0.1,
-    )
-    for features in (1, 2, 5)
-    for context in (0, 2)
-}
+MODELS: dict[str, Entry] = (
+    {
+        f"{name} {type(base).__name__} {features}{', context' if context else ''}": Entry(
+            lambda model=model, base=base, features=features, context=context: model(
+                features, layers=3, hidden=(8,), base=base, context=context
+            ),
+            (features,),
+            log_det,
+            context,
+        )
+        for name, model, bases, log_det in (
+            ("NICE", NICE, (Logistic(), Normal()), "constant"),
+            ("RealNVP", RealNVP, (Normal(), Logistic()), "varying"),
+        )
+        for base in bases
+        for features in (2, 3, 5)
+        for context in (0, 2)
+    }
+    | {
+        f"TableFlow {features}{', context' if context else ''}": Entry(
+            lambda features=features, context=context: TableFlow(
+                features, layers=3, hidden=(8,), context=context
+            ),
+            (features,),
+            context_features=context,
+            perturbation=0.1,
+        )
+        for features in (1, 2, 5)
+        for context in (0, 2)
+    }
+    | {
+        f"RealNVP {name} 3": Entry(
+            lambda base=base: RealNVP(3, layers=2, hidden=(8,), base=base()), (3,)
+        )
+        for name, base in (
+            ("StudentT", StudentT),
+            ("StudentT of each", partial(StudentT, shared=False)),
+            ("Mixture", partial(Mixture, 4)),
+        )
+    }
+)
 
 ENTRIES = BIJECTIONS | MODELS
 

@@ -200,7 +200,7 @@ def test_the_overview_lists_each_command_on_a_line(capsys):
         ("--model.coupling additive", "write --model.univariate Additive"),
         ("--model.bound=2", "--model.univariate Affine --model.univariate.bound"),
         ("--data.delimiter=;", "--data.delimiter is no longer an option: it is found"),
-        ("--model.base logistic", "write --model.base Normal, or Logistic"),
+        ("--model.base logistic", "--model.base is logistic (did you mean 'Logistic'?)"),
     ],
 )
 def test_wrong_options_are_refused_in_plain_words(words, sentence):

@@ -37,6 +37,7 @@ ELSEWHERE = {
     ("FlowDistribution.expand", "batch_shape"),  # of torch, likewise
     ("FlowDistribution.sample", "sample_shape"),
     ("FlowDistribution.rsample", "sample_shape"),
+    ("FlowDistribution.rsample_and_log_prob", "sample_shape"),
     ("augment", "shift"),  # `DataOptions.shift`
     ("size_of", "shape"),
     ("ImageSplit.all", "limit"),  # as of a slice

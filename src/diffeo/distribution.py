@@ -34,7 +34,8 @@ class FlowDistribution(Distribution):
 
     `rsample` is reparametrized: gradients reach the flow's weights and the context. A flow with a
     dequantizer draws from a grid, and so has `sample` alone; its `log_prob` is that of a noisy copy
-    of the value (see `Flow.log_prob`). Images are `uint8`, and their support is 0 to 255.
+    of the value (see `Flow.log_prob`). Images are `uint8`, and their support is 0 to 255. One whose
+    base is a `Mixture`, which chooses a component, has `sample` alone as well.
 
     Flows know no mean, variance or entropy in closed form; as other distributions without, they
     raise NotImplementedError. `kl_divergence` is estimated by `monte_carlo_kl`.
@@ -63,8 +64,8 @@ class FlowDistribution(Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws have gradients: not where they lie on a grid."""
-        return self.flow.dequantizer is None
+        """Whether draws have gradients: not on a grid, nor where the base chooses a component."""
+        return self.flow.dequantizer is None and self.flow.base.reparametrized
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -114,9 +115,29 @@ class FlowDistribution(Distribution):
         Raises:
             NotImplementedError: if the flow has a dequantizer.
         """
-        if not self.has_rsample:
-            raise NotImplementedError("draws on a grid have no gradients: use sample().")
+        self._check_rsample()
         return self._draw(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """`rsample`, and `log_prob` of the draws, `(*sample_shape, *batch)`, in one pass.
+
+        Raises:
+            NotImplementedError: as `rsample`.
+        """
+        self._check_rsample()
+        batch = Size((*sample_shape, *self.batch_shape))
+        z = self.flow.noise(batch.numel())
+        x, log_det = self.flow.invert(z, self._context_of(batch))
+        log_prob = self.flow.base.log_prob(z) - log_det
+        return x.reshape(*batch, *self.event_shape), log_prob.reshape(batch)
+
+    def _check_rsample(self) -> None:
+        if self.flow.dequantizer is not None:
+            raise NotImplementedError("draws on a grid have no gradients: use sample().")
+        if not self.has_rsample:
+            raise NotImplementedError(
+                "draws of a base that chooses a component have no gradients: use sample()."
+            )
 
     def _draw(self, sample_shape: Sequence[int]) -> Tensor:
         batch = Size((*sample_shape, *self.batch_shape))
@@ -198,7 +219,7 @@ def monte_carlo_kl(p: Distribution, q: Distribution, samples: Count = KL_SAMPLES
         shapes = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise ValueError(f"events of shape {shapes} cannot be compared: give both the same.")
     for side in (p, q):
-        if isinstance(side, FlowDistribution) and not side.has_rsample:
+        if isinstance(side, FlowDistribution) and side.flow.dequantizer is not None:
             raise NotImplementedError(
                 "a flow that dequantizes knows only a bound of its probabilities, and of their "
                 "divergence none: take one without dequantizer."

@@ -37,7 +37,7 @@ class Flow(PretrainedModel):
     Args:
         bijection: f, from data `(batch, *shape)` to noise `(batch, dims)`.
         shape: of one event: the number of features of a table's row, or (C, H, W) of an image.
-        base: p_Z, independent in each dimension; by default `Normal()`.
+        base: p_Z; by default `Normal()`.
         context: what a conditional density p(x | context) depends on: a `ContextSpec`, or how many
             numbers there are. Where it is one category, classes may be given as whole numbers
             `(batch,)`; the bijection sees a row of zeros and a one, `(batch, classes)`.
@@ -77,6 +77,7 @@ class Flow(PretrainedModel):
         self.base = Normal() if base is None else base
         if not isinstance(self.base, Base):
             raise ValueError(f"the base is {base!r}: give an object such as Normal().")
+        self.base.prepare(self.dims)
         self.context = ContextSpec.of(context)
         self.context_encoder = context_encoder
         self.dequantizer = dequantizer
@@ -154,7 +155,7 @@ class Flow(PretrainedModel):
         temperature: NonNegative = 1.0,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Draw n events `(n, *shape)`; their noise is multiplied by `temperature`.
+        """Draw n events `(n, *shape)`; their noise is multiplied by `temperature` (`Base.scaled`).
 
         Args:
             n: how many.
@@ -164,13 +165,14 @@ class Flow(PretrainedModel):
             generator: source of the noise; torch's global one if none is given.
 
         Raises:
-            ValueError: if n or temperature is negative, or context is missing or misshapen.
+            ValueError: if n or temperature is negative, or context is missing or misshapen, or the
+                base has no such temperature.
         """
         if context is not None:
             context = torch.as_tensor(context, device=self.device)
             context = context[None] if context.ndim == 0 else context
             context = context.expand(n, *context.shape[1:]) if len(context) == 1 else context
-        return self.decode(self.noise(n, generator) * temperature, context)
+        return self.decode(self.base.scaled(self.noise(n, generator), temperature), context)
 
     def noise(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n points of the base density, `(n, dims)`."""
@@ -202,13 +204,17 @@ class Flow(PretrainedModel):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Data x `(batch, *shape)` of noise z `(batch, dims)`."""
+        x, _ = self.invert(z, context)
+        return (x if self.dequantizer is None else self.dequantizer.inverse(x)).contiguous()
+
+    def invert(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The bijection's `(x, log|det dx/dz|)` of noise z: before a dequantizer rounds x."""
         check_tensor("z", z, self._reference())
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
         context = self._check_context(len(z), context)
         with self.naming():
-            x, _ = self.bijection.inverse(z, context)
-        return (x if self.dequantizer is None else self.dequantizer.inverse(x)).contiguous()
+            return self.bijection.inverse(z, context)
 
     def split_latents(self, z: Tensor) -> list[Tensor]:
         """The levels of z `(batch, dims)`, each `(batch, *shape)` with a shape of latent_shapes."""

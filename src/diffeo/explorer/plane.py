@@ -206,7 +206,7 @@ class Plane:
             the limits of each station in words.
         """
         flow = self.subject.flow
-        z = flow.noise(FLOWING, generator(seed)).cpu()
+        z = flow.noise(FLOWING, generator(seed)).detach().cpu()
         context = None if self.context is None else self.context.expand(FLOWING, -1)
         stations = to_numpy(decode_by_layer(flow, z, context))
         reach = latent_reach(flow.base)

@@ -27,7 +27,7 @@ def noise(subject: Subject, n: int, seeds: Sequence[int]) -> Tensor:
         if seed != seeds[0]:
             other = flow.noise(n, generator(seed))
             z = torch.where(in_levels(flow, [level], z.device), other, z)
-    return z.cpu()
+    return z.detach().cpu()
 
 
 def reseed(seeds: Sequence[int], held: Sequence[int], seed: int) -> list[int]:
@@ -53,7 +53,8 @@ def sample(
     if not 0 <= temperature <= HOTTEST:
         raise ValueError(f"the temperature is {temperature}: choose it from 0 to {HOTTEST}.")
     context = subject.conditions.draw(n, seeds[0], values)
-    return decode(subject.flow, noise(subject, n, seeds) * temperature, context), context
+    z = subject.flow.base.scaled(noise(subject, n, seeds), temperature)
+    return decode(subject.flow, z, context), context
 
 
 def finite_only(

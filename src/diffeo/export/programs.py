@@ -94,7 +94,7 @@ class Sample(Program):
 
     def example(self, n: int) -> tuple[Inputs, Tensor]:
         context = _contexts(self.flow, n)
-        z = self.flow.noise(n, _seeded(n))
+        z = self.flow.noise(n, _seeded(n)).detach()
         return {"z": z, **context}, self.flow.decode(z, context.get("context"))
 
 

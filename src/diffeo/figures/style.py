@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
@@ -178,12 +179,12 @@ def square_window(points: Array) -> Window:
 
 
 def base_density(base: Base, z: Array) -> Array:
-    """The base density in one dimension, of z `(n,)`."""
-    return to_numpy(base.log_prob(torch.from_numpy(z)[:, None]).exp())
+    """The base density in one dimension, or the mean of those of all, of z `(n,)`."""
+    return to_numpy(copy.deepcopy(base).cpu().marginal(torch.from_numpy(z)).exp())
 
 
 def latent_reach(base: Base) -> float:
     """The half-width of panels of latents: where the base density falls below e^-5 of its peak."""
-    z = np.arange(0, 50, 0.5)
+    z = np.arange(-50, 50, 0.5)
     density = base_density(base, z)
-    return float(z[np.argmax(density < np.exp(-5) * density[0])])
+    return float(np.abs(z[density >= np.exp(-5) * density.max()]).max()) + 0.5

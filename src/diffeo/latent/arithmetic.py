@@ -187,7 +187,7 @@ def resample(
     (after Dinh et al. 2017, appendix D)
     """
     z = encode(flow, x, context).repeat_interleave(variants, dim=0)
-    noise = flow.noise(len(z), generator).to(z.device) * temperature
+    noise = flow.base.scaled(flow.noise(len(z), generator).to(z.device), temperature)
     z = torch.where(in_levels(flow, levels, z.device), noise, z)
     return decode(flow, z, _repeat_each(context, variants)).unflatten(0, (len(x), variants))
 
@@ -237,7 +237,8 @@ def at_temperatures(
         raise ValueError("temperatures is empty: choose some, such as 0.5 and 1.")
     if isinstance(noise, int):
         noise = flow.noise(noise, generator)
-    z = torch.stack([noise * temperature for temperature in temperatures], dim=1).flatten(0, 1)
+    scaled = [flow.base.scaled(noise, temperature) for temperature in temperatures]
+    z = torch.stack(scaled, dim=1).flatten(0, 1)
     context = _repeat_each(context, len(temperatures))
     return decode(flow, z, context).unflatten(0, (len(noise), len(temperatures)))
 

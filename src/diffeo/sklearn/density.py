@@ -213,7 +213,8 @@ class FlowDensity(
                 f"n_samples and temperature must be 0 or more, not {n_samples} and {temperature}."
             )
         generator = torch.Generator().manual_seed(_seed(random_state))
-        z = self.flow_.noise(n_samples, generator).numpy() * temperature
+        noise = self.flow_.noise(n_samples, generator).detach()
+        z = self.flow_.base.scaled(noise, temperature).numpy()
         x = self._apply(self.flow_.decode, z, encoded)
         if not np.isfinite(x).all():
             raise ValueError(

@@ -26,7 +26,6 @@ SHORT = ("device", "compile", "detect_anomaly")  # options of the trainer
 GONE = {
     "--model.coupling": "write --model.univariate Additive, or Affine",
     "--model.bound": "write --model.univariate Affine --model.univariate.bound NUMBER",
-    "--model.base": "write --model.base Normal, or Logistic",
     "--model.num_classes": "write --data.context label",
     "--model.context_features": "name the columns by --data.context",
     "--data.delimiter": "it is found in the first lines of a file",
