@@ -16,9 +16,13 @@ from diffeo.bijections.elementwise import Logit as Logit
 from diffeo.bijections.elementwise import Scale as Scale
 from diffeo.bijections.elementwise import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.elementwise import Standardize as Standardize
+from diffeo.bijections.linear import Householder as Householder
+from diffeo.bijections.linear import LULinear as LULinear
 from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
+from diffeo.bijections.planar import Planar as Planar
+from diffeo.bijections.planar import Radial as Radial
 from diffeo.bijections.reshape import Flatten as Flatten
 from diffeo.bijections.reshape import Permutation as Permutation
 from diffeo.bijections.reshape import Squeeze as Squeeze
@@ -29,6 +33,7 @@ from diffeo.bijections.splits import MaskedCheckerboard as MaskedCheckerboard
 from diffeo.bijections.splits import MaskedNetwork as MaskedNetwork
 from diffeo.bijections.splits import NoSplit as NoSplit
 from diffeo.bijections.splits import Split as Split
+from diffeo.bijections.sylvester import Sylvester as Sylvester
 from diffeo.bijections.univariate import Additive as Additive
 from diffeo.bijections.univariate import Affine as Affine
 from diffeo.bijections.univariate import Univariate as Univariate

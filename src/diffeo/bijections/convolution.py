@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection, Example
+from diffeo.bijections.linear import lu_triangles, solve_lu
 from diffeo.bijections.memory import is_replaying
 from diffeo.bijections.normalization import ActNorm
 from diffeo.utils.machine import widest
@@ -97,8 +98,7 @@ class InvertibleConv1x1(Bijection):
     def triangles(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """L, and U with its diagonal, each `(channels, channels)`."""
         lower, upper, log_s = (part.to(dtype) for part in (self.lower, self.upper, self.log_s))
-        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        return lower.tril(-1) + eye, upper.triu(1) + torch.diag(self.sign * log_s.exp())
+        return lu_triangles(lower, upper, self.sign * log_s.exp())
 
     def _log_det(self) -> Tensor:
         if self.lu:
@@ -114,10 +114,7 @@ class InvertibleConv1x1(Bijection):
             return torch.linalg.inv_ex(self.weight.to(widest(self.weight.device))).inverse
         lower, upper = self.triangles(widest(self.lower.device))
         eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        right = torch.linalg.solve_triangular(
-            lower, eye[self.permutation.argsort()], upper=False, unitriangular=True
-        )
-        return torch.linalg.solve_triangular(upper, right, upper=True)
+        return solve_lu(lower, upper, eye[self.permutation.argsort()])
 
     def _prepared(self) -> tuple[Tensor, Tensor, Tensor]:
         """W, its inverse and its log-determinant; those of the last call if nothing changed."""
