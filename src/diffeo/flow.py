@@ -14,7 +14,7 @@ from diffeo.bases import Base, Normal
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain
 from diffeo.bijections.convolution import SingularError
-from diffeo.bijections.coupling import Coupling
+from diffeo.bijections.coupling import Conditioned
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
@@ -274,7 +274,7 @@ class Flow(PretrainedModel):
         encoded bit for bit, use None (see `Coupling`). Returns the flow itself.
         """
         for module in self.modules():
-            if isinstance(module, Coupling):
+            if isinstance(module, Conditioned):
                 module.precision = dtype
         return self
 

@@ -1,5 +1,6 @@
 """The mathematics: one invertible map a file; no networks, no training."""
 
+from diffeo.bijections.autoregressive import Autoregressive as Autoregressive
 from diffeo.bijections.base import Bijection as Bijection
 from diffeo.bijections.chain import Chain as Chain
 from diffeo.bijections.chain import FactorOut as FactorOut

@@ -20,7 +20,29 @@ from diffeo.networks.mlp import MLP
 Network: TypeAlias = Callable[[int, int, Any, int], nn.Module]
 
 
-class Coupling(Bijection):
+class Conditioned(Bijection):
+    """A bijection that maps with parameters from a network.
+
+    Attributes:
+        univariate: the elementwise map.
+        conditioner: the network.
+        precision: the dtype in which the network computes, such as `torch.bfloat16`; None for that
+            of x. Its parameters come back in the dtype of x, as does everything else.
+    """
+
+    univariate: Univariate
+    conditioner: nn.Module
+    precision: torch.dtype | None = None
+
+    def _parameters_for(self, a: Tensor, context: Tensor | None) -> Tensor:
+        """The parameters of the univariate map, given what conditions it."""
+        if self.precision is None:
+            return self.conditioner(a, context)
+        with torch.autocast(a.device.type, self.precision):
+            return self.conditioner(a, context).to(a.dtype)
+
+
+class Coupling(Conditioned):
     """Pass one part of the input through, and map the other with parameters computed from it.
 
         (a, b) = split(x),   y = merge(a, univariate(b; conditioner(a, context)))
@@ -34,16 +56,12 @@ class Coupling(Bijection):
         conditioner: network `(a, context) -> parameters`, with `univariate.parameters_each` of
             them for each element of b, stacked along axis 1.
 
-    Attributes:
-        precision: the dtype in which the conditioner computes, such as `torch.bfloat16`; None for
-            that of x. Its parameters come back in the dtype of x, as does everything else. The
-            inverse of a coupling stays exact; in a stack of them, a part a that comes back with
-            another last bit may be rounded to its neighbour, and give slightly other parameters.
+    In a lower `precision` of the network, the inverse of a coupling stays exact; in a stack of them,
+    a part a that comes back with another last bit may be rounded to its neighbour, and give slightly
+    other parameters.
 
     (Dinh et al. 2014, section 3.1; Dinh et al. 2017, section 3.2)
     """
-
-    precision: torch.dtype | None = None
 
     def __init__(self, split: Split, univariate: Univariate, conditioner: nn.Module) -> None:
         super().__init__()
@@ -91,13 +109,6 @@ class Coupling(Bijection):
         yield Example(
             lambda: cls(NoSplit(3), Affine(), MLP(0, 6, (8, 8), 2)), (3,), context_features=2
         )
-
-    def _parameters_for(self, a: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters of the univariate map of part b."""
-        if self.precision is None:
-            return self.conditioner(a, context)
-        with torch.autocast(a.device.type, self.precision):
-            return self.conditioner(a, context).to(a.dtype)
 
 
 def coupling(

@@ -2,6 +2,8 @@
 
 from diffeo.networks.glow import GlowNet as GlowNet
 from diffeo.networks.glow import ZeroConv as ZeroConv
+from diffeo.networks.masked import MaskedLinear as MaskedLinear
+from diffeo.networks.masked import MaskedMLP as MaskedMLP
 from diffeo.networks.mlp import MLP as MLP
 from diffeo.networks.resnet import ConvNet as ConvNet
 from diffeo.networks.resnet import ResNet as ResNet
