@@ -38,7 +38,7 @@ from diffeo.bijections import (
 )
 from diffeo.bijections.base import Example
 from diffeo.flow import Flow
-from diffeo.models import NICE, Glow, ImageRealNVP, RealNVP, TableFlow
+from diffeo.models import IAF, MAF, NICE, NSF, CouplingNSF, Glow, ImageRealNVP, RealNVP, TableFlow
 from diffeo.networks import MLP, ConvNet, GlowNet, ResNet
 
 
@@ -314,6 +314,19 @@ MODELS: dict[str, Entry] = (
         )
     }
 )
+MODELS |= {
+    f"{model.__name__} {features}{', context' if context else ''}": Entry(
+        lambda model=model, features=features, context=context: model(
+            features, layers=2, hidden=(8,), context=context
+        ),
+        (features,),
+        "constant" if model in (MAF, IAF) and features == 1 and not context else "varying",
+        context,
+        perturbation=0.2,
+    )
+    for model in (MAF, IAF, NSF, CouplingNSF)
+    for features, context in ((1, 0), (1, 2), (3, 0), (3, 2))
+}
 
 ENTRIES = BIJECTIONS | MODELS
 

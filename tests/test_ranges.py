@@ -25,7 +25,7 @@ from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.config import Configurable, known_classes
 from diffeo.utils.ranges import Range, alternatives, check_value, describe, fits
 
-MODELS = ("Glow", "ImageRealNVP", "NICE", "RealNVP", "TableFlow")
+MODELS = diffeo.MODELS
 # What users call with numbers, besides classes that are saved by their arguments.
 PUBLIC = ("flow", "distribution", "latent", "run", "scale", "sklearn", "data", "explorer", "export")
 # Plain numbers that are checked with something else: (function, argument).

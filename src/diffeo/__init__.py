@@ -14,12 +14,26 @@ from diffeo.utils.version import __version__
 if TYPE_CHECKING:
     from diffeo.bijections import Bijection, Chain, Inverse
     from diffeo.flow import Flow, load
-    from diffeo.models import NICE, Glow, ImageRealNVP, RealNVP, TableFlow
+    from diffeo.models import (
+        IAF,
+        MAF,
+        NICE,
+        NSF,
+        CouplingNSF,
+        Glow,
+        ImageRealNVP,
+        RealNVP,
+        TableFlow,
+    )
 
 __all__ = [
+    "IAF",
+    "MAF",
     "NICE",
+    "NSF",
     "Bijection",
     "Chain",
+    "CouplingNSF",
     "Flow",
     "Glow",
     "ImageRealNVP",
@@ -30,10 +44,22 @@ __all__ = [
     "load",
 ]
 
+MODELS = (
+    "IAF",
+    "MAF",
+    "NICE",
+    "NSF",
+    "CouplingNSF",
+    "Glow",
+    "ImageRealNVP",
+    "RealNVP",
+    "TableFlow",
+)
+
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.
 __getattr__ = lazy_import(
     __name__,
     dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections")
     | dict.fromkeys(("Flow", "load"), "flow")
-    | dict.fromkeys(("NICE", "Glow", "ImageRealNVP", "RealNVP", "TableFlow"), "models"),
+    | dict.fromkeys(MODELS, "models"),
 )

@@ -56,9 +56,9 @@ class Coupling(Conditioned):
         conditioner: network `(a, context) -> parameters`, with `univariate.parameters_each` of
             them for each element of b, stacked along axis 1.
 
-    In a lower `precision` of the network, the inverse of a coupling stays exact; in a stack of them,
-    a part a that comes back with another last bit may be rounded to its neighbour, and give slightly
-    other parameters.
+    In a lower `precision` of the network, the inverse of a coupling stays exact. In a stack of
+    them, a part a that comes back with another last bit may be rounded to its neighbour, and give
+    slightly other parameters.
 
     (Dinh et al. 2014, section 3.1; Dinh et al. 2017, section 3.2)
     """

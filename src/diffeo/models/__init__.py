@@ -1,5 +1,9 @@
 """Flows assembled as the papers have them; no mathematics of their own."""
 
+from diffeo.models.autoregressive import IAF as IAF
+from diffeo.models.autoregressive import MAF as MAF
+from diffeo.models.autoregressive import NSF as NSF
+from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.tables import NICE as NICE

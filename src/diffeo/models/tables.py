@@ -120,14 +120,7 @@ class RealNVP(Flow):
         univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
         couplings = table_couplings(features, layers, hidden, univariate, network, width)
-        super().__init__(
-            Chain(Standardize(features), *couplings),
-            features,
-            base=base,
-            context=context,
-            context_encoder=Standardize(width) if width else None,
-            dequantizer=UniformDequantize(steps) if steps else None,
-        )
+        super().__init__(**table_parts(features, couplings, base, context, steps))
         self._record(univariate=univariate)
 
 
@@ -168,7 +161,7 @@ class TableFlow(Flow):
     ) -> None:
         univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
-        links: list[Bijection] = [Standardize(features), SinhArcsinh(features), Whiten(features)]
+        links: list[Bijection] = [SinhArcsinh(features), Whiten(features)]
         if width:
             links.append(coupling(NoSplit(features), univariate, network, hidden, width))
         if features == 1:
@@ -176,14 +169,27 @@ class TableFlow(Flow):
                 links += [SinhArcsinh(1), LearnedPrior(1, context_features=width)]
         else:
             links += table_couplings(features, layers, hidden, univariate, network, width)
-        super().__init__(
-            Chain(*links),
-            features,
-            base=base,
-            context=context,
-            context_encoder=Standardize(width) if width else None,
-        )
+        super().__init__(**table_parts(features, links, base, context))
         self._record(univariate=univariate)
+
+
+def table_parts(
+    features: int,
+    links: Sequence[Bijection],
+    base: Base | None,
+    context: ContextSpec | int | None,
+    steps: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Arguments of `Flow` for a table: rows and context are standardized before the links."""
+    width = ContextSpec.of(context).width
+    return {
+        "bijection": Chain(Standardize(features), *links),
+        "shape": features,
+        "base": base,
+        "context": context,
+        "context_encoder": Standardize(width) if width else None,
+        "dequantizer": UniformDequantize(steps) if steps else None,
+    }
 
 
 def table_couplings(

@@ -35,8 +35,9 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        count = len(ctx.saved_tensors) // 3
-        inputs, layers = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        saved = ctx.saved_tensors  # once: a checkpoint hands them out no second time
+        count = len(saved) // 3
+        inputs, layers = saved[:count], saved[count:]
         if torch.is_grad_enabled():
             return gradients_with_graph(ctx, plain, (inputs[0], *layers), grad)
         found: list[Tensor | None] = []
