@@ -323,10 +323,17 @@ def test_bad_tables_are_refused(tmp_path, capsys, spoil, words):
     assert contents(tmp_path) == before
 
 
-def test_one_column_is_refused(tmp_path, capsys):
+def test_one_column_is_a_table_too(tmp_path, capsys):
     pd.DataFrame(ROWS, columns=["a", "b", "c"]).to_csv("t.csv", index=False)
-    refused(["train", "--data=t.csv", "--data.columns=a"], capsys, "at least 2", "add a column")
+    one = ["train", "--data=t.csv", "--data.columns=a"]
+    refused([*one, "--model=RealNVP"], capsys, "at least 2", "add a column")
     assert not (tmp_path / "runs").exists()
+    assert main([*one, "--trainer.max_epochs=2", "--out=one"]) == 0
+    assert main(["sample", "one", "-n", "50", "--out=s.csv"]) == 0
+    assert list(pd.read_csv("s.csv").columns) == ["a"]
+    assert main(["eval", "one"]) == 0
+    assert main(["plot", "one", "--out=one.png"]) == 0
+    assert main(["train", "--resume=one", "--trainer.max_epochs=3"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ COMMANDS = {
     "width) = (1, 8, 8): choose another model by --model.",
     "train --data t.csv --model Glow": "Glow does not model 2 columns: choose another model by "
     "--model.",
-    "train --data one.csv": "a coupling needs at least 2 features, one to condition the other, not "
-    "1: add a column, or take TableFlow, which has none for one column.",
+    "train --data one.csv --model RealNVP": "a coupling needs at least 2 features, one to "
+    "condition the other, not 1: add a column, or take TableFlow, which has none for one column.",
     # Forms of numbers
     "train --data comma.csv": "comma.csv: column 'a' is not numeric, row 1 holds '0,126': write "
     "`--data.thousands ,` or `--data.decimal ,` if that is a number",

@@ -498,3 +498,22 @@ def test_the_offset_of_equal_weights_is_the_quantile_and_weights_move_it():
     weighted = FlowOutlierDetector(density, contamination=0.07).fit(x, sample_weight=weights)
     flagged = weighted.predict(x) == -1
     assert weights[flagged].sum() / weights.sum() == pytest.approx(0.07, abs=0.01)
+
+
+def test_one_column_with_three_modes_has_nearly_its_closed_form():
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        return rng.choice([-4.0, 0.0, 4.0], (n, 1), p=[0.3, 0.4, 0.3]) + 0.5 * rng.normal(
+            size=(n, 1)
+        )
+
+    new = draw(5_000)
+    parts = zip((0.3, 0.4, 0.3), (-4, 0, 4), strict=True)
+    truth = np.log(sum(w * stats.norm(m, 0.5).pdf(new) for w, m in parts)).mean()
+    density = FlowDensity(random_state=0).fit(draw(1_500))
+    assert density.score(new) == pytest.approx(truth, abs=0.05)
+    grid = np.linspace(-30, 30, 20_001)
+    assert np.trapezoid(np.exp(density.score_samples(grid[:, None])), grid) == pytest.approx(
+        1, abs=1e-6
+    )

@@ -21,7 +21,7 @@ def mixture(shape: str, k: int = 4) -> tuple[MixtureCDF, Tensor, Tensor, Tensor,
     univariate = MixtureCDF(k, shape)
     parameters = torch.randn(3 * k, generator=torch.Generator().manual_seed(0)).double()
     logits, shift, change = parameters.view(3, k)
-    mean = torch.tensor(univariate.places).double() + shift
+    mean = torch.tensor(univariate.places, dtype=torch.float64) + shift
     scale = univariate.scale * torch.exp(5 * torch.tanh(change / 5))
     return univariate, parameters, logits.softmax(0), mean, scale
 

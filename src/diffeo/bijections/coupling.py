@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.splits import FeatureSplit, NoSplit, Split
 from diffeo.bijections.univariate import Affine, Univariate
+from diffeo.networks.constant import Constant
 from diffeo.networks.mlp import MLP
 
 # A class of `diffeo.networks`, or `functools.partial` of one, called with the number of inputs, of
@@ -80,9 +81,13 @@ class Coupling(Conditioned):
         return self.split.merge(a, b), log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        a, b = self.split.split(x)
         initialize: Any = getattr(self.conditioner, "initialize", None)
         if initialize is not None:
-            initialize(self.split.split(x)[0], context)
+            initialize(a, context)
+        fit: Any = getattr(self.univariate, "fit", None)
+        if fit is not None and isinstance(self.conditioner, Constant):
+            self.conditioner.start(fit(b))
         return self(x, context)[0]
 
     def replay(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from diffeo.utils.ranges import Count
 
 OVERLAP = 0.6  # scale of the components at the start, in units of that of the whole
 LOG_SCALE = 5.0  # largest change of a log-scale
+EM_STEPS = 100
+NARROWEST = 0.02  # component that EM makes, in spreads of the column
 
 
 class MixtureCDF(Univariate):
@@ -42,11 +46,12 @@ class MixtureCDF(Univariate):
         self.components = components
         self.noise = NOISE[shape]
         self.parameters_each = 3 * components
-        places = torch.special.ndtri((torch.arange(components) + 0.5) / components)
+        # Plain numbers: models are also constructed without storage, to be loaded.
+        places = [NormalDist().inv_cdf((k + 0.5) / components) for k in range(components)]
         self.scale = OVERLAP if components > 1 else 1.0
-        spread = places.square().mean().clamp(min=1e-9).sqrt()
-        places = places * (self.noise.spread * (1 - self.scale**2) ** 0.5 / spread)
-        self.places: list[float] = places.tolist()
+        spread = math.hypot(*places) / components**0.5 or 1.0
+        factor = self.noise.spread * (1 - self.scale**2) ** 0.5 / spread
+        self.places = [factor * place for place in places]
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self._scores(x, *self._mixture(x, parameters))
@@ -62,6 +67,31 @@ class MixtureCDF(Univariate):
 
         x = invert(scores, y, quantiles.amin(0), quantiles.amax(0), start)
         return x, -scores(x)[1].flatten(1).sum(1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> Tensor:
+        """Parameters `(parameters_each * n,)` from data x `(batch, n)`: those of a mixture by EM.
+
+        No component gets narrower than a fiftieth of the spread of its column, so that repeated
+        values do not draw one.
+        """
+        k, spread = self.components, x.std(0).clamp(min=torch.finfo(x.dtype).tiny)
+        u = (x - x.mean(0)) / spread
+        quantiles = (torch.arange(k, dtype=x.dtype, device=x.device) + 0.5) / k
+        mean = u.quantile(quantiles, dim=0)[:, None]  # (k, 1, n)
+        log_w, scale = torch.full_like(mean, -math.log(k)), torch.full_like(mean, 1 / k**0.5)
+        for _ in range(EM_STEPS if k > 1 else 1):
+            share = (log_w - scale.log() - 0.5 * ((u - mean) / scale).square()).softmax(0)
+            total = share.sum(1, keepdim=True) + 1e-6
+            mean = (share * u).sum(1, keepdim=True) / total
+            variance = (share * (u - mean).square()).sum(1, keepdim=True) / total
+            scale = variance.sqrt().clamp(min=NARROWEST)
+            log_w = (total / total.sum(0)).log()
+        places = torch.tensor(self.places, dtype=x.dtype, device=x.device)[:, None, None]
+        log_scale = (scale * spread / (self.noise.spread * self.scale)).log()
+        change = LOG_SCALE * torch.atanh((log_scale / LOG_SCALE).clamp(-0.99, 0.99))
+        shift = x.mean(0) + mean * spread - places
+        return torch.cat((log_w, shift, change))[:, 0].flatten()
 
     def _mixture(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, each `(K, *x.shape)`."""

@@ -18,6 +18,7 @@ from diffeo.bijections.univariate import Additive, Affine, Univariate
 from diffeo.bijections.whitening import Whiten
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
+from diffeo.networks.constant import Constant
 from diffeo.networks.mlp import MLP
 from diffeo.utils.ranges import Bits, Count, NonNegative
 
@@ -132,8 +133,9 @@ class TableFlow(Flow):
     Before the first step of training it is a Gaussian with the covariance of the data, once each
     column has been transformed (`SinhArcsinh`) into the shape of a normal distribution. The
     couplings start as the identity and alternate as in `RealNVP`. With a context the first of them
-    transforms all columns, given the context alone. A single column, which no other conditions, is
-    transformed and scaled `layers` times instead.
+    transforms all columns, given the context alone. A single column, which no other conditions, has
+    one map instead: `univariate`, such as `MixtureCDF()`; by default it is transformed and scaled
+    `layers` times.
 
     Args:
         features: D of the data `(batch, D)`.
@@ -159,18 +161,22 @@ class TableFlow(Flow):
         base: Base | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
+        # A single column is mapped by a univariate map that was asked for, or as 0.1.0 did it.
+        whole = univariate is not None and features == 1
         univariate = univariate or self.defaults["univariate"]
         width = ContextSpec.of(context).width
         links: list[Bijection] = [SinhArcsinh(features), Whiten(features)]
-        if width:
-            links.append(coupling(NoSplit(features), univariate, network, hidden, width))
-        if features == 1:
+        if width or whole:
+            whole_network = network if width else Constant
+            links.append(coupling(NoSplit(features), univariate, whole_network, hidden, width))
+        if features == 1 and not whole:
             for _ in range(layers):
                 links += [SinhArcsinh(1), LearnedPrior(1, context_features=width)]
-        else:
+        elif features > 1:
             links += table_couplings(features, layers, hidden, univariate, network, width)
         super().__init__(**table_parts(features, links, base, context))
-        self._record(univariate=univariate)
+        if features > 1 or whole:
+            self._record(univariate=univariate)
 
 
 def table_parts(

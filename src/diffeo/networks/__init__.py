@@ -1,5 +1,6 @@
 """Networks that compute the parameters of a map, from one part of its input and the context."""
 
+from diffeo.networks.constant import Constant as Constant
 from diffeo.networks.glow import GlowNet as GlowNet
 from diffeo.networks.glow import ZeroConv as ZeroConv
 from diffeo.networks.masked import MaskedLinear as MaskedLinear

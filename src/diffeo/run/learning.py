@@ -15,13 +15,14 @@ from typing import Any, get_type_hints
 import torch
 from rich.console import Console
 
+from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
 from diffeo.data.datasets import fingerprint
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.tables import RealNVP
+from diffeo.models.tables import RealNVP, TableFlow
 from diffeo.run import claim
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run, as_setting
@@ -250,7 +251,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         what = f"images of (channels, height, width) = {data.shape}"
         metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
     else:
-        model = model or RealNVP
+        model = model or (RealNVP if data.features > 1 else one_column)
         event, what = data.features, _columns(data.features)
         metadata = {"columns": data.columns}
         if form := data.options.form():
@@ -272,6 +273,11 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         )
     flow.metadata = {"data": data.name, **metadata}
     return flow
+
+
+def one_column(features: int, **needs: Any) -> TableFlow:
+    """The default model of a table of one column, of which no coupling can be made."""
+    return TableFlow(features, univariate=MixtureCDF(), **needs)
 
 
 def _columns(number: int) -> str:

@@ -17,6 +17,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Generator, Tensor
 
 from diffeo.bijections.elementwise import SinhArcsinh
+from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.context import ContextSpec
 from diffeo.data import Split
 from diffeo.flow import Flow
@@ -109,7 +110,9 @@ def fit_flow(
         rows, conditions = as_tensors(table.x, table.context)
         with _seeded(seed):
             hidden = (settings.hidden, settings.hidden)
-            flow = TableFlow(rows.shape[1], settings.layers, hidden, context=spec).double()
+            univariate = MixtureCDF() if rows.shape[1] == 1 else None
+            flow = TableFlow(rows.shape[1], settings.layers, hidden, univariate, context=spec)
+            flow.double()
         copies = torch.from_numpy(table.copies)
         every = torch.arange(len(rows)).repeat_interleave(copies)
         set_start(flow, rows[every], None if conditions is None else conditions[every])
@@ -118,6 +121,8 @@ def fit_flow(
         with torch.no_grad():
             w, log_det = links[:START](rows)
             c = None if conditions is None else encoder(conditions)[0].float()
+            if rows.shape[1] == 1:
+                links[START:].initialize(w[every], None if c is None else c[every])
         couplings = Flow(links[START:], rows.shape[1], context=flow.context).float()
         order = torch.randperm(len(rows), generator=Generator().manual_seed(seed))
         held_out, others = order[: settings.held_out], order[settings.held_out :]
