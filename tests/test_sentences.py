@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffeo import NICE, Flow, RealNVP, TableFlow
+from diffeo import NICE, Flow, RealNVP, TableFlow, models
 from diffeo.bijections import Bijection, Chain, Permutation
 from diffeo.cli import main
 from diffeo.context import Category, ContextSpec
@@ -53,10 +53,11 @@ def here(tmp_path_factory):
     return folder
 
 
+MODELS = ", ".join(sorted(models.__all__))
 COMMANDS = {
     # Names and choices
-    "train --model glow": "--model is glow (did you mean 'Glow'?): choose one of Glow, "
-    "ImageRealNVP, NICE, RealNVP, TableFlow, or a class of your own, mypackage.MyClass.",
+    "train --model glow": f"--model is glow (did you mean 'Glow'?): choose one of {MODELS}, or a "
+    "class of your own, mypackage.MyClass.",
     "train --model.step 3": "--model.step is not an option (did you mean --model.steps?): "
     "`diffeo train --help` lists them.",
     "train --model Glow --model.step 3": "--model.step is not an option (did you mean "
