@@ -53,7 +53,7 @@ def here(tmp_path_factory):
     return folder
 
 
-MODELS = ", ".join(sorted(models.__all__))
+MODELS = ", ".join(sorted(name for name in vars(models) if name[0].isupper()))
 COMMANDS = {
     # Names and choices
     "train --model glow": f"--model is glow (did you mean 'Glow'?): choose one of {MODELS}, or a "
