@@ -17,6 +17,7 @@ from diffeo.bijections.elementwise import Logit as Logit
 from diffeo.bijections.elementwise import Scale as Scale
 from diffeo.bijections.elementwise import SinhArcsinh as SinhArcsinh
 from diffeo.bijections.elementwise import Standardize as Standardize
+from diffeo.bijections.gaussian_mixture import GaussianMixtureMap as GaussianMixtureMap
 from diffeo.bijections.linear import Householder as Householder
 from diffeo.bijections.linear import LULinear as LULinear
 from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF

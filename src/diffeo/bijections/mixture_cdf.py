@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from diffeo.bijections.quantiles import NOISE, Shape
+from diffeo.bijections.quantiles import NOISE, Noise, Shape
 from diffeo.bijections.roots import invert
 from diffeo.bijections.univariate import Univariate
 from diffeo.utils.ranges import Count
@@ -109,15 +109,26 @@ class MixtureCDF(Univariate):
         self, x: Tensor, log_w: Tensor, mean: Tensor, log_s: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The y of each element of x, and log dy/dx."""
-        u = (x - mean) * (-log_s).exp()
-        lower = (log_w.exp() * self.noise.cdf(u)).sum(0) < 0.5
-        log_cdf, log_hazard = self.noise.log_cdf_and_hazard(torch.where(lower, u, -u))
-        terms = log_w + log_cdf
-        z = self.noise.quantile(terms.logsumexp(0))
-        # Of shares of the tail: the tails themselves are too large for the digits of a float.
-        hazard = (terms.log_softmax(0) + log_hazard - log_s).logsumexp(0)
-        return torch.where(lower, z, -z), hazard - self.noise.log_cdf_and_hazard(z)[1]
+        return mixture_scores(self.noise, (x - mean) * (-log_s).exp(), log_w, log_s)
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:
         return cls(4), cls(3, "logistic"), cls(1)
+
+
+def mixture_scores(noise: Noise, u: Tensor, log_w: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
+    """The quantile y of noise that has the probability of x under a mixture, and log dy/dx.
+
+    Args:
+        noise: of which distribution y and the components are.
+        u: x in units of each component, `(K, *shape)`: less its mean, over its scale.
+        log_w: logarithms of the weights, whose sum over K is 1.
+        log_s: logarithms of the scales.
+    """
+    lower = (log_w.exp() * noise.cdf(u)).sum(0) < 0.5
+    log_cdf, log_hazard = noise.log_cdf_and_hazard(torch.where(lower, u, -u))
+    terms = log_w + log_cdf
+    z = noise.quantile(terms.logsumexp(0))
+    # Of shares of the tail: the tails themselves are too large for the digits of a float.
+    hazard = (terms.log_softmax(0) + log_hazard - log_s).logsumexp(0)
+    return torch.where(lower, z, -z), hazard - noise.log_cdf_and_hazard(z)[1]

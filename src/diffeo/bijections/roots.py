@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,5 +43,8 @@ def invert(f: Increasing, y: Tensor, low: Tensor, high: Tensor, start: Tensor) -
     """
     x = solve(f, y, low, high, start)
     value, log_slope = f(x)
-    # A step of Newton's, which is 0 but for rounding, and whose gradient is the one above.
-    return x - (value - y) * (-log_slope).exp().detach()
+    gap = value - y
+    # On a plateau of f, such as between far modes, the slope underflows, and x is any point of it.
+    steepest = 0.5 * math.log(torch.finfo(y.dtype).max)
+    # A step of Newton's from a gap of 0, whose gradient is the one above.
+    return x - (gap - gap.detach()) * (-log_slope.detach()).clamp(max=steepest).exp()
