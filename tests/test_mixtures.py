@@ -168,7 +168,7 @@ def test_gradients_train_it_and_couplings_follow_it(tmp_path):
         loss = -flow.log_prob(x).mean()
         loss.backward()
         adam.step()
-    assert float(loss) < before - 0.02
+    assert loss.item() < before - 0.02
     flow.save_pretrained(tmp_path)
     loaded = diffeo.load(tmp_path)
     assert torch.equal(loaded.log_prob(x), flow.eval().log_prob(x))
