@@ -54,6 +54,13 @@ class Entry:
     interval: tuple[float, float] | None = None
     normalizes_batches: bool = False
     perturbation: float = 0.3
+    exact: bool = True
+    tolerance: float = 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the host reads values: a random number of terms, or a step's error."""
+        return not self.exact or self.tolerance > 0
 
     @property
     def volume_preserving(self) -> bool:

@@ -94,11 +94,14 @@ def test_log_det_is_the_jacobians(entry: Entry, dtype: torch.dtype):
     module, x, context = entry.ready(dtype), entry.x(4, dtype), entry.context(4, dtype)
     y, log_det = forward(module, x, context)
     close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype] * 10 ** isinstance(module, Flow)}
+    close = {name: max(each, entry.tolerance) for name, each in close.items()}
     truth = autodiff_log_det(lambda x: forward(module, x, context)[0], x)
-    torch.testing.assert_close(log_det, truth, **close)
+    if entry.exact:
+        torch.testing.assert_close(log_det, truth, **close)
     _, back = inverse(module, y, context)
     truth = autodiff_log_det(lambda y: inverse(module, y, context)[0], y)
-    torch.testing.assert_close(back, truth, **close)
+    if entry.exact:
+        torch.testing.assert_close(back, truth, **close)
     assert log_det.shape == back.shape == (4,)
     assert log_det.dtype == back.dtype == y.dtype == dtype
 
@@ -123,7 +126,7 @@ def test_log_det_is_away_from_zero_and_varies(entry: Entry):
 @every
 def test_round_trips(entry: Entry, dtype: torch.dtype):
     module, x, context = entry.ready(dtype), entry.x(5, dtype), entry.context(5, dtype)
-    close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype]}
+    close = dict.fromkeys(("rtol", "atol"), max(DTYPES[dtype], entry.tolerance))
     y, there = forward(module, x, context)
     again, back = inverse(module, y, context)
     torch.testing.assert_close(again, x, **close)
@@ -151,7 +154,8 @@ def test_rows_stand_alone(entry: Entry):
             row = slice(i, i + 1)
             part = direction(module, start[row], None if context is None else context[row])
             for a, b in zip(part, whole, strict=True):
-                torch.testing.assert_close(a, b[row], rtol=1e-11, atol=1e-11)
+                close = max(1e-11, entry.tolerance)
+                torch.testing.assert_close(a, b[row], rtol=close, atol=close)
         nothing, log_det = direction(module, start[:0], None if context is None else context[:0])
         assert nothing.shape == whole[0][:0].shape
         assert log_det.shape == (0,)
@@ -253,6 +257,8 @@ def test_double_copy_and_other_devices(entry: Entry):
     # A tensor that is neither parameter nor buffer would stay behind.
     plain = [value for part in moved.modules() for value in vars(part).values()]
     assert not any(isinstance(value, Tensor) for value in plain)
+    if entry.tolerance:
+        return  # a solver that looks at its error
     for direction, start in both_directions(doubled, x, context):
         result = direction(moved, start.to("meta"), None if context is None else context.to("meta"))
         assert all(t.is_meta for t in result)

@@ -7,7 +7,10 @@ import torch
 from constructors import perturb
 from torch import Tensor
 
-from diffeo.bijections import Householder, LULinear, Planar, Radial, Sylvester
+from diffeo.bijections import Householder, LULinear, Planar, Radial, Residual, Sylvester
+from diffeo.bijections.probes import make_key, signs, uniform
+from diffeo.networks import MLP, LipschitzMLP
+from diffeo.networks.smooth import spectral_bound
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -28,6 +31,7 @@ STEPS = {
     "Sylvester": lambda: Sylvester(3, 2),
     "LULinear": lambda: LULinear(3),
     "Householder": lambda: Householder(3, 4),
+    "Residual": lambda: Residual(LipschitzMLP(3, 3, (16, 16))),
 }
 every = pytest.mark.parametrize("make", STEPS.values(), ids=STEPS.keys())
 
@@ -133,3 +137,125 @@ def test_reflections_make_an_orthogonal_matrix_of_their_sign():
         matrix = ready(Householder(4, reflections))(torch.eye(4).double())[0]
         torch.testing.assert_close(matrix @ matrix.T, torch.eye(4).double())
         torch.testing.assert_close(torch.linalg.det(matrix).item(), (-1.0) ** reflections)
+
+
+def residual(features: int = 3, context: int = 0, **options) -> Residual:
+    torch.manual_seed(0)
+    return ready(Residual(LipschitzMLP(features, features, (16, 16), context), **options), 1.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (40, 64), (64, 40)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_spectral_bound_is_a_bound_and_near(shape, scale):
+    weight = normal(*shape) * scale
+    ratio = (spectral_bound(weight) / torch.linalg.matrix_norm(weight, 2)).item()
+    assert 1 - 1e-12 < ratio < 1.02
+    assert 1 - 1e-5 < spectral_bound(weight.float()).item() / spectral_bound(weight).item() < 1.001
+    zero = torch.zeros(shape, requires_grad=True)
+    spectral_bound(zero).backward()
+    assert zero.grad.isfinite().all()
+
+
+def test_a_residual_network_is_a_contraction_whatever_its_weights():
+    network = residual().network
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(20)
+    jacobian = network.linearize(normal(200, 3))[1](torch.eye(3).double()[None]).mT
+    norms = torch.linalg.matrix_norm(jacobian, 2)
+    assert 0.05 < norms.max() <= network.lipschitz
+
+
+def test_the_pushed_tangents_are_those_of_autodiff():
+    network, x, context = residual(context=2).network, normal(6, 3), normal(6, 2, seed=2)
+    pushed = network.linearize(x, context)[1](torch.eye(3).double()[None]).mT
+    truth = torch.autograd.functional.jacobian(lambda x: network(x, context), x)
+    torch.testing.assert_close(pushed, truth[range(6), :, range(6)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_residual_inverse_has_float_precision(dtype):
+    link, x = residual().to(dtype), normal(500, 3).to(dtype)
+    with torch.no_grad():
+        back = link.inverse(link(x)[0])[0]
+    torch.testing.assert_close(back, x, rtol=0, atol=60 * torch.finfo(dtype).eps)
+
+
+def test_gradients_of_inverses_are_the_numerical_ones():
+    for link in (residual(), ready(Planar(3)), ready(Sylvester(3, 2)), ready(Radial(3))):
+        y = normal(4, 3).requires_grad_()
+        names, weights = zip(*link.named_parameters(), strict=True)
+
+        def function(y: Tensor, *values: Tensor, link=link, names=names):
+            given = dict(zip(names, values, strict=True))
+            return torch.func.functional_call(Backwards(link), prefixed(given), (y,))
+
+        inputs = (y, *(w.detach().requires_grad_() for w in weights))
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+class Backwards(torch.nn.Module):
+    def __init__(self, link) -> None:
+        super().__init__()
+        self.link = link
+
+    def forward(self, y: Tensor):
+        return self.link.inverse(y)
+
+
+def prefixed(values):
+    return {f"link.{name}": value for name, value in values.items()}
+
+
+def test_the_estimate_of_the_log_determinant_is_unbiased_and_so_are_its_gradients():
+    exact, x = residual(4), normal(3, 4)
+    estimate = residual(4, exact_up_to=3, terms=1)
+    estimate.load_state_dict(exact.state_dict())
+    assert exact.is_exact(4) and not estimate.is_exact(4)
+    weight = "network.linears.1.weight"
+
+    def results(link):
+        log_det = link(x)[1]
+        (gradient,) = torch.autograd.grad(log_det.sum(), link.get_parameter(weight))
+        return torch.cat((log_det.detach(), gradient.flatten()[:8]))
+
+    truth, draws = results(exact), []
+    for seed in range(400):
+        estimate.seed = seed
+        draws.append(results(estimate))
+    draws = torch.stack(draws)
+    error = draws.std(0) / len(draws) ** 0.5
+    assert (error[:3] < 0.2).all()
+    assert ((draws.mean(0) - truth).abs() < 4 * error).all()
+
+
+def test_the_noise_of_an_estimate_follows_from_seed_weights_and_rows_alone():
+    link, x = residual(4, exact_up_to=0), normal(40, 4)
+    first = link(x)[1]
+    assert torch.equal(first, link(x)[1])
+    torch.testing.assert_close(link.inverse(link(x)[0])[1], -first)
+    torch.testing.assert_close(link(x[5:7])[1], first[5:7])
+    key = make_key(0, link.network.linears[0].weight)
+    noise = signs(x, key)
+    with torch.no_grad():
+        link.network.linears[0].weight[0, 0] += 1e-4
+    other = signs(x, make_key(0, link.network.linears[0].weight))
+    reseeded = signs(x, make_key(1, link.network.linears[0].weight))
+    for a, b in ((noise, other), (other, reseeded), (noise[:20], noise[20:])):
+        assert 0.3 < (a == b).double().mean() < 0.7
+
+
+def test_noise_is_uniform_and_uncorrelated():
+    n = 20_000
+    x = normal(n, 5)
+    noise = signs(x, make_key(0, normal(3)))
+    assert (noise.abs() == 1).all()
+    assert ((noise.T @ noise / n - torch.eye(5)).abs() < 5 * n**-0.5).all()
+    u = torch.stack([uniform(make_key(seed, normal(3))) for seed in range(2000)]).double()
+    grid = torch.linspace(0, 1, 2000, dtype=torch.float64)
+    assert (u.sort().values - grid).abs().max() < 1.9 * 2000**-0.5  # Kolmogorov and Smirnov
+
+
+def test_a_network_without_limit_is_refused():
+    with pytest.raises(ValueError, match="MLP has no limit of its slope: take LipschitzMLP"):
+        Residual(MLP(2, 2))

@@ -28,6 +28,7 @@ from diffeo.bijections.planar import Radial as Radial
 from diffeo.bijections.reshape import Flatten as Flatten
 from diffeo.bijections.reshape import Permutation as Permutation
 from diffeo.bijections.reshape import Squeeze as Squeeze
+from diffeo.bijections.residual import Residual as Residual
 from diffeo.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
 from diffeo.bijections.splits import CompactCheckerboard as CompactCheckerboard
 from diffeo.bijections.splits import FeatureSplit as FeatureSplit

@@ -70,6 +70,8 @@ class Example:
         normalizes_batches: whether training mode depends on the other rows of a batch.
         perturbation: standard deviation by which weights are moved from their start; less for
             deep stacks, whose Jacobian would otherwise be too ill-conditioned to compare with.
+        exact: False where log_det is an estimate, which has a test of its own.
+        tolerance: how far numbers may be from the truth, where a solver has a tolerance.
     """
 
     make: Callable[[], Bijection]
@@ -80,3 +82,5 @@ class Example:
     other: Callable[[], Bijection] | None = None
     normalizes_batches: bool = False
     perturbation: float = 0.3
+    exact: bool = True
+    tolerance: float = 0.0

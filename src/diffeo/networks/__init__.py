@@ -8,6 +8,8 @@ from diffeo.networks.masked import MaskedMLP as MaskedMLP
 from diffeo.networks.mlp import MLP as MLP
 from diffeo.networks.resnet import ConvNet as ConvNet
 from diffeo.networks.resnet import ResNet as ResNet
+from diffeo.networks.smooth import LipschitzMLP as LipschitzMLP
+from diffeo.networks.smooth import SmoothMLP as SmoothMLP
 
 # The classes: names that are not all in small letters.
 __all__ = sorted(set(globals()) - set(map(str.lower, globals())))
