@@ -38,7 +38,18 @@ from diffeo.bijections import (
 )
 from diffeo.bijections.base import Example
 from diffeo.flow import Flow
-from diffeo.models import IAF, MAF, NICE, NSF, CouplingNSF, Glow, ImageRealNVP, RealNVP, TableFlow
+from diffeo.models import (
+    IAF,
+    MAF,
+    NICE,
+    NSF,
+    CouplingNSF,
+    Glow,
+    ImageRealNVP,
+    RealNVP,
+    TableFlow,
+    TailFlow,
+)
 from diffeo.networks import MLP, ConvNet, GlowNet, ResNet
 
 
@@ -331,7 +342,7 @@ MODELS |= {
         context,
         perturbation=0.2,
     )
-    for model in (MAF, IAF, NSF, CouplingNSF)
+    for model in (MAF, IAF, NSF, CouplingNSF, TailFlow)
     for features, context in ((1, 0), (1, 2), (3, 0), (3, 2))
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ImageRealNVP,
         RealNVP,
         TableFlow,
+        TailFlow,
     )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Inverse",
     "RealNVP",
     "TableFlow",
+    "TailFlow",
     "__version__",
     "load",
 ]
@@ -54,6 +56,7 @@ MODELS = (
     "ImageRealNVP",
     "RealNVP",
     "TableFlow",
+    "TailFlow",
 )
 
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.

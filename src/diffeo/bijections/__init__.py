@@ -37,6 +37,7 @@ from diffeo.bijections.splits import MaskedNetwork as MaskedNetwork
 from diffeo.bijections.splits import NoSplit as NoSplit
 from diffeo.bijections.splits import Split as Split
 from diffeo.bijections.sylvester import Sylvester as Sylvester
+from diffeo.bijections.tails import TailTransform as TailTransform
 from diffeo.bijections.univariate import Additive as Additive
 from diffeo.bijections.univariate import Affine as Affine
 from diffeo.bijections.univariate import Univariate as Univariate

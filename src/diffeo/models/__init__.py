@@ -9,3 +9,4 @@ from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
 from diffeo.models.tables import TableFlow as TableFlow
+from diffeo.models.tails import TailFlow as TailFlow

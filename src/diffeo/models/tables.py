@@ -185,11 +185,12 @@ def table_parts(
     base: Base | None,
     context: ContextSpec | int | None,
     steps: Sequence[float] | None = None,
+    entry: Bijection | None = None,
 ) -> dict[str, Any]:
-    """Arguments of `Flow` for a table: rows and context are standardized before the links."""
+    """Arguments of `Flow` for a table: context, and rows unless by `entry`, are standardized."""
     width = ContextSpec.of(context).width
     return {
-        "bijection": Chain(Standardize(features), *links),
+        "bijection": Chain(entry or Standardize(features), *links),
         "shape": features,
         "base": base,
         "context": context,
