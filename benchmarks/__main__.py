@@ -26,7 +26,7 @@ NAMES = (
 GPU = "gpu"
 MORE = (GPU, "checkerboards")
 # These have options of their own, and need data, or a run to look at.
-SCRIPTS = ("tables-nll", "glow-bpd", "editing", "outliers", "densities")
+SCRIPTS = ("tables-nll", "glow-bpd", "editing", "outliers", "densities", "targets")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ LONGEST = 350
 LAYERS = [
     {"utils"},
     {"bijections", "networks", "bases", "context", "data"},
-    {"flow", "distribution", "pretrained"},
+    {"flow", "distribution", "mixture", "pretrained"},
     {"models"},
-    {"training", "evaluation", "latent", "figures", "export"},
+    {"training", "evaluation", "latent", "figures", "export", "losses"},
     {"run", "sklearn"},
     {"explorer", "scale", "integrations"},
     {"cli"},
@@ -28,8 +28,9 @@ NEIGHBOURS = {
     "networks": {"bijections", "context"},  # a network may hold an ActNorm
     "data": {"context"},  # a table says which of its columns are the context
     "flow": {"distribution", "pretrained"},
+    "mixture": {"flow", "pretrained"},
 }
-ROOT_MODULES = {"__init__", "__main__", "flow", "distribution", "bases", "context"}
+ROOT_MODULES = {"__init__", "__main__", "flow", "distribution", "mixture", "bases", "context"}
 LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 
 

@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Generator, Tensor
 
 import diffeo
-from diffeo import Chain, Flow
+from diffeo import Chain, Flow, FlowMixture
 from diffeo.bases import Normal
 from diffeo.bijections import GaussianMixtureMap
 
@@ -176,3 +176,91 @@ def test_gradients_train_it_and_couplings_follow_it(tmp_path):
 
 def moons(n: int) -> Tensor:
     return torch.from_numpy(make_moons(n, noise=0.1, random_state=0)[0]).float()
+
+
+# Mixtures of flows
+
+
+def gaussian(mean: float, context: int = 0) -> Flow:
+    """N(mean, 1) in two dimensions; with a context, something near."""
+    flow = diffeo.RealNVP(2, 1, (4,), context=context or None).double().eval()
+    flow.bijection[0].mean.fill_(mean)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight.add_(0.1 * torch.randn_like(weight) * bool(context))
+    return flow
+
+
+def test_the_density_of_flows_is_the_sum_of_theirs():
+    flows, w = [gaussian(m, 1) for m in (-1.0, 0.0, 2.0)], torch.tensor([0.2, 0.5, 0.3]).double()
+    mixture = FlowMixture(*flows, weights=[2, 5, 3]).double()
+    x, context = torch.randn(50, 2).double(), torch.randn(50, 1).double()
+    direct = sum(p * f.log_prob(x, context).exp() for p, f in zip(w, flows, strict=True)).log()
+    torch.testing.assert_close(mixture.log_prob(x, context), direct, rtol=1e-7, atol=1e-7)
+    far = 1e4 * torch.ones(1, 2).double()
+    assert mixture.log_prob(far, context[:1]).isfinite().all()
+    mixture.log_prob(x, context).sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in mixture.parameters())
+
+
+def test_members_are_drawn_by_weight_and_with_their_context():
+    mixture = FlowMixture(gaussian(-20.0), gaussian(20.0), weights=[1, 3]).double()
+    x = mixture.sample(4_000, generator=Generator().manual_seed(0))
+    assert (x[:, 0] > 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    # No member's draws stand in a block.
+    assert 1_000 < (x[1:, 0] * x[:-1, 0] < 0).sum() < 2_000
+    again = mixture.sample(4_000, generator=Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    assert mixture.sample(0).shape == (0, 2)
+    conditional = FlowMixture(gaussian(0.0, 1), gaussian(0.0, 1)).double()
+    context = torch.linspace(-1e4, 1e4, 500).double()[:, None]
+    y = conditional.sample(500, context, temperature=0.0)
+    expected = torch.stack([f.sample(500, context, temperature=0.0) for f in conditional.flows])
+    assert ((y - expected).abs().amin(0) < 1e-9).all()
+
+
+def test_stacking_finds_the_weights_of_the_data():
+    flows = gaussian(-2.0), gaussian(0.0), gaussian(2.0)
+    truth = FlowMixture(*flows, weights=[0.1, 0.6, 0.3]).double()
+    x = truth.sample(20_000, generator=Generator().manual_seed(1))
+    stacked = FlowMixture(*flows).double()
+    before = stacked.log_prob(x).mean()
+    assert stacked.stack(x) is stacked
+    torch.testing.assert_close(stacked.weights, truth.weights, rtol=0, atol=0.02)
+    assert stacked.log_prob(x).mean() > before
+    # It is the most likely of all weights.
+    for shift in (torch.tensor([0.1, 0.0, 0.0]), torch.tensor([0.0, -0.1, 0.0])):
+        other = FlowMixture(*flows).double()
+        with torch.no_grad():
+            other.logits.copy_(stacked.logits + shift)
+        assert other.log_prob(x).mean() < stacked.log_prob(x).mean()
+    # A flow that helps no event gets a weight of nothing, which is finite.
+    useless = FlowMixture(flows[1], gaussian(1e5)).double().stack(flows[1].sample(500))
+    assert useless.weights[1] < 1e-20
+    assert useless.logits.isfinite().all()
+    with pytest.raises(ValueError, match="no event has a density"):
+        stacked.stack(torch.full((3, 2), torch.inf).double())
+
+
+def test_a_mixture_of_flows_is_saved_and_loaded(tmp_path):
+    mixture = FlowMixture(diffeo.RealNVP(2, 2, (8,)), diffeo.NICE(2, 2, (8,)), weights=[1, 2])
+    x = torch.randn(20, 2)
+    mixture.eval().stack(x).metadata = {"columns": ["a", "b"]}
+    mixture.save_pretrained(tmp_path)
+    loaded = FlowMixture.from_pretrained(tmp_path)
+    assert [type(flow).__name__ for flow in loaded.flows] == ["RealNVP", "NICE"]
+    assert torch.equal(loaded.log_prob(x), mixture.log_prob(x))
+    assert loaded.metadata == mixture.metadata
+    assert not loaded.training
+
+
+def test_flows_that_do_not_fit_are_refused():
+    for flows, weights, words in (
+        ((), None, "no flows"),
+        ((gaussian(0.0), diffeo.RealNVP(3)), None, "flows of shape"),
+        ((gaussian(0.0), gaussian(0.0, 1)), None, "flows of context"),
+        ((gaussian(0.0),), [0.0], "not all of them 0"),
+        ((gaussian(0.0),), [1.0, 2.0], "give 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            FlowMixture(*flows, weights=weights)

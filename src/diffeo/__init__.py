@@ -14,6 +14,7 @@ from diffeo.utils.version import __version__
 if TYPE_CHECKING:
     from diffeo.bijections import Bijection, Chain, Inverse
     from diffeo.flow import Flow, load
+    from diffeo.mixture import FlowMixture
     from diffeo.models import (
         IAF,
         MAF,
@@ -36,6 +37,7 @@ __all__ = [
     "Chain",
     "CouplingNSF",
     "Flow",
+    "FlowMixture",
     "Glow",
     "ImageRealNVP",
     "Inverse",
@@ -64,5 +66,6 @@ __getattr__ = lazy_import(
     __name__,
     dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections")
     | dict.fromkeys(("Flow", "load"), "flow")
+    | {"FlowMixture": "mixture"}
     | dict.fromkeys(MODELS, "models"),
 )
