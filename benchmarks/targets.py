@@ -63,13 +63,13 @@ def log_normalizer(log_density: Callable[[Tensor], Tensor], points: int = 2_000)
 def learn(log_density: LogDensity, steps: int, rows: int, seed: int) -> Flow:
     """A flow that has learned a density by annealed reverse KL."""
     torch.manual_seed(seed)
-    spline = RationalQuadraticSpline(bins=16, bound=4.0)
-    flow = CouplingNSF(2, layers=6, hidden=(64, 64), univariate=spline)
+    spline = RationalQuadraticSpline(bins=8, bound=4.0)
+    flow = CouplingNSF(2, layers=4, hidden=(64, 64), univariate=spline)
     adam = torch.optim.Adam(flow.parameters(), lr=2e-3)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     noise = Generator().manual_seed(seed)
     for step in range(steps):
-        t = min(1.0, 0.05 + 2 * step / steps)
+        t = min(1.0, 0.1 + 2 * step / steps)
         adam.zero_grad()
         reverse_kl(flow, lambda x, t=t: t * log_density(x), rows, generator=noise).backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
@@ -81,8 +81,8 @@ def learn(log_density: LogDensity, steps: int, rows: int, seed: int) -> Flow:
 def main(arguments: Sequence[str]) -> None:
     """Learn each target and print how well."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks targets", description=__doc__)
-    parser.add_argument("--steps", type=int, default=3_000)
-    parser.add_argument("--rows", type=int, default=1_024, help="draws of a step")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=512, help="draws of a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=TARGETS, help="one target")
     options = parser.parse_args(arguments)
