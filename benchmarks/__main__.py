@@ -24,7 +24,7 @@ NAMES = (
     "scaling",
 )
 GPU = "gpu"
-MORE = (GPU, "checkerboards")
+MORE = (GPU, "checkerboards", "autoregressive")
 # These have options of their own, and need data, or a run to look at.
 SCRIPTS = ("tables-nll", "glow-bpd", "editing", "outliers", "densities", "targets")
 

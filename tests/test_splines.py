@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diffeo.bijections import RationalQuadraticSpline
 
@@ -46,12 +47,15 @@ def test_it_is_that_of_nflows(spline_and_parameters):
 def test_it_is_that_of_zuko(spline_and_parameters):
     transforms = pytest.importorskip("zuko.transforms")
     spline, x, parameters = spline_and_parameters
-    widths, heights, derivatives = spline._knots(x, parameters)
     theirs = transforms.MonotonicRQSTransform(*by_element(spline, parameters), bound=BOUND)
     # zuko squashes its parameters otherwise: the knots themselves are given to it.
-    theirs.horizontal, theirs.vertical, theirs.derivatives = (
-        part.movedim(0, -1) for part in (widths, heights, derivatives)
+    widths, heights, derivatives = by_element(spline, parameters)
+    theirs.horizontal, theirs.vertical = (
+        BOUND * (2 * F.pad((1e-3 + (1 - 1e-3 * BINS) * raw.softmax(-1)).cumsum(-1), (1, 0)) - 1)
+        for raw in (widths, heights)
     )
+    inner = 1e-3 + F.softplus(derivatives + math.log(math.expm1(1 - 1e-3)))
+    theirs.derivatives = F.pad(inner, (1, 1), value=1.0)
     y, log_slope = theirs.call_and_ladj(x)
     ours = spline(x, parameters)
     torch.testing.assert_close(ours[0], y, rtol=1e-10, atol=1e-10)

@@ -59,66 +59,86 @@ class RationalQuadraticSpline(Univariate):
         self.parameters_each = 3 * bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights, derivatives = self._knots(x, parameters)
-        inside = x.abs() < self.bound
-        clamped = x.clamp(-self.bound, self.bound)
-        x0, w, y0, h, d0, d1 = self._bin(clamped, widths, widths, heights, derivatives)
-        s, t = h / w, ((clamped - x0) / w).clamp(0, 1)
-        y = y0 + h * (s * t * t + d0 * t * (1 - t)) / (s + (d1 + d0 - 2 * s) * t * (1 - t))
-        log_slope = _log_slope(s, t, d0, d1)
-        y, log_slope = torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
+        given, raw = self._by_parameter(x, parameters)
+        value = given.clamp(-self.bound, self.bound)
+        x0, w, y0, h, d0, d1 = self._bin(value, raw, 0)
+        s, t = h / w, ((value - x0) / w).clamp(0, 1)
+        r, c = t * (1 - t), d1 + d0 - 2 * s
+        y = y0 + h * (s * t * t + d0 * r) / torch.addcmul(s, c, r)
+        y, log_slope = self._result(given, y, _log_slope(s, t, d0, d1, c))
         return y, log_slope.flatten(1).sum(1)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights, derivatives = self._knots(y, parameters)
-        inside = y.abs() < self.bound
-        clamped = y.clamp(-self.bound, self.bound)
-        x0, w, y0, h, d0, d1 = self._bin(clamped, heights, widths, heights, derivatives)
-        s, v = h / w, (clamped - y0).clamp(min=0).minimum(h)
-        # The root in [0, 1] of a t^2 + b t + c = 0, in the form without cancellation.
-        e = v * (d1 + d0 - 2 * s)
-        a, b, c = h * (s - d0) + e, h * d0 - e, -s * v
-        root = (b * b - 4 * a * c).clamp(min=0).sqrt()
-        t = (2 * c / (-b - root)).clamp(0, 1)
-        log_slope = _log_slope(s, t, d0, d1)
-        x = torch.where(inside, x0 + t * w, y)
-        return x, -torch.where(inside, log_slope, 0.0).flatten(1).sum(1)
+        given, raw = self._by_parameter(y, parameters)
+        value = given.clamp(-self.bound, self.bound)
+        x0, w, y0, h, d0, d1 = self._bin(value, raw, 1)
+        s, v = h / w, (value - y0).clamp(min=0).minimum(h)
+        # The root in [0, 1] of a t^2 + b t - s v = 0, in the form without cancellation.
+        c = d1 + d0 - 2 * s
+        e = v * c
+        a, b = h * (s - d0) + e, h * d0 - e
+        root = (b * b + 4 * a * s * v).clamp(min=0).sqrt()
+        t = (2 * s * v / (b + root)).clamp(0, 1)
+        x, log_slope = self._result(given, x0 + t * w, _log_slope(s, t, d0, d1, c))
+        return x, -log_slope.flatten(1).sum(1)
 
-    def _knots(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions `(K + 1, *x.shape)` in x and in y, and derivatives of the same shape."""
+    def _by_parameter(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(x, raw), with one axis for the parameters of an element, the first.
+
+        In between, a table is feature by feature in memory: all loops over rows are then long.
+        """
         raw = parameters.unflatten(1, (self.parameters_each, x.shape[1])).movedim(1, 0)
-        widths, heights, raw = raw.split([self.bins, self.bins, self.bins - 1])
-        # A softplus of 0 with this offset is a derivative of 1.
+        if x.ndim == 2:
+            return x.t().contiguous(), raw.mT.contiguous()
+        return x, raw
+
+    def _result(self, given: Tensor, inner: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """What was mapped and its log slope inside; outside what was given, as it came."""
+        inside = given.abs() < self.bound
+        both = torch.where(inside, inner, given), torch.where(inside, log_slope, 0.0)
+        return both if given.ndim > 2 else (both[0].t(), both[1].t())
+
+    def _bin(self, value: Tensor, raw: Tensor, axis: int) -> list[Tensor]:
+        """(x_k, width, y_k, height, d_k, d_k+1) of the bin in which a value lies.
+
+        Only what belongs to that bin is computed with a graph.
+
+        Args:
+            value: within the bounds.
+            raw: `(parameters_each, *value.shape)`.
+            axis: 0 if the value is an x, 1 if it is a y.
+        """
+        last = self.bins - 1
+        sizes, slopes = raw.split([2 * self.bins, last])
+        shares = sizes.unflatten(0, (2, self.bins)).softmax(1)
+        # A bin of share p is so wide.
+        scale, least = 2 * self.bound * (1 - self.min_width * self.bins), 2 * self.bound
+        least = least * self.min_width
+        with torch.no_grad():
+            edges = shares[axis, :-1].cumsum(0).mul_(scale)
+            steps = torch.arange(1, self.bins, device=value.device, dtype=value.dtype)
+            edges += (steps * least - self.bound).view(-1, *[1] * value.ndim)
+            below = (value >= edges).to(value.dtype)
+            count = below.sum(0)
+            k = count.long()[None]
+        low = (shares[:, :-1] * below).sum(1) * scale + (count * least - self.bound)
+        size = shares.gather(1, k[None].expand(2, *k.shape))[:, 0] * scale + least
+        # At the ends the slope is 1, and so is a softplus of 0 with this offset.
         offset = math.log(math.expm1(1 - self.min_derivative))
-        inner = self.min_derivative + F.softplus(raw + offset)
-        one = torch.ones_like(x)[None]
-        return self._edges(widths), self._edges(heights), torch.cat((one, inner, one))
-
-    def _edges(self, raw: Tensor) -> Tensor:
-        """The K + 1 edges from -bound to bound of K bins, `(K + 1, *rest)`."""
-        shares = self.min_width + (1 - self.min_width * self.bins) * raw.softmax(0)
-        inner = 2 * self.bound * shares[:-1].cumsum(0) - self.bound
-        low = torch.full_like(inner[:1], -self.bound)
-        return torch.cat((low, inner, -low))
-
-    @staticmethod
-    def _bin(
-        value: Tensor, edges: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor
-    ) -> list[Tensor]:
-        """(x_k, width, y_k, height, d_k, d_k+1) of the bin in which a value lies among edges."""
-        k = (value >= edges[1:-1]).sum(0, keepdim=True)
-        (x0, x1), (y0, y1), (d0, d1) = (
-            (part.gather(0, k)[0], part.gather(0, k + 1)[0])
-            for part in (widths, heights, derivatives)
-        )
-        return [x0, x1 - x0, y0, y1 - y0, d0, d1]
+        ends = torch.cat((k == 0, k == last))
+        found = slopes.gather(0, torch.cat((k - 1, k)).clamp(0, last - 1))
+        d = torch.where(ends, 1.0, self.min_derivative + F.softplus(found + offset))
+        return [low[0], size[0], low[1], size[1], d[0], d[1]]
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:
         return cls(bins=4, bound=2.0), cls(bins=2, bound=4.0)
 
 
-def _log_slope(s: Tensor, t: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    """The log of dy/dx at the position t of a bin."""
-    numerator = d1 * t * t + 2 * s * t * (1 - t) + d0 * (1 - t) * (1 - t)
-    return 2 * s.log() + numerator.log() - 2 * (s + (d1 + d0 - 2 * s) * t * (1 - t)).log()
+def _log_slope(s: Tensor, t: Tensor, d0: Tensor, d1: Tensor, c: Tensor) -> Tensor:
+    """The log of dy/dx at the position t of a bin, with c = d0 + d1 - 2 s."""
+    u = 1 - t
+    r = t * u
+    # All terms are positive: there is no cancellation.
+    numerator = d1 * t * t + 2 * s * r + d0 * u * u
+    return numerator.log() + 2 * (s / torch.addcmul(s, c, r)).log()

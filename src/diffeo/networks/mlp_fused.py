@@ -29,7 +29,8 @@ class _Fused(torch.autograd.Function):
         inputs = []
         for i in range(0, len(layers), 2):
             inputs.append(h.relu_() if i else h)
-            h = _product(h, layers[i].t()).add_(layers[i + 1])
+            last = i == len(layers) - 2
+            h = _product(h, layers[i].t(), wide=last).add_(layers[i + 1])
         ctx.save_for_backward(*inputs, *layers)
         return h
 
@@ -48,7 +49,11 @@ class _Fused(torch.autograd.Function):
         return _product(grad, layers[0]) if ctx.needs_input_grad[0] else None, *found
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product; as (b' a')' where it is long and narrow, which libraries do slowly."""
-    narrow = b.shape[1] < min(a.shape)
+def _product(a: Tensor, b: Tensor, wide: bool = False) -> Tensor:
+    """The matrix product; as (b' a')' where it is long and narrow, which libraries do slowly.
+
+    If asked, also where it is wide: many parameters, as of splines, then come out feature by
+    feature in memory, as their maps compute.
+    """
+    narrow = b.shape[1] < min(a.shape) or (wide and b.shape[1] > 2 * b.shape[0])
     return b.t().mm(a.t()).t() if narrow else a.mm(b)
