@@ -340,7 +340,7 @@ MODELS |= {
         (features,),
         "constant" if model in (MAF, IAF) and features == 1 and not context else "varying",
         context,
-        perturbation=0.2,
+        perturbation=0.1 if model is TailFlow else 0.2,
     )
     for model in (MAF, IAF, NSF, CouplingNSF, TailFlow)
     for features, context in ((1, 0), (1, 2), (3, 0), (3, 2))

@@ -14,8 +14,7 @@ from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Count
 
 LIGHTEST, HEAVIEST = 1e-3, 4.0  # tail weights lambda; moments below the order 1 / lambda exist
-TAIL = 0.05  # share of the rows at each end by which a tail is estimated
-NORMAL_MEDIAN = math.sqrt(2 / math.pi)  # slope of the map at 0, for the scale
+TAIL = 0.02  # share of the rows at each end by which a tail is estimated
 
 
 class TailTransform(Bijection):
@@ -31,11 +30,12 @@ class TailTransform(Bijection):
     Args:
         features: D of the input `(batch, D)`.
 
-    `initialize` sets median and scale by quartiles, and the weights by Hill's estimate from the
-    outermost twentieth of the rows at each end. All are trained afterwards.
+    `initialize` sets m to the median, the weights by Hill's estimate from the outermost fiftieth of
+    the rows at each end, and s so that the map is right where they begin; the body is left to the
+    maps behind it. All are trained afterwards.
 
     Raises:
-        ValueError: by `initialize`, if a column is constant in its middle half.
+        ValueError: by `initialize`, if a column has no values on one side of its median.
 
     (Hickling & Prangle 2024, equation 4; Hill 1975)
     """
@@ -75,18 +75,21 @@ class TailTransform(Bijection):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
             wide = x.to(widest(x.device))
-            at = torch.tensor([0.25, 0.5, 0.75], dtype=wide.dtype, device=wide.device)
-            low, middle, high = _quantiles(wide, at)
-            if not (low < high).all():
-                flat = int((low >= high).nonzero()[0])
-                raise ValueError(f"feature {flat} is constant in its middle half: leave it out.")
-            # Of a normal column the middle half is as wide in x as in y.
-            scale = (high - low) / (2 * 0.6744897502) * NORMAL_MEDIAN
-            u = (wide - middle) / scale
+            middle = wide.median(0).values
+            k = tail_size(len(x))
+            scales = []
+            for side, sign in enumerate((-1, 1)):
+                top = (sign * (wide - middle)).topk(k + 1, dim=0).values
+                if not (top[-1] > 0).all():
+                    flat = int((top[-1] <= 0).nonzero()[0])
+                    raise ValueError(f"feature {flat} has no tail on one side: leave it out.")
+                weight = hill(top).clamp(0.01, 2.0)
+                self.raw_weights[side].copy_(weight.log())
+                # The map has the share k / n of noise where k rows are.
+                reach = torch.expm1(-weight * math.log(2 * k / len(x))) / weight
+                scales.append((top[-1] / reach).log())
             self.place.copy_(middle)
-            self.log_scale.copy_(scale.log())
-            for side, tail in enumerate((-u, u)):
-                self.raw_weights[side].copy_(hill(tail).clamp(0.01, 2.0).log())
+            self.log_scale.copy_(torch.stack(scales).mean(0))
             self.initialized.fill_(True)
         return self(x)[0]
 
@@ -95,17 +98,14 @@ class TailTransform(Bijection):
         yield Example(lambda: cls(3), (3,))
 
 
-def hill(u: Tensor) -> Tensor:
-    """Hill's estimate of the tail weight of each column of u `(n, d)`, from its largest values.
+def tail_size(rows: int) -> int:
+    """How many rows, of so many, are the tail of one side."""
+    return max(1, min(max(10, round(TAIL * rows)), rows // 3))
 
-    mean of log(u_i / u_k) over the values u_i above the threshold u_k
+
+def hill(top: Tensor) -> Tensor:
+    """Hill's estimate of the tail weight of columns, from their largest values `(k + 1, d)`.
+
+    mean of log(u_i / u_k) over the values u_i above the least of them, u_k
     """
-    k = max(2, min(len(u) - 1, round(TAIL * len(u))))
-    top = u.topk(k + 1, dim=0).values.clamp(min=1e-3)
     return (top[:-1] / top[-1]).log().mean(0)
-
-
-def _quantiles(x: Tensor, at: Tensor) -> Tensor:
-    """Quantiles `(len(at), d)` of columns `(n, d)` of any length."""
-    places = (at * (len(x) - 1)).round().long()
-    return x.sort(dim=0).values[places]
