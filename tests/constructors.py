@@ -43,10 +43,14 @@ from diffeo.models import (
     MAF,
     NICE,
     NSF,
+    ContinuousFlow,
     CouplingNSF,
     Glow,
     ImageRealNVP,
+    PlanarFlow,
     RealNVP,
+    ResidualFlow,
+    SylvesterFlow,
     TableFlow,
     TailFlow,
 )
@@ -344,6 +348,25 @@ MODELS |= {
     )
     for model in (MAF, IAF, NSF, CouplingNSF, TailFlow)
     for features, context in ((1, 0), (1, 2), (3, 0), (3, 2))
+}
+
+MODELS |= {
+    f"{name} {features}{', context' if context else ''}": Entry(
+        lambda model=model, features=features, context=context: model(
+            features, layers=2, hidden=(8,), context=context
+        ),
+        (features,),
+        context_features=context,
+        perturbation=0.2,
+        tolerance=tolerance,
+    )
+    for name, model, tolerance in (
+        ("PlanarFlow", PlanarFlow, 0.0),
+        ("SylvesterFlow", SylvesterFlow, 0.0),
+        ("ResidualFlow", ResidualFlow, 0.0),
+        ("ContinuousFlow", partial(ContinuousFlow, rtol=1e-9, atol=1e-9), 1e-6),
+    )
+    for features, context in ((2, 0), (3, 2))
 }
 
 ENTRIES = BIJECTIONS | MODELS

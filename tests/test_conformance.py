@@ -57,8 +57,8 @@ def both_directions(module: nn.Module, x: Tensor, context: Tensor | None):
     return (forward, x), (inverse, forward(module, x, context)[0].detach())
 
 
-def autodiff_log_det(function, x: Tensor) -> Tensor:
-    """log|det| of each row's Jacobian; no row may depend on another."""
+def autodiff_log_det(function, x: Tensor, tolerance: float = 0.0) -> Tensor:
+    """log|det| of each row's Jacobian; no row may depend on another, beyond the tolerance."""
     n = len(x)
     # Row by row, as training differentiates, and not by `torch.func`: gradients written by hand
     # have to be right too.
@@ -66,7 +66,7 @@ def autodiff_log_det(function, x: Tensor) -> Tensor:
     jacobian = jacobian.reshape(n, x[0].numel(), n, x[0].numel())
     for i in range(n):
         for j in range(n):
-            assert i == j or not jacobian[i, :, j].any()
+            assert i == j or (jacobian[i, :, j].abs() <= tolerance).all()
     return torch.stack([torch.linalg.slogdet(jacobian[i, :, i])[1] for i in range(n)])
 
 
@@ -95,11 +95,11 @@ def test_log_det_is_the_jacobians(entry: Entry, dtype: torch.dtype):
     y, log_det = forward(module, x, context)
     close = {"rtol": DTYPES[dtype], "atol": DTYPES[dtype] * 10 ** isinstance(module, Flow)}
     close = {name: max(each, entry.tolerance) for name, each in close.items()}
-    truth = autodiff_log_det(lambda x: forward(module, x, context)[0], x)
+    truth = autodiff_log_det(lambda x: forward(module, x, context)[0], x, entry.tolerance)
     if entry.exact:
         torch.testing.assert_close(log_det, truth, **close)
     _, back = inverse(module, y, context)
-    truth = autodiff_log_det(lambda y: inverse(module, y, context)[0], y)
+    truth = autodiff_log_det(lambda y: inverse(module, y, context)[0], y, entry.tolerance)
     if entry.exact:
         torch.testing.assert_close(back, truth, **close)
     assert log_det.shape == back.shape == (4,)

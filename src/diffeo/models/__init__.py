@@ -10,3 +10,7 @@ from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
 from diffeo.models.tables import TableFlow as TableFlow
 from diffeo.models.tails import TailFlow as TailFlow
+from diffeo.models.unrestricted import ContinuousFlow as ContinuousFlow
+from diffeo.models.unrestricted import PlanarFlow as PlanarFlow
+from diffeo.models.unrestricted import ResidualFlow as ResidualFlow
+from diffeo.models.unrestricted import SylvesterFlow as SylvesterFlow
