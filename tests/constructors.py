@@ -357,7 +357,7 @@ MODELS |= {
         ),
         (features,),
         context_features=context,
-        perturbation=0.2,
+        perturbation=0.4 if name == "PlanarFlow" else 0.2,
         tolerance=tolerance,
     )
     for name, model, tolerance in (
