@@ -48,7 +48,7 @@ DISCRETE = {
 TABLES = {
     name: entry.make
     for name, entry in MODELS.items()
-    if entry.shape == (3,) or name.startswith("TableFlow")
+    if (entry.shape == (3,) or name.startswith("TableFlow")) and not entry.waits
 }
 FLOWS = TABLES | DISCRETE
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.probes import make_key, signs
 from diffeo.networks.smooth import SmoothMLP
+from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Positive, Seed, Whole
 
 
@@ -109,9 +110,10 @@ class Continuous(Bijection):
         times = torch.linspace(0, 1, 2, dtype=x.dtype, device=x.device)
         times = times.flip(0) if backwards else times
         least = 10 * torch.finfo(x.dtype).eps
-        options = {"rtol": max(self.rtol, least), "atol": max(self.atol, least)}
+        tolerances = {"rtol": max(self.rtol, least), "atol": max(self.atol, least)}
+        options = {"dtype": widest(x.device)}  # of times
         try:
-            paths = _solver()(speed, (start, nothing), times, **options)
+            paths = _solver()(speed, (start, nothing), times, options=options, **tolerances)
         except AssertionError as error:  # as torchdiffeq says that steps became too small
             raise ValueError(
                 f"the continuous map cannot be followed with steps of its dtype ({error}): take "
