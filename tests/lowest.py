@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("hub", "pyro", "onnx", "ray")
+EXTRAS = ("hub", "pyro", "onnx", "ode", "ray")
 
 
 def bounds() -> dict[str, str]:
