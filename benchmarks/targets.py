@@ -1,8 +1,9 @@
 """`python -m benchmarks targets`: learn unnormalised densities by reverse KL, without their draws.
 
 The three targets in two dimensions of the normflows package (Stimper et al. 2023), written out. A
-neural spline flow of couplings learns each, annealed from a flat version of it so that no mode is
-lost. Printed are the effective sample size of importance sampling, Pareto's k, and log Z against
+neural spline flow of couplings learns each, annealed from a flat version of it. With these defaults
+it reaches the bar of 50 % on the circle and the rings, and misses most of one of two moons (2 %).
+Printed are the effective sample size of importance sampling, Pareto's k, and log Z against
 quadrature.
 """
 
