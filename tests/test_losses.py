@@ -133,6 +133,7 @@ class Moving(Bijection):
         self.coefficients = nn.Parameter(torch.zeros(3))
 
     def velocity(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
+        t = t[:, None]
         assert t.shape == (len(x), 1)
         a, b, c = self.coefficients
         return (a + b * t + c * t * t) * x

@@ -53,7 +53,7 @@ def flow_matching(
     continuous one, such as a standardization, map x first, and do not learn.
 
     Args:
-        flow: its last bijection has a method `velocity(t, x, context)`, with t `(batch, 1)`.
+        flow: its last bijection has a method `velocity(t, x, context)`, with t `(batch,)`.
         x: events `(batch, *shape)`.
         context: of the events.
         generator: source of t and z.
@@ -81,5 +81,5 @@ def flow_matching(
         z = flow.noise(len(x), generator)
         place = z.device if generator is None else generator.device
         t = torch.rand(len(x), 1, dtype=z.dtype, device=place, generator=generator).to(z.device)
-    error = last.velocity(t, (1 - t) * x + t * z, context) - (z - x)
+    error = last.velocity(t[:, 0], (1 - t) * x + t * z, context) - (z - x)
     return error.square().mean()
