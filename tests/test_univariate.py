@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.interpolate
 import scipy.stats
 import torch
 from torch import Tensor
 
-from diffeo.bijections import MixtureCDF, quantiles
+from diffeo.bijections import Bernstein, CellCDF, MixtureCDF, quantiles
 from diffeo.bijections.quantiles import NOISE, log_ndtri
 
 SCIPY = {"normal": scipy.stats.norm, "logistic": scipy.stats.logistic}
@@ -115,3 +116,66 @@ def test_the_density_of_a_mixture_integrates_to_1():
     y, log_slope = univariate(x, parameters.expand(len(x), -1))
     density = (log_slope - 0.5 * (y[:, 0] ** 2 + math.log(2 * math.pi))).exp()
     assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1, abs=1e-8)
+
+
+def test_a_polynomial_is_that_of_scipy_and_its_tangents_outside():
+    univariate = Bernstein(6, 2.0)
+    parameters = torch.randn(7, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.linspace(-4, 4, 81, dtype=torch.float64)[:, None]
+    c = univariate._coefficients(x[:1], parameters[None])[:, 0, 0]
+    truth = scipy.interpolate.BPoly(c.numpy()[:, None], [-2.0, 2.0])
+    y, log_slope = univariate(x, parameters.expand(81, -1))
+    inside = x[:, 0].abs() <= 2
+    points = x[inside, 0].numpy()
+    torch.testing.assert_close(y[inside, 0], torch.from_numpy(truth(points)))
+    slopes = torch.from_numpy(truth.derivative()(points))
+    torch.testing.assert_close(log_slope[inside].exp(), slopes)
+    tangent = truth(2.0) + truth.derivative()(2.0) * 2.0
+    assert float(y[-1]) == pytest.approx(float(tangent))
+    back, _ = univariate.inverse(y, parameters.expand(81, -1))
+    torch.testing.assert_close(back, x, rtol=1e-10, atol=1e-10)
+    rows = parameters.expand(5, -1).clone().requires_grad_()
+    values = (3 * torch.randn(5, 1).double()).requires_grad_()
+    assert torch.autograd.gradcheck(univariate.inverse, (values, rows), atol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, None), (0, None), (0, 7), (None, 3)])
+def test_probabilities_of_cells_sum_to_1_and_are_those_of_the_distribution_function(low, high):
+    univariate = CellCDF(3, low, high, place=2.0, scale=1.5)
+    parameters = torch.randn(9, generator=torch.Generator().manual_seed(1)).double()
+    first, last = -400 if low is None else low, 400 if high is None else high
+    k = torch.arange(first, last + 1, dtype=torch.float64)[:, None]
+    rows = parameters.expand(len(k), -1)
+    found = []
+    for u in (0.1, 0.5, 0.9):
+        y, log_slope = univariate(k + u, rows)
+        found.append(log_slope + scipy_logistic(y[:, 0]))
+        back, log_det = univariate.inverse(y, rows)
+        likely = found[-1] > -20
+        torch.testing.assert_close(back[likely].floor(), k[likely])
+        torch.testing.assert_close(log_det[likely], -log_slope[likely], rtol=1e-6, atol=1e-6)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-9)
+    assert float(found[0].exp().sum()) == pytest.approx(1, abs=1e-9)
+    log_w, mean, log_s = univariate._mixture(k, rows)
+    w, m, s = (part[:, 0, 0].numpy() for part in (log_w.exp(), mean, log_s.exp()))
+
+    def cdf(e):
+        return (w * scipy.stats.logistic.cdf((e - m) / s)).sum()
+
+    lower = 0.0 if low == 2 else cdf(2.0)
+    assert float(found[0][2 - first].exp()) == pytest.approx(cdf(3.0) - lower, rel=1e-9)
+
+
+def scipy_logistic(y: Tensor) -> Tensor:
+    return torch.from_numpy(scipy.stats.logistic.logpdf(y.numpy()))
+
+
+def test_cells_far_out_are_finite_and_gradients_too():
+    univariate = CellCDF(3)
+    parameters = torch.randn(3, 9).requires_grad_()
+    y, log_slope = univariate(torch.tensor([[-1e6], [0.5], [1e6]]), parameters)
+    assert y.isfinite().all()
+    assert log_slope.isfinite().all()
+    (grad,) = torch.autograd.grad(y.sum() + log_slope.sum(), parameters)
+    assert grad.isfinite().all()

@@ -2,6 +2,8 @@
 
 from diffeo.bijections.autoregressive import Autoregressive as Autoregressive
 from diffeo.bijections.base import Bijection as Bijection
+from diffeo.bijections.bernstein import Bernstein as Bernstein
+from diffeo.bijections.cells import CellCDF as CellCDF
 from diffeo.bijections.chain import Chain as Chain
 from diffeo.bijections.chain import FactorOut as FactorOut
 from diffeo.bijections.chain import Inverse as Inverse
