@@ -10,8 +10,18 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from diffeo.bijections import Bernstein, CellCDF, MixtureCDF, quantiles
+from diffeo import Flow
+from diffeo.bases import Uniform
+from diffeo.bijections import (
+    Autoregressive,
+    Bernstein,
+    CellCDF,
+    CircularSpline,
+    MixtureCDF,
+    quantiles,
+)
 from diffeo.bijections.quantiles import NOISE, log_ndtri
+from diffeo.networks.masked import MaskedMLP
 
 SCIPY = {"normal": scipy.stats.norm, "logistic": scipy.stats.logistic}
 shapes = pytest.mark.parametrize("shape", SCIPY)
@@ -179,3 +189,37 @@ def test_cells_far_out_are_finite_and_gradients_too():
     assert log_slope.isfinite().all()
     (grad,) = torch.autograd.grad(y.sum() + log_slope.sum(), parameters)
     assert grad.isfinite().all()
+
+
+def test_a_circular_spline_maps_the_circle_onto_itself_without_a_seam():
+    univariate = CircularSpline(5)
+    parameters = torch.randn(16, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.linspace(-math.pi, math.pi, 20_001, dtype=torch.float64)[:, None]
+    y, log_slope = univariate(x, parameters.expand(len(x), -1))
+    assert ((y >= -math.pi) & (y < math.pi)).all()
+    # Once around, with slopes whose integral is the whole circle, equal where it closes.
+    jumps = (y.diff(dim=0) < 0).sum()
+    assert int(jumps) == 1
+    around = float(torch.trapezoid(log_slope.exp(), x[:, 0]))
+    assert around == pytest.approx(2 * math.pi, rel=1e-6)
+    assert float(log_slope[0]) == pytest.approx(float(log_slope[-1]), abs=1e-9)
+    back, _ = univariate.inverse(y, parameters.expand(len(x), -1))
+    apart = torch.remainder(back - x + math.pi, 2 * math.pi) - math.pi
+    assert apart.abs().max() < 1e-9
+    again, _ = univariate(x + 4 * math.pi, parameters.expand(len(x), -1))
+    apart = torch.remainder(again - y + math.pi, 2 * math.pi) - math.pi
+    assert apart.abs().max() < 1e-9
+
+
+def test_an_autoregressive_model_of_angles_has_a_density_on_the_torus():
+    univariate = CircularSpline(4)
+    conditioner = MaskedMLP(2, 2 * univariate.parameters_each, (8,))
+    flow = Flow(Autoregressive(univariate, conditioner), 2, base=Uniform(math.pi)).double()
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
+    side = (torch.arange(200, dtype=torch.float64) + 0.5) / 200 * 2 * math.pi - math.pi
+    with torch.no_grad():
+        total = flow.log_prob(torch.cartesian_prod(side, side)).exp().mean() * (2 * math.pi) ** 2
+        sample = flow.sample(1_000)
+    assert float(total) == pytest.approx(1, abs=1e-4)
+    assert float(sample.abs().max()) <= math.pi

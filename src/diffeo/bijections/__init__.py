@@ -7,6 +7,7 @@ from diffeo.bijections.cells import CellCDF as CellCDF
 from diffeo.bijections.chain import Chain as Chain
 from diffeo.bijections.chain import FactorOut as FactorOut
 from diffeo.bijections.chain import Inverse as Inverse
+from diffeo.bijections.circular import CircularSpline as CircularSpline
 from diffeo.bijections.continuous import Continuous as Continuous
 from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
 from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1

@@ -87,16 +87,19 @@ class RationalQuadraticSpline(Univariate):
 
         In between, a table is feature by feature in memory: all loops over rows are then long.
         """
-        raw = parameters.unflatten(1, (self.parameters_each, x.shape[1])).movedim(1, 0)
+        raw = parameters.unflatten(1, (-1, x.shape[1])).movedim(1, 0)
         if x.ndim == 2:
             return x.t().contiguous(), raw.mT.contiguous()
         return x, raw
 
     def _result(self, given: Tensor, inner: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
         """What was mapped and its log slope inside; outside what was given, as it came."""
-        inside = given.abs() < self.bound
+        inside = self._inside(given)
         both = torch.where(inside, inner, given), torch.where(inside, log_slope, 0.0)
         return both if given.ndim > 2 else (both[0].t(), both[1].t())
+
+    def _inside(self, given: Tensor) -> Tensor:
+        return given.abs() < self.bound
 
     def _bin(self, value: Tensor, raw: Tensor, axis: int) -> list[Tensor]:
         """(x_k, width, y_k, height, d_k, d_k+1) of the bin in which a value lies.
@@ -108,8 +111,7 @@ class RationalQuadraticSpline(Univariate):
             raw: `(parameters_each, *value.shape)`.
             axis: 0 if the value is an x, 1 if it is a y.
         """
-        last = self.bins - 1
-        sizes, slopes = raw.split([2 * self.bins, last])
+        sizes, slopes = raw.tensor_split([2 * self.bins])
         shares = sizes.unflatten(0, (2, self.bins)).softmax(1)
         # A bin of share p is so wide.
         scale, least = 2 * self.bound * (1 - self.min_width * self.bins), 2 * self.bound
@@ -123,12 +125,20 @@ class RationalQuadraticSpline(Univariate):
             k = count.long()[None]
         low = (shares[:, :-1] * below).sum(1) * scale + (count * least - self.bound)
         size = shares.gather(1, k[None].expand(2, *k.shape))[:, 0] * scale + least
-        # At the ends the slope is 1, and so is a softplus of 0 with this offset.
-        offset = math.log(math.expm1(1 - self.min_derivative))
+        d = self._derivatives(slopes, k)
+        return [low[0], size[0], low[1], size[1], d[0], d[1]]
+
+    def _derivatives(self, slopes: Tensor, k: Tensor) -> Tensor:
+        """Those at both knots `(2, *rest)` of bins k `(1, *rest)`: 1 at the ends of all."""
+        last = self.bins - 1
         ends = torch.cat((k == 0, k == last))
         found = slopes.gather(0, torch.cat((k - 1, k)).clamp(0, last - 1))
-        d = torch.where(ends, 1.0, self.min_derivative + F.softplus(found + offset))
-        return [low[0], size[0], low[1], size[1], d[0], d[1]]
+        return torch.where(ends, 1.0, self._positive(found))
+
+    def _positive(self, slopes: Tensor) -> Tensor:
+        """Derivatives of raw ones; 0 stands for 1."""
+        offset = math.log(math.expm1(1 - self.min_derivative))
+        return self.min_derivative + F.softplus(slopes + offset)
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:
