@@ -328,6 +328,9 @@ def test_what_cannot_be_exported_is_named_by_its_true_cause(function, to, senten
     assert str(error.value) == sentence
 
 
+ITERATED = {"MixtureCDF", "GaussianMixtureMap", "CellCDF", "Bernstein", "Planar", "Sylvester"}
+
+
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("Logit")])
 def test_every_bijection_can_be_traced_in_both_directions(name):
     entry = EXAMPLES[name]
@@ -339,7 +342,17 @@ def test_every_bijection_can_be_traced_in_both_directions(name):
     flow = diffeo.Flow(bijection, entry.shape, context=entry.context_features or None)
     plain = prepare(flow)
     for program in (Score(plain), Sample(plain)):
-        assert files.trace(program)
+        # All steps of an iteration are in a program, and half a minute is long to trace them.
+        if isinstance(program, Sample) and name.split()[0] in ITERATED:
+            continue
+        # A solver and a fixed point, which look at values to know when to stop.
+        if name.startswith("Continuous") or (
+            name.startswith("Residual") and (isinstance(program, Sample) or name == "Residual 2")
+        ):
+            with pytest.raises(ValueError, match=r"of this flow cannot be traced: .+\.$"):
+                files.trace(program)
+        else:
+            assert files.trace(program)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):

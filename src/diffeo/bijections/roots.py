@@ -21,7 +21,10 @@ def solve(f: Increasing, y: Tensor, low: Tensor, high: Tensor, start: Tensor) ->
     """
     with torch.no_grad():
         x, before = start.clamp(low, high), high - low
-        steps = 2 * round(-torch.tensor(torch.finfo(y.dtype).eps).log2().item())
+        digits = round(-math.log2(torch.finfo(y.dtype).eps))
+        # A program that is traced has all steps in it, and is as exact with half of them.
+        tracing = torch.compiler.is_compiling()
+        steps = digits if tracing else 2 * digits
         for i in range(steps):
             value, log_slope = f(x)
             gap = value - y
@@ -31,7 +34,8 @@ def solve(f: Increasing, y: Tensor, low: Tensor, high: Tensor, start: Tensor) ->
             good = (newton >= low) & (newton <= high) & (2 * step.abs() <= before)
             new = torch.where(gap == 0, x, torch.where(good, newton, low + (high - low) / 2))
             before, x, last = (new - x).abs(), new, x
-            if i % EVERY == EVERY - 1 and x.device.type == "cpu" and torch.equal(x, last):
+            look = i % EVERY == EVERY - 1 and x.device.type == "cpu" and not tracing
+            if look and torch.equal(x, last):
                 break
         return x
 

@@ -183,7 +183,7 @@ def fits(value: Any, hint: Any) -> bool:
         value = value.item()
     if span is not None:
         kind = Integral if get_args(hint)[0] is int else Real
-        return isinstance(value, kind) and not isinstance(value, bool) and float(value) in span
+        return isinstance(value, kind) and not isinstance(value, bool) and _in(value, span)
     if choices := _choices(hint):
         return isinstance(value, str | int) and value in choices
     if _is_list(hint):
@@ -227,6 +227,13 @@ def _contains(hint: Any, holds: Callable[[Any], Any]) -> bool:
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _in(value: Any, span: Range) -> bool:
+    try:
+        return float(value) in span
+    except OverflowError:  # of a whole number with hundreds of digits
+        return False
 
 
 def _range(hint: Any) -> Range | None:
