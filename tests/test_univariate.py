@@ -223,3 +223,29 @@ def test_an_autoregressive_model_of_angles_has_a_density_on_the_torus():
         sample = flow.sample(1_000)
     assert float(total) == pytest.approx(1, abs=1e-4)
     assert float(sample.abs().max()) <= math.pi
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("components", [1, 2, 3, 8])
+@shapes
+def test_the_gradient_of_a_mixture_at_its_median_is_its_slope(shape, components, dtype):
+    """There rounding may put the smaller tail above one half."""
+    x = torch.zeros(1, 1, dtype=dtype, requires_grad=True)
+    y, log_slope = MixtureCDF(components, shape)(x, torch.zeros(1, 3 * components, dtype=dtype))
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope[0].log(), log_slope.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_values_beyond_the_bounds_of_cells_have_no_probability():
+    _, log_slope = CellCDF(2, 0, 5)(torch.tensor([[-0.1], [0.0], [5.9], [6.0]]), torch.zeros(4, 6))
+    assert log_slope.isinf().tolist() == [True, False, False, True]
+    with pytest.raises(ValueError, match="low is 3 and high is 2"):
+        CellCDF(2, 3, 2)
+
+
+def test_a_mixture_starts_from_a_constant_column_too():
+    univariate = MixtureCDF(3)
+    parameters = univariate.fit(torch.full((20, 1), 2.0, dtype=torch.float64))
+    y, log_slope = univariate(torch.tensor([[2.0]]).double(), parameters[None])
+    assert y.isfinite().all()
+    assert log_slope.isfinite().all()

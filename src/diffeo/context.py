@@ -160,3 +160,12 @@ class ContextSpec(Configurable):
     def one_of_each(self, like: Tensor) -> Tensor:
         """A row for each class of a class-conditional density `(classes, width)`."""
         return torch.eye(self.width, dtype=like.dtype, device=like.device)
+
+
+def repeat_context(context: Tensor | int | None, n: int, device: torch.device) -> Tensor | None:
+    """The context of n events `(n, ...)`, on a device; one row, or one class, is that of all."""
+    if context is None:
+        return None
+    context = torch.as_tensor(context, device=device)
+    context = context[None] if context.ndim == 0 else context
+    return context.expand(n, *context.shape[1:]) if len(context) == 1 else context

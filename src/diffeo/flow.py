@@ -18,7 +18,7 @@ from diffeo.bijections.coupling import Conditioned
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
-from diffeo.context import ContextSpec, Width
+from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
@@ -168,11 +168,8 @@ class Flow(PretrainedModel):
             ValueError: if n or temperature is negative, or context is missing or misshapen, or the
                 base has no such temperature.
         """
-        if context is not None:
-            context = torch.as_tensor(context, device=self.device)
-            context = context[None] if context.ndim == 0 else context
-            context = context.expand(n, *context.shape[1:]) if len(context) == 1 else context
-        return self.decode(self.base.scaled(self.noise(n, generator), temperature), context)
+        rows = repeat_context(context, n, self.device)
+        return self.decode(self.base.scaled(self.noise(n, generator), temperature), rows)
 
     def noise(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n points of the base density, `(n, dims)`."""

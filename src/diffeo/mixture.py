@@ -1,4 +1,4 @@
-"""Several flows with weights: one density, as likely as the best of them and often more so."""
+"""Several flows with weights, as one density."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from diffeo.context import repeat_context
 from diffeo.flow import Flow
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import widest
@@ -95,10 +96,7 @@ class FlowMixture(PretrainedModel):
         generator: Generator | None = None,
     ) -> Tensor:
         """Draw n events `(n, *shape)`, each from a flow that is drawn by weight (see `Flow`)."""
-        if context is not None:
-            context = torch.as_tensor(context, device=self.device)
-            context = context[None] if context.ndim == 0 else context
-            context = context.expand(n, *context.shape[1:]) if len(context) == 1 else context
+        context = repeat_context(context, n, self.device)
         place = self.device if generator is None else generator.device
         weights = self.weights.to(place)
         member = torch.zeros(0, dtype=torch.long, device=place)

@@ -31,7 +31,7 @@ class Bernstein(Univariate):
         bound: where the polynomial ends.
         min_slope: smallest step, in units of that of the identity.
 
-    (Hothorn et al. 2018; Ramasinghe et al. 2021, section 3)
+    (Hothorn et al. 2018; Ramasinghe et al. 2021)
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from torch import Tensor
 from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.bijections.quantiles import NOISE
 from diffeo.bijections.univariate import Univariate
-from diffeo.utils.ranges import Count, Finite, Positive
+from diffeo.utils.ranges import Count, Finite, Positive, Range
+
+Integer = Annotated[int, Range()]
 
 
 class CellCDF(MixtureCDF):
@@ -24,8 +27,8 @@ class CellCDF(MixtureCDF):
     where F is a mixture of logistic distributions and g the density of logistic noise. With the
     base `Logistic` the log-density of x is log P_k wherever u lies: the exact probability of k, so
     that dequantization loses nothing. A component narrower than a cell is an atom, a value with a
-    mass of its own. Beyond `low` and `high` there are no values: the cells at the ends have the
-    probability of all that lies there.
+    mass of its own. Beyond `low` and `high` log dy/dx is -inf, since there are no values: the cells
+    at the ends have the probability that the mixture has there.
 
     Parameters of an element: those of a `MixtureCDF`, in units of `scale` around `place`. The
     inverse finds the cell by that of the mixture, and u from it. Cells between likely ones do not
@@ -41,14 +44,14 @@ class CellCDF(MixtureCDF):
     Raises:
         ValueError: if low is above high.
 
-    (Salimans et al. 2017, section 2.1)
+    (Salimans et al. 2017)
     """
 
     def __init__(
         self,
         components: Count = 5,
-        low: Finite | None = None,
-        high: Finite | None = None,
+        low: Integer | None = None,
+        high: Integer | None = None,
         place: Finite = 0.0,
         scale: Positive = 1.0,
     ) -> None:
@@ -93,14 +96,18 @@ class CellCDF(MixtureCDF):
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The logarithms of F and of 1 - F at both ends of cells k."""
         ends = []
-        for edge, end in ((k, self.low), (k + 1, self.high + 1)):
+        # F is 0 at the lower end of all cells, and 1 at the upper one.
+        for edge, end, at_end in (
+            (k, self.low, (-math.inf, 0.0)),
+            (k + 1, self.high + 1, (0.0, -math.inf)),
+        ):
             v = (edge - mean) * (-log_s).exp()
-            tails = [(log_w + F.logsigmoid(s * v)).logsumexp(0) for s in (1, -1)]
-            nothing, all_of_it = (-math.inf, 0.0) if end == self.low else (0.0, -math.inf)
-            if math.isfinite(end):
-                tails[0] = torch.where(edge == end, nothing, tails[0])
-                tails[1] = torch.where(edge == end, all_of_it, tails[1])
-            ends.append((tails[0], tails[1]))
+            lower = (log_w + F.logsigmoid(v)).logsumexp(0)
+            upper = (log_w + F.logsigmoid(-v)).logsumexp(0)
+            known = edge == end
+            ends.append(
+                (torch.where(known, at_end[0], lower), torch.where(known, at_end[1], upper))
+            )
         return ends[0], ends[1]
 
     def _cell(
@@ -123,6 +130,8 @@ class CellCDF(MixtureCDF):
         width = torch.where(at_low | at_high, 0.0, width)
         upper, lower = torch.where(at_high, 0.0, upper), torch.where(at_low, 0.0, lower)
         log_probability = (log_w + width + upper + lower).logsumexp(0)
+        exists = (x >= self.low) & (x < self.high + 1)
+        log_probability = torch.where(exists, log_probability, -math.inf)
         return y, log_probability - F.logsigmoid(y) - F.logsigmoid(-y)
 
     @classmethod

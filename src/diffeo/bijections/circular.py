@@ -30,7 +30,7 @@ class CircularSpline(RationalQuadraticSpline):
         min_width: smallest share of the circle that a bin has, in x and in y.
         min_derivative: smallest derivative at a knot.
 
-    (Rezende et al. 2020, section 2.1.2)
+    (Rezende et al. 2020)
     """
 
     def __init__(

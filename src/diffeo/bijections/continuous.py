@@ -33,7 +33,7 @@ class Continuous(Bijection):
         network: f, a network `([t, x], context) -> (batch, D)` with `linearize`, such as
             `SmoothMLP(D + 1, D, (64, 64), context_features)`.
         rtol: error of a step, relative to x.
-        atol: error of a step besides, in units of x.
+        atol: absolute error of a step, in units of x.
         exact_up_to: the largest number of features with an exact trace.
         seed: of the noise of estimates.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffeo.bijections.base import Bijection, Example
 from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Count, Positive, Range, Whole
-from diffeo.utils.statistics import FAR, first_moments, warn_of_far
+from diffeo.utils.statistics import FAR, check_spread, first_moments, warn_of_far
 
 NO_LIMIT = 3e38  # finite, as all that a model saves
 Margin = Annotated[float, Range(0, 0.5, below=True)]
@@ -63,14 +63,7 @@ class Standardize(Bijection):
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if not self.initialized:
-            if len(x) < 2:
-                raise ValueError(
-                    f"standardization needs at least 2 rows to fit, not {len(x)}: pass more."
-                )
-            varies = x.isfinite().all(0) & (x.amin(0) < x.amax(0))
-            if not varies.all():
-                flat = int((~varies).nonzero()[0])
-                raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
+            check_spread(x)
             warn_of_far(x, self.fit(x), [f"feature {i}" for i in range(x.shape[1])])
         return self(x)[0]
 

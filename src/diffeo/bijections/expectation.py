@@ -18,7 +18,7 @@ def fit_gaussians(x: Tensor, components: int, ridge: float) -> Mixture:
     """A mixture for rows x `(n, D)`.
 
     Args:
-        x: finite rows, whose features vary.
+        x: finite rows.
         components: K.
         ridge: added to each variance, as a share of that of the feature.
 
@@ -30,6 +30,7 @@ def fit_gaussians(x: Tensor, components: int, ridge: float) -> Mixture:
     """
     x = x[:: math.ceil(len(x) / ROWS)]
     std, mean = torch.std_mean(x, dim=0, correction=0)
+    std = torch.where(std > 0, std, 1.0)  # of a constant feature, as in a standardization
     x = (x - mean) / std
     # A generator of its own: the same rows give the same mixture.
     source = Generator().manual_seed(0)

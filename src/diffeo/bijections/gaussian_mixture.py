@@ -16,7 +16,7 @@ from diffeo.bijections.quantiles import NOISE
 from diffeo.bijections.roots import invert
 from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Count, NonNegative
-from diffeo.utils.statistics import far_values
+from diffeo.utils.statistics import check_spread, far_values
 
 
 class GaussianMixtureMap(Bijection):
@@ -101,12 +101,7 @@ class GaussianMixtureMap(Bijection):
         if not self.initialized:
             # In the widest floats: squares of a large column lose their digits in float32.
             rows = x.detach().to(widest(x.device))
-            varies = rows.isfinite().all(0) & (rows.amin(0) < rows.amax(0)) if len(x) > 1 else None
-            if varies is None:
-                raise ValueError(f"a mixture needs at least 2 rows, not {len(x)}: pass more.")
-            if not varies.all():
-                flat = int((~varies).nonzero()[0])
-                raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
+            check_spread(rows)
             rows = rows[~far_values(rows).any(1)]
             log_w, means, roots = fit_gaussians(rows, self.components, self.ridge)
             self.logits.copy_(log_w)

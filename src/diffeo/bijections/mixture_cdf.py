@@ -9,6 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from diffeo.bijections.expectation import fit_gaussians
 from diffeo.bijections.quantiles import NOISE, Noise, Shape
 from diffeo.bijections.roots import invert
 from diffeo.bijections.univariate import Univariate
@@ -16,7 +17,6 @@ from diffeo.utils.ranges import Count
 
 OVERLAP = 0.6  # scale of the components at the start, in units of that of the whole
 LOG_SCALE = 5.0  # largest change of a log-scale
-EM_STEPS = 100
 NARROWEST = 0.02  # component that EM makes, in spreads of the column
 
 
@@ -38,7 +38,7 @@ class MixtureCDF(Univariate):
         components: their number K; an element has 3 K parameters.
         shape: of the components and of the noise; choose that of the base.
 
-    (Ho et al. 2019, section 3.2, for logistic components)
+    (Ho et al. 2019, for logistic components)
     """
 
     def __init__(self, components: Count = 8, shape: Shape = "normal") -> None:
@@ -75,23 +75,12 @@ class MixtureCDF(Univariate):
         No component gets narrower than a fiftieth of the spread of its column, so that repeated
         values do not draw one.
         """
-        k, spread = self.components, x.std(0).clamp(min=torch.finfo(x.dtype).tiny)
-        u = (x - x.mean(0)) / spread
-        quantiles = (torch.arange(k, dtype=x.dtype, device=x.device) + 0.5) / k
-        mean = u.quantile(quantiles, dim=0)[:, None]  # (k, 1, n)
-        log_w, scale = torch.full_like(mean, -math.log(k)), torch.full_like(mean, 1 / k**0.5)
-        for _ in range(EM_STEPS if k > 1 else 1):
-            share = (log_w - scale.log() - 0.5 * ((u - mean) / scale).square()).softmax(0)
-            total = share.sum(1, keepdim=True) + 1e-6
-            mean = (share * u).sum(1, keepdim=True) / total
-            variance = (share * (u - mean).square()).sum(1, keepdim=True) / total
-            scale = variance.sqrt().clamp(min=NARROWEST)
-            log_w = (total / total.sum(0)).log()
-        places = torch.tensor(self.places, dtype=x.dtype, device=x.device)[:, None, None]
-        log_scale = (scale * spread / (self.noise.spread * self.scale)).log()
+        fits = [fit_gaussians(column[:, None], self.components, NARROWEST**2) for column in x.T]
+        log_w, mean, root = (torch.stack(parts, 1) for parts in zip(*fits, strict=True))
+        places = torch.tensor(self.places, dtype=x.dtype, device=x.device)[:, None]
+        log_scale = -(root[..., 0, 0] * self.noise.spread * self.scale).log()
         change = LOG_SCALE * torch.atanh((log_scale / LOG_SCALE).clamp(-0.99, 0.99))
-        shift = x.mean(0) + mean * spread - places
-        return torch.cat((log_w, shift, change))[:, 0].flatten()
+        return torch.cat((log_w, mean[..., 0] - places, change)).flatten()
 
     def _mixture(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, each `(K, *x.shape)`."""

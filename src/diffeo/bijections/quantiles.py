@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF = math.log(0.5)
+# Of the smaller tail, which rounding may put above 1/2, and which keeps its gradient there.
+MOST = 0.5 * HALF
 # Of log(erfcx(x) / t) as a polynomial in t = 1 / (1 + x / 2), for x >= 0; relative error 1.2e-7
-# (Press et al., Numerical Recipes, section 6.2).
+# (Press et al., Numerical Recipes).
 ERFCX = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806]
 ERFCX += [0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277]
 Shape = Literal["normal", "logistic"]
@@ -41,7 +43,7 @@ class Noise(ABC):
 
     @abstractmethod
     def quantile(self, log_p: Tensor) -> Tensor:
-        """F^-1(p) of log p <= log 1/2; larger ones count as log 1/2."""
+        """F^-1(p) of log p up to log 1/2, or a little above; p counts as 0.71 where it is more."""
 
 
 class NormalNoise(Noise):
@@ -62,7 +64,7 @@ class NormalNoise(Noise):
         return torch.where(v < 0, lower, upper), torch.where(v < 0, hazard, above)
 
     def quantile(self, log_p: Tensor) -> Tensor:
-        return log_ndtri(log_p.clamp(max=HALF))
+        return log_ndtri(log_p.clamp(max=MOST))
 
 
 class LogisticNoise(Noise):
@@ -77,20 +79,15 @@ class LogisticNoise(Noise):
         return F.logsigmoid(v), F.logsigmoid(-v)
 
     def quantile(self, log_p: Tensor) -> Tensor:
-        log_p = log_p.clamp(max=HALF)
+        log_p = log_p.clamp(max=MOST)
         return log_p - torch.log1p(-log_p.exp())
 
 
 NOISE: dict[Shape, Noise] = {"normal": NormalNoise(), "logistic": LogisticNoise()}
 
 
-def log_ndtr(v: Tensor) -> Tensor:
-    """The logarithm of the normal distribution function, on every device."""
-    return NOISE["normal"].log_cdf_and_hazard(v)[0]
-
-
 def log_ndtri(log_p: Tensor) -> Tensor:
-    """The normal quantile z of a probability given by its logarithm: log_ndtr(z) = log_p.
+    """The normal quantile z of a probability given by its logarithm: log Phi(z) = log p.
 
     Exact to float precision, with gradients of every order, for log_p <= log 1/2 (z <= 0), down to
     the smallest that a float holds.
@@ -122,13 +119,6 @@ class _LogNdtri(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         return grad * (-NOISE["normal"].log_cdf_and_hazard(z)[1]).exp()
-
-
-def normal_scores(log_cdf: Tensor, log_sf: Tensor) -> Tensor:
-    """Phi^-1(F) of a probability F, given log F and log(1 - F)."""
-    lower = NOISE["normal"].quantile(log_cdf)
-    upper = NOISE["normal"].quantile(log_sf)
-    return torch.where(log_cdf < log_sf, lower, -upper)
 
 
 def _erfcx(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class TailTransform(Bijection):
     Raises:
         ValueError: by `initialize`, if a column has no values on one side of its median.
 
-    (Hickling & Prangle 2024, equation 4; Hill 1975)
+    (Hickling & Prangle 2024; Hill 1975)
     """
 
     def __init__(self, features: Count) -> None:

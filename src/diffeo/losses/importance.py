@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
+from diffeo.context import repeat_context
 from diffeo.flow import Flow, eval_mode
 from diffeo.losses.targets import LogDensity, draw
 from diffeo.utils.machine import widest
@@ -102,8 +103,7 @@ def importance_sample(
     Raises:
         ValueError: if the flow draws from a grid, n is below 2, or log p is NaN somewhere.
     """
-    if context is not None and len(context) == 1:
-        context = context.expand(n, *context.shape[1:])
+    context = repeat_context(context, n, flow.device)
     parts, weights = [], []
     with eval_mode(flow):
         for start in range(0, n, flow.chunk):

@@ -160,7 +160,7 @@ class ContinuousFlow(Flow):
         context: of a conditional density: a `ContextSpec`, or how many numbers there are.
         steps: step of each feature's grid, to dequantize rounded columns; 0 for a continuous one.
         rtol: error of a step of the solver, relative to x.
-        atol: error of a step besides, in units of x.
+        atol: absolute error of a step, in units of x.
         exact_up_to: the largest number of features with an exact density.
 
     (Chen et al. 2018; Grathwohl et al. 2019, which has tolerances of 1e-5 and 1 to 5 layers)

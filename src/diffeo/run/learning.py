@@ -67,8 +67,8 @@ def train(
 
     Args:
         model: makes the flow from the number of features, or from the (C, H, W) of images: a
-            model class, or `functools.partial(RealNVP, layers=12)`. By default `RealNVP`, and
-            `ImageRealNVP` for images.
+            model class, or `functools.partial(RealNVP, layers=12)`. By default `RealNVP`, for
+            one column `TableFlow` with a `MixtureCDF`, and `ImageRealNVP` for images.
         data: what to learn; moons by default, or digits for a model of images.
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.

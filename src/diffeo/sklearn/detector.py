@@ -108,9 +108,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.reference_ = self._measure(X)
         score = self.score_samples(X)
         weights = np.ones(len(score)) if sample_weight is None else np.asarray(sample_weight, float)
-        share: float = AUTO if isinstance(self.contamination, str) else self.contamination
-        if isinstance(self.contamination, str):
-            held_out = density.validation_indices_
+        share: Any = self.contamination
+        if share == "auto":
+            held_out, share = density.validation_indices_, AUTO
             score, weights = score[held_out], weights[held_out]
         self.offset_ = _quantile(score, weights, share)
         return self

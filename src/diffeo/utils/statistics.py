@@ -22,6 +22,20 @@ class OutlierWarning(UserWarning):
     """Some values are so far from all others that first estimates leave them out."""
 
 
+def check_spread(x: Tensor) -> None:
+    """Refuse rows x `[rows, features]` of which no first estimates can be made.
+
+    Raises:
+        ValueError: if there are fewer than two, or a feature is constant or not finite.
+    """
+    if len(x) < 2:
+        raise ValueError(f"first estimates need at least 2 rows, not {len(x)}: pass more.")
+    varies = x.isfinite().all(0) & (x.amin(0) < x.amax(0))
+    if not varies.all():
+        flat = int((~varies).nonzero()[0])
+        raise ValueError(f"feature {flat} is constant or not finite: leave it out.")
+
+
 def far_values(x: Tensor) -> Tensor:
     """Which values of x `[rows, features]` are far from all others of their feature.
 

@@ -54,8 +54,9 @@ def main(
 
     Args:
         model: A model of diffeo's, or a class of your own, mypackage.MyFlow; by default RealNVP,
-            and ImageRealNVP for images. Its arguments are options, such as --model.layers 6 or
-            --model.univariate NAME; `diffeo train --model.help NAME` lists them.
+            ImageRealNVP for images, and TableFlow for one column. Its arguments are options, such
+            as --model.layers 6 or --model.univariate NAME; `diffeo train --model.help NAME` lists
+            them.
         out: The run folder; by default runs/NAME of the data.
         resume: A run folder to continue.
         seed: The seed of the first weights and of the batches.
