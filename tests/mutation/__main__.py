@@ -43,7 +43,9 @@ from _pytest.runner import runtestprotocol
 from changes import LOG_DET, Mutant, find_mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-FORMULAS = ("conformance", "flow", "glow", "pixels", "gradients", "layout")
+MAPS = ("univariate", "splines", "tails", "autoregressive", "residual", "continuous")
+MODELS = ("conformance", "flow", "glow", "pixels", "gradients", "layout", "changed_networks")
+FORMULAS = (*MODELS, "bases", "mixtures", *MAPS)
 TRAINING = ("training", "training_faults", "training_memory", "training_compile", "numbers")
 # Which test files are asked about which modules.
 TARGETS = dict.fromkeys(("bijections", "networks", "flow.py", "bases.py", "context.py"), FORMULAS)
