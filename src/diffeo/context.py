@@ -117,6 +117,23 @@ class ContextSpec(Configurable):
         return len(self.columns)
 
     @property
+    def event_shape(self) -> tuple[int | None, ...]:
+        """The shape of the context of one event; None is any length."""
+        return (self.width,)
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether the context of one event may have this shape."""
+        known = self.event_shape
+        return len(shape) == len(known) and all(
+            wanted in (None, size) for size, wanted in zip(shape, known, strict=True)
+        )
+
+    def shape_text(self, batch: int | str) -> str:
+        """The shape of the contexts of a batch, as sentences have it."""
+        lengths = ["any" if size is None else str(size) for size in self.event_shape]
+        return f"({', '.join([str(batch), *lengths])})"
+
+    @property
     def columns(self) -> list[str]:
         """The names of the columns: NAME of a number, NAME=VALUE for each value of a category."""
         return [column for variable in self.variables for column in variable.columns]

@@ -27,7 +27,8 @@ class FlowDistribution(Distribution):
     Args:
         flow: the density. It is not copied, and used in its own mode: call `train()` to learn it,
             `eval()` to use it.
-        context: what it is conditional on, `(*batch, context_features)`, or the classes `(*batch)`
+        context: what it is conditional on, `(*batch, context_features)`, or `(*batch, *shape)` of
+            an `EmbeddedContext`, or the classes `(*batch)`
             of a class-conditional flow, as integers. Its rows are the batch: `(context_features,)`
             is one distribution, of batch shape (), and a flow without context has that too.
         validate_args: whether contexts and values are checked; by default what PyTorch does.
@@ -59,7 +60,8 @@ class FlowDistribution(Distribution):
     ) -> None:
         self.flow = flow
         self.context = _rows_of(flow, context)
-        batch = Size() if self.context is None else self.context.shape[:-1]
+        axes = len(flow.context.event_shape)
+        batch = Size() if self.context is None else self.context.shape[:-axes]
         super().__init__(batch, Size(flow.shape), validate_args)
 
     @property
@@ -69,8 +71,11 @@ class FlowDistribution(Distribution):
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        """What a context has to be: real vectors."""
-        return {} if self.context is None else {"context": constraints.real_vector}
+        """What a context has to be: real vectors, or arrays."""
+        if self.context is None:
+            return {}
+        axes = len(self.flow.context.event_shape)
+        return {"context": constraints.independent(constraints.real, axes)}
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
@@ -86,7 +91,9 @@ class FlowDistribution(Distribution):
         # An empty tensor tells as a context would which shapes there are to expand to.
         batch = torch.empty(()).expand(self.batch_shape).expand(tuple(batch_shape)).shape
         new.flow = self.flow
-        new.context = None if self.context is None else self.context.expand(*batch, -1)
+        new.context = None
+        if self.context is not None:
+            new.context = self.context.expand(*batch, *self._event_of_context())
         super(FlowDistribution, new).__init__(batch, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -148,8 +155,13 @@ class FlowDistribution(Distribution):
         """A row of context for each event of a batch of any shape."""
         if self.context is None:
             return None
-        width = self.context.shape[-1]
-        return self.context.expand(*batch, width).reshape(batch.numel(), width)
+        event = self._event_of_context()
+        return self.context.expand(*batch, *event).reshape(batch.numel(), *event)
+
+    def _event_of_context(self) -> Size:
+        """The shape of one context."""
+        assert self.context is not None
+        return self.context.shape[len(self.batch_shape) :]
 
 
 def distribution_of(
@@ -183,16 +195,17 @@ def __getattr__(name: str) -> Any:
 
 def _rows_of(flow: Flow, context: Tensor | None) -> Tensor | None:
     """The context as rows `(*batch, context_features)`, classes as a row of zeros and a one."""
-    width = flow.context_features
-    if context is None and width == 0:
+    spec, axes = flow.context, len(flow.context.event_shape)
+    if context is None and not spec:
         return None
-    if width == 0:
+    if not spec:
         raise ValueError("this flow takes no context: leave it out.")
     if context is not None:
-        context = flow.context.as_rows(context, flow.noise(0))
-    if context is None or context.shape[-1:] != (width,):
+        context = spec.as_rows(context, flow.noise(0))
+    if context is None or not spec.takes(context.shape[-axes:]):
         shape = None if context is None else tuple(context.shape)
-        raise ValueError(f"this flow needs a context of shape (..., {width}), got {shape}.")
+        wanted = spec.shape_text("...")
+        raise ValueError(f"this flow needs a context of shape {wanted}, got {shape}.")
     return context
 
 

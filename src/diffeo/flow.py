@@ -19,6 +19,7 @@ from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec, Width, repeat_context
+from diffeo.embedding import EmbeddedContext, Embedding
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import check_compiler
 from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
@@ -40,14 +41,15 @@ class Flow(PretrainedModel):
         base: p_Z; by default `Normal()`.
         context: what a conditional density p(x | context) depends on: a `ContextSpec`, or how many
             numbers there are. Where it is one category, classes may be given as whole numbers
-            `(batch,)`; the bijection sees a row of zeros and a one, `(batch, classes)`.
-        context_encoder: a map applied to the context before the bijection sees it.
+            `(batch,)`; the bijection sees a row of zeros and a one, `(batch, classes)`. Of images,
+            sets and series, an `EmbeddedContext`.
+        context_encoder: a map applied to the context before the bijection sees it; an
+            `EmbeddedContext` has its own.
         dequantizer: maps discrete data to the continuum, before the bijection.
         latent_shapes: shape of each level inside the flat z, in order; by default one level.
 
     Attributes:
         metadata: plain values that are saved with the model, such as the names of columns.
-
         defaults: of a model, the objects that stand for arguments of None.
 
     Raises:
@@ -79,13 +81,15 @@ class Flow(PretrainedModel):
             raise ValueError(f"the base is {base!r}: give an object such as Normal().")
         self.base.prepare(self.dims)
         self.context = ContextSpec.of(context)
-        self.context_encoder = context_encoder
+        self.context_encoder, self.embedding = context_encoder, None
+        if isinstance(self.context, EmbeddedContext):
+            self.context_encoder, self.embedding = None, Embedding(self.context)
         self.dequantizer = dequantizer
         self.metadata: dict[str, Any] = {}
 
     @property
     def context_features(self) -> int:
-        """Width of the context; 0 for none."""
+        """How many numbers of context the bijection sees; 0 for none."""
         return self.context.width
 
     @property
@@ -119,7 +123,7 @@ class Flow(PretrainedModel):
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
         event may give NaN, which a training loop then notices.
         """
-        context = self._check(x, context)
+        context = self._encode_context(self._check(x, context))
         given = x
         entry: Tensor | float = 0.0
         if self.dequantizer is not None:
@@ -192,7 +196,7 @@ class Flow(PretrainedModel):
         With a generator z is that of a noisy copy, which is distributed as the base if the flow is
         right; it decodes to x but for points at the very edge of a cell.
         """
-        context = self._check(x, context)
+        context = self._encode_context(self._check(x, context))
         if self.dequantizer is not None:
             dequantizer = self.dequantizer
             x, _ = dequantizer(x) if generator is None else dequantizer.noisy(x, generator)
@@ -209,7 +213,7 @@ class Flow(PretrainedModel):
         check_tensor("z", z, self._reference())
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
-        context = self._check_context(len(z), context)
+        context = self._encode_context(self._check_context(len(z), context))
         with self.naming():
             return self.bijection.inverse(z, context)
 
@@ -227,16 +231,13 @@ class Flow(PretrainedModel):
         their start is its base density. What was initialised before stays as it is, and so does
         all if the data are refused. Training loops of diffeo call this. Returns the flow itself.
         """
-        encoder, self.context_encoder = self.context_encoder, None
-        try:
-            context = self._check(x, context)
-        finally:
-            self.context_encoder = encoder
+        context = self._check(x, context)
         before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         try:
-            if encoder is not None:
-                assert context is not None  # as `_check` has seen to
-                context = encoder.initialize(context)
+            for encoder in (self.embedding, self.context_encoder):
+                if encoder is not None:
+                    assert context is not None  # as `_check` has seen to
+                    context = encoder.initialize(context)
             if self.dequantizer is not None:
                 self.dequantizer.initialize(x)
                 x, _ = self.dequantizer(x)
@@ -311,7 +312,7 @@ class Flow(PretrainedModel):
             raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
 
     def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        """Refuse what does not fit, and encode the context as the bijection expects it."""
+        """Refuse what does not fit; classes become rows."""
         pixels = self.dequantizer is not None and self.dequantizer.input_dtype
         check_tensor("x", x, self._reference(), pixels or None)
         if tuple(x.shape[1:]) != self.shape:
@@ -329,13 +330,21 @@ class Flow(PretrainedModel):
             check_tensor("context", context, self._reference(), classes)
             context = self.context.as_rows(context, self._reference())
         shape = None if context is None else tuple(context.shape)
-        if context is None or shape != (rows, self.context.width):
-            raise ValueError(
-                f"this flow needs a context of shape ({rows}, {self.context.width}), got {shape}."
-            )
-        if self.context_encoder is not None:
-            context, _ = self.context_encoder(context)
+        if shape is None or shape[:1] != (rows,) or not self.context.takes(shape[1:]):
+            wanted = self.context.shape_text(rows)
+            raise ValueError(f"this flow needs a context of shape {wanted}, got {shape}.")
         return context
+
+    def _encode_context(self, context: Tensor | None) -> Tensor | None:
+        """A context that has been checked, as the bijection takes it."""
+        if context is None:
+            return None
+        if self.embedding is not None:
+            # One row that stands for all (see `repeat_context`) is embedded once.
+            repeated = len(context) > 1 and context.stride(0) == 0
+            numbers = self.embedding(context[:1] if repeated else context)
+            context = numbers.expand(len(context), -1)
+        return context if self.context_encoder is None else self.context_encoder(context)[0]
 
 
 load = Flow.from_pretrained

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from diffeo.context import ContextSpec
 from diffeo.utils.config import Configurable, known_classes, public_name
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 from diffeo.utils.ranges import (
@@ -172,6 +173,8 @@ def classes_of(hint: Any) -> dict[str, type]:
         made = get_args(part)[-1] if inspect.isclass(get_origin(part)) and get_args(part) else part
         networks = made is nn.Module  # of which only those of one package can be an option
         if not inspect.isclass(made) or not (networks or issubclass(made, Configurable)):
+            continue
+        if made is ContextSpec:  # which comes from the data
             continue
         for cls in known_classes():
             fits_in = cls.__module__.startswith("diffeo.networks.") if networks else True

@@ -37,6 +37,8 @@ class Program(nn.Module):
             return None
         if self.flow.context.category is not None:
             context = nn.functional.one_hot(context, self.flow.context.width).to(torch.float32)
+        if self.flow.embedding is not None:
+            return self.flow.embedding(context)
         encoder = self.flow.context_encoder
         return context if encoder is None else encoder(context)[0]
 
@@ -105,6 +107,14 @@ def _contexts(flow: Flow, n: int) -> Inputs:
         return {"context": torch.randint(width, (n,), generator=_seeded(n))}
     if not width:
         return {}
+    if flow.embedding is not None:
+        shape = [size for size in flow.context.event_shape if size is not None]
+        if len(shape) < len(flow.context.event_shape):
+            raise ValueError(
+                f"contexts of shape {flow.context.shape_text('batch')} cannot be exported: make "
+                "the flow with a context of a known shape."
+            )
+        return {"context": flow.embedding.example(n, shape, _seeded(n))}
     context = torch.randn(n, width, generator=_seeded(n))
     if flow.context_encoder is not None:
         context = flow.context_encoder.inverse(context)[0]

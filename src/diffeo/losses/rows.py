@@ -72,7 +72,7 @@ def flow_matching(
             f"flow matching needs a velocity, which {type(last).__name__} has not: take a flow "
             "whose last bijection is continuous."
         )
-    context = flow._check(x, context)
+    context = flow._encode_context(flow._check(x, context))
     with torch.no_grad():
         if flow.dequantizer is not None:
             x, _ = flow.dequantizer.noisy(x, generator)

@@ -123,7 +123,8 @@ class Card:
         lines += [f"flow = diffeo.load({json.dumps(self.name)}{trust})", "with torch.no_grad():"]
         given = ""
         if flow.context_features:
-            lines.append(f"    context = torch.zeros(16, {flow.context_features})")
+            sizes = ", ".join(str(size or 10) for size in flow.context.event_shape)
+            lines.append(f"    context = torch.zeros(16, {sizes})")
             lines += [
                 f"    context[:, {columns.start}] = 1  # {_one_line(variable.columns[0])}"
                 for variable, columns in flow.context.parts()
@@ -135,7 +136,8 @@ class Card:
             f"    z = flow.encode(x{given})",
             f"    log_prob = flow.log_prob(x{given})  # nats",
         ]
-        return [_fenced("console", "\n".join(commands)), _fenced("python", "\n".join(lines))]
+        blocks = [_fenced("console", "\n".join(commands)), _fenced("python", "\n".join(lines))]
+        return blocks if flow.embedding is None else blocks[1:]  # whose context no command takes
 
 
 def _data(flow: Flow) -> str:
@@ -152,6 +154,8 @@ def _facts(flow: Flow) -> list[str]:
     else:
         columns = flow.metadata.get("columns") or [f"x{i}" for i in range(flow.dims)]
         lines.append(f"Events: rows of {len(columns)} columns, {_listed(columns)}.")
+    if flow.embedding is not None:
+        lines.append(f"Given: a context of shape {flow.context.shape_text('batch')}.")
     for variable in flow.context.variables:
         if isinstance(variable, Category):
             lines.append(f"Given: {_code(variable.name)}, one of {_listed(variable.values)}.")

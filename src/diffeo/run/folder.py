@@ -52,6 +52,12 @@ class Run:
         if self.config_file.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(name, trust=trust)
+        if self.flow.embedding is not None:
+            shape = self.flow.context.shape_text("batch")
+            raise ValueError(
+                f"{name} is conditional on contexts of shape {shape}, which no command takes: use "
+                "it in Python, by diffeo.load."
+            )
         dims, metadata = self.flow.dims, self.flow.metadata
         self.columns: list[str] = metadata.get("columns") or [f"x{i}" for i in range(dims)]
         self.context_columns: list[str] = self.flow.context.columns

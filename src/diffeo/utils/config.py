@@ -115,6 +115,12 @@ def to_config(value: Any) -> Any:
         and not made.args
     ):
         return {"partial": public_name(made.func), "arguments": to_config(made.keywords)}
+    if callable(getattr(value, "state_dict", None)):  # a module, whose text has many lines
+        name = type(value).__name__
+        raise ValueError(
+            f"{name} has no form in a model's configuration: make it in a class of your own, of "
+            "diffeo.utils.config.Configurable and torch.nn.Module, with arguments that have one."
+        )
     raise ValueError(
         f"{value!r} has no form in a model's configuration: use numbers, strings, lists of them, "
         "dictionaries by strings, and classes of diffeo's."
