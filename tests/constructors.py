@@ -41,6 +41,7 @@ from diffeo.flow import Flow
 from diffeo.models import (
     IAF,
     MAF,
+    NAF,
     NICE,
     NSF,
     ContinuousFlow,
@@ -346,8 +347,12 @@ MODELS |= {
         context,
         perturbation=0.1 if model is TailFlow else 0.2,
     )
-    for model in (MAF, IAF, NSF, CouplingNSF, TailFlow)
-    for features, context in ((1, 0), (1, 2), (3, 0), (3, 2))
+    for model, sizes in (
+        *((model, (1, 3)) for model in (MAF, IAF, NSF, CouplingNSF, TailFlow)),
+        (NAF, (2,)),  # whose inverse takes many small operations
+    )
+    for features in sizes
+    for context in (0, 2)
 }
 
 MODELS |= {

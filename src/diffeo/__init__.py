@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffeo.models import (
         IAF,
         MAF,
+        NAF,
         NICE,
         NSF,
         ContinuousFlow,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IAF",
     "MAF",
+    "NAF",
     "NICE",
     "NSF",
     "Bijection",
@@ -59,6 +61,7 @@ __all__ = [
 MODELS = (
     "IAF",
     "MAF",
+    "NAF",
     "NICE",
     "NSF",
     "CouplingNSF",

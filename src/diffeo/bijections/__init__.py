@@ -25,6 +25,7 @@ from diffeo.bijections.gaussian_mixture import GaussianMixtureMap as GaussianMix
 from diffeo.bijections.linear import Householder as Householder
 from diffeo.bijections.linear import LULinear as LULinear
 from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF
+from diffeo.bijections.neural import DeepSigmoidal as DeepSigmoidal
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
 from diffeo.bijections.planar import Planar as Planar

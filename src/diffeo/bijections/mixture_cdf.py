@@ -46,12 +46,7 @@ class MixtureCDF(Univariate):
         self.components = components
         self.noise = NOISE[shape]
         self.parameters_each = 3 * components
-        # Plain numbers: models are also constructed without storage, to be loaded.
-        places = [NormalDist().inv_cdf((k + 0.5) / components) for k in range(components)]
-        self.scale = OVERLAP if components > 1 else 1.0
-        spread = math.hypot(*places) / components**0.5 or 1.0
-        factor = self.noise.spread * (1 - self.scale**2) ** 0.5 / spread
-        self.places = [factor * place for place in places]
+        self.places, self.scale = first_components(components, self.noise)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self._scores(x, *self._mixture(x, parameters))
@@ -86,13 +81,7 @@ class MixtureCDF(Univariate):
         """Log-weights, means and log-scales, each `(K, *x.shape)`."""
         raw = parameters.unflatten(1, (3, self.components, x.shape[1])).movedim(1, 0)
         logits, shift, change = raw.movedim(2, 1)
-        places = [shift[k] + place for k, place in enumerate(self.places)]
-        start = torch.log(torch.full_like(x, self.scale))
-        return (
-            logits.log_softmax(0),
-            torch.stack(places),
-            start + LOG_SCALE * torch.tanh(change / LOG_SCALE),
-        )
+        return logits.log_softmax(0), *components_at(shift, change, self.places, self.scale)
 
     def _scores(
         self, x: Tensor, log_w: Tensor, mean: Tensor, log_s: Tensor
@@ -103,6 +92,29 @@ class MixtureCDF(Univariate):
     @classmethod
     def examples(cls) -> Iterable[Univariate]:
         return cls(4), cls(3, "logistic"), cls(1)
+
+
+def first_components(
+    count: int, noise: Noise, overlap: float = OVERLAP
+) -> tuple[list[float], float]:
+    """Means and scale of components whose mixture, with equal weights, is near to the noise.
+
+    The more they overlap, the nearer. They are plain numbers: models are also constructed without
+    storage, to be loaded.
+    """
+    places = [NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)]
+    scale = overlap if count > 1 else 1.0
+    spread = math.hypot(*places) / count**0.5 or 1.0
+    factor = noise.spread * (1 - scale**2) ** 0.5 / spread
+    return [factor * place for place in places], scale
+
+
+def components_at(
+    shift: Tensor, change: Tensor, places: list[float], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Means and log-scales `(K, *shape)` of components that parameters moved from their start."""
+    means = torch.stack([shift[k] + place for k, place in enumerate(places)])
+    return means, math.log(scale) + LOG_SCALE * torch.tanh(change / LOG_SCALE)
 
 
 def mixture_scores(noise: Noise, u: Tensor, log_w: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from diffeo.models.autoregressive import IAF as IAF
 from diffeo.models.autoregressive import MAF as MAF
+from diffeo.models.autoregressive import NAF as NAF
 from diffeo.models.autoregressive import NSF as NSF
 from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
 from diffeo.models.glow import Glow as Glow

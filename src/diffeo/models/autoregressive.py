@@ -1,4 +1,4 @@
-"""Autoregressive models of tables: MAF, IAF and NSF; and the NSF of couplings."""
+"""Autoregressive models of tables: MAF, IAF, NSF and NAF; and the NSF of couplings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from diffeo.bijections.autoregressive import autoregressive
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Inverse
 from diffeo.bijections.coupling import Network
+from diffeo.bijections.neural import DeepSigmoidal
 from diffeo.bijections.spline import RationalQuadraticSpline
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec, Width
@@ -137,6 +138,50 @@ class NSF(Flow):
         features: Count,
         layers: Count = 5,
         hidden: Sequence[Count] = (128, 128),
+        univariate: Univariate | None = None,
+        network: Network = MaskedMLP,
+        base: Base | None = None,
+        context: ContextSpec | Width | None = None,
+        steps: Sequence[NonNegative] | None = None,
+        shuffle: Seed | None = None,
+    ) -> None:
+        univariate = univariate or self.defaults["univariate"]
+        links = masked_layers(features, layers, hidden, univariate, network, context, shuffle)
+        super().__init__(**table_parts(features, links, base, context, steps))
+        self._record(univariate=univariate)
+
+
+class NAF(Flow):
+    """Neural autoregressive flow: `MAF` with monotone neural networks.
+
+        standardize -> (autoregressive map) x layers -> base
+
+    Each feature's map is a small network of its own, whose weights follow from the features before
+    it. Densities take one pass; samples up to D for each layer, each with an iteration that inverts
+    the monotone networks.
+
+    Args:
+        features: D of the data `(batch, D)`. A single one depends on the context alone.
+        layers: number of autoregressive maps.
+        hidden: widths of the hidden layers of each map's network.
+        univariate: the elementwise map of each layer; by default
+            `DeepSigmoidal(units=8, layers=2)`.
+        network: the network of each layer, which takes an order of the features.
+        base: by default `Normal()`.
+        context: of a conditional density: a `ContextSpec`, or how many numbers there are.
+        steps: step of each feature's grid, to dequantize rounded columns; 0 for a continuous one.
+        shuffle: a seed, to draw the order of each layer; None reverses it from layer to layer.
+
+    The paper has 5 or 10 layers. (Huang et al. 2018)
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"univariate": DeepSigmoidal(8, 2)}
+
+    def __init__(
+        self,
+        features: Count,
+        layers: Count = 3,
+        hidden: Sequence[Count] = (100, 100),
         univariate: Univariate | None = None,
         network: Network = MaskedMLP,
         base: Base | None = None,
