@@ -78,13 +78,15 @@ def options_with_types() -> Iterator[tuple[str, list[str], str, Any]]:
         for name in options.actions:
             if not name.endswith("+") and (hint := options.hint(name, {})) is not None:
                 yield command, [], name, hint
+    seen = set()  # maps and bases, whose options are the same in every model
     for model in MODELS:
         classes = classes_of(options_of("train", make_parser("train")).hints["model"])
         hint = options_of("train", make_parser("train")).hints["model"]
         for key, inner in members(hint, model).items():
             yield "train", ["--model", model], f"--model.{key}", inner
             for name, cls in classes_of(inner).items():
-                if name == cls.__name__:
+                if name == cls.__name__ and (key, name) not in seen:
+                    seen.add((key, name))
                     for last, kind in members(inner, name).items():
                         words = ["--model", model, f"--model.{key}", name]
                         yield "train", words, f"--model.{key}.{last}", kind
