@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from diffeo.context import Category, ContextSpec, Number, Variable
+from diffeo.data.datasets import evenly, weights_of
 from diffeo.data.files import listing, suggestion
 from diffeo.data.tables.loading import BATCH_ROWS
 from diffeo.data.tables.opening import TableOptions, open_table
@@ -73,7 +74,11 @@ def choose_contexts(run: Run, context: str | None, label: str | None = None) -> 
         return Contexts(spec, values)
     if words and not run.config_file.is_file():
         raise _wrong(",".join(words), spec)
-    return Contexts(spec, values, run.data().train.context)
+    rows = run.data().train
+    context = rows.context
+    if context is not None and weights_of(rows) is not None:
+        context = context[evenly(rows, len(rows))]
+    return Contexts(spec, values, context)
 
 
 def read_contexts(run: Run, source: str, draws: int) -> Tensor:

@@ -118,11 +118,26 @@ class Rows(Protocol):
         """The data `[n, *shape]` at `indices` `[n]`, and its context or None."""
 
 
+def weights_of(rows: Rows) -> Tensor | None:
+    """How much each row counts `[rows]`, 1 on average in training; None where all count alike."""
+    return getattr(rows, "weights", None)
+
+
+def evenly(rows: Rows, most: int) -> Tensor:
+    """Indices `[n]` of at most so many rows: the first, or where they have weights, by these."""
+    n, weights = min(len(rows), most), weights_of(rows)
+    if weights is None:
+        return torch.arange(n)
+    ends = weights.double().cumsum(0)
+    return torch.searchsorted(ends, (torch.arange(n, dtype=ends.dtype) + 0.5) * ends[-1] / n)
+
+
 def fingerprint(rows: Rows) -> str:
     """A short text that differs between rows that differ: of their number, and of 256 of them."""
     spread = torch.arange(min(len(rows), 256)) * len(rows) // max(1, min(len(rows), 256))
     digest = hashlib.sha256(str(len(rows)).encode())
-    for tensor in rows.take(spread):
+    weights = weights_of(rows)
+    for tensor in (*rows.take(spread), None if weights is None else weights[spread]):
         if tensor is not None:
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -169,14 +184,30 @@ class Batches:
         rows = len(self.rows)
         return rows // step if self.seed is not None else math.ceil(rows / step)
 
+    @property
+    def weights(self) -> Tensor | None:
+        """Those of the rows of one pass, in its order; None where all count alike."""
+        weights = weights_of(self.rows)
+        return None if weights is None else torch.cat([weights[i] for i in self._indices()])
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for indices in self._indices():
+            yield self.rows.take(indices)
+
+    def with_weights(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """The batches, each with the weights of its rows, or None."""
+        weights = weights_of(self.rows)
+        for indices in self._indices():
+            yield *self.rows.take(indices), None if weights is None else weights[indices]
+
+    def _indices(self) -> Iterator[Tensor]:
         order = torch.arange(len(self.rows))
         if self.seed is not None:
             generator = Generator().manual_seed(mix(self.seed, self.epoch))
             order = torch.randperm(len(self.rows), generator=generator)
         for i in range(len(self)):
             start = (i * self.world + self.rank) * self.batch_size
-            yield self.rows.take(order[start : start + self.batch_size])
+            yield order[start : start + self.batch_size]
 
 
 def mix(*numbers: int) -> int:

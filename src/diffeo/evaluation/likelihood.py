@@ -15,9 +15,10 @@ from diffeo.data import Batches, Data, Table, moons_log_density
 from diffeo.flow import Flow
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import Count, Seed, checked
-from diffeo.utils.statistics import first_moments
+from diffeo.utils.statistics import first_moments, weighted
 
 Batch = tuple[Tensor, Tensor | None]
+Weighted = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 @checked
@@ -128,7 +129,8 @@ def _with_error(mean: float, stderr: float | None) -> str:
 
 def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
     """Score one split ("train", "val" or "test") of a table or of images; see `log_probs`."""
-    score = evaluate_batches(flow, Batches(data.split(split), flow.chunk), samples)
+    batches = Batches(data.split(split), flow.chunk).with_weights()
+    score = evaluate_batches(flow, batches, samples)
     if not isinstance(data, Table):
         return score
     log_scale = float(first_moments(data.train.x.double())[1].log().sum())
@@ -136,27 +138,46 @@ def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
     return replace(score, standardized=score.nll - log_scale, floor=floor)
 
 
-def evaluate_batches(flow: Flow, batches: Iterable[Batch], samples: int = 1) -> Score:
+def evaluate_batches(flow: Flow, batches: Iterable[Batch | Weighted], samples: int = 1) -> Score:
     """Score all events of some batches in constant memory; see `log_probs`.
+
+        mean = sum_i w_i l_i / sum_i w_i,   l_i = -log p(x_i)
+        stderr^2 = n / (n - 1) sum_i w_i^2 (l_i - mean)^2 / (sum_i w_i)^2
+
+    Batches without weights have w = 1; n counts the rows of weight above 0.
 
     Raises:
         ValueError: if there are none, or they do not fit the flow.
     """
-    count, origin, total, squares = 0, 0.0, 0.0, 0.0
-    for part in log_probs(flow, batches, samples=samples):
-        nll = -part.double()
-        if count == 0 and len(nll):
+    rows, count, origin = 0, 0, 0.0
+    sums = torch.zeros(5, dtype=torch.float64)  # of w, w d, w^2 d^2, w^2 d and w^2, d = l - origin
+    waiting: list[Tensor | None] = []  # the weights of the batch that is scored
+
+    def pairs() -> Iterator[Batch]:
+        for x, context, *weights in batches:
+            waiting[:] = weights or [None]
+            yield x, context
+
+    for part in log_probs(flow, pairs(), samples=samples):
+        nll, w = -part.double(), waiting[0]
+        w = torch.ones_like(nll) if w is None else w.double()
+        if rows == 0 and len(nll):
             # Sums are about this number, since large equal numbers lose their difference.
             median = float(nll.median())
             origin = median if math.isfinite(median) else 0.0
-        count, total = count + len(nll), total + float((nll - origin).sum())
-        squares += float((nll - origin).square().sum())
-    if count == 0:
+        rows, count = rows + len(nll), count + int((w > 0).sum())
+        wd = weighted(nll - origin, w)
+        sums += torch.stack([w.sum(), wd.sum(), (wd * wd).sum(), (w * wd).sum(), (w * w).sum()])
+    if rows == 0:
         raise ValueError("there are no rows to score: pass some.")
-    mean, stderr = total / count, None
+    if count == 0:
+        raise ValueError("all rows have weight 0: pass others.")
+    total, mean, squares, products, weights = sums.tolist()
+    mean, stderr = mean / total, None
     if count > 1 and math.isfinite(squares):
-        stderr = math.sqrt(max(squares - count * mean**2, 0.0) / (count - 1) / count)
-    score = Score(count, origin + mean, stderr, samples=samples)
+        spread = max(squares - 2 * mean * products + mean**2 * weights, 0.0)
+        stderr = math.sqrt(count / (count - 1) * spread) / total
+    score = Score(rows, origin + mean, stderr, samples=samples)
     if flow.takes_pixels:
         bit = flow.nats_per_bpd
         in_bits = None if stderr is None else stderr / bit
@@ -168,6 +189,8 @@ def true_nll(table: Table, split: str) -> float | None:
     """Mean negative log-density of a split under the law that drew it; None if it is not known."""
     options = table.options
     if options.source != "moons" or table.columns != ["x", "y"] or table.context:
+        return None
+    if table.train.weights is not None:
         return None
     x = table.split(split).x.numpy().astype(np.float64)
     noise = 0.05 if options.noise is None else options.noise

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from diffeo.bijections.chain import Chain
 from diffeo.flow import Flow
+from diffeo.utils.statistics import weighted
 
 
 def weighted_likelihood(
@@ -38,8 +39,7 @@ def weighted_likelihood(
             f"expected weights of shape ({len(x)},), got {tuple(weights.shape)}: pass one a row."
         )
     log_prob = flow(x, context, generator=generator)
-    counted = torch.where(weights > 0, log_prob, 0.0)  # 0 times -inf is none
-    return -(weights * counted).sum() / weights.sum()
+    return -weighted(log_prob, weights).sum() / weights.sum()
 
 
 def flow_matching(

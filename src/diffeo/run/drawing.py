@@ -13,6 +13,7 @@ from torch import Generator
 
 from diffeo import figures
 from diffeo.data import Data, Images, ImageSplit, Split, Table
+from diffeo.data.datasets import evenly
 from diffeo.evaluation.likelihood import true_nll
 from diffeo.flow import Flow
 from diffeo.run.folder import Run
@@ -143,7 +144,8 @@ def _panels(flow: Flow, table: Table, title: str | None = None) -> Figure:
 
 def _rows_to_draw(table: Table) -> Split:
     """The test rows, which show no overfitting, unless they are too few to show anything."""
-    return table.test if len(table.test) >= 1_000 else table.train
+    rows = table.test if len(table.test) >= 1_000 else table.train
+    return rows if rows.weights is None else Split(*rows.take(evenly(rows, len(rows))))
 
 
 def _curve(run: Run, data: Data) -> Figure:

@@ -63,9 +63,10 @@ class Run:
         self.context_columns: list[str] = self.flow.context.columns
         size = metadata.get("size")
         self.form: dict[str, Any] = metadata.get("form") or {}  # of the numbers in its CSV files
+        self.weights: str | None = metadata.get("weights")
         known = fits(self.form, Mapping[str, str]) and {*self.form} <= {*FORM}
         named = known and fits(self.columns, list[str]) and len(self.columns) == dims
-        if not named or not fits(size, Side | None):
+        if not named or not fits(size, Side | None) or not fits(self.weights, str | None):
             raise ValueError(
                 f"{name} says of its data what does not fit the model: save it anew from flow, "
                 "with metadata of columns and size that do."
@@ -105,6 +106,36 @@ class Run:
         lacking = unlabelled and self.lacks_class(source)
         context = [] if lacking else self.context_columns
         return stream(TableOptions(source, **self.form), self.columns, context)
+
+    def weighted_rows(self, source: str) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """As `rows`, with the weights `[rows]` of the column that the model learned by.
+
+        They are None where it has learned without, or the table lacks the column; where the rows
+        may come without context, see `gallery`, they may come without weights too.
+
+        Raises:
+            ValueError: as `rows`, and if a weight is below 0.
+        """
+        if self.weights is None or not self.has_weights(source):
+            for x, context in self.rows(source, unlabelled=True):
+                yield x, context, None
+            return
+        lacking = self.lacks_class(source)
+        names = [*([] if lacking else self.context_columns), self.weights]
+        for x, context in stream(TableOptions(source, **self.form), self.columns, names):
+            assert context is not None
+            weights = context[:, -1]
+            if (weights < 0).any():
+                raise ValueError(
+                    f"{source}: column '{self.weights}' has a weight below 0: correct it, or leave "
+                    "the column out."
+                )
+            yield x, context[:, :-1] if len(names) > 1 else None, weights
+
+    def has_weights(self, source: str) -> bool:
+        """Whether a table has the column of weights that the model learned by."""
+        found = open_table(TableOptions(source, **self.form))
+        return found.named and self.weights in found.columns
 
     def lacks_class(self, source: str) -> bool:
         """Whether the model is conditional on classes alone, and a table says nothing of them."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
-from diffeo.data.datasets import fingerprint
+from diffeo.data.datasets import evenly, fingerprint
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
@@ -177,7 +177,7 @@ def prepare(
     with warnings.catch_warnings():
         # `load_table` has noted them, by the rows of the file.
         warnings.simplefilter("ignore", OutlierWarning)
-        flow.initialize(*train.take(torch.arange(min(len(train), most))))
+        flow.initialize(*train.take(evenly(train, most)))
     if device.type == "cpu":
         # Not before the flow saw many rows at once, to start from: their memory may go.
         keep_freed_memory()
@@ -254,6 +254,8 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         model = model or (RealNVP if data.features > 1 else one_column)
         event, what = data.features, _columns(data.features)
         metadata = {"columns": data.columns}
+        if data.options.weights is not None:
+            metadata["weights"] = data.options.weights
         if form := data.options.form():
             metadata["form"] = form
     other = f"does not model {what}: choose another model by --model."

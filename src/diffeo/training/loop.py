@@ -17,10 +17,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffeo.data.datasets import Batches, Rows, mix
 from diffeo.flow import Flow
+from diffeo.training.objective import Objective
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes
 from diffeo.utils.machine import find_device, widest
 from diffeo.utils.modules import NotFiniteError, first_not_finite, on_device
+from diffeo.utils.statistics import weighted
 
 Batch = tuple[Tensor, Tensor | None]
 # Changes a training batch at random: x, its context, a generator, and the share of the steps done.
@@ -122,7 +124,7 @@ class Training:
         self.noise = None if flow.dequantizer is None else Generator(self.device)
         self.lr = self.largest_lr = optimizer.largest_lr(flow)
         self.adam = torch.optim.Adam(optimizer.groups(flow), lr=self.lr, fused=True)
-        self.model: nn.Module = _Loss(flow, self.nats)
+        self.model: nn.Module = Objective(flow, self.nats)
         self.epoch = self.step = self.index = self.skipped = self.best_epoch = 0
         self.train_loss = self.val_loss = self.gradient_norm = math.nan
         self.best_loss = math.inf
@@ -170,30 +172,31 @@ class Training:
         for observer in self.observers:
             getattr(observer, event)(self)
 
-    def _stream(self) -> Iterator[Batch]:
-        """The training batches from this step on, pass after pass, without end."""
+    def _stream(self) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The training batches from this step on, with weights, pass after pass, without end."""
         generator = Generator()
         first, start = divmod(self.epoch * self.every, max(1, len(self.batches)))
         for number in itertools.count(first):
             self.batches.set_epoch(number)
             generator.manual_seed(mix(self.seed, number, self.processes.rank))
-            for x, context in itertools.islice(self.batches, start, None):
+            batches = self.batches.with_weights()
+            for x, context, weights in itertools.islice(batches, start, None):
                 if self.augment is not None:
                     x = self.augment(x, context, generator, self.done)
-                yield x, context
+                yield (x, context), weights
             start = 0
 
     # Steps --------------------------------------------------------------------------------------
 
-    def _run_epoch(self, batches: Iterator[Batch]) -> None:
+    def _run_epoch(self, batches: Iterator[tuple[Batch, Tensor | None]]) -> None:
         self._notify("on_epoch_start")
         self.flow.train()
         # Few of them follow each step, and steps may take milliseconds.
         following = [o for o in self.observers if type(o).on_step is not Observer.on_step]
         count = min(self.every, self.steps - self.epoch * self.every)
         losses = norms = torch.zeros((), device=self.device)
-        for self.index, batch in enumerate(itertools.islice(batches, count)):
-            norm = self._take_step(self.place(batch))
+        for self.index, (batch, weights) in enumerate(itertools.islice(batches, count)):
+            norm = self._take_step(self.place(batch), weights)
             losses = losses + self.loss
             norms = norms + norm
             for observer in following:
@@ -209,10 +212,10 @@ class Training:
         self.history.append(row | {f"val_{self.metric}": self.val_loss, "lr": self.lr})
         self._notify("on_epoch_end")
 
-    def _take_step(self, batch: Batch) -> Tensor:
+    def _take_step(self, batch: Batch, weights: Tensor | None) -> Tensor:
         """Move the weights down the gradient, and their averages towards them: its norm."""
         self.seek(batch)
-        loss = self.model(*batch, self.noise)
+        loss = self.model(*batch, weights, self.noise)
         self.loss = loss.detach()
         self.adam.zero_grad()
         with self.flow.naming():
@@ -282,8 +285,12 @@ class Training:
             for batch in self.val_batches()
         ]
         self.val_losses = torch.cat(losses) if losses else torch.empty(0, device=self.device)
-        total = self.processes.sum(float(self.val_losses.sum(dtype=widest(self.device))))
-        return total / self.processes.sum(float(len(self.val_losses)))
+        weights = self.val.weights if self.val else None
+        weights = None if weights is None else weights.to(self.device)
+        terms = weighted(self.val_losses, weights)
+        total = self.processes.sum(float(terms.sum(dtype=widest(self.device))))
+        count = len(terms) if weights is None else weights.sum()
+        return total / self.processes.sum(float(count))
 
     def val_batches(self) -> Iterator[Batch]:
         """The validation batches of this process, with the noise that they always get."""
@@ -337,14 +344,3 @@ class Training:
             ) from error
         vars(self).update({name: state[name] for name in SAVED})
         self.epoch, self.earlier = epochs, state["seconds"]
-
-
-class _Loss(nn.Module):
-    """The mean loss of a batch, as a module, which is what distributed training wraps."""
-
-    def __init__(self, flow: Flow, nats: float) -> None:
-        super().__init__()
-        self.flow, self.nats = flow, nats
-
-    def forward(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
-        return -self.flow.log_prob(x, context, generator=generator).mean() / self.nats

@@ -22,6 +22,11 @@ class OutlierWarning(UserWarning):
     """Some values are so far from all others that first estimates leave them out."""
 
 
+def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Values times weights, all of the same shape; 0 where the weight is, whatever the value."""
+    return values if weights is None else torch.where(weights > 0, values * weights, 0.0)
+
+
 def check_spread(x: Tensor) -> None:
     """Refuse rows x `[rows, features]` of which no first estimates can be made.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from rich.table import Table
 
 from diffeo.data import SPLITS, Batches
-from diffeo.evaluation.likelihood import Batch, evaluate, evaluate_batches
+from diffeo.evaluation.likelihood import Batch, Weighted, evaluate, evaluate_batches
 from diffeo.run import Run
 from diffeo.utils.ranges import Count
 
@@ -27,10 +27,12 @@ def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[T
     else:
         if images:
             found = run.gallery(data, unlabelled=True).images
-            batches: Iterable[Batch] = Batches(found, flow.chunk)
+            batches: Iterable[Batch | Weighted] = Batches(found, flow.chunk)
             unlabelled = flow.context.category and found.context is None
         else:
-            batches, unlabelled = run.rows(data, unlabelled=True), run.lacks_class(data)
+            batches, unlabelled = run.weighted_rows(data), run.lacks_class(data)
+            if run.weights is not None and not run.has_weights(data):
+                yield f"{data} has no column '{run.weights}': all rows count alike."
         scores = {data: evaluate_batches(flow, batches, samples)}
         if unlabelled:
             yield run.unlabelled(data)

@@ -18,6 +18,7 @@ from diffeo.data.files import Array, listing, suggestion
 from diffeo.data.tables.csv_files import form_of
 from diffeo.data.tables.opening import TableOptions, open_table
 from diffeo.data.tables.source import Chunk, Source
+from diffeo.data.tables.weighting import split_weights
 from diffeo.utils.ranges import Count, checked
 from diffeo.utils.statistics import describe_far, far_values
 
@@ -29,11 +30,12 @@ FEW = 10  # rows, which may count up by chance
 class Split:
     """Rows of a table: `x` `[rows, features]`, `context` `[rows, context_features]` or None.
 
-    Both are contiguous float32.
+    Both are contiguous float32, and so are `weights` `[rows]`, where rows do not count alike.
     """
 
     x: Tensor
     context: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -74,9 +76,9 @@ def load_table(options: TableOptions) -> Table:
     """
     source = open_table(options)
     columns, context = _choose_columns(source, options)
-    names = [*columns, *context]
+    names, given = [*columns, *context], [] if options.weights is None else [options.weights]
     chunks = []
-    for first_row, chunk in source.chunks(names, options.rows, BATCH_ROWS):
+    for first_row, chunk in source.chunks([*names, *given], options.rows, BATCH_ROWS):
         remedy = "choose numeric columns with --data.columns {numeric}, or encode it as numbers"
         _check_numeric(source, chunk, first_row, remedy)
         chunks.append(chunk)
@@ -118,9 +120,15 @@ def load_table(options: TableOptions) -> Table:
             f"{source.name}: values repeat in {listing(repeated)}, which makes the density "
             "unbounded: `--data.dequantize true` spreads each value over its step."
         )
+    w: list[Tensor | None] = [None] * len(sizes)
+    for name in given:
+        column = np.concatenate([chunk.pop(name) for chunk in chunks], dtype=np.float64)
+        _check_finite(source.name, name, column)
+        w = [*split_weights(source.name, name, column, order, sizes)]
+        notes.append(f"{source.name}: rows are weighted by column '{name}'.")
     train, val, test = (
-        Split(x.contiguous(), c.contiguous() if context else None)
-        for x, c in zip(x.split(sizes), c.split(sizes), strict=True)
+        Split(x.contiguous(), c.contiguous() if context else None, w)
+        for x, c, w in zip(x.split(sizes), c.split(sizes), w, strict=True)
     )
     return Table(
         name=Path(options.source).name.partition(".")[0] or Path(options.source).stem,
@@ -138,12 +146,14 @@ def load_table(options: TableOptions) -> Table:
 def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], list[str]]:
     """The names of the columns to model and of those that are context."""
     name, context = source.name, list(options.context or [])
-    chosen = [*(options.columns or []), *context]
+    extra = [] if options.weights is None else [options.weights]
+    chosen = [*(options.columns or []), *context, *extra]
     for i, column in enumerate(chosen):
         if column in chosen[:i]:
+            other = "--data.context" if i < len(chosen) - len(extra) else "--data.weights"
             raise ValueError(
                 f"{name}: column '{column}' is chosen twice: "
-                "name it once, in --data.columns or in --data.context"
+                f"name it once, in --data.columns or in {other}"
             )
         if column not in source.columns:
             raise ValueError(
@@ -152,7 +162,8 @@ def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], l
             )
     columns = options.columns
     if columns is None:
-        columns = [column for column in source.columns if column not in {*context, *source.labels}]
+        others = {*context, *extra, *source.labels}
+        columns = [column for column in source.columns if column not in others]
     if not columns:
         raise ValueError(
             f"{name}: no column is left to model: name at least one in --data.columns, or fewer in "

@@ -40,6 +40,7 @@ class TableOptions(SourceOptions):
             A .csv or .tsv may be compressed, as .gz, .bz2 or .xz.
         columns: The columns to model; by default all that are not context, and none that counts
             the rows.
+        weights: A column that says how much each row counts, from 0 on; it is not modelled.
         noise: The standard deviation of a generator's noise.
         dequantize: Whether each value of a column of repeated values is spread over its step.
         decimal: The decimal point of the numbers of a .csv or .tsv, a point or a comma.
@@ -49,6 +50,7 @@ class TableOptions(SourceOptions):
 
     source: str = "moons"
     columns: list[str] | None = None
+    weights: str | None = None
     noise: Positive | None = None
     dequantize: bool = False
     decimal: Literal[".", ","] = "."
