@@ -84,8 +84,8 @@ def test_rows_of_weight_0_do_not_count_whatever_they_are():
     far[[1, 3]] = 1e30
     assert flow.log_prob(far)[1] == -math.inf
     scores = [
-        evaluate_batches(flow, [(rows, None, weights[kept])])
-        for rows, kept in ((x, slice(None)), (far, slice(None)), (x[[0, 2, 4, 5]], [0, 2, 4, 5]))
+        evaluate_batches(flow, [(rows, None, weights[used])])
+        for rows, used in ((x, slice(None)), (far, slice(None)), (x[[0, 2, 4, 5]], [0, 2, 4, 5]))
     ]
     assert scores[0].nll == scores[1].nll == pytest.approx(scores[2].nll, rel=1e-6)
     assert scores[0].stderr == pytest.approx(scores[2].stderr, rel=1e-6)

@@ -75,10 +75,10 @@ def choose_contexts(run: Run, context: str | None, label: str | None = None) -> 
     if words and not run.config_file.is_file():
         raise _wrong(",".join(words), spec)
     rows = run.data().train
-    context = rows.context
-    if context is not None and weights_of(rows) is not None:
-        context = context[evenly(rows, len(rows))]
-    return Contexts(spec, values, context)
+    known = rows.context
+    if known is not None and weights_of(rows) is not None:
+        known = known[evenly(rows, len(rows))]
+    return Contexts(spec, values, known)
 
 
 def read_contexts(run: Run, source: str, draws: int) -> Tensor:
