@@ -44,6 +44,7 @@ from diffeo.models import (
     NAF,
     NICE,
     NSF,
+    CircularNSF,
     ContinuousFlow,
     CouplingNSF,
     Glow,
@@ -372,6 +373,18 @@ MODELS |= {
         ("ContinuousFlow", partial(ContinuousFlow, rtol=1e-9, atol=1e-9), 1e-6),
     )
     for features, context in ((2, 0), (3, 2))
+}
+
+MODELS |= {
+    f"CircularNSF {features}{', context' if context else ''}": Entry(
+        lambda features=features, context=context: CircularNSF(
+            features, layers=2, hidden=(8,), context=context
+        ),
+        (features,),
+        context_features=context,
+        interval=(-3.0, 3.0),
+    )
+    for features, context in ((1, 0), (3, 2))
 }
 
 ENTRIES = BIJECTIONS | MODELS

@@ -505,6 +505,9 @@ def test_rows_far_from_all_data_have_a_density_and_it_is_no_nan(name):
         with torch.no_grad():
             log_prob = flow.log_prob(x, entry.context(50, torch.float32))
         assert not log_prob.isnan().any()
+        if name.startswith("CircularNSF"):
+            assert (log_prob > -100).all()  # no angle is far
+            continue
         # Heavy tails reach so far.
         assert (log_prob < (-30 if name.startswith("TailFlow") else -100)).all()
 

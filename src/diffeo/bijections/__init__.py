@@ -8,6 +8,7 @@ from diffeo.bijections.chain import Chain as Chain
 from diffeo.bijections.chain import FactorOut as FactorOut
 from diffeo.bijections.chain import Inverse as Inverse
 from diffeo.bijections.circular import CircularSpline as CircularSpline
+from diffeo.bijections.circular import ToCircle as ToCircle
 from diffeo.bijections.continuous import Continuous as Continuous
 from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
 from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1
@@ -30,6 +31,8 @@ from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
 from diffeo.bijections.planar import Planar as Planar
 from diffeo.bijections.planar import Radial as Radial
+from diffeo.bijections.positive import Log as Log
+from diffeo.bijections.positive import Softplus as Softplus
 from diffeo.bijections.reshape import Flatten as Flatten
 from diffeo.bijections.reshape import Permutation as Permutation
 from diffeo.bijections.reshape import Squeeze as Squeeze

@@ -1,4 +1,4 @@
-"""A spline on the circle, for angles and other periodic values."""
+"""Maps of the circle, for angles and other periodic values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.spline import RationalQuadraticSpline
 from diffeo.bijections.univariate import Univariate
-from diffeo.utils.ranges import Positive, Proportion, Range
+from diffeo.utils.ranges import Count, Positive, Proportion, Range
+from diffeo.utils.statistics import check_spread
 
 
 class CircularSpline(RationalQuadraticSpline):
@@ -58,7 +60,7 @@ class CircularSpline(RationalQuadraticSpline):
         return parameters[:, :-n], self.bound * torch.tanh(parameters[:, -n:])
 
     def _wrap(self, x: Tensor) -> Tensor:
-        return torch.remainder(x + self.bound, 2 * self.bound) - self.bound
+        return wrap(x, -self.bound, 2 * self.bound)
 
     def _inside(self, given: Tensor) -> Tensor:
         return torch.ones_like(given, dtype=torch.bool)
@@ -71,3 +73,68 @@ class CircularSpline(RationalQuadraticSpline):
     def examples(cls) -> Iterable[Univariate]:
         # So wide that the inputs of the tests are on the circle.
         return cls(bins=4, bound=30.0), cls(bins=2, bound=50.0)
+
+
+class ToCircle(Bijection):
+    """Bring periodic values to the circle of radians, [-pi, pi).
+
+        y = wrap(2 pi x / period),   log|det dy/dx| = features log(2 pi / period)
+
+    Values that differ by whole periods are one point, of one density. The inverse returns the one
+    in [-period / 2, period / 2), or in [0, period) where the data of `initialize` lie there.
+
+    Args:
+        features: D of the input `(batch, D)`.
+        period: 2 pi for radians, 360 for degrees, 24 for hours of a day.
+
+    Raises:
+        ValueError: by `initialize`, if a feature is constant or reaches beyond one period on
+            either side of 0, as degrees do that are taken for radians.
+    """
+
+    def __init__(self, features: Count, period: Positive = 2 * math.pi) -> None:
+        super().__init__()
+        self.period = float(period)
+        self.start = nn.Buffer(torch.full((features,), -0.5))  # in periods
+        self.initialized = nn.Buffer(torch.tensor(False))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        radians = x * (2 * math.pi / self.period)
+        return wrap(radians, -math.pi, 2 * math.pi), self._log_det(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = wrap(y * (self.period / (2 * math.pi)), self.start * self.period, self.period)
+        return x, -self._log_det(y)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if not self.initialized:
+            check_spread(x)
+            reach = x.abs().amax(0)
+            beyond = (reach > 1.01 * self.period).nonzero()
+            if len(beyond):
+                feature = int(beyond[0])
+                raise ValueError(
+                    f"feature {feature} reaches {float(reach[feature]):g}, which is more than one "
+                    f"period of {self.period:g} from 0: choose its period, such as 360 for degrees."
+                )
+            from_zero = (x.amin(0) >= 0) & (reach > self.period / 2)
+            self.start.copy_(torch.where(from_zero, 0.0, -0.5))
+            self.initialized.fill_(True)
+        return self(x)[0]
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return x.new_full((x.shape[0],), math.log(2 * math.pi / self.period) * x.shape[1])
+
+    @classmethod
+    def examples(cls) -> Iterable[Example]:
+        yield Example(lambda: cls(3, 24.0), (3,), "constant", interval=(-11.0, 11.0))
+
+
+def wrap(x: Tensor, low: Tensor | float, period: float) -> Tensor:
+    """The same point of the circle in [low, low + period)."""
+    high = low + period
+    turned = torch.remainder(x - low, period) + low
+    # Rounding may end at the other end. Inside, x keeps all of its digits.
+    turned = torch.where(turned < high, turned, turned - period)
+    return torch.where((x >= low) & (x < high), x, turned)

@@ -5,6 +5,7 @@ from diffeo.models.autoregressive import MAF as MAF
 from diffeo.models.autoregressive import NAF as NAF
 from diffeo.models.autoregressive import NSF as NSF
 from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
+from diffeo.models.circular import CircularNSF as CircularNSF
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.tables import NICE as NICE

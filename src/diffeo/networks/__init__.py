@@ -6,6 +6,7 @@ from diffeo.networks.glow import ZeroConv as ZeroConv
 from diffeo.networks.masked import MaskedLinear as MaskedLinear
 from diffeo.networks.masked import MaskedMLP as MaskedMLP
 from diffeo.networks.mlp import MLP as MLP
+from diffeo.networks.periodic import Periodic as Periodic
 from diffeo.networks.resnet import ConvNet as ConvNet
 from diffeo.networks.resnet import ResNet as ResNet
 from diffeo.networks.smooth import LipschitzMLP as LipschitzMLP
