@@ -252,6 +252,9 @@ def test_a_mixture_of_flows_is_saved_and_loaded(tmp_path):
     assert torch.equal(loaded.log_prob(x), mixture.log_prob(x))
     assert loaded.metadata == mixture.metadata
     assert not loaded.training
+    assert torch.equal(diffeo.load(tmp_path).log_prob(x), mixture.log_prob(x))
+    with pytest.raises(ValueError, match="holds a FlowMixture, which is no Flow"):
+        diffeo.Flow.from_pretrained(tmp_path)
 
 
 def test_flows_that_do_not_fit_are_refused():

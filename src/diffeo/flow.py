@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -347,4 +347,4 @@ class Flow(PretrainedModel):
         return context if self.context_encoder is None else self.context_encoder(context)[0]
 
 
-load = Flow.from_pretrained
+load = cast(type[Flow], PretrainedModel).from_pretrained  # a `FlowMixture` too

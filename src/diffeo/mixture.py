@@ -27,7 +27,7 @@ class FlowMixture(PretrainedModel):
 
     The weights are learned by gradients with all else, or by `stack` on rows that no flow has
     seen, which needs a moment and never makes these rows less likely. `save_pretrained` writes it,
-    and `FlowMixture.from_pretrained` loads it.
+    and `diffeo.load` loads it.
 
     Args:
         flows: densities of the same events, given the same context.

@@ -154,7 +154,9 @@ def write_onnx(traced: ExportedProgram, path: Path) -> Call:
             traced, input_names=names, output_names=[path.stem], dynamo=True, verbose=False
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        lacking = sorted({*re.findall(r"op='([\w.]+)'", str(error))})
+        words = f"{error} {error.__cause__}"
+        found = re.findall(r"(?:op='|target=torch\.ops\.)([\w.]+?)(?:\.default)?['\]]", words)
+        lacking = sorted({*found})
         reason = f"it lacks {', '.join(lacking)}" if lacking else _cause(str(error))
         raise ValueError(
             f"this flow cannot be written as ONNX, since {reason}: export to torch, or write that "

@@ -126,7 +126,7 @@ def spectral_bound(weight: Tensor) -> Tensor:
 
     sigma <= |A^k|^(1 / 2k), A = W W^T, k = 2^6, in the Frobenius norm: at most n^(1 / 4k) sigma.
     """
-    largest = weight.detach().abs().amax().clamp(min=torch.finfo(weight.dtype).tiny)
+    largest = weight.detach().abs().max().clamp(min=torch.finfo(weight.dtype).tiny)
     weight = weight / largest  # so that no square leaves float range
     power = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
     log_scale = weight.new_zeros(())
