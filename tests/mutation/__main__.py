@@ -43,7 +43,17 @@ from _pytest.runner import runtestprotocol
 from changes import LOG_DET, Mutant, find_mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-MAPS = ("univariate", "splines", "tails", "autoregressive", "residual", "continuous")
+MAPS = (
+    "univariate",
+    "splines",
+    "neural",
+    "circular",
+    "positive",
+    "tails",
+    "autoregressive",
+    "residual",
+    "continuous",
+)
 MODELS = ("conformance", "flow", "glow", "pixels", "gradients", "layout", "changed_networks")
 FORMULAS = (*MODELS, "bases", "mixtures", *MAPS)
 TRAINING = ("training", "training_faults", "training_memory", "training_compile", "numbers")
