@@ -161,15 +161,22 @@ def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_settings_that_the_parser_takes(name):
     parser = make_parser("train")
-    words = ["--preset", name, "--data", "digits", "--trainer.max_epochs=7"]
+    chosen = yaml.safe_load(presets.find(name).read_text())["model"]["init_args"]
+    source = "iris" if "moons" in name else "digits"
+    words = ["--preset", name, "--data", source, "--trainer.max_epochs=7"]
     config = parse("train", words, parser)
     side = next((size for size in (64, 24) if f"{size}" in name), 32)
     with torch.device("meta"):
-        flow = unwrapped(parser.instantiate(config).model)((1, side, side))
+        shape = 4 if source == "iris" else (1, side, side)
+        flow = unwrapped(parser.instantiate(config).model)(shape)
     assert f"diffeo.{type(flow).__name__}" == config.model.class_path
-    chosen = yaml.safe_load(presets.find(name).read_text())["model"]["init_args"]
-    assert chosen.items() <= flow.arguments.items()
-    assert (config.data.source, config.trainer.max_epochs) == ("digits", 7)
+    for option, value in chosen.items():
+        part, written = flow.arguments[option], value
+        if isinstance(value, dict):  # a class
+            assert value["class_path"].endswith(f".{type(part).__name__}")
+            part, written = {**part.arguments, **value["init_args"]}, part.arguments
+        assert part == written
+    assert (config.data.source, config.trainer.max_epochs) == (source, 7)
 
 
 # Commands -----------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ def _known_classes() -> set[str]:
     for cls in known_classes():
         if cls.__module__.startswith("diffeo."):
             names |= {cls.__name__, public_name(cls), f"{cls.__module__}.{cls.__qualname__}"}
+            package = ".".join(cls.__module__.split(".")[:2])  # from where users import it
+            names.add(f"{package}.{cls.__qualname__}")
     return names
 
 

@@ -43,7 +43,8 @@ class NICE(Flow):
         steps: step of each feature's grid, to dequantize rounded columns; 0 for a continuous one.
         bits: how many bits of each pixel are modelled, 1 to 8.
 
-    The paper's settings for MNIST are `hidden=(1000,) * 5`. (Dinh et al. 2014)
+    The paper's settings for MNIST are `layers=4, hidden=(1000,) * 5`. A table of few columns needs
+    more couplings, since none of them can scale. (Dinh et al. 2014)
     """
 
     defaults: ClassVar[dict[str, Any]] = {"univariate": Additive(), "base": Logistic()}
@@ -51,8 +52,8 @@ class NICE(Flow):
     def __init__(
         self,
         features: Count | Sequence[Count],
-        layers: Count = 4,
-        hidden: Sequence[Count] = (256, 256),
+        layers: Count = 12,
+        hidden: Sequence[Count] = (64, 64),
         univariate: Univariate | None = None,
         network: Network = MLP,
         base: Base | None = None,
