@@ -26,7 +26,10 @@ NAMES = (
 GPU = "gpu"
 MORE = (GPU, "checkerboards", "autoregressive")
 # These have options of their own, and need data, or a run to look at.
-SCRIPTS = ("tables-nll", "glow-bpd", "editing", "outliers", "densities", "splines-nll", "targets")
+SCRIPTS = (
+    *("tables-nll", "glow-bpd", "editing", "outliers", "densities", "splines-nll", "targets"),
+    "families",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import __main__ as command
-from benchmarks import harness, loop, plain_loop, subjects
+from benchmarks import families, harness, loop, plain_loop, subjects
 
 from diffeo.data import DataOptions
 from diffeo.run import train
@@ -111,6 +111,32 @@ def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -
         pytest.skip("there is one")
     assert command.main(["gpu"]) == 2
     assert "no GPU" in capsys.readouterr().err
+
+
+def test_densities_of_the_families_integrate_to_one_and_are_those_of_their_draws() -> None:
+    for name, density in families.DENSITIES.items():
+        log_p = density.log_prob(families.grid(density, 100))
+        mass = log_p.exp() * (2 * density.half / 100) ** 2
+        x = density.draw(5_000, 0)
+        log_q = density.log_prob(x)[(x - torch.tensor(density.middle)).abs().amax(1) < density.half]
+        assert float(mass.sum()) == pytest.approx(len(log_q) / len(x), abs=0.025), name
+        mean = (mass * log_p.clamp(min=-1e3)).sum() / mass.sum()
+        assert float(log_q.mean()) == pytest.approx(float(mean), abs=0.06), name
+
+
+def test_a_group_of_families_is_drawn_and_adds_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "families.csv"
+    known = ["family,density,nats", "TailFlow,moons,1.25", "NICE,moons,inf"]
+    file.write_text("\n".join(known), encoding="utf-8")
+    sizes = ["--seconds", "0.01", "--rows", "200", "--cells", "8"]
+    folders = ["--out", str(tmp_path), "--images", str(tmp_path)]
+    assert command.main(["families", "--groups", "couplings", *sizes, *folders]) == 0
+    assert (tmp_path / "families-couplings.png").stat().st_size > 1000
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    names = [f.name for f in families.FAMILIES["couplings"] for _ in families.DENSITIES]
+    assert [row["family"] for row in rows] == [*names, "TailFlow"]
+    assert all(math.isfinite(float(row["nats"])) for row in rows)
 
 
 def test_the_command_lists_all_its_names(capsys: pytest.CaptureFixture[str]) -> None:
