@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import diffeo
 from benchmarks.densities import UCI, load
-from diffeo.bijections import MixtureCDF, RationalQuadraticSpline
+from diffeo.bijections import Affine, MixtureCDF, RationalQuadraticSpline
 
 TABLES = ("power-plant", "protein-tertiary-structure")
 
@@ -44,27 +44,27 @@ class Setting(NamedTuple):
     options: dict[str, Any]
 
 
-# The first of each has the package's own defaults.
+# The same range of learning rates for all.
 OURS = [
     Setting(5, (128, 128), 4e-3, 512, {"univariate": RationalQuadraticSpline(8, 3.0)}),
     Setting(5, (128, 128), 2e-3, 256, {"univariate": RationalQuadraticSpline(8, 3.0)}),
-    Setting(1, (128, 128), 4e-3, 256, {"univariate": MixtureCDF(16)}),
-    Setting(2, (128, 128), 4e-3, 512, {"univariate": MixtureCDF(8)}),
-    Setting(2, (256, 256), 2e-3, 256, {"univariate": MixtureCDF(16)}),
+    Setting(1, (128, 128), 1.6e-2, 512, {"univariate": MixtureCDF(8)}),
+    Setting(5, (128, 128), 8e-3, 512, {"univariate": Affine(3.0)}),
+    Setting(3, (128, 128), 1.6e-2, 256, {"univariate": Affine(3.0)}),
 ]
 ZUKO_NSF = [
-    Setting(3, (64, 64), 1e-3, 256, {"bins": 8}),
+    Setting(3, (64, 64), 1e-3, 256, {"bins": 8}),  # its own defaults
     Setting(3, (128, 128), 4e-3, 512, {"bins": 8}),
-    Setting(5, (128, 128), 4e-3, 512, {"bins": 8}),
-    Setting(5, (128, 128), 2e-3, 256, {"bins": 8}),
+    Setting(3, (128, 128), 8e-3, 512, {"bins": 8}),
+    Setting(3, (128, 128), 1.6e-2, 256, {"bins": 8}),
     Setting(3, (256, 256), 2e-3, 256, {"bins": 16}),
 ]
 ZUKO_MAF = [
-    Setting(3, (64, 64), 1e-3, 256, {}),
     Setting(5, (128, 128), 4e-3, 512, {}),
-    Setting(5, (128, 128), 2e-3, 256, {}),
-    Setting(10, (128, 128), 2e-3, 512, {}),
-    Setting(10, (256, 256), 1e-3, 256, {}),
+    Setting(5, (128, 128), 8e-3, 512, {}),
+    Setting(5, (128, 128), 1.6e-2, 512, {}),
+    Setting(3, (128, 128), 8e-3, 512, {}),
+    Setting(3, (128, 128), 1.6e-2, 256, {}),
 ]
 
 
