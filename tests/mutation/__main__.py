@@ -61,7 +61,7 @@ TRAINING = ("training", "training_faults", "training_memory", "training_compile"
 TARGETS = dict.fromkeys(("bijections", "networks", "flow.py", "bases.py", "context.py"), FORMULAS)
 TARGETS["training"] = TRAINING
 # Tests that are left out for a sample of mutants: the models, which are made of the same maps.
-SLOW = re.compile(r"float32|\[(NICE|RealNVP|TableFlow|ImageRealNVP|Glow)\b|double_copy|processes")
+SLOW = re.compile(r"float32|\[\w*(Flow|NSF|MAF|IAF|NAF|NICE|RealNVP|Glow)\b|double_copy|processes")
 WORKERS = 2
 
 
