@@ -191,7 +191,7 @@ def test_the_overview_lists_each_command_on_a_line(capsys):
     ("words", "sentence"),
     [
         ("--model.layerz 3", "--model.layerz is not an option (did you mean --model.layers?)"),
-        ("--model NoSuch", "--model is NoSuch: choose one of ContinuousFlow, CouplingNSF, Glow"),
+        ("--model NoSuch", "--model is NoSuch: choose one of CircularNSF, ContinuousFlow"),
         ("--model.univariate Nope", "--model.univariate is Nope: choose one of Additive, Affine"),
         ("--model.univariate Affine --model.univariate.bins 3", "--model.univariate.bins is not"),
         ("--model.layers x", "--model.layers is x: choose a whole number from 1 on."),

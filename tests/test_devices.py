@@ -338,7 +338,7 @@ def test_a_step_of_the_training_loop_reads_one_value():
         training = trained("mps", "Glow", "stored")
         batch = training.place(training.calibration[0])
         device.reads.clear()
-        training._take_step(batch)
+        training._take_step(batch, None)
         assert len(device.reads) == 1, device.reads
 
 

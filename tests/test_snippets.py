@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 from snippets import PAGES, ROOT, Block, anchors, blocks, inline_code, links, name_of, resolve
 
+import diffeo
 from diffeo.cli import COMMANDS, main
 from diffeo.cli.parser import make_parser, parse
 
@@ -152,9 +153,8 @@ def _known_options() -> set[str]:
     for command in COMMANDS:
         for action in make_parser(command)._actions:
             known |= {option for option in action.option_strings if option.startswith("--")}
-    for model in ("NICE", "RealNVP", "ImageRealNVP", "Glow"):
-        flow = getattr(importlib.import_module("diffeo"), model)
-        names = flow.__init__.__annotations__
+    for model in diffeo.MODELS:
+        names = getattr(diffeo, model).__init__.__annotations__
         known |= {f"--model.{name}" for name in names}
     scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "robustness").glob("*.py")]
     for script in [*scripts, ROOT / "tests" / "mutation" / "__main__.py"]:
