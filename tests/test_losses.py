@@ -1,4 +1,4 @@
-"""Losses beside likelihood, against closed forms, and importance sampling, against quadrature."""
+"""Losses other than likelihood against closed forms, and importance sampling against quadrature."""
 
 from __future__ import annotations
 
