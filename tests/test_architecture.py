@@ -13,7 +13,7 @@ LONGEST = 350
 # A package may import those of the lines below its own (the layers of DESIGN.md).
 LAYERS = [
     {"utils"},
-    {"bijections", "networks", "bases", "context", "embedding", "data"},
+    {"bijections", "networks", "bases", "context", "embedding", "schema", "data"},
     {"flow", "distribution", "mixture", "pretrained"},
     {"models"},
     {"training", "evaluation", "latent", "figures", "export", "losses"},
@@ -27,12 +27,12 @@ NEIGHBOURS = {
     "bijections": {"bases", "context", "networks"},
     "networks": {"bijections", "context"},  # a network may hold an ActNorm
     "embedding": {"bijections", "context"},
-    "data": {"context"},  # a table says which of its columns are the context
+    "data": {"context", "schema"},  # a table says which of its columns are the context
     "flow": {"distribution", "pretrained"},
     "mixture": {"flow", "pretrained"},
 }
 ROOT_MODULES = {"__init__", "__main__", "flow", "distribution", "mixture", "bases", "context"}
-ROOT_MODULES |= {"embedding"}
+ROOT_MODULES |= {"embedding", "schema"}
 LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 
 

@@ -24,6 +24,7 @@ class NumberColumn(Configurable):
         integer: whether values are whole numbers.
         atoms: values of a continuous column that have a mass of their own, such as 0.
         missing: whether cells may be empty.
+        dtype: pandas' type of a DataFrame's column; empty for `int64`, `Int64` or `float64`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class NumberColumn(Configurable):
     integer: bool = False
     atoms: tuple[float, ...] = ()
     missing: bool = False
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "atoms", tuple(self.atoms))
@@ -46,7 +48,7 @@ class DateColumn(NumberColumn):
 
     Args:
         unit: "day" or "second".
-        form: how they are written, as by `datetime.strftime`.
+        form: how they are written, as by `datetime.strftime`; `%-d` is a day without a zero.
     """
 
     unit: str = "day"
@@ -62,12 +64,14 @@ class CategoryColumn(Configurable):
         values: those there are; a cell is encoded as the place of its value.
         missing: whether cells may be empty.
         other: whether a value that is not known is encoded as one more, the last.
+        dtype: pandas' type of a DataFrame's column; empty for that of the values.
     """
 
     name: str
     values: tuple[Value, ...] = ()
     missing: bool = False
     other: bool = False
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))

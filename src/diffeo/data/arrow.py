@@ -160,3 +160,30 @@ def to_list(column: Any) -> list[Any]:
         return list(column.to_pylist())
     known = column.dictionary.to_pylist()
     return [None if place is None else known[place] for place in column.indices.to_pylist()]
+
+
+def arrow_frame(batch: Any, columns: list[str]) -> Any:
+    """A record batch as a DataFrame, whole numbers and truth values with gaps as pandas' own types.
+
+    Texts are read as dictionaries, whose equal values stay one object.
+    """
+    import pandas
+    import pyarrow
+    from pyarrow import types
+
+    gaps = {pyarrow.bool_(): pandas.BooleanDtype()}
+    for bits in (8, 16, 32, 64):
+        for sign in ("Int", "UInt"):
+            kind = getattr(pyarrow, f"{sign.lower()}{bits}")()
+            gaps[kind] = getattr(pandas, f"{sign}{bits}Dtype")()
+    found = {}
+    for name in columns:
+        column = batch.column(name)
+        plain = types.is_dictionary(column.type) or types.is_decimal(column.type)
+        mapper = gaps.get if column.null_count else None
+        found[name] = (
+            pandas.Series(to_numpy(column))
+            if plain or types.is_null(column.type)
+            else column.to_pandas(types_mapper=mapper)
+        )
+    return pandas.DataFrame(found, columns=columns)

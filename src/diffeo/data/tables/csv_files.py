@@ -7,9 +7,11 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffeo.data.files import UNPACKERS, Array, LimitedFile, RefusedError, listing, reading
 from diffeo.data.tables.source import Chunk, Source, check_names, chunk_rows
@@ -48,7 +50,7 @@ def open_csv(
     header = [column.strip() for column in header]
     _check_header(name, header, first)
 
-    def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
+    def parse(batch_rows: int, **typing: Any) -> Iterator[Any]:
         import pandas
 
         # All columns are parsed, since with `usecols` pandas shortens lines that are too long
@@ -69,13 +71,29 @@ def open_csv(
                 index_col=False,
                 chunksize=chunk_rows(batch_rows, len(header)),
                 low_memory=False,
+                **typing,
             ) as frames,
         ):
             for frame in frames:
-                yield {column: frame[column].to_numpy(copy=True) for column in names}
+                yield frame
                 limited.next_chunk()
 
-    return Source(name, header, read, decimal=decimal)
+    def read(names: list[str], batch_rows: int) -> Iterator[Chunk]:
+        for frame in parse(batch_rows):
+            yield {column: frame[column].to_numpy(copy=True) for column in names}
+
+    return Source(name, header, read, decimal=decimal, frames=partial(_typed, parse))
+
+
+def _typed(parse: Callable[..., Iterator[Any]], batch_rows: int) -> Iterator[Any]:
+    """DataFrames, each column of a type that can hold gaps; of text where it holds 00501."""
+    texts: set[str] = set()
+    for start in parse(1_000, dtype=str):
+        padded = {c: start[c].str.match(r"\s*0\d+\s*$", na=False).any() for c in start.columns}
+        texts = {column for column, found in padded.items() if found}
+        break
+    dtypes = {"dtype": dict.fromkeys(texts, str)} if texts else {}
+    yield from parse(batch_rows, dtype_backend="numpy_nullable", **dtypes)
 
 
 def _first_lines(path: Path, delimiter: str, encoding: str) -> list[list[str]]:

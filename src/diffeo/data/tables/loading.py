@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.context import ContextSpec, Number
 from diffeo.data.datasets import Dataset, split_sizes
 from diffeo.data.files import Array, listing, suggestion
 from diffeo.data.tables.csv_files import form_of
+from diffeo.data.tables.grids import counts_rows, step_size
 from diffeo.data.tables.opening import TableOptions, open_table
 from diffeo.data.tables.source import Chunk, Source
 from diffeo.data.tables.weighting import split_weights
@@ -23,7 +23,6 @@ from diffeo.utils.ranges import Count, checked
 from diffeo.utils.statistics import describe_far, far_values
 
 BATCH_ROWS = 65_536
-FEW = 10  # rows, which may count up by chance
 
 
 @dataclass(frozen=True)
@@ -293,29 +292,3 @@ def _check_spread(source: str, name: str, column: Array, training: Array) -> Non
             f"{source}: column '{name}' is {training[0]:g} in {where}, which has no density: "
             "leave it out with --data.columns or --data.context"
         )
-
-
-def counts_rows(column: NDArray[np.float64]) -> bool:
-    """Whether a column `[rows]` counts up one by one, as an index does; not of few rows."""
-    return len(column) > FEW and bool((np.diff(column) == 1.0).all())
-
-
-def step_size(column: NDArray[np.float64]) -> float:
-    """The step between the values of a column `[rows]`, or 0.0 for a continuous one.
-
-    A column is quantized where fewer than half of its rows hold a value that no other row holds.
-    Its step is the greatest one of which all gaps between its values are multiples, looked for
-    among the smallest gap and its fractions down to a tenth; if there is none, the smallest gap.
-    """
-    values, counts = np.unique(column, return_counts=True)
-    if len(values) < 2 or (counts == 1).sum() >= len(column) / 2:
-        return 0.0
-    gaps = np.diff(values)
-    smallest = float(gaps.min())
-    for fraction in range(1, 11):
-        multiples = gaps * (fraction / smallest)
-        whole = np.round(multiples)
-        if np.abs(multiples - whole).max() < 1e-3:
-            # The whole span measures the step better than one gap, which carries rounding errors.
-            return float((values[-1] - values[0]) / whole.sum())
-    return smallest

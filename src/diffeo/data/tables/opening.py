@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diffeo.data.arrow import ArrowTable, open_hub, open_parquet, to_numpy
+from diffeo.data.arrow import ArrowTable, arrow_frame, open_hub, open_parquet, to_numpy
 from diffeo.data.datasets import SourceOptions, check_options
 from diffeo.data.files import (
     Array,
@@ -132,7 +132,12 @@ def _from_arrow(table: ArrowTable) -> Source:
             for batch in table.read(names, rows):
                 yield {column: to_numpy(batch.column(column)) for column in names}
 
-    return Source(table.name, columns, read)
+    def frames(batch_rows: int) -> Iterator[Any]:
+        with reading(table.name):
+            for batch in table.read(columns, chunk_rows(batch_rows, len(columns))):
+                yield arrow_frame(batch, columns)
+
+    return Source(table.name, columns, read, frames=frames)
 
 
 def _is_narrow(kind: Any) -> bool:

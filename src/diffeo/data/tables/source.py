@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from diffeo.data.files import CHUNK_VALUES, Array, check_columns
 
@@ -20,6 +21,8 @@ class Source:
         read: `read(names, batch_rows)` yields chunks of rows: a `[rows]` array for each name.
         labels: the columns that are left out unless chosen by name.
         decimal: the decimal point of its text.
+        frames: `frames(batch_rows)` yields DataFrames of all columns; None where those that `read`
+            yields have types already.
         named: False where the file holds no column names, and only their order means anything.
     """
 
@@ -29,6 +32,7 @@ class Source:
     labels: tuple[str, ...] = ()
     named: bool = True
     decimal: str = "."
+    frames: Callable[[int], Iterator[Any]] | None = None
 
     def chunks(
         self, names: list[str], rows: int | None, batch_rows: int

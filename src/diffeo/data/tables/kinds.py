@@ -1,0 +1,327 @@
+"""The kinds of the columns of a table, found in its cells and corrected by who knows better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from diffeo.data.files import listing
+from diffeo.data.tables.cells import DAY, Cells
+from diffeo.data.tables.frames import encode_column
+from diffeo.data.tables.grids import (
+    EXACT,
+    Floats,
+    counts_rows,
+    find_atoms,
+    find_decimals,
+    find_grid,
+)
+from diffeo.schema import (
+    AnyColumn,
+    CategoryColumn,
+    DateColumn,
+    LeftOutColumn,
+    NumberColumn,
+    Schema,
+    Value,
+)
+from diffeo.utils.ranges import suggestion
+
+KINDS = ("number", "integer", "category", "date", "left out")
+Kinds: TypeAlias = Mapping[str, str | Mapping[str, Any]]
+
+MOST_CATEGORIES = 1_000
+FEW_VALUES = 60  # distinct whole numbers that may be all there are
+MOST_ALONE = 20  # distinct numbers on no grid that are taken for categories
+
+
+def find_schema(frame: Any, kinds: Kinds | None = None) -> Schema:
+    """What the columns of a table are.
+
+    Args:
+        frame: a pandas DataFrame, with cells of their types or as text.
+        kinds: by column, what is to be changed: one of `KINDS`, or fields of the column and maybe
+            its kind, such as `{"kind": "number", "low": 0, "high": 100}`.
+
+    Raises:
+        ValueError: of all problems of the table, a sentence a line.
+    """
+    kinds = dict(kinds or {})
+    names = ["" if _is_blank(name) else str(name) for name in frame.columns]
+    problems = [
+        f"there is no column '{name}'{suggestion(name, names)}: the table has {listing(names)}."
+        for name in kinds
+        if name not in names
+    ]
+    problems += [
+        f"{names.count(name)} columns are named '{name}': give each its own name."
+        for name in dict.fromkeys(names)
+        if name and names.count(name) > 1
+    ]
+    columns: list[AnyColumn] = []
+    for i, name in enumerate(names):
+        try:
+            cells = Cells.of(frame.iloc[:, i])
+        except TypeError:
+            columns.append(LeftOutColumn(name, "its cells are lists or other containers"))
+            continue
+        column, found = _choose(name, cells, kinds.get(name))
+        columns.append(column)
+        problems += found
+    schema = Schema(tuple(columns))
+    if not schema.modelled and not problems:
+        reasons = [f"column '{c.name}' is left out: {c.reason}." for c in columns]  # type: ignore[union-attr]
+        problems += ["no column is left to model.", *reasons[:20]]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return schema
+
+
+def _is_blank(name: Any) -> bool:
+    return name is None or name != name or not str(name).strip()
+
+
+def _choose(name: str, cells: Cells, asked: Any) -> tuple[AnyColumn, list[str]]:
+    """The column that was asked for, or that is found; and what is wrong with it."""
+    try:
+        if asked is not None:
+            column = _ask(name, cells, asked)
+        else:
+            column = _find(name, cells)
+    except ValueError as error:
+        return LeftOutColumn(name), [str(error)]
+    if isinstance(column, LeftOutColumn):
+        return column, []
+    return column, encode_column(column, cells)[1]
+
+
+def _find(name: str, cells: Cells) -> AnyColumn:
+    used = int((cells.counts > 0).sum())
+    if not name:
+        return LeftOutColumn(name, "it has no name")
+    if not used:
+        return LeftOutColumn(name, "every cell is empty")
+    if used == 1 and not cells.missing:
+        value = _short(cells.values[int(cells.counts.argmax())])
+        return LeftOutColumn(name, f"every value is {value}")
+    if "category" in cells.dtype or cells.are_truths:
+        return _find_category(name, cells)
+    if cells.are_dates:
+        return _make_date(name, cells, None)
+    if cells.dtype.startswith("timedelta"):
+        raise ValueError(f"column '{name}' holds spans of time: convert it to numbers of hours.")
+    numbers = cells.numbers
+    if used == 1:
+        return _make_category(name, cells)
+    if not np.isnan(numbers).any() and not cells.are_names:
+        return _find_number(name, cells)
+    form = cells.form()
+    if form is not None:
+        return _make_date(name, cells, form)
+    return _find_category(name, cells)
+
+
+def _find_category(name: str, cells: Cells) -> AnyColumn:
+    used, rows = int((cells.counts > 0).sum()), int(cells.counts.sum())
+    if used > MOST_CATEGORIES or (used > rows / 2 and "category" not in cells.dtype and used > 2):
+        reason = f"{used:,} of {rows:,} cells of text are different, as those of names are"
+        numbers = np.isfinite(cells.numbers)
+        if numbers.mean() > 0.5:
+            reason = (
+                f"it holds '{_short(cells.first(~numbers))}' in {cells.where(~numbers)}, "
+                "which is no number"
+            )
+        return LeftOutColumn(name, reason)
+    return _make_category(name, cells)
+
+
+def _find_number(name: str, cells: Cells) -> AnyColumn:
+    values, counts = _distinct(cells)
+    if counts_rows(cells.rows(cells.numbers)):
+        return LeftOutColumn(name, "it counts the rows")
+    if cells.whole_text and np.abs(values).max() >= EXACT:
+        return LeftOutColumn(name, "its whole numbers are too long for floats, as those of keys")
+    column = _make_number(name, cells, cells.whole_text)
+    few = len(values) <= MOST_ALONE and counts.min() >= 5 and np.isfinite(cells.numbers).all()
+    if not column.step and few:  # a handful of values, and nothing between them
+        return _make_category(name, cells)
+    return column
+
+
+def _distinct(cells: Cells) -> tuple[Floats, Any]:
+    """The distinct finite numbers of a column in rising order, and how many rows have each."""
+    fine = np.isfinite(cells.numbers) & (cells.counts > 0)
+    values, places = np.unique(cells.numbers[fine], return_inverse=True)
+    return values, np.bincount(places, cells.counts[fine], len(values)).astype(np.int64)
+
+
+def _make_number(name: str, cells: Cells, integer: bool) -> NumberColumn:
+    values, counts = _distinct(cells)
+    if not len(values):
+        return NumberColumn(name, integer=integer, missing=cells.missing)
+    decimals = 0 if integer else find_decimals(values)
+    step, origin = find_grid(values, counts, decimals == 0)
+    low, high = _support(values, counts, step)
+    atoms = () if step else find_atoms(values, counts, (low, high))
+    natural = {"int64", "float64", "object", "str", "string", "category"}
+    natural |= {"Int64"} if cells.missing else set()
+    dtype = "" if cells.dtype in natural or (not integer and "int" in cells.dtype) else cells.dtype
+    missing = cells.missing
+    return NumberColumn(name, step, origin, low, high, decimals, integer, atoms, missing, dtype)
+
+
+def _support(values: Floats, counts: Any, step: float) -> tuple[float | None, float | None]:
+    """Between which values those of a column must be, as far as can be told.
+
+    An end is that of the values where they are few whole numbers, nearly without gaps, or where
+    much of them is at the end, as of values that are clipped. Else it is 0, and 1 or 100 where
+    enough values come close.
+    """
+    least, most, rows = float(values[0]), float(values[-1]), counts.sum()
+    whole = step >= 1 and float(step).is_integer() and least.is_integer()
+    cells = (most - least) / step + 1 if step else np.inf
+    few = whole and len(values) <= min(FEW_VALUES, rows / 5) and len(values) >= 0.8 * cells
+    enough = 0.04 * rows / len(values)  # an end with fewer is that of a tail
+    low = high = None
+    if (few and counts[0] >= enough) or counts[0] >= max(0.05 * rows, 2 * counts[1:2].sum()):
+        low = least
+    elif least >= 0:
+        low = 0.0
+    limit = 1.0 if most <= 1 else 100.0
+    close = counts[values >= 0.95 * limit].sum() >= max(3, 0.01 * rows)
+    if (few and counts[-1] >= enough) or counts[-1] >= max(0.05 * rows, 2 * counts[-2:-1].sum()):
+        high = most
+    elif least >= 0 and 0.99 * limit <= most <= limit and close:
+        high = limit
+    return low, high
+
+
+def _make_category(name: str, cells: Cells) -> CategoryColumn:
+    values = [*map(_plain, cells.values)]
+    dtype = "" if cells.dtype in _natural(values, cells.missing) else cells.dtype
+    if "category" not in cells.dtype:
+        values = sorted(values, key=lambda v: (isinstance(v, str), v))
+    return CategoryColumn(name, tuple(values), cells.missing, dtype=dtype)
+
+
+def _natural(values: list[Value], missing: bool) -> set[str]:
+    """The types that `decode` gives to values by itself."""
+    import pandas
+
+    if all(isinstance(value, str) for value in values):
+        return {str(pandas.Series(["a"]).dtype)}
+    return {"boolean", "Int64", "float64"} if missing else {"bool", "int64", "float64"}
+
+
+def _plain(value: Any) -> Value:
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _short(value: Any) -> str:
+    return str(value)[:40]
+
+
+def _make_date(name: str, cells: Cells, form: str | None) -> DateColumn:
+    chosen = form or "%Y-%m-%d"
+    seconds = cells.seconds(chosen)
+    values = np.unique(seconds[np.isfinite(seconds) & (cells.counts > 0)])
+    if not len(values):
+        raise ValueError(f"column '{name}' holds no date of a form that is known: name its form.")
+    days = bool((values % DAY == 0).all()) and not (form and _has_time(form))
+    if form is None and not days:
+        chosen = "%Y-%m-%d %H:%M:%S"
+    values = values / DAY if days else values
+    gaps = np.rint(np.diff(values)).astype(np.int64)
+    if (values % 1 != 0).any():  # fractions of seconds
+        step = 0.0
+    elif days:
+        step = 7.0 if len(gaps) > 2 and not (gaps % 7).any() else 1.0
+    else:
+        step = float(np.gcd.reduce([*gaps.tolist(), DAY]))
+    text = cells.dtype in ("str", "string", "object") and not cells.are_dates
+    dtype = "" if text else "date" if cells.dtype == "object" else cells.dtype
+    return DateColumn(
+        name,
+        step,
+        float(values[0] % step) if step else 0.0,
+        float(values[0]),
+        float(values[-1]),
+        missing=cells.missing,
+        dtype=dtype,
+        unit="day" if days else "second",
+        form=chosen,
+    )
+
+
+def _has_time(form: str) -> bool:
+    return "%H" in form or "%I" in form or "%-H" in form
+
+
+def _ask(name: str, cells: Cells, asked: Any) -> AnyColumn:
+    """The column of a kind that is asked for, with its fields."""
+    given = {"kind": asked} if isinstance(asked, str) else dict(asked)
+    kind = given.pop("kind", None)
+    if kind is not None and kind not in KINDS:
+        raise ValueError(
+            f"column '{name}' is to be '{kind}'{suggestion(str(kind), KINDS)}: choose one of "
+            f"{', '.join(KINDS)}."
+        )
+    if kind == "left out":
+        return LeftOutColumn(name, str(given.get("reason") or "as asked"))
+    if not name:
+        raise ValueError("a column without a name cannot be modelled: name it.")
+    column: AnyColumn
+    if kind is None:
+        column = _find(name, cells)
+    elif kind == "category":
+        column = _make_category(name, cells)
+    elif kind == "date":
+        column = _make_date(name, cells, given.get("form") or _form(cells))
+    else:
+        whole = np.isfinite(cells.numbers) & (cells.numbers == np.rint(cells.numbers))
+        column = _make_number(name, cells, kind == "integer" or (cells.whole_text and whole.all()))
+    known = {field.name for field in fields(column)} - {"name"}
+    unknown = next((field for field in given if field not in known), None)
+    if unknown is not None:
+        raise ValueError(
+            f"column '{name}' has no '{unknown}'{suggestion(unknown, known)}: a column of its kind "
+            f"has {', '.join(sorted(known))}."
+        )
+    if isinstance(column, NumberColumn):
+        given = _complete(column, cells, given)
+    try:
+        return replace(column, **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column '{name}': {error}.") from error
+
+
+def _form(cells: Cells) -> str | None:
+    return None if cells.are_dates else cells.form()
+
+
+def _complete(column: NumberColumn, cells: Cells, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields that change with those that are given: the origin with the step, and atoms."""
+    for field in ("step", "origin", "low", "high"):
+        if isinstance(given.get(field), str) and isinstance(column, DateColumn):
+            date = Cells(np.zeros(1, dtype=np.intp), [given[field]], "str")
+            given[field] = float(date.seconds(column.form)[0])
+            given[field] /= DAY if column.unit == "day" else 1
+        if isinstance(given.get(field), int):
+            given[field] = float(given[field])
+    step = given.get("step")
+    if step is None or isinstance(column, DateColumn):
+        return given
+    values, counts = _distinct(cells)
+    if not len(values):
+        return given
+    if not step:
+        limits = given.get("low", column.low), given.get("high", column.high)
+        return {"origin": 0.0, "atoms": find_atoms(values, counts, limits)} | given
+    origin = float(values[0] % step)
+    origin = 0.0 if min(origin, step - origin) < 1e-6 * step else float(values[0])
+    given = {"origin": origin, "atoms": ()} | given
+    return {"decimals": find_decimals(np.array([step, given["origin"]]))} | given
