@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffeo.bijections import RationalQuadraticSpline
+from diffeo.bijections import CircularSpline, RationalQuadraticSpline
+from diffeo.bijections.spline_fused import Fused
 
 BOUND, BINS = 3.0, 6
 
@@ -88,3 +89,34 @@ def test_each_parameter_counts():
     y, _ = spline(x, parameters.expand(len(x), -1))
     (gradient,) = torch.autograd.grad(y.square().sum(), parameters)
     assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("kind", [RationalQuadraticSpline, CircularSpline])
+def test_the_gradient_by_hand_is_that_of_autodiff(kind):
+    source = torch.Generator().manual_seed(0)
+    spline = kind(BINS, BOUND)
+    rows = 3 * BINS if kind is CircularSpline else spline.parameters_each
+    x = torch.randn(3, 40, generator=source, dtype=torch.float64) * 2
+    raw = torch.randn(rows, 3, 40, generator=source, dtype=torch.float64)
+    x[0, :3] = torch.tensor([-BOUND, BOUND, 1e30])
+    if kind is CircularSpline:  # whose inputs are on the circle
+        x = x.remainder(2 * BOUND) - BOUND
+    given = x.requires_grad_(), raw.requires_grad_()
+    found, expected = Fused.apply(spline, *given), spline.plain(*given)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    weights = torch.randn_like(x), torch.randn_like(x)
+    gradients = [torch.autograd.grad(outs, given, weights) for outs in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_of_gradients_are_those_of_autodiff(spline_and_parameters):
+    spline, x, parameters = spline_and_parameters
+    given, raw = x[:20].t(), parameters[:20].view(20, -1, 3).permute(1, 2, 0)
+    given, raw = given.clone().requires_grad_(), raw.clone().requires_grad_()
+
+    def second(outs):
+        first = torch.autograd.grad((outs[0] * outs[1]).sum(), (given, raw), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), (given, raw))
+
+    both = second(Fused.apply(spline, given, raw)), second(spline.plain(given, raw))
+    torch.testing.assert_close(*both, rtol=1e-9, atol=1e-9)

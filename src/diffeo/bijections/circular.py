@@ -62,12 +62,13 @@ class CircularSpline(RationalQuadraticSpline):
     def _wrap(self, x: Tensor) -> Tensor:
         return wrap(x, -self.bound, 2 * self.bound)
 
-    def _inside(self, given: Tensor) -> Tensor:
+    def inside(self, given: Tensor) -> Tensor:
+        """Where elements are mapped: everywhere."""
         return torch.ones_like(given, dtype=torch.bool)
 
-    def _derivatives(self, slopes: Tensor, k: Tensor) -> Tensor:
-        """Those at both knots of bins k: the last knot is the first."""
-        return self._positive(slopes.gather(0, torch.cat((k, (k + 1) % self.bins))))
+    def rows(self, k: Tensor) -> Tensor:
+        """The rows of derivatives at both knots of bins k: the last knot is the first."""
+        return torch.stack((k, (k + 1) % self.bins)) + 2 * self.bins
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffeo.bijections.spline_fused import Fused
 from diffeo.bijections.univariate import Univariate
+from diffeo.networks.fused import call
 from diffeo.utils.ranges import Positive, Proportion, Range
 
 
@@ -60,13 +62,17 @@ class RationalQuadraticSpline(Univariate):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         given, raw = self._by_parameter(x, parameters)
+        y, log_slope = call(Fused, RationalQuadraticSpline.plain, self, given, raw)
+        return _as_given(x, y), _as_given(x, log_slope).flatten(1).sum(1)
+
+    def plain(self, given: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, log dy/dx) of given elements, with parameters along the first axis of raw."""
         value = given.clamp(-self.bound, self.bound)
         x0, w, y0, h, d0, d1 = self._bin(value, raw, 0)
-        s, t = h / w, ((value - x0) / w).clamp(0, 1)
-        r, c = t * (1 - t), d1 + d0 - 2 * s
-        y = y0 + h * (s * t * t + d0 * r) / torch.addcmul(s, c, r)
-        y, log_slope = self._result(given, y, _log_slope(s, t, d0, d1, c))
-        return y, log_slope.flatten(1).sum(1)
+        share, log_slope = _pieces(h / w, ((value - x0) / w).clamp(0, 1), d0, d1)
+        inside = self.inside(given)
+        y = torch.where(inside, torch.addcmul(y0, h, share), given)
+        return y, torch.where(inside, log_slope, 0.0)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         given, raw = self._by_parameter(y, parameters)
@@ -74,13 +80,14 @@ class RationalQuadraticSpline(Univariate):
         x0, w, y0, h, d0, d1 = self._bin(value, raw, 1)
         s, v = h / w, (value - y0).clamp(min=0).minimum(h)
         # The root in [0, 1] of a t^2 + b t - s v = 0, in the form without cancellation.
-        c = d1 + d0 - 2 * s
-        e = v * c
+        e = v * (d1 + d0 - 2 * s)
         a, b = h * (s - d0) + e, h * d0 - e
         root = (b * b + 4 * a * s * v).clamp(min=0).sqrt()
         t = (2 * s * v / (b + root)).clamp(0, 1)
-        x, log_slope = self._result(given, x0 + t * w, _log_slope(s, t, d0, d1, c))
-        return x, -log_slope.flatten(1).sum(1)
+        inside = self.inside(given)
+        x = torch.where(inside, torch.addcmul(x0, t, w), given)
+        log_slope = torch.where(inside, _pieces(s, t, d0, d1)[1], 0.0)
+        return _as_given(y, x), -_as_given(y, log_slope).flatten(1).sum(1)
 
     def _by_parameter(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """(x, raw), with one axis for the parameters of an element, the first.
@@ -92,14 +99,35 @@ class RationalQuadraticSpline(Univariate):
             return x.t().contiguous(), raw.mT.contiguous()
         return x, raw
 
-    def _result(self, given: Tensor, inner: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
-        """What was mapped and its log slope inside; outside what was given, as it came."""
-        inside = self._inside(given)
-        both = torch.where(inside, inner, given), torch.where(inside, log_slope, 0.0)
-        return both if given.ndim > 2 else (both[0].t(), both[1].t())
-
-    def _inside(self, given: Tensor) -> Tensor:
+    def inside(self, given: Tensor) -> Tensor:
+        """Where elements are mapped; the others stay as they are."""
         return given.abs() < self.bound
+
+    def shares(self, raw: Tensor) -> Tensor:
+        """The share of the interval that each bin has, in x and in y: `(2, bins, *rest)`."""
+        return raw[: 2 * self.bins].unflatten(0, (2, self.bins)).softmax(1)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(a, b) of the size a p + b of a bin of share p."""
+        least = 2 * self.bound * self.min_width
+        return 2 * self.bound - least * self.bins, least
+
+    @torch.no_grad()
+    def find(self, value: Tensor, shares: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Which bin holds a value, and ones for the bins below it `(bins - 1, *rest)`, as floats.
+
+        Args:
+            value: within the bounds.
+            shares: of the bins.
+            axis: 0 if the value is an x, 1 if it is a y.
+        """
+        (scale, least), last = self.scale, self.bins - 1
+        ends = least - self.bound, last * least - self.bound
+        starts = torch.linspace(*ends, last, device=value.device, dtype=value.dtype)
+        starts = starts.view(-1, *[1] * value.ndim)
+        below = torch.add(starts, shares[axis, :-1].cumsum(0), alpha=scale).le_(value)
+        return below.sum(0), below
 
     def _bin(self, value: Tensor, raw: Tensor, axis: int) -> list[Tensor]:
         """(x_k, width, y_k, height, d_k, d_k+1) of the bin in which a value lies.
@@ -111,44 +139,45 @@ class RationalQuadraticSpline(Univariate):
             raw: `(parameters_each, *value.shape)`.
             axis: 0 if the value is an x, 1 if it is a y.
         """
-        sizes, slopes = raw.tensor_split([2 * self.bins])
-        shares = sizes.unflatten(0, (2, self.bins)).softmax(1)
-        # A bin of share p is so wide.
-        scale, least = 2 * self.bound * (1 - self.min_width * self.bins), 2 * self.bound
-        least = least * self.min_width
-        with torch.no_grad():
-            edges = shares[axis, :-1].cumsum(0).mul_(scale)
-            steps = torch.arange(1, self.bins, device=value.device, dtype=value.dtype)
-            edges += (steps * least - self.bound).view(-1, *[1] * value.ndim)
-            below = (value >= edges).to(value.dtype)
-            count = below.sum(0)
-            k = count.long()[None]
-        low = (shares[:, :-1] * below).sum(1) * scale + (count * least - self.bound)
-        size = shares.gather(1, k[None].expand(2, *k.shape))[:, 0] * scale + least
-        d = self._derivatives(slopes, k)
+        shares = self.shares(raw)
+        k, below = self.find(value, shares, axis)
+        scale, least = self.scale
+        low = torch.add(k * least - self.bound, (shares[:, :-1] * below).sum(1), alpha=scale)
+        size = shares.gather(1, k.long().expand(2, 1, *k.shape))[:, 0] * scale + least
+        d = self.derivatives(raw, self.rows(k.long()))
         return [low[0], size[0], low[1], size[1], d[0], d[1]]
 
-    def _derivatives(self, slopes: Tensor, k: Tensor) -> Tensor:
-        """Those at both knots `(2, *rest)` of bins k `(1, *rest)`: 1 at the ends of all."""
-        last = self.bins - 1
-        ends = torch.cat((k == 0, k == last))
-        found = slopes.gather(0, torch.cat((k - 1, k)).clamp(0, last - 1))
-        return torch.where(ends, 1.0, self._positive(found))
+    def rows(self, k: Tensor) -> Tensor:
+        """The rows of raw parameters with the derivatives at both knots of bins k `(2, *rest)`.
 
-    def _positive(self, slopes: Tensor) -> Tensor:
-        """Derivatives of raw ones; 0 stands for 1."""
+        At the ends of all bins they are the rows before and after those of derivatives.
+        """
+        return torch.stack((k - 1, k)) + 2 * self.bins
+
+    def derivatives(self, raw: Tensor, rows: Tensor) -> Tensor:
+        """Those of such rows: 1 at the ends."""
+        found = rows.clamp(2 * self.bins, len(raw) - 1)
         offset = math.log(math.expm1(1 - self.min_derivative))
-        return self.min_derivative + F.softplus(slopes + offset)
+        d = self.min_derivative + F.softplus(raw.gather(0, found) + offset)  # raw 0 stands for 1
+        return torch.where(found == rows, d, 1.0)
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:
         return cls(bins=4, bound=2.0), cls(bins=2, bound=4.0)
 
 
-def _log_slope(s: Tensor, t: Tensor, d0: Tensor, d1: Tensor, c: Tensor) -> Tensor:
-    """The log of dy/dx at the position t of a bin, with c = d0 + d1 - 2 s."""
-    u = 1 - t
-    r = t * u
-    # All terms are positive: there is no cancellation.
-    numerator = d1 * t * t + 2 * s * r + d0 * u * u
-    return numerator.log() + 2 * (s / torch.addcmul(s, c, r)).log()
+def _pieces(s: Tensor, t: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
+    """((y - y_k) / (y_k+1 - y_k), log dy/dx) at the position t of a bin.
+
+    As mixtures of positive numbers, without cancellation: with a = (1 - t) d0 + t s,
+    b = (1 - t) s + t d1 and n = t a + (1 - t) b they are t a / n, and
+    log((1 - t) a + t b) + 2 log(s / n).
+    """
+    a, b = torch.lerp(d0, s, t), torch.lerp(s, d1, t)
+    n = torch.lerp(b, a, t)
+    return t * a / n, torch.lerp(a, b, t).log() + 2 * (s / n).log()
+
+
+def _as_given(x: Tensor, result: Tensor) -> Tensor:
+    """The result in the axes of x."""
+    return result.t() if x.ndim == 2 else result

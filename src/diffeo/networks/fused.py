@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+Result = TypeVar("Result")
+
 
 def call(
-    function: type[torch.autograd.Function], plain: Callable[..., Tensor], *tensors: Tensor
-) -> Tensor:
+    function: type[torch.autograd.Function], plain: Callable[..., Result], *arguments: Any
+) -> Result:
     """A fused operation, or its plain form for `torch.compile` and `torch.func`.
 
     These transform single operations only; `torch.func` says so by a RuntimeError.
     """
     if torch.compiler.is_compiling():
-        return plain(*tensors)
+        return plain(*arguments)
     try:
-        return function.apply(*tensors)
+        return cast(Result, function.apply(*arguments))
     except RuntimeError as error:
         if "functorch" not in str(error):
             raise
-        return plain(*tensors)
+        return plain(*arguments)
 
 
 def gradients_with_graph(
-    ctx: Any, plain: Callable[..., Tensor], tensors: tuple[Tensor, ...], grad: Tensor
+    ctx: Any, plain: Callable[..., Any], tensors: tuple[Tensor, ...], *grads: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of tensors with a graph, for gradients of gradients."""
-    needed = ctx.needs_input_grad
-    out = plain(*tensors)
+    """The gradients of tensors, the last arguments, with a graph, for gradients of gradients."""
+    needed = ctx.needs_input_grad[-len(tensors) :]
+    outs = plain(*tensors)
+    outs = outs if isinstance(outs, tuple) else (outs,)
     inputs = [tensor for tensor, asked in zip(tensors, needed, strict=True) if asked]
-    found = iter(torch.autograd.grad(out, inputs, grad.to(out.dtype), create_graph=True))
+    grads = tuple(grad.to(out.dtype) for grad, out in zip(grads, outs, strict=True))
+    found = iter(torch.autograd.grad(outs, inputs, grads, create_graph=True))
     return tuple(next(found) if asked else None for asked in needed)
 
 
