@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from diffeo.utils.config import Configurable
+from diffeo.utils.ranges import Finite, NonNegative, Range, Whole
 
-Value: TypeAlias = str | bool | int | float
+Value: TypeAlias = str | bool | Annotated[int, Range()] | Finite
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class NumberColumn(Configurable):
     """
 
     name: str
-    step: float = 0.0
-    origin: float = 0.0
-    low: float | None = None
-    high: float | None = None
-    decimals: int | None = None
+    step: NonNegative = 0.0
+    origin: Finite = 0.0
+    low: Finite | None = None
+    high: Finite | None = None
+    decimals: Whole | None = None
     integer: bool = False
-    atoms: tuple[float, ...] = ()
+    atoms: tuple[Finite, ...] = ()
     missing: bool = False
     dtype: str = ""
 
@@ -44,14 +45,14 @@ class NumberColumn(Configurable):
 
 @dataclass(frozen=True)
 class DateColumn(NumberColumn):
-    """A column of dates or times: a number of days or seconds since 1970.
+    """A column of dates or times: a number of days, seconds, months or years since 1970.
 
     Args:
-        unit: "day" or "second".
+        unit: in which they are counted; months where all dates are the first of one.
         form: how they are written, as by `datetime.strftime`; `%-d` is a day without a zero.
     """
 
-    unit: str = "day"
+    unit: Literal["second", "day", "month", "year"] = "day"
     form: str = "%Y-%m-%d"
 
 
@@ -103,7 +104,7 @@ AnyColumn: TypeAlias = Column | LeftOutColumn
 class Schema(Configurable):
     """The columns of a table, in its order.
 
-    A row is a tensor `(modelled columns,)`: a number as it is, a date as days or seconds, a
+    A row is a tensor `(modelled columns,)`: a number as it is, a date as days or the like, a
     category as the place of its value, and an empty cell as NaN.
 
     Args:
