@@ -113,21 +113,13 @@ class RationalQuadraticSpline(Univariate):
         least = 2 * self.bound * self.min_width
         return 2 * self.bound - least * self.bins, least
 
-    @torch.no_grad()
-    def find(self, value: Tensor, shares: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """Which bin holds a value, and ones for the bins below it `(bins - 1, *rest)`, as floats.
-
-        Args:
-            value: within the bounds.
-            shares: of the bins.
-            axis: 0 if the value is an x, 1 if it is a y.
-        """
+    def edges(self, shares: Tensor) -> Tensor:
+        """Where bins after the first begin `(bins - 1, *rest)`, from the shares of one axis."""
         (scale, least), last = self.scale, self.bins - 1
         ends = least - self.bound, last * least - self.bound
-        starts = torch.linspace(*ends, last, device=value.device, dtype=value.dtype)
-        starts = starts.view(-1, *[1] * value.ndim)
-        below = torch.add(starts, shares[axis, :-1].cumsum(0), alpha=scale).le_(value)
-        return below.sum(0), below
+        starts = torch.linspace(*ends, last, device=shares.device, dtype=shares.dtype)
+        starts = starts.view(-1, *[1] * (shares.ndim - 1))
+        return torch.add(starts, shares[:-1].cumsum(0), alpha=scale)
 
     def _bin(self, value: Tensor, raw: Tensor, axis: int) -> list[Tensor]:
         """(x_k, width, y_k, height, d_k, d_k+1) of the bin in which a value lies.
@@ -140,7 +132,8 @@ class RationalQuadraticSpline(Univariate):
             axis: 0 if the value is an x, 1 if it is a y.
         """
         shares = self.shares(raw)
-        k, below = self.find(value, shares, axis)
+        below = (self.edges(shares[axis].detach()) <= value).to(value.dtype)
+        k = below.sum(0)
         scale, least = self.scale
         low = torch.add(k * least - self.bound, (shares[:, :-1] * below).sum(1), alpha=scale)
         size = shares.gather(1, k.long().expand(2, 1, *k.shape))[:, 0] * scale + least

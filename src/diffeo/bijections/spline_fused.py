@@ -21,7 +21,8 @@ class Fused(torch.autograd.Function):
         value = given.clamp(-spline.bound, spline.bound)
         scale, least = spline.scale
         shares = spline.shares(raw)
-        count, below = spline.find(value, shares, 0)
+        below = spline.edges(shares[0]).le_(value)  # as floats
+        count = below.sum(0)
         k = count.long()
         low = (shares[:, :-1] * below).sum(1)
         size = shares.gather(1, k.expand(2, 1, *k.shape))[:, 0]
