@@ -27,7 +27,7 @@ GPU = "gpu"
 MORE = (GPU, "checkerboards", "autoregressive")
 # These have options of their own, and need data, or a run to look at.
 SCRIPTS = (
-    *("tables-nll", "glow-bpd", "editing", "outliers", "densities", "splines-nll", "targets"),
+    *("tables-nll", "glow-bpd", "editing", "outliers", "numeric", "splines-nll", "targets"),
     "families",
 )
 
