@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from snippets import blocks
 
+from diffeo.cli import main
+from diffeo.data.tables.describing import describe
 from diffeo.data.tables.frames import decode, encode
 from diffeo.data.tables.grids import find_decimals, grid_of, round_decimals
+from diffeo.data.tables.kind_files import dump_kinds, read_kinds
 from diffeo.data.tables.kinds import find_schema
 from diffeo.data.tables.opening import TableOptions
 from diffeo.data.tables.reading import read_frame
 from diffeo.schema import CategoryColumn, DateColumn, LeftOutColumn, NumberColumn, Schema
+from diffeo.utils.config import from_config, to_config
 
 ROWS = 400
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -66,6 +71,12 @@ def test_decimals_that_were_float32_once_are_a_grid_and_come_back():
     assert column.step == 0.1
     frame = pd.DataFrame({"x": once})
     assert decode(Schema((column,)), encode(Schema((column,)), frame)).equals(frame)
+
+
+def test_minutes_of_an_hour_have_their_ends_and_measurements_do_not():
+    assert (kind_of(np.arange(ROWS) % 60).low, kind_of(np.arange(ROWS) % 60).high) == (0.0, 59.0)
+    lengths = np.rint(200 + 8 * random_numbers())
+    assert kind_of(lengths).high is None
 
 
 @pytest.mark.parametrize("values", [random_numbers(), 1e6 * random_numbers().round(4)])
@@ -192,6 +203,19 @@ def test_pandas_times_keep_their_type(dtype):
     pd.testing.assert_frame_equal(decode(schema, encode(schema, frame)), frame)
 
 
+@pytest.mark.parametrize(("months", "step"), [(12, 12.0), (3, 3.0), (1, 1.0)])
+def test_dates_at_the_first_of_months_are_counted_in_months(months, step):
+    dates = pd.date_range("1970-01-01", periods=40, freq=f"{months}MS").strftime("%d.%m.%Y")
+    frame = pd.DataFrame({"x": np.tile(dates, 3)})
+    schema = find_schema(frame)
+    assert (schema.columns[0].unit, schema.columns[0].step) == ("month", step)
+    assert decode(schema, encode(schema, frame)).equals(frame)
+    between = np.linspace(0, 200, 50)[:, None]  # what a model may draw
+    assert set(decode(schema, between)["x"]) <= {*dates}
+    bad = pd.DataFrame({"x": ["15.02.1970"]})
+    assert "not on its grid" in refusal(lambda: encode(schema, bad))[0]
+
+
 def test_python_dates_come_back_as_such():
     days = [datetime.date(2020, 1, 1) + datetime.timedelta(i * i) for i in range(30)]
     frame = pd.DataFrame({"x": pd.Series(days, dtype=object)})
@@ -223,8 +247,8 @@ def test_categories_have_their_order_and_their_type():
         ([None] * ROWS, "every cell is empty"),
         ([" ", "NA", "n/a", ""] * 100, "every cell is empty"),
         (range(ROWS), "it counts the rows"),
-        ([f"name {i}" for i in range(ROWS)], "400 of 400 cells of text are different"),
-        ([f"{i % 1500}x" for i in range(9_000)], "1,500 of 9,000 cells of text are different"),
+        ([f"name {i}" for i in range(ROWS)], "400 of 400 texts are different"),
+        ([f"{i % 1500}x" for i in range(9_000)], "1,500 different texts are too many"),
         ([str(float(x)) for x in range(99, 3)] + ["?", *map(str, random_numbers())], "holds '?'"),
         ([[1], [2]] * 200, "its cells are lists"),
         ([2**60 + 3 * i * i for i in range(ROWS)], "too long for floats"),
@@ -395,6 +419,92 @@ def test_helpers_of_grids():
     assert grid_of(np.array([0.0, 1.0, np.pi])) == (0.0, 0.0)
 
 
+# In words and in files
+
+
+def table_of_every_kind(rows=ROWS):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "id": [f"P{i}" for i in range(rows)],
+            "age": rng.integers(18, 80, rows),
+            "height": np.round(rng.normal(170, 9, rows), 1),
+            "sex": rng.choice(["f", "m"], rows),
+            "rain": np.where(rng.random(rows) < 0.5, 0.0, rng.exponential(size=rows)),
+            "when": (pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(rows) // 2, "D")),
+            "at": [f"{hour:02d}:{rng.choice([15, 30])}" for hour in rng.integers(0, 24, rows)],
+        }
+    )
+    frame.loc[:9, "height"] = np.nan
+    return frame
+
+
+def test_a_schema_is_described_in_words():
+    frame = table_of_every_kind()
+    rows = {row["column"]: row for row in describe(find_schema(frame), frame)}
+    assert rows["id"]["kind"] == "left out"
+    assert rows["id"]["values"].startswith("400 of 400 texts are different")
+    assert rows["height"] == {
+        "column": "height",
+        "kind": "number",
+        "values": "from 0 on",
+        "step": "0.1",
+        "gaps": "2.5 %",
+        "masses": "",
+        "example": f"{frame['height'][10]:.6g}",
+    }
+    assert rows["sex"]["values"] == "f, m"
+    assert rows["rain"]["masses"].startswith("0 (48.")
+    assert rows["when"]["values"] == "2020-01-01 to 2020-07-18"
+    assert (rows["when"]["step"], rows["at"]["step"]) == ("1 day", "15 minutes")
+    without = {row["column"]: row for row in describe(find_schema(frame))}
+    assert (without["height"]["gaps"], without["rain"]["masses"]) == ("possible", "0")
+
+
+@pytest.mark.parametrize("frame", [table_of_every_kind(), *map(random_table, range(4))])
+def test_kinds_that_are_written_give_the_same_schema(frame, tmp_path):
+    schema = find_schema(frame)
+    (tmp_path / "kinds.yaml").write_text(dump_kinds(schema), encoding="utf-8")
+    assert find_schema(frame, read_kinds(str(tmp_path / "kinds.yaml"))) == schema
+    assert from_config(to_config(schema)) == schema
+
+
+def test_kinds_in_words():
+    assert read_kinds("a=integer, b c=left out") == {"a": "integer", "b c": "left out"}
+    for text in ("a", "a=integer,b", "missing.yaml"):
+        assert refusal(lambda text=text: read_kinds(text))
+
+
+def test_the_command_prints_a_schema_and_writes_its_kinds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table_of_every_kind().to_csv("t.csv", index=False)
+    assert main(["schema", "t.csv", "--save", "k.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "400 rows, 6 columns to model" in printed
+    assert "2020-01-01 to 2020-07-18" in printed
+    assert main(["schema", "t.csv", "--kinds", "k.yaml", "--data.columns", "age,sex"]) == 2
+    assert "there is no column 'height'" in capsys.readouterr().err
+    assert main(["schema", "t.csv", "--kinds", "sx=category,at=number"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "did you mean 'sex'?" in first
+    assert second.startswith("column 'at' holds")
+    assert main(["schema"]) == 2
+    assert "FILE is missing" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_command_prints(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "schema.md"
+    made, shown = (
+        next(block.text for block in blocks(page) if block.language == language)
+        for language in ("python", "text")
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(made, {})
+    assert main(["schema", "patients.csv"]) == 0
+    lines = [[line.rstrip() for line in s.splitlines()] for s in (capsys.readouterr().out, shown)]
+    assert lines[0][1:] == lines[1][1:]
+
+
 # Reading
 
 
@@ -432,10 +542,10 @@ def test_arrays_generators_and_bundled_tables_are_frames(tmp_path):
 KNOWN = {
     "tables/cars": {"Name": "are different", "Year": "date", "Cylinders": "integer"},
     "tables/credit_cards": {"LateSept": "integer", "BillApril": "number"},
-    "tables/nyc-flights": {"year": "every value", "tailnum": "are different", "time_hour": "date"},
+    "tables/nyc-flights": {"year": "every value", "tailnum": "too many", "time_hour": "date"},
     "tables/nyc-weather": {"year": "every value", "origin": "category", "precip": "number"},
     "tables/penguins": {"species": "category", "island": "category", "sex": "category"},
-    "tables/restaurant_inspections": {"business_name": "are different", "Weekend": "category"},
+    "tables/restaurant_inspections": {"business_name": "too many", "Weekend": "category"},
     "tables/seattle-weather": {"date": "date", "weather": "category", "wind": "number"},
     "tables/wage": {"region": "every value", "maritl": "category", "logwage": "number"},
     "uci/power-plant": {"AT": "number", "PE": "number"},

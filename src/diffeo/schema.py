@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Finite, NonNegative, Range, Whole
+
+
+class TableError(ValueError):
+    """All that is wrong with a table, a sentence a line.
+
+    Attributes:
+        sentences: one for each problem.
+    """
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = tuple(sentences)
+
 
 Value: TypeAlias = str | bool | Annotated[int, Range()] | Finite
 
@@ -45,14 +59,14 @@ class NumberColumn(Configurable):
 
 @dataclass(frozen=True)
 class DateColumn(NumberColumn):
-    """A column of dates or times: a number of days, seconds, months or years since 1970.
+    """A column of dates or times: a number of seconds, days or months since 1970.
 
     Args:
         unit: in which they are counted; months where all dates are the first of one.
         form: how they are written, as by `datetime.strftime`; `%-d` is a day without a zero.
     """
 
-    unit: Literal["second", "day", "month", "year"] = "day"
+    unit: Literal["second", "day", "month"] = "day"
     form: str = "%Y-%m-%d"
 
 

@@ -35,6 +35,7 @@ COMMANDS = (
     "explore",
     "share",
     "export",
+    "schema",
     "doctor",
 )
 
@@ -121,4 +122,6 @@ def summary(name: str) -> str:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename or 'a file'}: {error.strerror}.")
-    return printable(" ".join(str(error).split()))
+    # Of a table there may be several.
+    lines = getattr(error, "sentences", [str(error)])
+    return "\n".join(printable(" ".join(line.split())) for line in lines)

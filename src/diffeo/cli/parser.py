@@ -4,8 +4,8 @@ A parameter before the `*` is positional, any other an option: `part_rows` is `-
 bool that is False by default is a flag. A command with a parameter `run` gets the run opened, and
 the options of `open_run`. The module of a command may also define `FIXED`, arguments of `open_run`
 that are no options, `WITHOUT`, which says why there is no such option, `add_options(parser)`, for
-options that are no parameters, `expand(words)`, which replaces short forms, and `GONE`, which says
-what to write in place of former options.
+options that are no parameters, `expand(words)`, which replaces short forms, `PLACES`, the words
+before the options, and `GONE`, which says what to write in place of former options.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def make_parser(name: str) -> Parser:
     parser.add_parameters(module.main, {"run"})
     if hasattr(module, "add_options"):
         module.add_options(parser)
-    parser.usage = f"diffeo {name}{' RUN' * takes_run} [options]"
+    parser.usage = f"diffeo {name}{getattr(module, 'PLACES', ' RUN' * takes_run)} [options]"
     return parser
 
 

@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from diffeo.data.datasets import SPLITS, Batches, Rows
 from diffeo.data.images.dataset import Gallery, ImageOptions, Images, ImageSplit, augment, size_of
 from diffeo.data.loading import Data, DataOptions, holds_images, load_data
+from diffeo.data.tables.describing import describe
+from diffeo.data.tables.frames import decode, encode
+from diffeo.data.tables.kinds import find_schema
 from diffeo.data.tables.loading import Split, Table, load_table, stream
 from diffeo.data.tables.opening import BUNDLED, ENDINGS, TableOptions
+from diffeo.data.tables.reading import read_frame
 from diffeo.data.tables.synthetic import GENERATORS, generate, moons_log_density
 from diffeo.data.tables.writing import check_writable, write_columns, write_table
 from diffeo.utils.lazy import lazy_import
@@ -33,7 +37,11 @@ __all__ = [
     "TableOptions",
     "augment",
     "check_writable",
+    "decode",
+    "describe",
     "draw_shapes",
+    "encode",
+    "find_schema",
     "generate",
     "holds_images",
     "is_image_source",
@@ -42,6 +50,7 @@ __all__ = [
     "load_images",
     "load_table",
     "moons_log_density",
+    "read_frame",
     "size_of",
     "stream",
     "write_columns",

@@ -198,6 +198,25 @@ def parse_dates(texts: list[str], form: str) -> Floats:
     return seconds if "%Y" in form or "%y" in form else seconds % DAY
 
 
+def in_units(seconds: Floats, unit: str) -> Floats:
+    """Seconds since 1970 as days or months; a month's fraction is that of 31 days."""
+    if unit == "month":
+        whole = np.where(np.isnan(seconds), 0.0, np.floor(seconds)).astype("datetime64[s]")
+        months = whole.astype("datetime64[M]")
+        rest = seconds - months.astype("datetime64[s]").astype(np.float64)
+        return months.astype(np.float64) + rest / (31 * DAY)
+    return seconds / DAY if unit == "day" else seconds
+
+
+def in_seconds(values: Floats, unit: str) -> Floats:
+    """Seconds since 1970 of whole days or months, or of seconds; NaN stays."""
+    if unit == "month":
+        gaps = np.isnan(values)
+        months = np.where(gaps, 0.0, np.rint(values)).astype(np.int64).astype("datetime64[M]")
+        return np.where(gaps, np.nan, months.astype("datetime64[s]").astype(np.float64))
+    return values * DAY if unit == "day" else values
+
+
 def write_dates(seconds: Floats, form: str) -> Any:
     """A pandas Series of text, in a form; NaN is a gap."""
     return to_times(seconds).dt.strftime(form)

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 
 from diffeo.data.files import listing
-from diffeo.data.tables.cells import DAY, Cells, to_times, write_dates
-from diffeo.data.tables.grids import Floats, snap
-from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn, Schema
+from diffeo.data.tables.cells import Cells, in_seconds, in_units, to_times, write_dates
+from diffeo.data.tables.grids import OFF, Floats, snap
+from diffeo.schema import (
+    AnyColumn,
+    CategoryColumn,
+    Column,
+    DateColumn,
+    LeftOutColumn,
+    NumberColumn,
+    Schema,
+    TableError,
+)
 from diffeo.utils.ranges import suggestion
-
-OFF = 1e-3  # of a step, by which values may be off their grid: float32 has no 0.1
 
 
 def encode(schema: Schema, frame: Any) -> Floats:
@@ -39,16 +46,35 @@ def encode(schema: Schema, frame: Any) -> Floats:
             )
             problems.append(several if column.name in names else none)
             continue
-        try:
-            cells = Cells.of(frame.iloc[:, names.index(column.name)])
-        except TypeError:
+        cells = read_cells(frame, column.name)
+        if cells is None:
             problems.append(f"column '{column.name}' holds lists: give it plain values.")
             continue
         matrix[:, i], found = encode_column(column, cells)
         problems += found
     if problems:
-        raise ValueError("\n".join(problems))
+        raise TableError(problems)
     return matrix
+
+
+def read_cells(frame: Any, name: str) -> Cells | None:
+    """The cells of the first column of a name, or None where there is none, or one of lists."""
+    place = next((i for i, found in enumerate(frame.columns) if str(found) == name), None)
+    try:
+        return None if place is None else Cells.of(frame.iloc[:, place])
+    except TypeError:
+        return None
+
+
+def kind_of(column: AnyColumn) -> str:
+    """A word for what a column is, as `find_schema` takes it."""
+    if isinstance(column, LeftOutColumn):
+        return "left out"
+    if isinstance(column, CategoryColumn):
+        return "category"
+    if isinstance(column, DateColumn):
+        return "date"
+    return "integer" if column.integer else "number"
 
 
 def encode_column(column: Column, cells: Cells) -> tuple[Floats, list[str]]:
@@ -96,22 +122,17 @@ def _numbers(column: NumberColumn, cells: Cells) -> tuple[Floats, list[str]]:
     text, infinite = np.isnan(values), np.isinf(values)
     problems = _complaints(column, cells, text, lambda _: "no number: correct it")
     problems += _complaints(column, cells, infinite, lambda _: "not finite: correct or empty it")
-    return _on_grid(column, cells, values, ~(text | infinite), problems, "{:.12g}".format)
+    return _on_grid(column, cells, values, ~(text | infinite), problems)
 
 
 def _dates(column: DateColumn, cells: Cells) -> tuple[Floats, list[str]]:
     # Of columns that hold times, and no text, the file that they are written to has the forms.
-    values = cells.seconds(column.form, loosely="date" in column.dtype)
-    values /= DAY if column.unit == "day" else 1
+    values = in_units(cells.seconds(column.form, loosely="date" in column.dtype), column.unit)
     bad = np.isnan(values)
     problems = _complaints(
         column, cells, bad, lambda _: f"no date of the form {column.form}: correct it"
     )
-
-    def write(number: float) -> str:
-        return str(decode_column(column, np.array([number]))[0])
-
-    return _on_grid(column, cells, values, ~bad, problems, write)
+    return _on_grid(column, cells, values, ~bad, problems)
 
 
 def _on_grid(
@@ -120,16 +141,14 @@ def _on_grid(
     values: Floats,
     fine: Any,
     problems: list[str],
-    write: Callable[[float], str],
 ) -> tuple[Floats, list[str]]:
     """Values on the grid of their column, and which are not, or are out of its range."""
     values = np.where(fine, values, 0.0)
     low = -np.inf if column.low is None else column.low
     high = np.inf if column.high is None else column.high
     outside = fine & ((values < low) | (values > high))
-    ends = f"{'' if column.low is None else write(low)} to {'' if np.isinf(high) else write(high)}"
     problems = problems + _complaints(
-        column, cells, outside, lambda _: f"not in its range, {ends.strip()}: correct it"
+        column, cells, outside, lambda _: f"not in its range, {range_of(column)}: correct it"
     )
     if column.step or column.integer:
         decimals = 0 if column.integer and not column.step else column.decimals
@@ -141,6 +160,23 @@ def _on_grid(
         )
         values = points
     return np.where(fine, values, np.nan), problems
+
+
+def range_of(column: NumberColumn) -> str:
+    """The possible values of a column in words."""
+    low, high = (write_number(column, end) for end in (column.low, column.high))
+    if low and high:
+        return f"{low} to {high}"
+    return f"from {low} on" if low else f"up to {high}" if high else "any"
+
+
+def write_number(column: NumberColumn, value: float | None) -> str:
+    """A number of a column as a person writes it, a date in its form; nothing of None."""
+    if value is None:
+        return ""
+    if isinstance(column, DateColumn):
+        return str(write_dates(in_seconds(np.array([value]), column.unit), column.form)[0])
+    return f"{value:.12g}"
 
 
 def _complaints(column: Column, cells: Cells, bad: Any, reason: Callable[[Any], str]) -> list[str]:
@@ -250,7 +286,7 @@ def _text(series: Any) -> Any:
 def _times(column: DateColumn, values: Floats) -> Any:
     import pandas
 
-    seconds = values * (DAY if column.unit == "day" else 1)
+    seconds = in_seconds(values, column.unit)
     if column.dtype == "date":
         return to_times(seconds).dt.date
     if column.dtype.startswith("datetime64"):

@@ -14,6 +14,7 @@ ULPS32 = 2 * float(
     np.finfo(np.float32).eps
 )  # and decimals that were float32 once, such as 9.899999
 ROUNDING = 1e-6  # of a step, by which values of a grid may be off
+OFF = 1e-3  # of a step, by which those of new rows may be: float32 has no 0.1
 EXACT = 2.0**53  # up to which whole numbers are exact
 FINE, FINEST = 100_000, 2**20  # cells of a grid: for values of few repeats, and for all
 
@@ -51,13 +52,15 @@ def grid_of(values: Floats) -> tuple[float, float]:
     Args:
         values: distinct ones in rising order, two at least.
     """
-    for ulps in (0.0, ULPS, ULPS32):
+    largest = float(np.abs(values).max())
+    for ulps in (ULPS32, ULPS, 0.0):
         decimals = find_decimals(values, ulps)
-        fine = decimals is None or 10.0**-decimals > 1e3 * ulps * np.abs(values).max()
-        if decimals is not None and fine:
+        if decimals is not None and 10.0**-decimals > 1e3 * ulps * largest:
             scale = 10**decimals
             whole = np.rint(values * float(scale)).astype(np.int64)
             common = int(np.gcd.reduce(np.diff(whole)))
+            if common == 0:
+                continue
             return common / scale, int(whole[0] % common) / scale
     step = common_step(values)
     if not step:
@@ -136,10 +139,8 @@ def snap(values: Floats, step: float, origin: float, decimals: int | None) -> Fl
     if not step:
         return values if decimals is None else round_decimals(values, decimals)
     points = origin + np.rint((values - origin) / step) * step
-    if decimals is not None:
-        return round_decimals(points, decimals)
-    near = np.abs(points - values) <= ROUNDING * step + ULPS32 * np.abs(values)
-    return np.where(near, values, points)
+    points = np.where(np.abs(points - values) <= OFF * step, values, points)
+    return points if decimals is None else round_decimals(points, decimals)
 
 
 def find_atoms(

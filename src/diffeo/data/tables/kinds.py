@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, TypeAlias
+from datetime import date
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from diffeo.data.files import listing
-from diffeo.data.tables.cells import DAY, Cells
+from diffeo.data.tables.cells import DAY, Cells, in_units
 from diffeo.data.tables.frames import encode_column
 from diffeo.data.tables.grids import (
     EXACT,
@@ -26,6 +27,7 @@ from diffeo.schema import (
     LeftOutColumn,
     NumberColumn,
     Schema,
+    TableError,
     Value,
 )
 from diffeo.utils.ranges import suggestion
@@ -34,7 +36,8 @@ KINDS = ("number", "integer", "category", "date", "left out")
 Kinds: TypeAlias = Mapping[str, str | Mapping[str, Any]]
 
 MOST_CATEGORIES = 1_000
-FEW_VALUES = 60  # distinct whole numbers that may be all there are
+FEW_VALUES = 40  # distinct whole numbers that may be all there are
+CYCLES = {(0, 59), (1, 52), (1, 53), (1, 365), (1, 366)}  # minutes, weeks and days, which are more
 MOST_ALONE = 20  # distinct numbers on no grid that are taken for categories
 
 
@@ -76,7 +79,7 @@ def find_schema(frame: Any, kinds: Kinds | None = None) -> Schema:
         reasons = [f"column '{c.name}' is left out: {c.reason}." for c in columns]  # type: ignore[union-attr]
         problems += ["no column is left to model.", *reasons[:20]]
     if problems:
-        raise ValueError("\n".join(problems))
+        raise TableError(problems)
     return schema
 
 
@@ -127,7 +130,9 @@ def _find(name: str, cells: Cells) -> AnyColumn:
 def _find_category(name: str, cells: Cells) -> AnyColumn:
     used, rows = int((cells.counts > 0).sum()), int(cells.counts.sum())
     if used > MOST_CATEGORIES or (used > rows / 2 and "category" not in cells.dtype and used > 2):
-        reason = f"{used:,} of {rows:,} cells of text are different, as those of names are"
+        reason = f"{used:,} of {rows:,} texts are different, as names are"
+        if used <= rows / 2:
+            reason = f"{used:,} different texts are too many for a category"
         numbers = np.isfinite(cells.numbers)
         if numbers.mean() > 0.5:
             reason = (
@@ -184,7 +189,9 @@ def _support(values: Floats, counts: Any, step: float) -> tuple[float | None, fl
     whole = step >= 1 and float(step).is_integer() and least.is_integer()
     cells = (most - least) / step + 1 if step else np.inf
     few = whole and len(values) <= min(FEW_VALUES, rows / 5) and len(values) >= 0.8 * cells
-    enough = 0.04 * rows / len(values)  # an end with fewer is that of a tail
+    few = few or (step == 1 and (least, most) in CYCLES)
+    mean = rows / len(values)
+    enough = max(0.04 * mean, min(4, 0.5 * mean))  # an end with fewer is that of a tail
     low = high = None
     if (few and counts[0] >= enough) or counts[0] >= max(0.05 * rows, 2 * counts[1:2].sum()):
         low = least
@@ -234,14 +241,17 @@ def _make_date(name: str, cells: Cells, form: str | None) -> DateColumn:
     days = bool((values % DAY == 0).all()) and not (form and _has_time(form))
     if form is None and not days:
         chosen = "%Y-%m-%d %H:%M:%S"
-    values = values / DAY if days else values
-    gaps = np.rint(np.diff(values)).astype(np.int64)
+    months = in_units(values, "month")
+    firsts = days and len(values) > 2 and bool((months % 1 == 0).all())
+    unit: Literal["second", "day", "month"] = "month" if firsts else "day" if days else "second"
+    values = in_units(values, unit)
+    gaps = np.rint(np.diff(values)).astype(np.int64).tolist()
     if (values % 1 != 0).any():  # fractions of seconds
         step = 0.0
-    elif days:
-        step = 7.0 if len(gaps) > 2 and not (gaps % 7).any() else 1.0
+    elif unit == "day":  # once a week, or on any day
+        step = 7.0 if len(gaps) > 2 and not np.remainder(gaps, 7).any() else 1.0
     else:
-        step = float(np.gcd.reduce([*gaps.tolist(), DAY]))
+        step = float(np.gcd.reduce([*gaps, 12 if firsts else DAY]))
     text = cells.dtype in ("str", "string", "object") and not cells.are_dates
     dtype = "" if text else "date" if cells.dtype == "object" else cells.dtype
     return DateColumn(
@@ -252,7 +262,7 @@ def _make_date(name: str, cells: Cells, form: str | None) -> DateColumn:
         float(values[-1]),
         missing=cells.missing,
         dtype=dtype,
-        unit="day" if days else "second",
+        unit=unit,
         form=chosen,
     )
 
@@ -291,12 +301,12 @@ def _ask(name: str, cells: Cells, asked: Any) -> AnyColumn:
             f"column '{name}' has no '{unknown}'{suggestion(unknown, known)}: a column of its kind "
             f"has {', '.join(sorted(known))}."
         )
-    if isinstance(column, NumberColumn):
-        given = _complete(column, cells, given)
     try:
+        if isinstance(column, NumberColumn):
+            given = _complete(column, cells, given)
         return replace(column, **given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"column '{name}': {error}.") from error
+        raise ValueError(f"column '{name}': {str(error).rstrip('.')}.") from error
 
 
 def _form(cells: Cells) -> str | None:
@@ -306,10 +316,18 @@ def _form(cells: Cells) -> str | None:
 def _complete(column: NumberColumn, cells: Cells, given: dict[str, Any]) -> dict[str, Any]:
     """The fields that change with those that are given: the origin with the step, and atoms."""
     for field in ("step", "origin", "low", "high"):
-        if isinstance(given.get(field), str) and isinstance(column, DateColumn):
-            date = Cells(np.zeros(1, dtype=np.intp), [given[field]], "str")
-            given[field] = float(date.seconds(column.form)[0])
-            given[field] /= DAY if column.unit == "day" else 1
+        if isinstance(column, DateColumn) and isinstance(given.get(field), str | date):
+            text = (
+                given[field] if isinstance(given[field], str) else f"{given[field]:{column.form}}"
+            )
+            written = Cells(np.zeros(1, dtype=np.intp), [text], "str")
+            unit = given.get("unit", column.unit)
+            found = float(in_units(written.seconds(column.form), unit)[0])
+            if np.isnan(found):
+                raise ValueError(
+                    f"{field} is {text}, no date of the form {column.form}: correct it"
+                )
+            given[field] = found
         if isinstance(given.get(field), int):
             given[field] = float(given[field])
     step = given.get("step")
