@@ -16,7 +16,7 @@ PLACES = " FILE"  # what stands before the options
 
 
 def main(*, data: TableOptions, kinds: str | None = None, save: str | None = None) -> Iterator[Any]:
-    """Show how a table is understood: numbers, dates, categories, gaps, what is left out and why.
+    """Show what the columns of a table are taken for, what is left out, and why.
 
     Examples: `diffeo schema my.csv`, `diffeo schema my.csv --kinds zip=category,id="left out"`,
     `diffeo schema my.csv --save schema.yaml`.
