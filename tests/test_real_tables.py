@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from benchmarks import __main__ as command
 from benchmarks import numeric, real, store, timed, verdicts
+from sklearn.neighbors import KernelDensity
 
 
 def test_columns_that_are_functions_of_others_are_dropped(tmp_path: Path) -> None:
@@ -58,6 +59,13 @@ def test_densities_of_kernels_integrate_to_one(whiten: bool) -> None:
     problem = numeric.Problem(x, grid, x, grid, np.ones(2), 0, 1.0)
     log_p, _ = numeric.kernels(problem, whiten)
     assert np.exp(log_p).sum() * 0.1**2 == pytest.approx(1, abs=0.01)
+
+
+def test_densities_of_kernels_are_those_of_scikit_learn() -> None:
+    problem = numeric.Problem.of(real.numeric("wine"), 0, 1.0)
+    log_p, chosen = numeric.kernels(problem)
+    theirs = KernelDensity(bandwidth=float(chosen.split()[1])).fit(problem.train)
+    assert log_p == pytest.approx(theirs.score_samples(problem.test), abs=0.1)
 
 
 def test_the_loop_learns_and_stops_at_its_patience() -> None:
