@@ -192,7 +192,9 @@ def test_dates_are_found_in_the_form_in_which_they_are_written(form, unit, step)
     assert decode(schema, encode(schema, texts)).equals(texts)
 
 
-@pytest.mark.parametrize("dtype", ["datetime64[ns]", "datetime64[s]", "datetime64[us, UTC]"])
+@pytest.mark.parametrize(
+    "dtype", ["datetime64[ns]", "datetime64[s]", "datetime64[us, UTC]", "timestamp[us][pyarrow]"]
+)
 def test_pandas_times_keep_their_type(dtype):
     times = pd.Series(pd.date_range("2020-01-01", periods=ROWS, freq="90s"))
     times = times.dt.tz_localize("UTC") if "UTC" in dtype else times
@@ -306,11 +308,15 @@ def test_all_problems_of_a_table_are_reported_at_once():
         "column 'b' holds 'x' in row 2 and 9 more, no number: correct it.",
     ]
     frame = pd.DataFrame({"a": [0, 1] * 10, "b": list("xy") * 10})
-    kinds = {"a": "numbr", "b": {"kind": "category", "stp": 1}}
+    frame["c"], frame["d"] = 1.5 * frame["a"], frame["a"]
+    kinds = {"a": "numbr", "b": {"kind": "category", "stp": 1}, "c": "integer", "d": 7}
     assert refusal(lambda: find_schema(frame, kinds)) == [
         "column 'a' is to be 'numbr' (did you mean 'number'?): choose one of number, integer, "
         "category, date, left out.",
         "column 'b' has no 'stp': a column of its kind has dtype, missing, other, values.",
+        "column 'c' holds '1.5' in row 2 and 9 more, no whole number: correct it, or ask for "
+        "number.",
+        "column 'd' is to be 7: choose one of number, integer, category, date, left out.",
     ]
 
 

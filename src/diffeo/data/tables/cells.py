@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -38,7 +39,7 @@ class Cells:
     """
 
     places: NDArray[np.intp]
-    values: list[Any]
+    values: Sequence[Any]
     dtype: str
 
     @classmethod
@@ -57,6 +58,8 @@ class Cells:
         places, index = pandas.factorize(column)
         if dtype == "float32":  # whose texts are the numbers that are meant
             index = np.array([*map(float, map(str, index))])
+        if dtype.startswith("datetime64"):  # a million of Python's times would take seconds
+            return cls(places.astype(np.intp), index, dtype)
         values = index.tolist() if hasattr(index, "tolist") else [*index]
         if any(isinstance(value, str) for value in values[:100]) or dtype == "object":
             empty = [isinstance(v, str) and v.strip() in EMPTY for v in values]
@@ -106,7 +109,9 @@ class Cells:
     @cached_property
     def numbers(self) -> Floats:
         """Each value as a number, NaN where it is none."""
-        return np.array([*map(_number, self.values)], dtype=np.float64).reshape(-1)
+        numeric = self.dtype.lower().startswith(("int", "uint", "float"))
+        found = self.values if numeric else [*map(_number, self.values)]
+        return np.array(found, dtype=np.float64).reshape(-1)
 
     @cached_property
     def whole_text(self) -> bool:
@@ -121,7 +126,7 @@ class Cells:
     @cached_property
     def are_names(self) -> bool:
         """Whether some are written as numbers are not, such as 00501."""
-        texts = [v.strip() for v in self.values if isinstance(v, str)]
+        texts = (v.strip() for v in self.values if isinstance(v, str))
         return any(len(t) > 1 and t[0] == "0" and t[1].isdigit() for t in texts)
 
     @cached_property
@@ -136,9 +141,9 @@ class Cells:
 
     def form(self) -> str | None:
         """The form in which all are written as dates, of `FORMS`, or None."""
-        if not self.values or not all(isinstance(v, str) for v in self.values):
+        if not len(self.values) or not all(isinstance(v, str) for v in self.values):
             return None
-        some = self.values[:20]
+        some = [*self.values[:20]]
         likely = (form for form in FORMS if _pattern(form).fullmatch(some[0]))
         return next(
             (f for f in likely if all(_reproduces(v, f) for v in (some, self.values))), None

@@ -53,7 +53,7 @@ def _describe(column: AnyColumn, frame: Any) -> dict[str, str]:
     row = dict.fromkeys(("column", "kind", "values", "step", "gaps", "masses", "example"), "")
     row |= {"column": column.name, "kind": kind_of(column)}
     cells = None if frame is None else read_cells(frame, column.name)
-    if cells is not None and cells.values:
+    if cells is not None and len(cells.values):
         first = cells.values[0]
         row["example"] = f"{first:.6g}" if isinstance(first, float) else str(first)[:30]
     if isinstance(column, LeftOutColumn):

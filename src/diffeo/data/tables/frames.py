@@ -127,7 +127,9 @@ def _numbers(column: NumberColumn, cells: Cells) -> tuple[Floats, list[str]]:
 
 def _dates(column: DateColumn, cells: Cells) -> tuple[Floats, list[str]]:
     # Of columns that hold times, and no text, the file that they are written to has the forms.
-    values = in_units(cells.seconds(column.form, loosely="date" in column.dtype), column.unit)
+    values = in_units(
+        cells.seconds(column.form, loosely=column.dtype.startswith(("date", "time"))), column.unit
+    )
     bad = np.isnan(values)
     problems = _complaints(
         column, cells, bad, lambda _: f"no date of the form {column.form}: correct it"
@@ -289,7 +291,7 @@ def _times(column: DateColumn, values: Floats) -> Any:
     seconds = in_seconds(values, column.unit)
     if column.dtype == "date":
         return to_times(seconds).dt.date
-    if column.dtype.startswith("datetime64"):
+    if column.dtype.startswith(("datetime64", "timestamp", "date32", "date64")):
         times, kind = to_times(seconds), pandas.api.types.pandas_dtype(column.dtype)
         zone = getattr(kind, "tz", None)
         if zone is not None:

@@ -273,7 +273,9 @@ def _has_time(form: str) -> bool:
 
 def _ask(name: str, cells: Cells, asked: Any) -> AnyColumn:
     """The column of a kind that is asked for, with its fields."""
-    given = {"kind": asked} if isinstance(asked, str) else dict(asked)
+    if not isinstance(asked, str | Mapping):
+        raise ValueError(f"column '{name}' is to be {asked!r}: choose one of {', '.join(KINDS)}.")
+    given: dict[str, Any] = {"kind": asked} if isinstance(asked, str) else {**asked}
     kind = given.pop("kind", None)
     if kind is not None and kind not in KINDS:
         raise ValueError(
@@ -292,8 +294,14 @@ def _ask(name: str, cells: Cells, asked: Any) -> AnyColumn:
     elif kind == "date":
         column = _make_date(name, cells, given.get("form") or _form(cells))
     else:
-        whole = np.isfinite(cells.numbers) & (cells.numbers == np.rint(cells.numbers))
-        column = _make_number(name, cells, kind == "integer" or (cells.whole_text and whole.all()))
+        broken = np.isfinite(cells.numbers) & (cells.numbers != np.rint(cells.numbers))
+        if kind == "integer" and broken.any():
+            raise ValueError(
+                f"column '{name}' holds '{cells.first(broken)}' in {cells.where(broken)}, no whole "
+                "number: correct it, or ask for number."
+            )
+        whole = kind == "integer" or (cells.whole_text and not np.isnan(cells.numbers).any())
+        column = _make_number(name, cells, whole)
     known = {field.name for field in fields(column)} - {"name"}
     unknown = next((field for field in given if field not in known), None)
     if unknown is not None:
