@@ -145,9 +145,8 @@ class Cells:
             return None
         some = [*self.values[:20]]
         likely = (form for form in FORMS if _pattern(form).fullmatch(some[0]))
-        return next(
-            (f for f in likely if all(_reproduces(v, f) for v in (some, self.values))), None
-        )
+        fits = (f for f in likely if _reproduces(some, f) and _reproduces([*self.values], f))
+        return next(fits, None)
 
     def seconds(self, form: str, loosely: bool = False) -> Floats:
         """Each value as seconds since 1970, NaN where it is no date; text by its form, or ISO's."""
