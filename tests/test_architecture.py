@@ -13,7 +13,7 @@ LONGEST = 350
 # A package may import those of the lines below its own (the layers of DESIGN.md).
 LAYERS = [
     {"utils"},
-    {"bijections", "networks", "bases", "context", "embedding", "schema", "data"},
+    {"bijections", "networks", "bases", "context", "embedding", "schema", "data"} | {"mixed"},
     {"flow", "distribution", "mixture", "pretrained"},
     {"models"},
     {"training", "evaluation", "latent", "figures", "export", "losses"},
@@ -27,6 +27,7 @@ NEIGHBOURS = {
     "bijections": {"bases", "context", "networks"},
     "networks": {"bijections", "context"},  # a network may hold an ActNorm
     "embedding": {"bijections", "context"},
+    "mixed": {"bijections", "schema"},
     "data": {"context", "schema"},  # a table says which of its columns are the context
     "flow": {"distribution", "pretrained"},
     "mixture": {"flow", "pretrained"},

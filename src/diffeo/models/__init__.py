@@ -8,6 +8,7 @@ from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
 from diffeo.models.circular import CircularNSF as CircularNSF
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
+from diffeo.models.mixed import MixedFlow as MixedFlow
 from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
 from diffeo.models.tables import TableFlow as TableFlow

@@ -1,0 +1,1 @@
+"""Distributions of tables of mixed columns: numbers, counts, categories and gaps. Torch only."""

@@ -1,0 +1,202 @@
+"""Fit mixtures to folds of a table by expectation maximization, and choose the best by the rest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from diffeo.mixed.gaussians import PRIOR, GaussianMembers
+from diffeo.mixed.rows import Layout, Rows
+
+COMPONENTS = (1, 2, 3, 5, 8, 13, 21)
+RIDGES = (0.1, 0.01, 1e-3)
+LLOYD, FIRST, MORE = 6, 25, 8  # iterations
+
+
+def fit_gaussians(
+    rows: Rows,
+    layout: Layout,
+    folds: Tensor,
+    members: int,
+    weights: Tensor | None = None,
+    ignored: int = 0,
+) -> GaussianMembers:
+    """Mixtures that each leave one fold out, with the components and ridge that predict it best.
+
+    Args:
+        rows: of the table, with scores in float32.
+        layout: of its columns.
+        folds: of each row `(n,)`; member e does not learn rows of fold e.
+        members: how many.
+        weights: how much each row counts.
+        ignored: how many columns come first and are conditions: their probability does not count.
+    """
+    n = len(rows)
+    drawn = _drawn(rows)
+    w = (folds[None] != torch.arange(members)[:, None]).to(rows.scores.point.dtype)
+    w = w if weights is None else w * weights.to(w)
+    features = _features(drawn, layout)
+    best: tuple[float, GaussianMembers] | None = None
+    falls = 0
+    held = folds < members
+    for k in COMPONENTS:
+        if k * 4 > n:
+            break
+        shares = _k_means(features, k, Generator().manual_seed(k))
+        top = -math.inf
+        mixture = None
+        for number, ridge in enumerate(RIDGES):
+            mixture = _em(drawn, layout, w, shares, ridge, FIRST if number == 0 else MORE, mixture)
+            score = _held_out(mixture, rows, layout, folds, held, weights, ignored)
+            if score <= top:
+                break
+            top = score
+            if best is None or score > best[0]:
+                best = score, mixture
+        falls = falls + 1 if best is not None and top < best[0] else 0
+        if falls == 2:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _drawn(rows: Rows) -> Rows:
+    """Rows with a score drawn from the cell of each value.
+
+    So their distribution is normal, and cells as wide as that of a zero that is frequent are no
+    points on which components would collapse.
+    """
+    normal, scores = torch.distributions.Normal(0.0, 1.0), rows.scores
+    low, high = normal.cdf(scores.low.double()), normal.cdf(scores.high.double())
+    source = Generator().manual_seed(0)
+    u = torch.rand(low.shape, generator=source, dtype=low.dtype)
+    drawn = normal.icdf((low + u * (high - low)).clamp(1e-12, 1 - 1e-12)).to(scores.point)
+    wide = scores.high - scores.low > 1e-3
+    scores = scores._replace(point=torch.where(wide, drawn, scores.point))
+    return Rows(scores, rows.empty, rows.places)
+
+
+def held_out(
+    members: GaussianMembers, rows: Rows, layout: Layout, folds: Tensor, ignored: int = 0
+) -> Tensor:
+    """The log-probability of each row under the member that left it out; 0 where none did."""
+    found = torch.zeros(len(rows))
+    count = len(members.log_w)
+    for start in range(0, len(rows), 4_096):
+        part = slice(start, start + 4_096)
+        log_p = members.conditionals(rows.take(part), layout).log_prob()[..., ignored:].sum(-1)
+        fold = folds[part].clamp(max=count - 1)
+        found[part] = torch.where(folds[part] < count, log_p.gather(1, fold[:, None])[:, 0], 0.0)
+    return found
+
+
+def _held_out(
+    members: GaussianMembers,
+    rows: Rows,
+    layout: Layout,
+    folds: Tensor,
+    held: Tensor,
+    weights: Tensor | None,
+    ignored: int,
+) -> float:
+    log_p = held_out(members, rows, layout, folds, ignored)
+    w = held.to(log_p) if weights is None else held * weights.to(log_p)
+    return float((log_p * w).sum() / w.sum())
+
+
+def _features(rows: Rows, layout: Layout) -> Tensor:
+    parts = [rows.scores.point]
+    for g, size in enumerate(layout.sizes):
+        parts.append(torch.nn.functional.one_hot(rows.places[:, g], size).to(parts[0]))
+    return torch.cat(parts, 1)
+
+
+def _k_means(x: Tensor, k: int, source: Generator) -> Tensor:
+    """Shares `(n, k)` that are 1 for the nearest of k centres."""
+    centres = x[torch.randint(len(x), (1,), generator=source)]
+    while len(centres) < k:
+        distance = torch.cdist(x, centres).amin(1).square().double().cumsum(0)
+        u = torch.rand(1, generator=source, dtype=torch.float64) * distance[-1]
+        centres = torch.cat((centres, x[torch.searchsorted(distance, u).clamp(max=len(x) - 1)]))
+    for _ in range(LLOYD):
+        nearest = torch.cdist(x, centres).argmin(1)
+        shares = torch.nn.functional.one_hot(nearest, k).to(x)
+        count = shares.sum(0)[:, None]
+        centres = torch.where(count > 0, shares.T @ x / count.clamp(min=1), centres)
+    return shares
+
+
+def _em(
+    rows: Rows,
+    layout: Layout,
+    w: Tensor,
+    shares: Tensor,
+    ridge: float,
+    iterations: int,
+    start: GaussianMembers | None,
+) -> GaussianMembers:
+    members, k = len(w), shares.shape[1]
+    numbers = rows.empty.shape[1]
+    found = GaussianMembers(numbers, layout.sizes, members, k)
+    if start is not None:
+        found.load_state_dict(start.state_dict())
+    r = w[:, None] * shares.T  # (members, K, n)
+    before = torch.full((members,), -math.inf)
+    for step in range(iterations):
+        if step or start is not None:
+            log_p = _joint(found, rows, layout)  # (members, K, n)
+            total = log_p.logsumexp(1)
+            r = (log_p - total[:, None]).exp() * w[:, None]
+            now = (total * w).sum(1) / w.sum(1)
+            if step and bool((now - before < 3e-4).all()):
+                break
+            before = now
+        _maximize(found, rows, layout, r, ridge)
+    return found
+
+
+def _joint(found: GaussianMembers, rows: Rows, layout: Layout) -> Tensor:
+    """The log-density of each row and component `(members, K, n)`, of numbers at their scores."""
+    d = found.centred(rows)
+    e = torch.einsum("nmki,mkji->mknj", d, found.root)
+    log_diagonal = found.root.diagonal(dim1=-2, dim2=-1).log()
+    terms = log_diagonal[:, :, None] - 0.5 * (e * e + math.log(2 * math.pi))
+    if any(layout.gaps):
+        terms = torch.where(
+            rows.empty,
+            found.log_gap[:, :, None, :, 1],
+            terms + found.log_gap[:, :, None, :, 0] * torch.tensor(layout.gaps),
+        )
+    log_p = terms.sum(-1) + found.log_w[..., None]
+    for g in range(len(layout.sizes)):
+        log_p = log_p + found.category(g)[..., rows.places[:, g]]
+    return log_p
+
+
+def _maximize(found: GaussianMembers, rows: Rows, layout: Layout, r: Tensor, ridge: float) -> None:
+    count = r.sum(2) + 1e-6
+    numbers = rows.empty.shape[1]
+    found.log_w.copy_((count / count.sum(1, keepdim=True)).log())
+    x = found.centred(rows) + found.mean  # (n, members, K, C)
+    x = x.permute(1, 2, 0, 3)
+    mean = (r[..., None] * x).sum(2) / count[..., None]
+    if numbers:
+        d = x - mean[:, :, None]
+        covariance = (r[..., None] * d).mT @ d / count[..., None, None]
+        eye = torch.eye(numbers)
+        covariance = covariance + ridge * eye
+        lower = torch.linalg.cholesky_ex(covariance)[0]
+        root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
+        found.mean.copy_(mean)
+        found.root.copy_(root)
+        gaps = torch.einsum("mkn,nc->mkc", r, rows.empty.to(r))
+        share = (gaps + PRIOR * rows.empty.to(r).mean(0)) / (count[..., None] + PRIOR)
+        share = share.clamp(1e-6, 1 - 1e-6)
+        found.log_gap.copy_(torch.stack(((1 - share).log(), share.log()), -1))
+    for g, size in enumerate(layout.sizes):
+        hot = torch.nn.functional.one_hot(rows.places[:, g], size).to(r)
+        seen = torch.einsum("mkn,nv->mkv", r, hot)
+        prior = (hot.sum(0) + 0.5) / (len(hot) + 0.5 * size)
+        found.category(g).copy_(((seen + PRIOR * prior) / (count[..., None] + PRIOR)).log())

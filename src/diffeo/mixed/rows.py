@@ -1,0 +1,90 @@
+"""Rows of a mixed table as the members of a model read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.scores import Scores
+from diffeo.schema import CategoryColumn, Column, NumberColumn
+
+
+class Rows(NamedTuple):
+    """Rows of C columns of numbers and G of categories.
+
+    Attributes:
+        scores: of the numbers, each `(n, C)`.
+        empty: which numbers are missing `(n, C)`.
+        places: of the values of categories `(n, G)`, whole numbers; an empty cell is the last.
+    """
+
+    scores: Scores
+    empty: Tensor
+    places: Tensor
+
+    def __len__(self) -> int:
+        return len(self.empty)
+
+    def take(self, which: Tensor | slice) -> Rows:
+        """Some of the rows."""
+        parts = (part[which] for part in self.scores)
+        return Rows(Scores(*parts), self.empty[which], self.places[which])
+
+    def to(self, dtype: torch.dtype) -> Rows:
+        """With scores of another dtype."""
+        return Rows(self.scores.to(dtype), self.empty, self.places)
+
+
+class Layout:
+    """Which columns are numbers and which are categories, and in which order they are predicted.
+
+    Args:
+        columns: in the order of the table.
+        first: the columns that come first, such as those that are conditions.
+
+    Categories come before numbers, those of fewer values first: what is known of them decides
+    among the modes of the numbers.
+
+    Attributes:
+        numbers: the columns of numbers, by their place in the table.
+        categories: those of categories.
+        sizes: how many values each category has, an empty cell included.
+        order: for each column, in the order of prediction, whether it is a number, and its place
+            among the numbers or the categories.
+    """
+
+    def __init__(self, columns: Sequence[Column], first: Sequence[int] = ()) -> None:
+        self.columns = list(columns)
+        self.numbers = [i for i, c in enumerate(columns) if isinstance(c, NumberColumn)]
+        self.categories = [i for i, c in enumerate(columns) if isinstance(c, CategoryColumn)]
+        self.sizes = [c.count + c.missing for c in columns if isinstance(c, CategoryColumn)]
+        self.gaps = [columns[i].missing for i in self.numbers]
+
+        def rank(i: int) -> tuple[bool, bool, int, int]:
+            column = columns[i]
+            count = column.count if isinstance(column, CategoryColumn) else 0
+            return i not in first, count == 0, count, i
+
+        self.table_order = sorted(range(len(columns)), key=rank)
+        self.order = [
+            (True, self.numbers.index(i))
+            if i in self.numbers
+            else (False, self.categories.index(i))
+            for i in self.table_order
+        ]
+
+    def rows(self, marginals: Marginals, x: Tensor) -> tuple[Tensor, Rows]:
+        """The log-probability of each number on its own `(n, C)`, and rows of a table `(n, D)`."""
+        numbers = x[:, self.numbers]
+        log_p, scores = marginals(numbers)
+        places = []
+        for i in self.categories:
+            column = self.columns[i]
+            assert isinstance(column, CategoryColumn)
+            places.append(x[:, i].nan_to_num(float(column.count)).long())
+        stacked = torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)
+        return log_p, Rows(scores, numbers.isnan(), stacked)

@@ -1,0 +1,78 @@
+"""Values of columns on the scale of normal noise: a point, or the cell that a value stands for."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EDGE = 30.0  # scores beyond which a cell reaches as far as the noise does
+
+
+class Scores(NamedTuple):
+    """Where values lie on the scale of noise, each `(n, D)`.
+
+    With F the distribution function of a column on its own, a value x is the cell
+    [Phi^-1(F(x-)), Phi^-1(F(x))], or a point where F is continuous.
+
+    Attributes:
+        point: the middle of the cell, or the point; 0 where a cell of the table is empty.
+        low: the lower end of the cell.
+        high: the upper end, above the lower one for cells that are no points.
+        log_width: the logarithm of the width, or of dy/dx at a point.
+    """
+
+    point: Tensor
+    low: Tensor
+    high: Tensor
+    log_width: Tensor
+
+    def to(self, dtype: torch.dtype) -> Scores:
+        return Scores(*(part.to(dtype) for part in self))
+
+    def columns(self, which: list[int] | slice) -> Scores:
+        return Scores(*(part[:, which] for part in self))
+
+
+def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """The log-probability of cells, and log-density of points, under normal components.
+
+    Args:
+        scores: with parts that broadcast to the components.
+        mean: of each component.
+        log_scale: logarithm of the standard deviation.
+    """
+    rate = (-log_scale).exp()
+    v = (scores.point - mean) * rate
+    density = -0.5 * v * v - 0.5 * math.log(2 * math.pi) - log_scale + scores.log_width
+    a, b = _ends(scores, mean, rate)
+    wide = b - a > 1e-2
+    # In the smaller tail, where the difference keeps its digits.
+    flip = a + b > 0
+    low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
+    low, high = torch.where(wide, low, -1.0), torch.where(wide, high, 1.0)
+    upper = torch.special.log_ndtr(high)
+    gap = (torch.special.log_ndtr(low) - upper).clamp(max=-1e-12)
+    return torch.where(wide, upper + torch.log1p(-gap.exp()), density)
+
+
+def logistic_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """As `normal_log_prob`, under logistic components.
+
+    A cell of width w has (1 - exp(-w / s)) G(upper) G(-lower), without a difference.
+    """
+    rate = (-log_scale).exp()
+    a, b = _ends(scores, mean, rate)
+    ratio = scores.log_width - log_scale
+    cell = scores.high > scores.low
+    width = torch.where(cell, (-torch.expm1(-ratio.clamp(-60.0, 5.0).exp())).log(), ratio)
+    return width + F.logsigmoid(b) + F.logsigmoid(-a)
+
+
+def _ends(scores: Scores, mean: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends in units of components; far out where there is no end."""
+    a, b = (scores.low - mean) * rate, (scores.high - mean) * rate
+    return torch.where(scores.low < -EDGE, -1e3, a), torch.where(scores.high > EDGE, 1e3, b)

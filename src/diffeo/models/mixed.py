@@ -1,0 +1,111 @@
+"""The model of tables of mixed columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from diffeo.context import Category, ContextSpec, Number
+from diffeo.flow import Flow
+from diffeo.mixed.stack import MixedStack
+from diffeo.schema import CategoryColumn, Schema
+from diffeo.utils.ranges import Count, Whole
+
+
+class MixedFlow(Flow):
+    """The density of a table of numbers, counts, dates, categories and empty cells.
+
+        p(row) = sum_m w_m prod_i p_m(x_i | x_j before i)
+
+    Members m are mixtures of normal distributions and masked networks (see `MixedStack`).
+    `log_prob` is exact: the probability of what is discrete times the density of what is not, in
+    the units of the columns. x `(batch, columns)` are the columns of `schema.modelled`: numbers as
+    they are, places of categories, NaN for empty cells. It is in float64.
+
+    `diffeo.training.mixed.fit_mixed` learns one.
+
+    Args:
+        schema: of the columns that are modelled.
+        conditions: of the columns that they are conditional on, if any; a context has their
+            numbers, and a row of zeros and a one for each category.
+        levels: how many values of a column may have a mass of their own.
+        mixtures: how many members are mixtures.
+        mixture: components of each.
+        networks: how many members are networks.
+        hidden: width of the networks.
+        blocks: residual blocks of the networks.
+        components: of the distributions that networks predict.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        conditions: Schema | None = None,
+        levels: Whole = 1,
+        mixtures: Count = 1,
+        mixture: Count = 1,
+        networks: Whole = 1,
+        hidden: Count = 64,
+        blocks: Whole = 1,
+        components: Count = 8,
+    ) -> None:
+        given = () if conditions is None else conditions.modelled
+        stack = MixedStack(
+            [*given, *schema.modelled],
+            len(given),
+            levels,
+            mixtures,
+            mixture,
+            networks,
+            hidden,
+            blocks,
+            components,
+        )
+        spec = None if conditions is None else context_spec(conditions)
+        super().__init__(stack, len(schema.modelled), context=spec)
+        self.schema, self.conditions = schema, conditions
+
+    @property
+    def stack(self) -> MixedStack:
+        """The bijection."""
+        found: Any = self.bijection
+        return found
+
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        """Log-probability of each row `(batch,)`, in nats; it takes no noise."""
+        given = self._encode_context(self._check(x, context))
+        return self.stack.log_prob(x, given)
+
+    def _reference(self) -> Tensor:
+        return self.stack.marginals.log_w
+
+    def _encode_context(self, context: Tensor | None) -> Tensor | None:
+        """The columns that are conditions, in the form of x."""
+        if context is None:
+            return None
+        assert self.conditions is not None
+        parts = []
+        for variable, which in self.context.parts():
+            values = context[:, which]
+            if isinstance(variable, Category):
+                known = values.sum(1, keepdim=True) > 0
+                values = torch.where(known, values.argmax(1, keepdim=True).to(values), torch.nan)
+            parts.append(values)
+        return torch.cat(parts, 1)
+
+
+def context_spec(conditions: Schema) -> ContextSpec:
+    """The context of columns that are conditions."""
+    variables: list[Number | Category] = []
+    for column in conditions.modelled:
+        if isinstance(column, CategoryColumn):
+            values = [str(value) for value in column.values] + ["other"] * column.other
+            variables.append(Category(column.name, tuple(values)))
+        else:
+            variables.append(Number(column.name))
+    return ContextSpec(tuple(variables))

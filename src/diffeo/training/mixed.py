@@ -1,0 +1,308 @@
+"""Fit a model of a mixed table: marginals, mixtures, networks, and their weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from diffeo.bijections.reshape import Flatten
+from diffeo.data import Split
+from diffeo.flow import Flow
+from diffeo.mixed.gaussian_fit import fit_gaussians, held_out
+from diffeo.mixed.marginal_fit import fit_marginals
+from diffeo.mixed.networks import NetworkMembers, logistic_scores
+from diffeo.mixed.rows import Layout, Rows
+from diffeo.mixed.scores import Scores
+from diffeo.models.mixed import MixedFlow
+from diffeo.schema import NumberColumn, Schema
+from diffeo.training.loop import Augment, Observer, Training
+from diffeo.training.options import OptimizerOptions, TrainerOptions
+
+FEW, MANY = 1_000, 5_000  # rows, below which there are no networks, and above which folds are small
+FOLDS = 5  # each of which one member leaves out
+SMALL_FOLDS = 10  # of many rows, of which two are left out
+MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
+STACK_STEPS = 100
+TOLERANCE = 1e-4  # nats that count as progress
+
+
+@dataclass
+class Settings:
+    """How a model of a mixed table is learned; None is what suits the number of rows.
+
+    Args:
+        networks: how many members are networks.
+        hidden: width of the networks.
+        blocks: residual blocks of the networks.
+        components: of the distributions that networks predict.
+        steps: most steps of Adam.
+        batch_size: rows of a step.
+        lr: largest learning rate.
+        patience: stop after so many steps without a better held-out likelihood.
+        l2: penalty on the weights of networks.
+        noise: standard deviation of noise on what networks see.
+        trainer: on which device.
+        observers: follow the training of the networks.
+    """
+
+    networks: int | None = None
+    hidden: int | None = None
+    blocks: int = 2
+    components: int = 12
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 3e-3
+    patience: int | None = None
+    l2: float = 0.0
+    noise: float = 0.02
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    observers: Sequence[Observer] = ()
+
+
+def fit_mixed(
+    schema: Schema,
+    x: Tensor,
+    *,
+    conditions: Schema | None = None,
+    context: Tensor | None = None,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> Fitted:
+    """Learn the density of rows x `(n, columns)`, float64, given context `(n, conditions)`.
+
+    Each member leaves out one fold of the rows. Marginals are those of all rows; the components of
+    mixtures, the weights of networks and those of the members are chosen by rows that were left
+    out. Where that is better, networks get no weight.
+
+    Args:
+        schema: of x.
+        conditions: the schema of the context.
+        weights: how much each row counts `(n,)`.
+        seed: of folds, first weights and batches.
+        settings: how.
+    """
+    settings = settings or Settings()
+    given = () if conditions is None else conditions.modelled
+    columns = [*given, *schema.modelled]
+    table = x if context is None else torch.cat((context, x), 1)
+    n = len(table)
+    layout = Layout(columns, range(len(given)))
+    numbers = [columns[i] for i in layout.numbers]
+    marginals = fit_marginals(
+        [c for c in numbers if isinstance(c, NumberColumn)], table[:, layout.numbers], weights
+    )
+    _, rows = layout.rows(marginals, table)
+    members = FOLDS if n < MANY else 2
+    folds = _folds(n, FOLDS if n < MANY else SMALL_FOLDS, seed)
+    part = _part(n, MIXTURE_ROWS, seed)
+    mixtures = fit_gaussians(
+        rows.take(part).to(torch.float32),
+        layout,
+        folds[part],
+        members,
+        None if weights is None else weights[part],
+        ignored=len(given),
+    )
+    count = settings.networks
+    if count is None:
+        count = 0 if n < FEW or len(columns) < 2 else members
+    flow = MixedFlow(
+        schema,
+        conditions=conditions,
+        levels=marginals.values.shape[1],
+        mixtures=members,
+        mixture=mixtures.log_w.shape[1],
+        networks=count,
+        hidden=settings.hidden or (64 if n < MANY else 128),
+        blocks=settings.blocks,
+        components=settings.components,
+    )
+    stack = flow.stack
+    stack.marginals.load_state_dict(marginals.state_dict())
+    stack.gaussians.load_state_dict(mixtures.state_dict())
+    best = None
+    if stack.networks is not None:
+        best = _train(stack.networks, rows, folds, weights, len(given), seed, settings)
+    held = (folds < members).nonzero()[:, 0]
+    held = held[_part(len(held), STACK_ROWS, seed)]
+    log_p = [
+        held_out(
+            stack.gaussians, rows.take(held).to(torch.float32), layout, folds[held], len(given)
+        )
+    ]
+    if best is not None:
+        log_p.append(best.held_out(held))
+    kinds = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
+    shares = [kinds[0] / members] * members
+    if best is not None:
+        shares += [kinds[1] / count] * count
+    stack.log_w.copy_(torch.tensor(shares).clamp(min=1e-12).log())
+    return Fitted(flow.double().eval(), folds, best)
+
+
+@dataclass
+class Fitted:
+    """A model, and how it was learned.
+
+    Attributes:
+        flow: the model.
+        folds: which member left each row out.
+        best: the weights of the networks that were chosen, or None without networks.
+    """
+
+    flow: MixedFlow
+    folds: Tensor
+    best: BestWeights | None
+
+
+def _folds(n: int, count: int, seed: int) -> Tensor:
+    order = torch.randperm(n, generator=Generator().manual_seed(seed))
+    return order * count // n
+
+
+def _part(n: int, most: int, seed: int) -> Tensor:
+    """At most so many rows, drawn at random."""
+    if n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=Generator().manual_seed(seed + 1))[:most].sort().values
+
+
+def _stack(log_p: Tensor, weights: Tensor | None) -> list[float]:
+    """The weights of members with which rows `(members, n)` are likeliest, by EM (Wolpert 1992)."""
+    rows = torch.ones_like(log_p[0]) if weights is None else weights.to(log_p)
+    w = torch.full_like(log_p[:, 0], 1 / len(log_p))
+    for _ in range(STACK_STEPS):
+        shares = (log_p + w.log()[:, None]).softmax(0)
+        w = (shares * rows).sum(1) / rows.sum()
+    return [float(part) for part in w]
+
+
+def _train(
+    networks: NetworkMembers,
+    rows: Rows,
+    folds: Tensor,
+    weights: Tensor | None,
+    ignored: int,
+    seed: int,
+    settings: Settings,
+) -> BestWeights:
+    """Train networks, each on the rows of the other folds, and take the best weights."""
+    networks.start(rows)
+    packed = pack(folds, rows, logistic_scores(rows.scores))
+    n, count = len(packed), networks.members
+    bag = Bag(networks, packed.shape[1], ignored)
+    steps = settings.steps or round(10 * n**0.6)
+    held = (folds < count).nonzero()[:, 0]
+    held = held[_part(len(held), STACK_ROWS, seed)]
+    best = BestWeights(bag, packed, settings.patience or max(1, steps // 3))
+    w = None if weights is None else (weights / weights.mean()).float()
+    Training(
+        bag,
+        Split(packed, None, w),
+        Split(packed[held], None, None if w is None else w[held]),
+        optimizer=OptimizerOptions(settings.lr, settings.l2, ema=0.99),
+        options=settings.trainer
+        if settings.batch_size is None
+        else TrainerOptions(batch_size=settings.batch_size, device=settings.trainer.device),
+        seed=seed,
+        observers=[best, *settings.observers],
+        augment=_noise(len(networks.layout.numbers), settings.noise),
+        steps=steps,
+        every=max(1, steps // 20),
+    ).run()
+    bag.load_state_dict(best.state)
+    bag.cpu().eval()
+    return best
+
+
+def _noise(numbers: int, deviation: float) -> Augment | None:
+    """Noise on the scores that networks see; those that they predict stay."""
+
+    def augment(x: Tensor, context: Tensor | None, generator: Generator, done: float) -> Tensor:
+        seen = x[:, 1 : 1 + numbers]
+        noisy = seen + deviation * torch.randn(seen.shape, generator=generator)
+        return torch.cat((x[:, :1], noisy, x[:, 1 + numbers :]), 1)
+
+    return augment if deviation else None
+
+
+class BestWeights(Observer):
+    """Stores the averaged weights with the highest held-out likelihood; stops without progress."""
+
+    def __init__(self, bag: Bag, packed: Tensor, patience: int) -> None:
+        self.bag, self.packed, self.patience = bag, packed, patience
+        self.scores: list[float] = []
+        self.step = self.steps = 0
+        self.state = copy.deepcopy(bag.state_dict())
+
+    def on_start(self, training: Training) -> None:
+        training.validate()
+        self._note(training)
+
+    def on_epoch_end(self, training: Training) -> None:
+        self._note(training)
+        training.stop = training.step - self.step >= self.patience
+
+    def _note(self, training: Training) -> None:
+        score = -float(training.val_losses.double().mean())
+        self.steps = training.step
+        if score > max(self.scores, default=-math.inf) + TOLERANCE:
+            self.step, self.state = training.step, copy.deepcopy(training.averaged.state_dict())
+        self.scores.append(score if math.isfinite(score) else -math.inf)
+
+    @torch.no_grad()
+    def held_out(self, which: Tensor) -> Tensor:
+        """The log-probability of rows under the networks that left them out."""
+        parts = self.packed[which].split(4_096)
+        return torch.cat([self.bag.log_prob(part) for part in parts])
+
+
+class Bag(Flow):
+    """The networks of a model in training, on rows that are packed into one tensor.
+
+    Each network leaves one fold of the rows out: its loss in training mode is that of the others,
+    and that of a row in eval mode is the one of the network that left it out.
+
+    Args:
+        networks: what is trained.
+        width: of the packed rows.
+        ignored: how many columns come first and are conditions: their probability is no loss.
+    """
+
+    def __init__(self, networks: NetworkMembers, width: int, ignored: int = 0) -> None:
+        super().__init__(Flatten(width), width)
+        self.networks, self.ignored = networks, ignored
+        self.count = networks.members
+
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        fold, rows, scores = unpack(x, self.networks)
+        log_p = self.networks.log_prob(rows, scores)[..., self.ignored :].sum(-1)
+        own = fold == torch.arange(self.count, device=x.device)[:, None]  # (members, n)
+        if self.training:
+            learns = ~own
+            return (log_p * learns).sum(0) / learns.sum(0).clamp(min=1)
+        mean = log_p.logsumexp(0) - math.log(self.count)
+        return torch.where(own.any(0), (log_p * own).sum(0), mean)
+
+
+def pack(folds: Tensor, rows: Rows, scores: Scores) -> Tensor:
+    """Rows, their logistic scores and their folds as one tensor `(n, width)`, in float32."""
+    parts = [folds[:, None], rows.scores.point, *scores, rows.empty, rows.places]
+    return torch.cat([part.float() for part in parts], 1)
+
+
+def unpack(x: Tensor, networks: NetworkMembers) -> tuple[Tensor, Rows, Scores]:
+    """What `pack` was given."""
+    numbers, categories = len(networks.layout.numbers), len(networks.layout.sizes)
+    fold, point, *parts = x.split([1, *[numbers] * 6, categories], dim=1)
+    *scores, empty, places = parts
+    rows = Rows(Scores(point, point, point, point), empty > 0, places.long())
+    return fold[:, 0], rows, Scores(*scores)
