@@ -27,8 +27,8 @@ GPU = "gpu"
 MORE = (GPU, "checkerboards", "autoregressive")
 # These have options of their own, and need data, or a run to look at.
 SCRIPTS = (
-    *("tables-nll", "glow-bpd", "editing", "outliers", "numeric", "mixed", "splines-nll"),
-    *("families", "targets"),
+    *("tables-nll", "splines-nll", "glow-bpd", "editing", "families", "targets"),
+    *("numeric", "mixed", "outliers", "image-outliers", "gaps"),
 )
 
 

@@ -1,114 +1,42 @@
-"""Which score tells outliers from test data, and how well: AUROC, beside scikit-learn's detectors.
+"""Outliers of tables: our detector with its defaults against those of scikit-learn and pyod.
 
-MNIST, by a run of images of it (such as of the preset glow-mnist-cpu, with `--data.context label`
-or without): test images against other test images rotated, inverted, against images of one
-grey, uniform noise, and scikit-learn's digits (8 x 8, scaled to 28 x 28 by linear interpolation).
-No label is told: a run that is conditional on labels scores under all. scikit-learn's detectors
-see the first 50 principal components of training images.
+Seven sets of rows, two of real tables. Each detector learns from 1,000 rows, in which there are no
+outliers ("clean") or 5 % ("contaminated"), and scores 1,000 others with as many outliers: AUROC,
+with the standard error of 200 bootstraps. With `contamination=0.05`, learned from clean rows, the
+share of held-out normal rows that are flagged. If our detector has `explain(rows)`, which returns
+the surprise of each cell, of normal rows with one corrupted cell the share where that is named
+first.
 
-Tables, by RealNVP with the defaults and `dequantize`: test rows against test rows each of whose
-columns is permuted by itself, which leaves each column as it was. The detectors see standardized
-columns.
+    python -m benchmarks outliers [--only ours] [--sets moons ...] [--seeds 2]
 
-    python -m benchmarks outliers [RUN] --data ../shared/data [--images 2000] [--write outliers]
-
-Without RUN only the tables are done; their runs are kept and used again with --runs FOLDER. The
-detectors are fitted on training data (--fit rows at most), LocalOutlierFactor and IsolationForest
-with their defaults, the bandwidth of KernelDensity by the likelihood of validation data, the
-components of GaussianMixture by BIC. Standard errors are of 200 bootstraps of both sides.
+Results are added to benchmarks/results/outliers.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from rich.console import Console
-from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
+from scipy.stats import norm
+from sklearn.datasets import load_breast_cancer, make_moons
 from sklearn.ensemble import IsolationForest
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KernelDensity, LocalOutlierFactor
+from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
-from diffeo.data import DataOptions, ImageOptions, load_images, load_table
-from diffeo.evaluation.likelihood import log_probs
-from diffeo.evaluation.scores import KINDS, Reference, score
-from diffeo.flow import Flow
-from diffeo.run import Run, train
+from benchmarks.real import DATA, numeric
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 RESULTS = Path(__file__).parent / "results"
-TABLES = ("uci/power-plant.csv", "uci/protein-tertiary-structure.csv", "breast_cancer", "diabetes")
-COMPONENTS, BOOTSTRAPS = 50, 200
-# As many permuted rows as this at least, of tables that have few.
-PERMUTED = 1_000
-
+ROWS, SHARE, BOOTSTRAPS, CORRUPTED, FEW = 1_000, 0.05, 200, 300, 20
 Rows = NDArray[np.float64]
-Scorer = Callable[[Tensor], dict[str, Rows]]  # events -> of each score, higher being more usual
-
-
-@dataclass(frozen=True)
-class Result:
-    """How well one score tells one kind of outliers."""
-
-    data: str
-    outliers: str
-    inside: int
-    outside: int
-    score: str
-    auroc: float
-    stderr: float
-
-
-# Scores -----------------------------------------------------------------------------------------
-
-
-def of_flow(flow: Flow, reference: Reference) -> Scorer:
-    """The kinds of score of a flow that is told no context."""
-
-    def scores(x: Tensor) -> dict[str, Rows]:
-        log_prob = torch.cat([*log_probs(flow, ((part, None) for part in x.split(256)))])
-        return {kind: score(flow, x, log_prob, kind, reference).double().numpy() for kind in KINDS}
-
-    return scores
-
-
-def of_detectors(train: Rows, val: Rows, prepare: Callable[[Tensor], Rows]) -> Scorer:
-    """scikit-learn's, fitted to rows `(n, features)` of what `prepare` makes of events."""
-    widths = np.geomspace(0.02, 2, 12) * val.std()
-    some, few = train[:5_000], val[:1_000]
-    likelihoods = [KernelDensity(bandwidth=h).fit(some).score(few) for h in widths]
-    mixtures = [
-        GaussianMixture(k, random_state=0, reg_covar=1e-4 * val.var()).fit(train)
-        for k in (1, 2, 4, 8, 16, 32)
-        if k * 10 <= len(train)
-    ]
-    detectors = {
-        "IsolationForest": IsolationForest(random_state=0),
-        "LocalOutlierFactor": LocalOutlierFactor(novelty=True),
-        "KernelDensity": KernelDensity(bandwidth=widths[int(np.argmax(likelihoods))]),
-        "GaussianMixture": min(mixtures, key=lambda mixture: mixture.bic(train)),
-    }
-    for detector in detectors.values():
-        if detector not in mixtures:
-            detector.fit(train)
-
-    def scores(x: Tensor) -> dict[str, Rows]:
-        rows = prepare(x)
-        return {name: detector.score_samples(rows) for name, detector in detectors.items()}
-
-    return scores
+Random = np.random.Generator
 
 
 def auroc(inside: Rows, outside: Rows) -> tuple[float, float]:
@@ -129,138 +57,249 @@ def auroc(inside: Rows, outside: Rows) -> tuple[float, float]:
     return area(inside, outside), float(np.std(again, ddof=1))
 
 
-def compare(
-    data: str, inside: Tensor, outside: dict[str, Tensor], scorers: Sequence[Scorer]
-) -> Iterator[Result]:
-    """All scores on all kinds of outliers."""
-    for scorer in scorers:
-        usual = scorer(inside)
-        for outliers, x in outside.items():
-            for name, unusual in scorer(x).items():
-                counts = len(inside), len(x)
-                yield Result(data, outliers, *counts, name, *auroc(usual[name], unusual))
+# Sets: normal rows, and outliers, as many as asked for ------------------------------------------
 
 
-# Images ---------------------------------------------------------------------------------------
+def blobs(random: Random, spread: float = 1.0) -> Callable[[int], Rows]:
+    """Four clusters in five dimensions."""
+    centres = np.random.default_rng(5).normal(0, 3, (4, 5))
+    factors = np.random.default_rng(6).normal(0, 0.5, (4, 5, 5))
+
+    def draw(count: int) -> Rows:
+        k = random.integers(4, size=count)
+        noise = spread * random.normal(size=(count, 5))
+        return centres[k] + np.einsum("nij,nj->ni", factors[k], noise)
+
+    return draw
 
 
-def strangers(x: Tensor) -> dict[str, Tensor]:
-    """Images that are none of MNIST, some made of test images x `(n, 1, 28, 28)`."""
-    generator = torch.Generator().manual_seed(0)
-    levels = torch.randint(256, (len(x), 1, 1, 1), generator=generator)
-    return {
-        "rotated by 90°": x.rot90(1, (2, 3)),
-        "rotated by 180°": x.rot90(2, (2, 3)),
-        "inverted": 255 - x,
-        "one grey": levels.to(torch.uint8).expand_as(x).contiguous(),
-        "uniform noise": torch.randint(256, x.shape, generator=generator).to(torch.uint8),
-        "scikit-learn's digits": enlarged_digits(len(x)),
+def scattered(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Clusters, and uniform points in their box."""
+    x = blobs(random)(3 * ROWS)
+    return x, random.uniform(x.min(0), x.max(0), (2 * ROWS, 5))
+
+
+def local(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Clusters, and points around them that are five times as wide."""
+    return blobs(random)(3 * ROWS), blobs(random, 5.0)(2 * ROWS)
+
+
+def shifted(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Heavy tails, and rows that lie together in a corner."""
+    factor = np.random.default_rng(7).normal(size=(6, 6)) / 2
+    x = np.exp(random.normal(size=(5 * ROWS, 6)) @ factor)
+    y = x[3 * ROWS :] * np.exp([1.5, -1.5, 1.5, 0, 0, 0])
+    return x[: 3 * ROWS], y
+
+
+def moons(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Two moons, a number that depends on their place, and the same with permuted columns."""
+    x, _ = make_moons(3 * ROWS, noise=0.07, random_state=int(random.integers(2**31)))
+    x = np.column_stack((x, np.sin(2 * x[:, 0]) + 0.2 * random.normal(size=len(x))))
+    return x, random.permuted(x, axis=0)[: 2 * ROWS]
+
+
+def dependent(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Uniform columns that follow each other, and independent ones."""
+    z = random.normal(size=(3 * ROWS, 6)).cumsum(1) / np.sqrt(np.arange(1, 7))
+    return norm.cdf(z), random.random((2 * ROWS, 6))
+
+
+def permuted(x: Rows, random: Random, count: int) -> Rows:
+    """Rows whose columns are permuted each by itself."""
+    times = -(-count // len(x))
+    return np.concatenate([random.permuted(x, axis=0) for _ in range(times)])[:count]
+
+
+def power_plant(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """Rows of power-plant, and such with permuted columns."""
+    x = random.permutation(numeric("power-plant", folder).jittered)
+    return x[: 3 * ROWS], permuted(x[3 * ROWS :], random, 2 * ROWS)
+
+
+def tumours(random: Random, folder: Path) -> tuple[Rows, Rows]:
+    """breast_cancer: benign ones, and malignant ones."""
+    x, y = load_breast_cancer(return_X_y=True)
+    return random.permutation(x[y == 1]), random.permutation(x[y == 0])
+
+
+SETS = {
+    "scattered": scattered,
+    "local": local,
+    "shifted": shifted,
+    "moons": moons,
+    "dependent": dependent,
+    "power-plant": power_plant,
+    "breast_cancer": tumours,
+}
+
+
+# Detectors --------------------------------------------------------------------------------------
+
+
+class Theirs:
+    """A detector of scikit-learn or pyod, on standardized columns."""
+
+    def __init__(self, detector: Any) -> None:
+        self.detector, self.scaler = detector, StandardScaler()
+
+    def fit(self, x: Rows) -> Theirs:
+        """Learn from rows."""
+        self.detector.fit(self.scaler.fit_transform(x))
+        return self
+
+    def scores(self, x: Rows) -> Rows:
+        """Higher for normal rows."""
+        x = self.scaler.transform(x)
+        if hasattr(self.detector, "score_samples"):
+            return self.detector.score_samples(x)
+        # ECOD and COPOD of pyod count new rows into their distributions: let these be few.
+        parts = np.array_split(x, 1 + len(x) // FEW)
+        return -np.concatenate([self.detector.decision_function(part) for part in parts])
+
+    def flags(self, x: Rows) -> NDArray[np.bool_]:
+        """Which rows are outliers to it."""
+        if hasattr(self.detector, "score_samples"):
+            return self.detector.predict(self.scaler.transform(x)) == -1
+        return self.scores(x) < -self.detector.threshold_
+
+
+class Ours:
+    """Ours, with its defaults."""
+
+    def __init__(self, seed: int) -> None:
+        from diffeo.sklearn import FlowOutlierDetector
+
+        self.detector = FlowOutlierDetector(contamination=SHARE, random_state=seed)
+
+    def fit(self, x: Rows) -> Ours:
+        """Learn from rows."""
+        self.detector.fit(x)
+        return self
+
+    def scores(self, x: Rows) -> Rows:
+        """Higher for normal rows."""
+        return self.detector.score_samples(x)
+
+    def flags(self, x: Rows) -> NDArray[np.bool_]:
+        """Which rows are outliers to it."""
+        return self.detector.predict(x) == -1
+
+    def first(self, x: Rows) -> NDArray[np.int64] | None:
+        """The column that is named first, of each row; None where it cannot explain."""
+        explain = getattr(self.detector, "explain", None)
+        return None if explain is None else np.asarray(explain(x), dtype=float).argmax(1)
+
+
+def rivals(seed: int) -> dict[str, Callable[[], Theirs]]:
+    """Those that are installed."""
+    found: dict[str, Callable[[], Theirs]] = {
+        "IsolationForest": lambda: Theirs(IsolationForest(contamination=SHARE, random_state=seed)),
+        "LOF": lambda: Theirs(LocalOutlierFactor(novelty=True, contamination=SHARE)),
     }
+    if find_spec("pyod") is None:
+        print("Without pyod, which pip installs, KNN, ECOD and COPOD are left out.")
+        return found
+    from pyod.models.copod import COPOD
+    from pyod.models.ecod import ECOD
+    from pyod.models.knn import KNN
+
+    more = {"KNN": KNN, "ECOD": ECOD, "COPOD": COPOD}
+    return found | {n: lambda kind=k: Theirs(kind(contamination=SHARE)) for n, k in more.items()}
 
 
-def enlarged_digits(count: int) -> Tensor:
-    """scikit-learn's 8 x 8 digits in 28 x 28 pixels, `(count, 1, 28, 28)`, 1,797 at most."""
-    images = (load_digits().images[:count] * (255 / 16)).round().astype(np.uint8)
-    large = [Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR) for p in images]
-    return torch.from_numpy(np.stack([np.asarray(image) for image in large]))[:, None]
+def corrupted(x: Rows, random: Random) -> tuple[Rows, NDArray[np.int64]]:
+    """Rows with one cell moved away from the median by 2.5 to 5 deviations, and its column."""
+    column = random.integers(x.shape[1], size=len(x))
+    rows, place = x.copy(), np.arange(len(x))
+    cell, middle = x[place, column], np.median(x, axis=0)[column]
+    side = np.where(cell < middle, -1, 1) * random.uniform(2.5, 5, len(x))
+    rows[place, column] = cell + side * x.std(0)[column]
+    return rows, column
 
 
-def images(run: Run, source: Path, count: int, fit: int) -> Iterator[Result]:
-    """MNIST."""
-    images = load_images(ImageOptions(str(source)))
-    test = images.test.all(2 * count)
-    inside, outside = test[:count], strangers(test[count:])
-    val = images.val.all(count)
-    reference = Reference.measure(run.flow, ((part, None) for part in val.split(256)))
-    flat = [x.flatten(1).double().numpy() for x in (images.train.all(fit), val)]
-    pca = PCA(COMPONENTS, random_state=0).fit(flat[0])
-
-    def prepare(x: Tensor) -> Rows:
-        return pca.transform(x.flatten(1).double().numpy())
-
-    detectors = of_detectors(*map(pca.transform, flat), prepare)
-    yield from compare("MNIST", inside, outside, (of_flow(run.flow, reference), detectors))
-
-
-# Tables -----------------------------------------------------------------------------------------
-
-
-def permuted(x: Tensor) -> Tensor:
-    """Rows whose columns are permuted each by itself, as often as `PERMUTED` asks for."""
-    random = np.random.default_rng(0)
-    times = -(-PERMUTED // len(x))
-    return torch.cat([torch.from_numpy(random.permuted(x.numpy(), axis=0)) for _ in range(times)])
+def measure(name: str, detector: str, make: Callable[[], Any], seed: int, folder: Path) -> Any:
+    """The lines of one detector on one set."""
+    random = np.random.default_rng(seed)
+    x, y = SETS[name](random, folder)
+    fit = min(ROWS, len(x) // 2)
+    train, test = x[:fit], x[fit : fit + ROWS]
+    bad = int(SHARE * fit)
+    few, test_y = y[:bad], y[bad : bad + ROWS]
+    line = {"set": name, "seed": seed, "detector": detector}
+    for kind, rows in (("clean", train), ("contaminated", np.r_[train[bad:], few])):
+        learned = make().fit(rows)
+        area, error = auroc(learned.scores(test), learned.scores(test_y))
+        found = line | {"rows": kind, "auroc": round(area, 4), "stderr": round(error, 4)}
+        if kind == "clean":
+            found["flagged"] = round(float(learned.flags(test).mean()), 4)
+            if isinstance(learned, Ours):
+                rows, column = corrupted(test[:CORRUPTED], random)
+                first = learned.first(rows)
+                if first is not None:
+                    found["named first"] = round(float((first == column).mean()), 4)
+        print(*found.values(), sep="  ", flush=True)
+        yield found
 
 
-def table(source: str, runs: Path, fit: int) -> Iterator[Result]:
-    """One table; its run is made where it is missing."""
-    options = DataOptions(source=source, dequantize=True)
-    rows = load_table(options)
-    folder = runs / rows.name
-    if not (folder / "results.json").is_file():
-        train(data=options, out=folder, console=Console(quiet=True))
-    flow = Run(folder).flow
-    scaler = StandardScaler().fit(rows.train.x.double().numpy())
-
-    def prepare(x: Tensor) -> Rows:
-        return scaler.transform(x.double().numpy())
-
-    detectors = of_detectors(prepare(rows.train.x[:fit]), prepare(rows.val.x), prepare)
-    inside, outside = rows.test.x, {"permuted columns": permuted(rows.test.x)}
-    yield from compare(rows.name, inside, outside, (of_flow(flow, Reference.of(flow)), detectors))
-
-
-# Report -----------------------------------------------------------------------------------------
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """A table of a line for each kind of outliers, the best of each line in bold."""
-    names = list(dict.fromkeys(result.score for result in results))
-    lines = [
-        f"| data | outliers | n | {' | '.join(names)} |",
-        "|---|---|---|" + "---|" * len(names),
-    ]
-    for key in dict.fromkeys((r.data, r.outliers, r.inside, r.outside) for r in results):
-        of = {r.score: r for r in results if (r.data, r.outliers, r.inside, r.outside) == key}
-        best = max(r.auroc for r in of.values())
-        cells = [f"{of[name].auroc:.3f} ± {of[name].stderr:.3f}" for name in names]
-        marked = [
-            f"**{cell}**" if round(of[name].auroc, 3) == round(best, 3) else cell
-            for name, cell in zip(names, cells, strict=True)
+def table(results: pd.DataFrame) -> str:
+    """AUROC of each set and each detector, the best of each line in bold, and shares of ours."""
+    lines = []
+    names = sorted(dict.fromkeys(results["detector"]), key=lambda name: name != "diffeo")
+    for rows, some in results.groupby("rows", sort=False):
+        wide = some.pivot_table(index="set", columns="detector", values="auroc", sort=False)
+        wide = wide.reindex(columns=names)
+        lines += [f"\n| {rows} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for name, row in wide.iterrows():
+            cells = [f"**{v:.3f}**" if v == row.max() else f"{v:.3f}" for v in row]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    clean = results[results["rows"] == "clean"]
+    wide = clean.pivot_table(index="set", columns="detector", values="flagged", sort=False)
+    wide = wide.reindex(columns=names)
+    lines += ["", "| flagged of normal rows | " + " | ".join(names) + " |"]
+    lines += ["|---" * (len(names) + 1) + "|"]
+    for name, row in wide.iterrows():
+        lines.append(f"| {name} | {' | '.join(f'{v:.1%}' for v in row)} |")
+    if "named first" in clean:
+        named = clean.groupby("set", sort=False)["named first"].mean().dropna()
+        lines += [
+            "",
+            *(f"{name}: the corrupted cell is first in {v:.0%}" for name, v in named.items()),
         ]
-        data, outliers, inside, outside = key
-        lines.append(f"| {data} | {outliers} | {inside:,} / {outside:,} | {' | '.join(marked)} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write results where asked."""
+    """Measure, and print tables."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks outliers", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("run", nargs="?", help="a run of MNIST")
-    parser.add_argument("--data", type=Path, default=DATA, help="holds mnist and uci")
-    parser.add_argument("--images", type=int, default=2_000, help="of each set; 2000")
-    parser.add_argument("--tables", nargs="*", default=TABLES, help="in --data, or bundled")
-    parser.add_argument("--fit", type=int, default=10_000, help="rows for the detectors; 10000")
-    parser.add_argument("--runs", type=Path, help="where runs of tables are kept")
-    parser.add_argument("--write", metavar="NAME", help="write benchmarks/results/NAME.csv")
+    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--only", choices=("ours", "rivals", "print"), default="")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=DATA, help="where the CSV files are")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="a folder; benchmarks/results")
     options = parser.parse_args(arguments)
-    results: list[Result] = []
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.run:
-            mnist = options.data / "mnist"
-            results += images(Run(options.run), mnist, options.images, options.fit)
-            print(markdown(results), flush=True)
-        for name in options.tables:
-            file = options.data / name
-            source = str(file) if file.is_file() else name
-            results += table(source, options.runs or Path(temporary), options.fit)
-            print(markdown([r for r in results if r.outliers == "permuted columns"]), flush=True)
-    print(f"{time.perf_counter() - start:.0f} s")
-    if options.write:
-        with (RESULTS / f"{options.write}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Result.__dataclass_fields__)
-            writer.writerows(vars(result).values() for result in results)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    file = options.out / "outliers.csv"
+    known = pd.read_csv(file).to_dict("records") if file.is_file() else []
+    for name in options.sets:
+        for seed in range(options.seeds):
+            detectors: dict[str, Callable[[], Any]] = {}
+            if options.only in ("", "ours"):
+                detectors["diffeo"] = lambda seed=seed: Ours(seed)
+            if options.only in ("", "rivals"):
+                detectors |= rivals(seed)
+            for detector, make in detectors.items():
+                try:
+                    new = [*measure(name, detector, make, seed, options.data)]
+                except ValueError as error:
+                    print(f"{name}: {detector}: {error}")
+                    continue
+                key = name, seed, detector
+                known = [k for k in known if (k["set"], k["seed"], k["detector"]) != key] + new
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pd.DataFrame(known).to_csv(file, index=False, lineterminator="\n")
+    if known:
+        print(table(pd.DataFrame(known)))
