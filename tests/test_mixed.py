@@ -53,6 +53,7 @@ def flow() -> MixedFlow:
         weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
     members = len(flow.stack.log_w)
     flow.stack.log_w.copy_(torch.randn(members, generator=generator).log_softmax(0))
+    assert flow.stack.plain_gaussians is not None
     return flow
 
 

@@ -32,7 +32,7 @@ class Values:
 
 
 def fit_marginals(
-    columns: list[NumberColumn], x: Tensor, weights: Tensor | None = None
+    columns: list[NumberColumn], x: Tensor, weights: Tensor | None = None, *, plain: bool = False
 ) -> Marginals:
     """The marginal distributions of columns x `(n, D)`, NaN where a cell is empty.
 
@@ -40,34 +40,39 @@ def fit_marginals(
         columns: what each is.
         x: float64.
         weights: how often each row counts `(n,)`.
+        plain: one normal distribution for each column, and no masses of the values on a grid, so
+            that scores are nearly standardized values.
     """
     weights = torch.ones_like(x[:, 0]) if weights is None else weights.to(x)
     tables = [Values(c, x[:, i], weights) for i, c in enumerate(columns)]
-    seen = []
-    for column, table in zip(columns, tables, strict=True):
-        atoms = torch.tensor(column.atoms, dtype=x.dtype)
-        many = len(table.levels) > LEVELS
-        masses = torch.isin(table.levels, atoms) if column.step == 0 else table.counts > 1.5 * many
-        seen.append(masses)
-    marginals = Marginals(columns, max([int(m.sum()) for m in seen], default=1))
+    seen = [_have_masses(c, t, plain) for c, t in zip(columns, tables, strict=True)]
+    levels = max([int(masses.sum()) for masses in seen], default=1)
+    marginals = Marginals(columns, levels, 1 if plain else COMPONENTS[-1])
     smooth = [
-        t.counts * (~m if c.step == 0 else torch.ones_like(m))
-        for c, t, m in zip(columns, tables, seen, strict=True)
+        table.counts * (~masses if column.step == 0 else torch.ones_like(masses))
+        for column, table, masses in zip(columns, tables, seen, strict=True)
     ]
     for number in range(ROUNDS):
         if number and float(marginals.share.max()) < 0.01:
             break  # the smooth parts would be the same
-        _fit_smooth(marginals, columns, tables, smooth)
+        _fit_smooth(marginals, columns, tables, smooth, plain)
         for i, (column, table, masses) in enumerate(zip(columns, tables, seen, strict=True)):
-            if not table.total:
+            if not bool(masses.any()):
                 continue
-            share, rest = _masses(marginals, i, column, table, masses)
-            marginals.share[i] = share
-            marginals.values[i, : int(masses.sum())] = table.levels[masses]
+            marginals.share[i], smooth[i] = _masses(marginals, i, column, table, masses)
             counts = table.counts[masses]
-            marginals.masses[i, : len(counts)] = counts / counts.sum().clamp(min=1e-300)
-            smooth[i] = rest
+            marginals.values[i, : len(counts)] = table.levels[masses]
+            marginals.masses[i, : len(counts)] = counts / counts.sum()
     return marginals
+
+
+def _have_masses(column: NumberColumn, table: Values, plain: bool) -> Tensor:
+    """Which of the values may have a mass of their own."""
+    if column.step == 0:
+        return torch.isin(table.levels, torch.tensor(column.atoms, dtype=table.levels.dtype))
+    if plain:
+        return torch.zeros_like(table.counts, dtype=torch.bool)
+    return table.counts > (1.5 if len(table.levels) > LEVELS else 0.0)
 
 
 def _masses(
@@ -93,7 +98,11 @@ def _masses(
 
 
 def _fit_smooth(
-    marginals: Marginals, columns: list[NumberColumn], tables: list[Values], counts: list[Tensor]
+    marginals: Marginals,
+    columns: list[NumberColumn],
+    tables: list[Values],
+    counts: list[Tensor],
+    plain: bool,
 ) -> None:
     """Set the smooth parts, each on the scale and with the components of the best BIC."""
     jobs = []
@@ -102,7 +111,8 @@ def _fit_smooth(
         if int(used.sum()) == 0:
             marginals.place[i] = 0.0
             continue
-        for kind, place, unit in _scales(column, table.x[used], count[used]):
+        scales = _scales(column, table.x[used], count[used])
+        for kind, place, unit in scales[:1] if plain else scales:
             jobs.append(
                 (
                     i,
@@ -123,7 +133,7 @@ def _fit_smooth(
     total = w.sum(1)
     slope = torch.stack([(job[5] * job[7]).sum() for job in jobs])
     best: dict[int, tuple[float, int, Tensor]] = {}
-    for k in COMPONENTS:
+    for k in COMPONENTS[:1] if plain else COMPONENTS:
         fit, log_like = _em(y, w, floor, k)
         penalty = 0.5 * (3 * k - 1) * total.clamp(min=2).log()
         score = log_like + slope - penalty

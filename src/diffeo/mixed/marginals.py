@@ -107,7 +107,7 @@ class Marginals(Configurable, nn.Module):
             atom.clamp(min=1e-300).log(),
             torch.logaddexp(smooth.clamp(min=1e-300).log() + log_cell, atom.log()),
         )
-        outside = (x < self.least) | (x > self.most)
+        outside = self.outside(x)
         log_p = torch.where(outside, -math.inf, log_p)
         f_low, g_low = self._smooth_cdf(low)
         f_high, g_high = self._smooth_cdf(high)
@@ -128,6 +128,10 @@ class Marginals(Configurable, nn.Module):
         )
         scores = Scores(*(torch.where(empty, 0.0, part) for part in scores))
         return torch.where(empty, 0.0, log_p), scores
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Which values `(n, D)` a column cannot have."""
+        return (x < self.least) | (x > self.most)
 
     def _index(self, x: Tensor) -> Tensor:
         """Which cell of the grid a value is in; of a continuous column the value."""
@@ -228,6 +232,14 @@ class Marginals(Configurable, nn.Module):
         z = log_ndtri(small.clamp(min=1e-300, max=0.5).log())
         z = torch.where(small <= 0, -40.0, z)
         return torch.where(lower <= upper, z, -z)
+
+    def load_levels(self, other: Marginals) -> None:
+        """Take the numbers of marginals with fewer levels."""
+        state = other.state_dict()
+        more = self.values.shape[1] - state["values"].shape[1]
+        for name, fill in (("values", NEVER), ("masses", 0.0)):
+            state[name] = torch.nn.functional.pad(state[name], (0, more), value=fill)
+        self.load_state_dict(state)
 
     def one(self, i: int) -> Marginals:
         """The distribution of one column."""

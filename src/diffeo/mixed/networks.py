@@ -178,14 +178,18 @@ class NetworkMembers(Configurable, nn.Module):
 
 def logistic_scores(scores: Scores) -> Scores:
     """Normal scores on the logistic scale: log Phi(y) - log Phi(-y)."""
-
-    def moved(y: Tensor) -> Tensor:
-        return torch.special.log_ndtr(y) - torch.special.log_ndtr(-y)
-
     log_phi = -0.5 * scores.point.square() - 0.5 * math.log(2 * math.pi)
     slope = log_phi - torch.special.log_ndtr(scores.point) - torch.special.log_ndtr(-scores.point)
-    low, high = moved(scores.low.clamp(-38, 38)), moved(scores.high.clamp(-38, 38))
+    low, high = (
+        logit_of_normal(scores.low.clamp(-38, 38)),
+        logit_of_normal(scores.high.clamp(-38, 38)),
+    )
     cell = scores.high > scores.low
     wide = cell & (high - low > 1e-6)
     log_width = torch.where(wide, (high - low).clamp(min=1e-300).log(), scores.log_width + slope)
-    return Scores(moved(scores.point), low, high, log_width)
+    return Scores(logit_of_normal(scores.point), low, high, log_width)
+
+
+def logit_of_normal(y: Tensor) -> Tensor:
+    """The logistic quantile of what is below y, log Phi(y) - log Phi(-y)."""
+    return torch.special.log_ndtr(y) - torch.special.log_ndtr(-y)

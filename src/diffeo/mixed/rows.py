@@ -51,6 +51,8 @@ class Layout:
 
     Attributes:
         numbers: the columns of numbers, by their place in the table.
+        kinds: what they are.
+        gaps: whether they may be empty.
         categories: those of categories.
         sizes: how many values each category has, an empty cell included.
         order: for each column, in the order of prediction, whether it is a number, and its place
@@ -62,6 +64,7 @@ class Layout:
         self.numbers = [i for i, c in enumerate(columns) if isinstance(c, NumberColumn)]
         self.categories = [i for i, c in enumerate(columns) if isinstance(c, CategoryColumn)]
         self.sizes = [c.count + c.missing for c in columns if isinstance(c, CategoryColumn)]
+        self.kinds = [c for c in columns if isinstance(c, NumberColumn)]
         self.gaps = [columns[i].missing for i in self.numbers]
 
         def rank(i: int) -> tuple[bool, bool, int, int]:

@@ -11,43 +11,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.bijections.base import Bijection
-from diffeo.bijections.quantiles import NOISE, log_ndtri
+from diffeo.bijections.quantiles import NOISE, Shape, log_ndtri
 from diffeo.mixed.gaussians import Conditionals, GaussianMembers
 from diffeo.mixed.marginals import Marginals
-from diffeo.mixed.networks import NetworkMembers, logistic_scores
+from diffeo.mixed.networks import NetworkMembers, logistic_scores, logit_of_normal
 from diffeo.mixed.rows import Layout, Rows
-from diffeo.mixed.scores import Scores
-from diffeo.schema import Column, NumberColumn
+from diffeo.schema import Column
 from diffeo.utils.ranges import Count, Whole
+
+Ends = tuple[Tensor, Tensor]
 
 
 class Parts(NamedTuple):
     """The mixture that a column of numbers has in each row, under all members.
 
     Attributes:
-        normal: log-weights, means and log-scales of normal components of normal scores
+        groups: of members, the noise that their components are of, whose scores they are a mixture
+            of (0: of the marginals, 1: of the plain ones), and log-weights, means and log-scales
             `(n, components)`.
-        logistic: those of logistic components of logistic scores.
         gap: the probability of an empty cell `(n,)`.
     """
 
-    normal: tuple[Tensor, Tensor, Tensor]
-    logistic: tuple[Tensor, Tensor, Tensor]
+    groups: list[tuple[Shape, int, Tensor, Tensor, Tensor]]
     gap: Tensor
 
-    def tails(self, scores: Scores, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """The probability below normal scores `low` and above `high`, `(n,)`, empty cells apart."""
-        lower, upper = torch.zeros_like(low), torch.zeros_like(low)
-        logistic = [torch.special.log_ndtr(y) - torch.special.log_ndtr(-y) for y in (low, high)]
-        for name, parts, ends in (
-            ("normal", self.normal, (low, high)),
-            ("logistic", self.logistic, logistic),
-        ):
-            log_w, mean, log_s = parts
-            rate, cdf = (-log_s).exp(), NOISE[name].cdf  # type: ignore[index]
-            w = log_w.exp()
-            lower = lower + (w * cdf((ends[0][:, None] - mean) * rate)).sum(1)
-            upper = upper + (w * cdf((mean - ends[1][:, None]) * rate)).sum(1)
+    def tails(self, ends: Sequence[Ends]) -> Ends:
+        """The probability below and above cells `(n,)`, those of empty ones apart.
+
+        Args:
+            ends: the lower and upper ends of the cells, on the scale of each of the marginals.
+        """
+        lower, upper = torch.zeros_like(self.gap), torch.zeros_like(self.gap)
+        for shape, scale, log_w, mean, log_s in self.groups:
+            low, high = ends[scale]
+            if shape == "logistic":
+                low, high = logit_of_normal(low), logit_of_normal(high)
+            rate, w, cdf = (-log_s).exp(), log_w.exp(), NOISE[shape].cdf
+            lower = lower + (w * cdf((low[:, None] - mean) * rate)).sum(1)
+            upper = upper + (w * cdf((mean - high[:, None]) * rate)).sum(1)
         return lower, upper
 
 
@@ -69,6 +70,8 @@ class MixedStack(Bijection):
         levels: values with masses (see `Marginals`).
         mixtures: how many members are mixtures.
         mixture: components of each.
+        plain: how many members are mixtures of plain numbers, whose marginals are normal.
+        plain_mixture: components of each.
         networks: how many members are networks.
         hidden: width of the networks.
         blocks: residual blocks of the networks.
@@ -89,18 +92,24 @@ class MixedStack(Bijection):
         hidden: Count = 64,
         blocks: Whole = 1,
         components: Count = 8,
+        plain: Whole = 0,
+        plain_mixture: Count = 1,
     ) -> None:
         super().__init__()
         self.conditions = conditions
         first = list(range(conditions))
         self.layout = layout = Layout(columns, first)
-        numbers = [columns[i] for i in layout.numbers]
-        self.marginals = Marginals([c for c in numbers if isinstance(c, NumberColumn)], levels)
+        kinds, numbers = layout.kinds, layout.numbers
+        self.marginals = Marginals(kinds, levels)
         self.gaussians = GaussianMembers(len(numbers), layout.sizes, mixtures, mixture)
+        self.plain_marginals = self.plain_gaussians = None
+        if plain:
+            self.plain_marginals = Marginals(kinds, levels, 1)
+            self.plain_gaussians = GaussianMembers(len(numbers), layout.sizes, plain, plain_mixture)
         self.networks = None
         if networks:
             self.networks = NetworkMembers(columns, first, networks, hidden, blocks, components)
-        count = mixtures + networks
+        count = mixtures + networks + plain
         self.log_w = nn.Buffer(torch.full((count,), -math.log(count)))
         self.register_buffer(
             "log_step",
@@ -113,18 +122,31 @@ class MixedStack(Bijection):
 
     # Probability --------------------------------------------------------------------------------
 
-    def member_log_prob(self, rows: Rows, scores: Scores | None = None) -> Tensor:
+    def read(self, table: Tensor) -> list[Rows]:
+        """Rows of a table, conditions first, on the scale of each of the marginals."""
+        found = [self.layout.rows(self.marginals, table)[1]]
+        if self.plain_marginals is not None:
+            found.append(self.layout.rows(self.plain_marginals, table)[1])
+        return found
+
+    def member_log_prob(self, scales: Sequence[Rows]) -> Tensor:
         """The log-probability of each column under each member `(n, members, columns)`.
 
-        The columns are in the order of prediction; conditions are not among them.
+        The columns are in the order of prediction; conditions are not among them. Members are
+        mixtures, networks, and mixtures of plain numbers.
+
+        Args:
+            scales: of `read`.
         """
-        scores = logistic_scores(rows.scores) if scores is None else scores
         dtype = self.gaussians.mean.dtype
-        rows = rows.to(dtype)
+        scores, rows = logistic_scores(scales[0].scores), scales[0].to(dtype)
         found = self.gaussians.conditionals(rows, self.layout).log_prob()
         if self.networks is not None:
             networks = self.networks.log_prob(rows, scores.to(dtype)).movedim(0, 1)
             found = torch.cat((found, networks), 1)
+        if self.plain_gaussians is not None:
+            plain = self.plain_gaussians.conditionals(scales[1].to(dtype), self.layout)
+            found = torch.cat((found, plain.log_prob()), 1)
         return found[..., self.conditions :]
 
     def running(self, log_p: Tensor) -> Tensor:
@@ -138,21 +160,22 @@ class MixedStack(Bijection):
         return self._evaluate(x, context)[0]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_p, rows, weights = self._evaluate(x, context)
-        z = self._noise(rows, weights)
+        log_p, scales, weights = self._evaluate(x, context)
+        z = self._noise(scales, weights)
         log_phi = (-0.5 * z.square() - 0.5 * math.log(2 * math.pi)).sum(1)
         return z, log_p - log_phi
 
-    def _evaluate(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Rows, Tensor]:
+    def _evaluate(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, list[Rows], Tensor]:
         """The log-probability, the rows as members read them, and the running weights."""
-        own, rows = self.layout.rows(self.marginals, self._table(x, context))
-        log_p = self.member_log_prob(rows)
+        table = self._table(x, context)
+        scales = self.read(table)
+        log_p = self.member_log_prob(scales)
         weights = self.running(log_p)
         total = (weights + log_p).logsumexp(1).to(x.dtype).sum(1)
         modelled = self._modelled_numbers()
-        total = total - self.log_step[modelled].to(x.dtype).sum() + self._grid_gaps(rows)
-        outside = (own[:, modelled] == -math.inf).any(1)
-        return torch.where(outside, -math.inf, total), rows, weights
+        total = total - self.log_step[modelled].to(x.dtype).sum() + self._grid_gaps(scales[0])
+        outside = self.marginals.outside(table[:, self.layout.numbers])[:, modelled].any(1)
+        return torch.where(outside, -math.inf, total), scales, weights
 
     def _modelled_numbers(self) -> list[int]:
         return [c for c, i in enumerate(self.layout.numbers) if i >= self.conditions]
@@ -167,8 +190,8 @@ class MixedStack(Bijection):
 
     # Noise ---------------------------------------------------------------------------------------
 
-    def _noise(self, rows: Rows, weights: Tensor) -> Tensor:
-        walk = Walk(self, rows)
+    def _noise(self, scales: list[Rows], weights: Tensor) -> Tensor:
+        walk, rows = Walk(self, scales), scales[0]
         z = rows.scores.point.new_zeros(len(rows), len(self.layout.columns) - self.conditions)
         for i, (number, place) in enumerate(self.layout.order):
             if i >= self.conditions:
@@ -188,14 +211,12 @@ class MixedStack(Bijection):
             if i < self.conditions:
                 continue
             column = self.layout.table_order[i]
-            rows = self.layout.rows(self.marginals, x)[1]
-            walk = Walk(self, rows)
+            walk = Walk(self, self.read(x))
             for _ in range(i):
                 walk.next()
             r = weights.log_softmax(1)
             x[:, column] = walk.value(number, place, r, y[:, column - self.conditions])
-            rows = self.layout.rows(self.marginals, x)[1]
-            weights = weights + self.member_log_prob(rows)[..., i - self.conditions].to(y)
+            weights = weights + self.member_log_prob(self.read(x))[..., i - self.conditions].to(y)
         found = x[:, self.conditions :]
         return found, -self(found, context)[1]
 
@@ -203,52 +224,70 @@ class MixedStack(Bijection):
 class Walk:
     """The distributions of the columns of some rows, one after the other, under all members."""
 
-    def __init__(self, stack: MixedStack, rows: Rows) -> None:
-        self.stack, self.rows = stack, rows
+    def __init__(self, stack: MixedStack, scales: Sequence[Rows]) -> None:
+        self.stack, self.scales, self.rows = stack, scales, scales[0]
         dtype = stack.gaussians.mean.dtype
-        self.gaussians: Conditionals = stack.gaussians.conditionals(rows.to(dtype), stack.layout)
+        self.mixtures: list[Conditionals] = [
+            members.conditionals(rows.to(dtype), stack.layout)
+            for members, rows in zip((stack.gaussians, stack.plain_gaussians), scales, strict=False)
+            if members is not None
+        ]
         self.networks = None
         if stack.networks is not None:
-            numbers, self.gaps, self.categories = stack.networks(rows.to(dtype))
+            numbers, self.gaps, self.categories = stack.networks(self.rows.to(dtype))
             self.networks = stack.networks.mixture(numbers)
         self.at = 0
 
     def next(self) -> None:
         """Go on to the next column."""
-        self.gaussians._next(*self.stack.layout.order[self.at])
+        for mixture in self.mixtures:
+            mixture._next(*self.stack.layout.order[self.at])
         self.at += 1
+
+    def shares(self, r: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Weights r `(n, members)` of each kind of mixtures, and of the networks."""
+        counts = [len(mixture.members.log_w) for mixture in self.mixtures]
+        first, *rest = counts
+        networks = r.shape[1] - sum(counts)
+        parts = r.split([first, networks, *rest], dim=1)
+        return [parts[0], *parts[2:]], parts[1]
 
     def probabilities(self, g: int, r: Tensor) -> Tensor:
         """Those of the values of a category `(n, values)`, for weights r `(n, members)`."""
-        table = self.stack.gaussians.category(g)
-        log_p = (self.gaussians.log_r[..., None] + table).logsumexp(2)
+        weights, share = self.shares(r)
+        p = torch.zeros(len(r), self.stack.layout.sizes[g], dtype=r.dtype, device=r.device)
+        for mixture, w in zip(self.mixtures, weights, strict=True):
+            log_p = (mixture.log_r[..., None] + mixture.members.category(g)).logsumexp(2)
+            p = p + (w[..., None] + log_p.to(r)).logsumexp(1).exp()
         if self.networks is not None:
-            log_p = torch.cat((log_p, self.categories[g].log_softmax(-1).movedim(0, 1)), 1)
-        p = (r[..., None] + log_p.to(r)).logsumexp(1).exp()
+            log_p = self.categories[g].log_softmax(-1).movedim(0, 1)
+            p = p + (share[..., None] + log_p.to(r)).logsumexp(1).exp()
         return p / p.sum(1, keepdim=True)
 
     def parts(self, c: int, r: Tensor) -> Parts:
         """The mixture of a number."""
-        count = self.stack.gaussians.log_w.shape[0]
+        weights, share = self.shares(r)
         has_gaps = self.stack.layout.gaps[c]
         gap = torch.zeros_like(r[:, 0])
-        mean, log_scale = (part.to(r).flatten(1) for part in self.gaussians.at(c))
-        log_w = self.gaussians.log_r.to(r) + r[:, :count, None]
-        if has_gaps:
-            table = self.stack.gaussians.log_gap[..., c, :].to(r)
-            gap = gap + (log_w + table[..., 1]).exp().sum((1, 2))
-            log_w = log_w + table[..., 0]
-        normal = (log_w.flatten(1), mean, log_scale)
-        if self.networks is None:
-            none = log_w.flatten(1)[:, :0]
-            return Parts(normal, (none, none, none), gap)
-        log_v, place, spread = (part[..., c].movedim(0, 1).to(r) for part in self.networks)
-        log_v = log_v + r[:, count:, None]
-        if has_gaps:
-            logit = self.gaps[..., sum(self.stack.layout.gaps[:c])].T.to(r)
-            gap = gap + (r[:, count:].exp() * logit.sigmoid()).sum(1)
-            log_v = log_v + F.logsigmoid(-logit)[..., None]
-        return Parts(normal, (log_v.flatten(1), place.flatten(1), spread.flatten(1)), gap)
+        groups: list[tuple[Shape, int, Tensor, Tensor, Tensor]] = []
+        for scale, (mixture, w) in enumerate(zip(self.mixtures, weights, strict=True)):
+            mean, log_scale = (part.to(r).flatten(1) for part in mixture.at(c))
+            log_w = mixture.log_r.to(r) + w[..., None]
+            if has_gaps:
+                table = mixture.members.log_gap[..., c, :].to(r)
+                gap = gap + (log_w + table[..., 1]).exp().sum((1, 2))
+                log_w = log_w + table[..., 0]
+            groups.append(("normal", scale, log_w.flatten(1), mean, log_scale))
+        if self.networks is not None:
+            log_v, place, spread = (part[..., c].movedim(0, 1).to(r) for part in self.networks)
+            log_v = log_v + share[..., None]
+            if has_gaps:
+                logit = self.gaps[..., sum(self.stack.layout.gaps[:c])].T.to(r)
+                gap = gap + (share.exp() * logit.sigmoid()).sum(1)
+                log_v = log_v + F.logsigmoid(-logit)[..., None]
+            log_v, place, spread = (part.flatten(1) for part in (log_v, place, spread))
+            groups.append(("logistic", 0, log_v, place, spread))
+        return Parts(groups, gap)
 
     def noise(self, number: bool, place: int, r: Tensor) -> Tensor:
         """The noise of the column of these rows `(n,)`, in the middle of what has a mass."""
@@ -259,10 +298,10 @@ class Walk:
             lower = (p.cumsum(1).gather(1, index)[:, 0] - own).clamp(min=0)
             return quantile(lower + own / 2, 1 - lower - own / 2)
         parts = self.parts(place, r)
-        scores = Scores(*(part[:, place] for part in self.rows.scores))
-        below, above = parts.tails(scores, scores.low, scores.high)
+        ends = [(rows.scores.low[:, place], rows.scores.high[:, place]) for rows in self.scales]
+        below, above = parts.tails(ends)
         mass = (1 - parts.gap - below - above).clamp(min=0)
-        mass = torch.where(scores.high > scores.low, mass, 0.0)
+        mass = torch.where(ends[0][1] > ends[0][0], mass, 0.0)
         empty = self.rows.empty[:, place]
         lower = torch.where(empty, 1 - parts.gap / 2, below + mass / 2)
         upper = torch.where(empty, parts.gap / 2, above + mass / 2 + parts.gap)
@@ -273,24 +312,24 @@ class Walk:
         p = NOISE["normal"].cdf(z)
         if not number:
             sums = self.probabilities(place, r).cumsum(1)
-            index = torch.searchsorted(sums, p[:, None], right=True)[:, 0].clamp(
-                max=sums.shape[1] - 1
-            )
+            index = torch.searchsorted(sums, p[:, None], right=True)[:, 0]
+            index = index.clamp(max=sums.shape[1] - 1)
             column = self.stack.layout.columns[self.stack.layout.categories[place]]
             value = index.to(z)
             if column.missing:
                 value = torch.where(index == sums.shape[1] - 1, math.nan, value)
             return value
         parts, q = self.parts(place, r), NOISE["normal"].cdf(-z)
-        one = self.stack.marginals.one(place)
+        kinds = (self.stack.marginals, self.stack.plain_marginals)
+        each = [marginals.one(place) for marginals in kinds if marginals is not None]
 
         def ends(x: Tensor) -> tuple[Tensor, Tensor]:
-            scores = Scores(*(part[:, 0] for part in one(x[:, None])[1]))
-            below, above = parts.tails(scores, scores.low, scores.high)
+            scores = [one(x)[1] for one in each]
+            below, above = parts.tails([(s.low[:, 0], s.high[:, 0]) for s in scores])
             above = above + parts.gap
             return quantile(below, 1 - below)[:, None], quantile(1 - above, above)[:, None]
 
-        x = one.search(lambda x: ends(x[:, 0]), z[:, None])[:, 0]
+        x = each[0].search(ends, z[:, None])[:, 0]
         return torch.where(q < parts.gap, math.nan, x)
 
 

@@ -37,6 +37,8 @@ class MixedFlow(Flow):
         hidden: width of the networks.
         blocks: residual blocks of the networks.
         components: of the distributions that networks predict.
+        plain: how many members are mixtures of plain numbers, whose marginals are normal.
+        plain_mixture: components of each.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class MixedFlow(Flow):
         hidden: Count = 64,
         blocks: Whole = 1,
         components: Count = 8,
+        plain: Whole = 0,
+        plain_mixture: Count = 1,
     ) -> None:
         given = () if conditions is None else conditions.modelled
         stack = MixedStack(
@@ -63,6 +67,8 @@ class MixedFlow(Flow):
             hidden,
             blocks,
             components,
+            plain,
+            plain_mixture,
         )
         spec = None if conditions is None else context_spec(conditions)
         super().__init__(stack, len(schema.modelled), context=spec)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -14,12 +15,14 @@ from diffeo.bijections.reshape import Flatten
 from diffeo.data import Split
 from diffeo.flow import Flow
 from diffeo.mixed.gaussian_fit import fit_gaussians, held_out
+from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.marginal_fit import fit_marginals
+from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.networks import NetworkMembers, logistic_scores
 from diffeo.mixed.rows import Layout, Rows
 from diffeo.mixed.scores import Scores
 from diffeo.models.mixed import MixedFlow
-from diffeo.schema import NumberColumn, Schema
+from diffeo.schema import Schema
 from diffeo.training.loop import Augment, Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 
@@ -28,6 +31,7 @@ FOLDS = 5  # each of which one member leaves out
 SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
 STACK_STEPS = 100
+NONE = 1e-3  # weight of plain mixtures, below which they are left out
 TOLERANCE = 1e-4  # nats that count as progress
 
 
@@ -93,57 +97,84 @@ def fit_mixed(
     table = x if context is None else torch.cat((context, x), 1)
     n = len(table)
     layout = Layout(columns, range(len(given)))
-    numbers = [columns[i] for i in layout.numbers]
-    marginals = fit_marginals(
-        [c for c in numbers if isinstance(c, NumberColumn)], table[:, layout.numbers], weights
-    )
-    _, rows = layout.rows(marginals, table)
     members = FOLDS if n < MANY else 2
     folds = _folds(n, FOLDS if n < MANY else SMALL_FOLDS, seed)
+    held = (folds < members).nonzero()[:, 0]
+    held = held[_part(len(held), STACK_ROWS, seed)]
     part = _part(n, MIXTURE_ROWS, seed)
-    mixtures = fit_gaussians(
-        rows.take(part).to(torch.float32),
-        layout,
-        folds[part],
-        members,
-        None if weights is None else weights[part],
-        ignored=len(given),
-    )
+    kinds = []
+    for plain in (False, True):
+        marginals = fit_marginals(layout.kinds, table[:, layout.numbers], weights, plain=plain)
+        _, rows = layout.rows(marginals, table)
+        single = rows.to(torch.float32)
+        some = None if weights is None else weights[part]
+        mixtures = fit_gaussians(single.take(part), layout, folds[part], members, some, len(given))
+        left_out = held_out(mixtures, single.take(held), layout, folds[held], len(given))
+        kinds.append(Kind(marginals, mixtures, rows, left_out))
+    first, plain_kind = kinds
     count = settings.networks
     if count is None:
         count = 0 if n < FEW or len(columns) < 2 else members
+    hidden = settings.hidden or (64 if n < MANY else 128)
+    networks = best = None
+    log_p = [first.held_out, plain_kind.held_out]
+    if count:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # which first weights are drawn from
+            networks = NetworkMembers(
+                columns,
+                range(len(given)),
+                count,
+                hidden,
+                settings.blocks,
+                settings.components,
+            )
+        best = _train(networks, first.rows, folds, weights, len(given), seed, settings)
+        log_p.append(best.held_out(held))
+    shares = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
+    plain_members = members if shares[1] > NONE else 0
     flow = MixedFlow(
         schema,
         conditions=conditions,
-        levels=marginals.values.shape[1],
+        levels=first.marginals.values.shape[1],
         mixtures=members,
-        mixture=mixtures.log_w.shape[1],
+        mixture=first.mixtures.log_w.shape[1],
         networks=count,
-        hidden=settings.hidden or (64 if n < MANY else 128),
+        hidden=hidden,
         blocks=settings.blocks,
         components=settings.components,
+        plain=plain_members,
+        plain_mixture=plain_kind.mixtures.log_w.shape[1] if plain_members else 1,
     )
     stack = flow.stack
-    stack.marginals.load_state_dict(marginals.state_dict())
-    stack.gaussians.load_state_dict(mixtures.state_dict())
-    best = None
-    if stack.networks is not None:
-        best = _train(stack.networks, rows, folds, weights, len(given), seed, settings)
-    held = (folds < members).nonzero()[:, 0]
-    held = held[_part(len(held), STACK_ROWS, seed)]
-    log_p = [
-        held_out(
-            stack.gaussians, rows.take(held).to(torch.float32), layout, folds[held], len(given)
-        )
-    ]
-    if best is not None:
-        log_p.append(best.held_out(held))
-    kinds = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
-    shares = [kinds[0] / members] * members
-    if best is not None:
-        shares += [kinds[1] / count] * count
-    stack.log_w.copy_(torch.tensor(shares).clamp(min=1e-12).log())
+    stack.marginals.load_state_dict(first.marginals.state_dict())
+    stack.gaussians.load_state_dict(first.mixtures.state_dict())
+    each = [shares[0] / members] * members
+    if networks is not None and stack.networks is not None:
+        stack.networks.load_state_dict(networks.state_dict())
+        each += [shares[2] / count] * count
+    if stack.plain_marginals is not None and stack.plain_gaussians is not None:
+        stack.plain_marginals.load_levels(plain_kind.marginals)
+        stack.plain_gaussians.load_state_dict(plain_kind.mixtures.state_dict())
+        each += [shares[1] / members] * members
+    stack.log_w.copy_(torch.tensor(each).clamp(min=1e-12).log().log_softmax(0))
     return Fitted(flow.double().eval(), folds, best)
+
+
+class Kind(NamedTuple):
+    """Mixtures of the scores of some marginals.
+
+    Attributes:
+        marginals: of the numbers.
+        mixtures: of their scores.
+        rows: of the table on their scale.
+        held_out: the log-probability of rows under the mixtures that left them out.
+    """
+
+    marginals: Marginals
+    mixtures: GaussianMembers
+    rows: Rows
+    held_out: Tensor
 
 
 @dataclass
