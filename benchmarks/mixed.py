@@ -238,7 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tables", nargs="*", default=MIXED, choices=MIXED)
     parser.add_argument("--only", choices=("ours", "rivals", "print"), default="")
-    parser.add_argument("--again", action="store_true", help="measure ours again")
+    parser.add_argument(
+        "--again", action="store_true", help="measure ours again, or the rivals with --only"
+    )
     parser.add_argument("--samples", action="store_true", help="samples, not densities")
     parser.add_argument("--splits", type=int, default=SPLITS, help=f"{SPLITS}")
     parser.add_argument("--data", type=Path, default=DATA, help="where the CSV files are")
@@ -270,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for methods, store in ((ours, stores[0]), (rivals, stores[1])):
             for method, run in methods.items():
                 for seed in range(options.splits):
-                    again = options.again and method in OURS
+                    again = options.again and (method in OURS or not ours)
                     store.measure((name, seed, method), partial(run, table, seed), again)
         label = f"{name}, {len(table.exact):,} x {table.exact.shape[1]}"
         found = verdict(label, name, range(options.splits), "diffeo", *stores)
