@@ -12,7 +12,8 @@ difference of correlations over that of training rows, and the share of cells ou
 GaussianCopula, CTGAN and TVAE, which run by the interpreter that DIFFEO_SDV names, since SDV does
 not go along with this project's pins.
 
-    python -m benchmarks mixed [--only ours] [--again] [--tables wage ...] [--samples]
+    python -m benchmarks mixed [--only ours] [--again] [--tables wage ...]
+    python -m benchmarks mixed --samples [--draws 1000000] ...
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def outside(table: MixedTable, frame: pd.DataFrame) -> float:
 def judge(table: MixedTable, frame: pd.DataFrame) -> dict[str, float]:
     """AUC, correlations and cells outside, of samples."""
     train, test = (encoded(table, part) for part in parts(table, table.exact, 0))
-    made = encoded(table, frame)[: len(test)]
+    made = encoded(table, frame.iloc[: len(test)])
     real = correlations(test)
     between = np.nanmean(np.abs(correlations(train) - real))
     apart = np.nanmean(np.abs(correlations(made) - real))
@@ -207,8 +208,10 @@ def judge(table: MixedTable, frame: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def measure_samples(table: MixedTable, names: Sequence[str], file: Path, again: bool) -> None:
-    """A line for each, added to a file."""
+def measure_samples(
+    table: MixedTable, names: Sequence[str], file: Path, again: bool, draws: int
+) -> None:
+    """A line for each, added to a file; of ours, so many draws are looked through."""
     known = pd.read_csv(file).to_dict("records") if file.is_file() else []
     _, test = parts(table, table.exact, 0)
     count = min(len(test), MOST_SAMPLES)
@@ -221,11 +224,11 @@ def measure_samples(table: MixedTable, names: Sequence[str], file: Path, again: 
                 train, _ = parts(table, table.exact, 0)
                 frame = train.sample(count, random_state=0)
             else:
-                frame = SAMPLERS[name](table, count)
+                frame = SAMPLERS[name](table, max(count, draws if name in OURS else 0))
         except Exception as error:  # whatever libraries raise
             print(f"{table.name}: {name}: {type(error).__name__}: {str(error).splitlines()[0]}")
             continue
-        found = {k: round(v, 4) for k, v in judge(table, frame).items()}
+        found = {k: round(v, 4 if k != "outside" else 8) for k, v in judge(table, frame).items()}
         known = [k for k in known if k not in old] + [{"table": table.name, "method": name} | found]
         print(*known[-1].values(), sep="  ", flush=True)
         pd.DataFrame(known).to_csv(file, index=False, lineterminator="\n")
@@ -242,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--again", action="store_true", help="measure ours again, or the rivals with --only"
     )
     parser.add_argument("--samples", action="store_true", help="samples, not densities")
+    parser.add_argument("--draws", type=int, default=0, help="of ours, to look for cells outside")
     parser.add_argument("--splits", type=int, default=SPLITS, help=f"{SPLITS}")
     parser.add_argument("--data", type=Path, default=DATA, help="where the CSV files are")
     parser.add_argument("--out", type=Path, default=RESULTS, help="a folder; benchmarks/results")
@@ -265,9 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             theirs = [] if options.only == "ours" else ["training rows", *SAMPLERS]
             names = [n for n in (*ours, *theirs) if n not in OURS or n in ours]
             names = [n for n in names if n != "arfpy ARF" or "arfpy ARF" in rivals]
-            measure_samples(
-                table, list(dict.fromkeys(names)), options.out / "mixed-samples.csv", options.again
-            )
+            names, file = list(dict.fromkeys(names)), options.out / "mixed-samples.csv"
+            measure_samples(table, names, file, options.again, options.draws)
             continue
         for methods, store in ((ours, stores[0]), (rivals, stores[1])):
             for method, run in methods.items():

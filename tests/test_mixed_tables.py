@@ -116,7 +116,7 @@ def test_the_command_compares_on_mixed_rows(
     assert command.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "penguins is skipped" in printed and "+0.000 ± 0.000 | within one SE" in printed
-    assert command.main([*arguments, "--samples"]) == 0
+    assert command.main([*arguments, "--samples", "--draws", "5000"]) == 0
     assert "DIFFEO_SDV names no interpreter" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "mixed-samples.csv")
     assert [*found["method"]] == ["diffeo", "training rows", "c"]
