@@ -47,6 +47,11 @@ class MaskedLinears(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, h, self.weight * self.mask)
 
+    def some(self, h: Tensor, members: slice, outputs: Tensor | slice) -> Tensor:
+        """Some outputs of some of the networks."""
+        weight = self.weight[members][..., outputs] * self.mask[:, outputs]
+        return torch.baddbmm(self.bias[members][..., outputs], h, weight)
+
 
 class NetworkMembers(Configurable, nn.Module):
     """Several masked networks with the same masks: a bag, each of which may learn other rows.
@@ -116,6 +121,35 @@ class NetworkMembers(Configurable, nn.Module):
         numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=-1)
         shape = (3, self.components, len(layout.numbers))
         return numbers.unflatten(-1, shape), gaps, categories
+
+    def predict(self, rows: Rows, number: bool, place: int, members: slice) -> tuple[Tensor, ...]:
+        """The distribution of one column under some members, from the columns before it.
+
+        Returns:
+            Of a number log-weights, means and log-scales `(members, n, K)`, and the logit of a gap
+            `(members, n)` where there may be one; of a category log-probabilities
+            `(members, n, values)`.
+        """
+        layout, every = self.layout, slice(None)
+        count = len(self.enter.weight[members])
+        h = self.enter.some(self._features(rows).expand(count, -1, -1), members, every)
+        pairs: Any = self.blocks
+        for first, second in pairs:
+            inner = first.some(F.relu(h), members, every)
+            h = h + second.some(F.relu(inner), members, every)
+        h, columns = F.relu(h), len(layout.numbers)
+        at = 3 * self.components * columns
+        if not number:
+            start = at + sum(layout.gaps) + sum(layout.sizes[:place])
+            own = slice(start, start + layout.sizes[place])
+            return (self.leave.some(h, members, own).log_softmax(-1),)
+        outputs = [i * columns + place for i in range(3 * self.components)]
+        outputs += [at + sum(layout.gaps[:place])] * layout.gaps[place]
+        out = self.leave.some(h, members, torch.tensor(outputs, device=h.device))
+        size = 3 * self.components
+        mixture = self.mixture(out[..., :size].unflatten(-1, (3, self.components, 1)))
+        found = tuple(part[..., 0] for part in mixture)
+        return (*found, out[..., size]) if layout.gaps[place] else found
 
     def log_prob(self, rows: Rows, scores: Scores) -> Tensor:
         """The log-probability of each column, in the order of prediction `(members, n, columns)`.

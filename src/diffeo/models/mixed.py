@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffeo.context import Category, ContextSpec, Number
+from diffeo.context import Category, ContextSpec, Number, repeat_context
 from diffeo.flow import Flow
+from diffeo.mixed.sampling import draw
 from diffeo.mixed.stack import MixedStack
 from diffeo.schema import CategoryColumn, Schema
-from diffeo.utils.ranges import Count, Whole
+from diffeo.utils.ranges import Count, NonNegative, Whole, checked
 
 
 class MixedFlow(Flow):
@@ -86,6 +87,21 @@ class MixedFlow(Flow):
         """Log-probability of each row `(batch,)`, in nats; it takes no noise."""
         given = self._encode_context(self._check(x, context))
         return self.stack.log_prob(x, given)
+
+    @checked
+    def sample(
+        self,
+        n: Whole,
+        context: Tensor | int | None = None,
+        *,
+        temperature: NonNegative = 1.0,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Draw n rows (see `Flow.sample`), column by column where the temperature is 1."""
+        if temperature != 1:
+            return super().sample(n, context, temperature=temperature, generator=generator)
+        rows = self._check_context(n, repeat_context(context, n, self.device))
+        return draw(self.stack, n, self._encode_context(rows), generator)
 
     def _reference(self) -> Tensor:
         return self.stack.marginals.log_w

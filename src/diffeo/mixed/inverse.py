@@ -1,0 +1,110 @@
+"""Values of a column from their scores, by a table of the distribution function and few steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.scores import Scores
+
+CELLS = 4_096  # of a grid, that are all in the table
+REACH = 9.0  # scores, and units of a component, that the table covers
+STEPS = 80  # at most
+TOLERANCE = 1e-11  # of scores
+
+
+class ColumnInverse:
+    """The inverse of the scores of one column.
+
+        x(y) = the value whose cell contains y
+
+    A table of values and the ends of their cells brackets each y; where no cell of the table
+    contains it, Newton's method on the distribution function, or bisection of a grid, goes on from
+    there. It is as exact as `Marginals.inverse`, in a tenth of the time.
+
+    Args:
+        marginals: of the column alone (`Marginals.one`).
+    """
+
+    def __init__(self, marginals: Marginals) -> None:
+        self.marginals = marginals
+        self.grid = bool(marginals.step[0] > 0)
+        places = torch.linspace(
+            -REACH, REACH, 73, dtype=torch.float64, device=marginals.mean.device
+        )
+        low, high = marginals._range(places.new_zeros(1, 1))
+        nodes = (marginals.mean[0][:, None] + marginals.scale[0][:, None] * places).flatten()
+        wide = low[0] + (high - low)[0] * (places + REACH) / (2 * REACH)
+        nodes = torch.cat((nodes, wide, low[0], high[0])).clamp(low[0], high[0])
+        x = marginals._from_search(nodes[:, None])[:, 0]
+        x = torch.cat((x, marginals.values[0][marginals.values[0] < 1e299])).unique()
+        x = x[(x >= marginals.least) & (x <= marginals.most)]
+        scores = self.scores(x)
+        if self.grid:
+            inside = x[(scores.high > -REACH) & (scores.low < REACH)]
+            index = marginals._index(inside[:, None])[:, 0]
+            first, last = float(index.amin()), float(index.amax())
+            if last - first < CELLS:
+                cells = torch.arange(last - first + 1, dtype=x.dtype, device=x.device) + first
+                x = torch.cat((x, marginals.value(cells[:, None])[:, 0])).unique()
+                scores = self.scores(x)
+        self.x = x
+        self.low = scores.low.cummax(0).values.contiguous()
+        self.high = scores.high.cummax(0).values.contiguous()
+        # On the scale of the components: values, and their slopes by the score.
+        self.s, log_slope = (part[:, 0] for part in marginals.scaled(x[:, None]))
+        self.slope = (log_slope - scores.log_width).exp()
+
+    def scores(self, x: Tensor) -> Scores:
+        """Where values `(n,)` lie."""
+        return Scores(*(part[:, 0] for part in self.marginals(x[:, None])[1]))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The values `(n,)` of scores y."""
+        place = torch.searchsorted(self.high, y).clamp(max=len(self.x) - 1)
+        found, before = self.x[place], (place - 1).clamp(min=0)
+        rest = ((y < self.low[place]) & (place > 0)).nonzero()[:, 0]
+        if len(rest):
+            found = found.index_put((rest,), self._search(y[rest], before[rest], place[rest]))
+        return found
+
+    def _search(self, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The values between two of the table, whose scores are below and above y."""
+        one = self.marginals
+        a, b = self.s[low], self.s[high]
+        x = one._from_search(self._guess(y, low, high)[:, None])[:, 0]
+        found = x.clone()
+        at = torch.arange(len(y), device=y.device)
+        for _ in range(STEPS):
+            scores = self.scores(x)
+            found[at] = x
+            below = y < scores.low - TOLERANCE
+            above = y > scores.high + TOLERANCE
+            s = self._scale(x)
+            a, b = torch.where(above, s, a), torch.where(below, s, b)
+            middle = (a + b) / 2
+            more = (below | above) & (b - a > 1e-15 * (a.abs() + b.abs()) + 1e-300)
+            if self.grid:
+                more = more & ((b - a).abs() > 1e-13 * (1 + s.abs()))
+            if not bool(more.any()):
+                break
+            following = one._from_search(middle[:, None])[:, 0]
+            if not self.grid:
+                step = (y - scores.point) * (-scores.log_width).exp()
+                newton = x + step
+                inside = (self._scale(newton) > a) & (self._scale(newton) < b)
+                following = torch.where(inside & newton.isfinite(), newton, following)
+            y, a, b, x, at = y[more], a[more], b[more], following[more], at[more]
+        return found
+
+    def _guess(self, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """By the cubic between two values with their slopes; in the middle if it is not between."""
+        a, b, width = self.s[low], self.s[high], self.low[high] - self.high[low]
+        t = (y - self.high[low]) / width.clamp(min=1e-300)
+        turn_a, turn_b = width * self.slope[low] - (b - a), (b - a) - width * self.slope[high]
+        s = a + t * (b - a) + t * (1 - t) * ((1 - t) * turn_a + t * turn_b)
+        return torch.where((s > a) & (s < b) & ~torch.tensor(self.grid), s, (a + b) / 2)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        return self.marginals.scaled(x[:, None])[0][:, 0]
