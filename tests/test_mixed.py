@@ -59,8 +59,8 @@ def flow() -> MixedFlow:
 
 @torch.no_grad()
 def test_probabilities_of_all_rows_are_one(flow):
-    rain = torch.cat((torch.zeros(1), torch.linspace(-12, 5, 120).exp())).double()
-    size = torch.linspace(-5, 7, 201).double()
+    rain = torch.cat((torch.zeros(1), torch.linspace(-11, 4, 60).exp())).double()
+    size = torch.linspace(-4, 6, 121).double()
     total = 0.0
     for count in (0, 1, 2, 3, 4, math.nan):
         for colour in (0, 1, math.nan):
@@ -69,7 +69,7 @@ def test_probabilities_of_all_rows_are_one(flow):
             p = flow.log_prob(torch.stack([*fixed, r, s], -1).reshape(-1, 4)).exp()
             p = torch.trapezoid(p.reshape(r.shape), size)
             total += float(p[0] + torch.trapezoid(p[1:], rain[1:]))
-    assert total == pytest.approx(1, abs=5e-3)  # the error of these few nodes
+    assert total == pytest.approx(1, abs=1e-2)  # the error of these few nodes
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class GaussianMembers(Configurable, nn.Module):
         self, numbers: Whole, sizes: Sequence[Count], members: Count = 1, components: Count = 1
     ) -> None:
         super().__init__()
-        shape = (members, components)
+        shape, self.count = (members, components), len(sizes)
         self.log_w = nn.Buffer(torch.full(shape, -math.log(components)))
         self.mean = nn.Buffer(torch.zeros(*shape, numbers))
         self.root = nn.Buffer(torch.eye(numbers).expand(*shape, numbers, numbers).clone())
@@ -44,6 +44,12 @@ class GaussianMembers(Configurable, nn.Module):
         for g, size in enumerate(sizes):
             table = torch.full((*shape, size), -math.log(size))
             self.register_buffer(f"log_category{g}", table)
+
+    def normalize(self) -> None:
+        """Let weights and probabilities sum to 1 to the precision of their dtype."""
+        tables = [self.category(g) for g in range(self.count)]
+        for log_p in (self.log_w, self.log_gap, *tables):
+            log_p.copy_(log_p.log_softmax(-1))
 
     def category(self, g: int) -> Tensor:
         """The log-probabilities of the values of a category `(members, K, values)`."""

@@ -16,6 +16,7 @@ from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
 NEVER = 1e300  # in place of values that are not there
+MOST = 120  # steps of a search
 LINEAR, ARSINH, LOG = 0, 1, 2  # scales on which components are normal
 
 
@@ -109,13 +110,7 @@ class Marginals(Configurable, nn.Module):
         )
         outside = self.outside(x)
         log_p = torch.where(outside, -math.inf, log_p)
-        f_low, g_low = self._smooth_cdf(low)
-        f_high, g_high = self._smooth_cdf(high)
-        above = 1 - below - mass
-        lower = torch.stack((f_low, f_high)) * smooth
-        upper = torch.stack((g_low, g_high)) * smooth
-        lower = lower + self.share * torch.stack((below, below + mass))
-        upper = upper + self.share * torch.stack((above + mass, above))
+        lower, upper = self._both_tails(low, high, below, mass)
         start, end = self._score(lower, upper)
         # The middle of a cell is where half of its probability is below.
         point = self._score(lower.mean(0), upper.mean(0))
@@ -132,6 +127,24 @@ class Marginals(Configurable, nn.Module):
     def outside(self, x: Tensor) -> Tensor:
         """Which values `(n, D)` a column cannot have."""
         return (x < self.least) | (x > self.most)
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both ends of the cell of each value, as `forward` has them in its scores."""
+        below, mass = self._masses(self._index(x))
+        low, high = self._cell(x)
+        start, end = self._score(*self._both_tails(low, high, below, mass))
+        return start, end
+
+    def _both_tails(
+        self, low: Tensor, high: Tensor, below: Tensor, mass: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """F and 1 - F at both ends of cells `(2, n, D)`."""
+        ends = torch.stack((low, high))
+        f, g = self._smooth_cdf(ends.flatten(0, 1))
+        smooth, above = 1 - self.share, 1 - below - mass
+        lower = smooth * f.unflatten(0, (2, -1)) + self.share * torch.stack((below, below + mass))
+        upper = smooth * g.unflatten(0, (2, -1)) + self.share * torch.stack((above + mass, above))
+        return lower, upper
 
     def _index(self, x: Tensor) -> Tensor:
         """Which cell of the grid a value is in; of a continuous column the value."""
@@ -253,23 +266,32 @@ class Marginals(Configurable, nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         """The values x `(n, D)` whose cells contain the scores y."""
-        return self.search(lambda x: _ends_of(self(x)[1]), y)
+        return self.search(self.ends, y)
 
     def search(self, ends: Any, y: Tensor) -> Tensor:
         """The values whose cells contain y, where `ends(x)` are those of the cell of x.
 
-        Cells are halved until one is left.
+        A bracket is halved, or divided where a straight line would be right, in turns, until it is
+        in one cell or as small as floats allow.
         """
-        start = torch.full_like(y, 0.0)
-        low, high = self._range(start)
-        for _ in range(70):
+        low, high = self._range(torch.zeros_like(y))
+        worst = torch.full_like(y, 40.0)
+        below, above = -worst, worst  # of the ends of the bracket, on the scale of y
+        for step in range(MOST):
             middle = (low + high) / 2
-            x = self._from_search(middle)
-            a, b = ends(x)
-            below, above = y < a, y > b
-            low, high = torch.where(above, middle, low), torch.where(below, middle, high)
-            low = torch.where(~below & ~above, middle, low)
-            high = torch.where(~below & ~above, middle, high)
+            if step % 2:
+                line = low + (high - low) * ((y - below) / (above - below)).clamp(0.01, 0.99)
+                middle = torch.where((above > below) & line.isfinite(), line, middle)
+            a, b = ends(self._from_search(middle))
+            left, right = y > b, y < a
+            inside = ~left & ~right
+            low = torch.where(right, low, middle)
+            high = torch.where(left, high, middle)
+            below, above = torch.where(left, b, below), torch.where(right, a, above)
+            done = inside | (high - low <= 1e-16 * (low.abs() + high.abs()))
+            low = torch.where(inside, middle, low)
+            if y.device.type == "cpu" and step % 4 == 3 and bool(done.all()):
+                break
         return self._from_search((low + high) / 2)
 
     def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +322,3 @@ class Marginals(Configurable, nn.Module):
             )
             x = torch.where(near, atom, x)
         return x
-
-
-def _ends_of(scores: Scores) -> tuple[Tensor, Tensor]:
-    return scores.low, scores.high

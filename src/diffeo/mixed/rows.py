@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -80,6 +81,22 @@ class Layout:
             for i in self.table_order
         ]
 
+    def impossible(self, x: Tensor) -> Tensor:
+        """Which cells `(n, D)` of a table have no probability.
+
+        They are values out of range or of no category, and gaps in columns that have none.
+        """
+        found = []
+        for value, column in zip(x.T, self.columns, strict=True):
+            if isinstance(column, CategoryColumn):
+                low, high = 0.0, column.count - 1.0
+            else:
+                low = -math.inf if column.low is None else column.low - column.step / 2
+                high = math.inf if column.high is None else column.high + column.step / 2
+            wrong = (value < low) | (value > high)
+            found.append(wrong if column.missing else wrong | value.isnan())
+        return torch.stack(found, 1)
+
     def rows(self, marginals: Marginals, x: Tensor) -> tuple[Tensor, Rows]:
         """The log-probability of each number on its own `(n, C)`, and rows of a table `(n, D)`."""
         numbers = x[:, self.numbers]
@@ -88,6 +105,7 @@ class Layout:
         for i in self.categories:
             column = self.columns[i]
             assert isinstance(column, CategoryColumn)
-            places.append(x[:, i].nan_to_num(float(column.count)).long())
+            place = x[:, i].nan_to_num(float(column.count)).long()
+            places.append(place.clamp(0, column.count + column.missing - 1))
         stacked = torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)
         return log_p, Rows(scores, numbers.isnan(), stacked)

@@ -46,10 +46,13 @@ def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
         log_scale: logarithm of the standard deviation.
     """
     rate = (-log_scale).exp()
-    v = (scores.point - mean) * rate
-    density = -0.5 * v * v - 0.5 * math.log(2 * math.pi) - log_scale + scores.log_width
     a, b = _ends(scores, mean, rate)
     wide = b - a > 1e-2
+    # By the density in the middle of a narrow cell, with the next term of the series.
+    width = torch.where(wide, 0.0, b - a)
+    v = torch.where(wide | (width <= 0), (scores.point - mean) * rate, (a + b) / 2)
+    density = -0.5 * v * v - 0.5 * math.log(2 * math.pi) - log_scale + scores.log_width
+    density = density + torch.log1p((width * width * (v * v - 1) / 24).clamp(-0.5, 0.5))
     # In the smaller tail, where the difference keeps its digits.
     flip = a + b > 0
     low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)

@@ -115,10 +115,18 @@ class MixedStack(Bijection):
             "log_step",
             torch.tensor(
                 [math.log(c.step) if c.step > 0 else 0.0 for c in self.marginals.columns],
+                dtype=torch.float64,
                 device="cpu",
             ),
             persistent=False,
         )
+
+    def normalize(self) -> None:
+        """Let all weights sum to 1 to the precision of their dtype."""
+        self.log_w.copy_(self.log_w.log_softmax(-1))
+        for members in (self.gaussians, self.plain_gaussians):
+            if members is not None:
+                members.normalize()
 
     # Probability --------------------------------------------------------------------------------
 
@@ -172,18 +180,17 @@ class MixedStack(Bijection):
         log_p = self.member_log_prob(scales)
         weights = self.running(log_p)
         total = (weights + log_p).logsumexp(1).to(x.dtype).sum(1)
-        modelled = self._modelled_numbers()
-        total = total - self.log_step[modelled].to(x.dtype).sum() + self._grid_gaps(scales[0])
-        outside = self.marginals.outside(table[:, self.layout.numbers])[:, modelled].any(1)
-        return torch.where(outside, -math.inf, total), scales, weights
+        total = total - self.log_widths(scales[0])
+        impossible = self.layout.impossible(table)[:, self.conditions :].any(1)
+        return torch.where(impossible, -math.inf, total), scales, weights
 
-    def _modelled_numbers(self) -> list[int]:
-        return [c for c, i in enumerate(self.layout.numbers) if i >= self.conditions]
+    def log_widths(self, rows: Rows) -> Tensor:
+        """The logarithms of the steps of the grids of each row's values, summed `(n,)`.
 
-    def _grid_gaps(self, rows: Rows) -> Tensor:
-        """What empty cells of columns with a grid do not lose, since they have no width."""
-        which = self._modelled_numbers()
-        return (rows.empty[:, which] * self.log_step[which].to(rows.scores.point)).sum(1)
+        A probability over them is a density in the units of the table; empty cells have no width.
+        """
+        which = [c for c, i in enumerate(self.layout.numbers) if i >= self.conditions]
+        return (~rows.empty[:, which] * self.log_step[which].to(rows.scores.point)).sum(1)
 
     def _table(self, x: Tensor, context: Tensor | None) -> Tensor:
         return x if context is None else torch.cat((context, x), 1)
@@ -324,8 +331,8 @@ class Walk:
         each = [marginals.one(place) for marginals in kinds if marginals is not None]
 
         def ends(x: Tensor) -> tuple[Tensor, Tensor]:
-            scores = [one(x)[1] for one in each]
-            below, above = parts.tails([(s.low[:, 0], s.high[:, 0]) for s in scores])
+            pairs = (one.ends(x) for one in each)
+            below, above = parts.tails([(low[:, 0], high[:, 0]) for low, high in pairs])
             above = above + parts.gap
             return quantile(below, 1 - below)[:, None], quantile(1 - above, above)[:, None]
 

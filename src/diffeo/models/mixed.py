@@ -106,6 +106,18 @@ class MixedFlow(Flow):
     def _reference(self) -> Tensor:
         return self.stack.marginals.log_w
 
+    def as_context(self, conditions: Tensor) -> Tensor:
+        """The context of conditions `(batch, columns)` in the form of x."""
+        assert self.conditions is not None
+        parts = []
+        for column, values in zip(self.conditions.modelled, conditions.T, strict=True):
+            if isinstance(column, CategoryColumn):
+                known = torch.arange(column.count, device=values.device)
+                parts.append((values[:, None] == known).to(values))
+            else:
+                parts.append(values[:, None])
+        return torch.cat(parts, 1)
+
     def _encode_context(self, context: Tensor | None) -> Tensor | None:
         """The columns that are conditions, in the form of x."""
         if context is None:

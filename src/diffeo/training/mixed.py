@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,8 +25,10 @@ from diffeo.models.mixed import MixedFlow
 from diffeo.schema import Schema
 from diffeo.training.loop import Augment, Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.utils.machine import Device
+from diffeo.utils.ranges import Count, Whole
 
-FEW, MANY = 1_000, 5_000  # rows, below which there are no networks, and above which folds are small
+FEW, MANY = 1_500, 5_000  # rows, below which there are no networks, and above which folds are small
 FOLDS = 5  # each of which one member leaves out
 SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
@@ -50,7 +52,7 @@ class Settings:
         patience: stop after so many steps without a better held-out likelihood.
         l2: penalty on the weights of networks.
         noise: standard deviation of noise on what networks see.
-        trainer: on which device.
+        device: where networks learn.
         observers: follow the training of the networks.
     """
 
@@ -64,7 +66,7 @@ class Settings:
     patience: int | None = None
     l2: float = 0.0
     noise: float = 0.02
-    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    device: Device = "auto"
     observers: Sequence[Observer] = ()
 
 
@@ -133,19 +135,20 @@ def fit_mixed(
         log_p.append(best.held_out(held))
     shares = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
     plain_members = members if shares[1] > NONE else 0
-    flow = MixedFlow(
-        schema,
-        conditions=conditions,
-        levels=first.marginals.values.shape[1],
-        mixtures=members,
-        mixture=first.mixtures.log_w.shape[1],
-        networks=count,
-        hidden=hidden,
-        blocks=settings.blocks,
-        components=settings.components,
-        plain=plain_members,
-        plain_mixture=plain_kind.mixtures.log_w.shape[1] if plain_members else 1,
-    )
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, to be replaced
+        flow = MixedFlow(
+            schema,
+            conditions=conditions,
+            levels=first.marginals.values.shape[1],
+            mixtures=members,
+            mixture=first.mixtures.log_w.shape[1],
+            networks=count,
+            hidden=hidden,
+            blocks=settings.blocks,
+            components=settings.components,
+            plain=plain_members,
+            plain_mixture=plain_kind.mixtures.log_w.shape[1] if plain_members else 1,
+        )
     stack = flow.stack
     stack.marginals.load_state_dict(first.marginals.state_dict())
     stack.gaussians.load_state_dict(first.mixtures.state_dict())
@@ -158,7 +161,11 @@ def fit_mixed(
         stack.plain_gaussians.load_state_dict(plain_kind.mixtures.state_dict())
         each += [shares[1] / members] * members
     stack.log_w.copy_(torch.tensor(each).clamp(min=1e-12).log().log_softmax(0))
-    return Fitted(flow.double().eval(), folds, best)
+    terms = torch.stack(log_p).double() + torch.tensor(shares).double().log()[:, None]
+    left_out = terms.logsumexp(0) - stack.log_widths(first.rows.take(held))
+    flow.double()
+    stack.normalize()  # what was normalized in float32
+    return Fitted(flow.eval(), held, left_out, best)
 
 
 class Kind(NamedTuple):
@@ -183,12 +190,14 @@ class Fitted:
 
     Attributes:
         flow: the model.
-        folds: which member left each row out.
+        held_out_rows: rows that some member left out, at most 5,000.
+        held_out: the log-probability of each of them under the members that left it out.
         best: the weights of the networks that were chosen, or None without networks.
     """
 
     flow: MixedFlow
-    folds: Tensor
+    held_out_rows: Tensor
+    held_out: Tensor
     best: BestWeights | None
 
 
@@ -238,9 +247,9 @@ def _train(
         Split(packed, None, w),
         Split(packed[held], None, None if w is None else w[held]),
         optimizer=OptimizerOptions(settings.lr, settings.l2, ema=0.99),
-        options=settings.trainer
-        if settings.batch_size is None
-        else TrainerOptions(batch_size=settings.batch_size, device=settings.trainer.device),
+        options=TrainerOptions(
+            batch_size=settings.batch_size or (256 if n < MANY else 512), device=settings.device
+        ),
         seed=seed,
         observers=[best, *settings.observers],
         augment=_noise(len(networks.layout.numbers), settings.noise),
@@ -306,7 +315,7 @@ class Bag(Flow):
         ignored: how many columns come first and are conditions: their probability is no loss.
     """
 
-    def __init__(self, networks: NetworkMembers, width: int, ignored: int = 0) -> None:
+    def __init__(self, networks: NetworkMembers, width: Count, ignored: Whole = 0) -> None:
         super().__init__(Flatten(width), width)
         self.networks, self.ignored = networks, ignored
         self.count = networks.members

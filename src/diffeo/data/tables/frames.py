@@ -23,7 +23,7 @@ from diffeo.schema import (
 from diffeo.utils.ranges import suggestion
 
 
-def encode(schema: Schema, frame: Any) -> Floats:
+def encode(schema: Schema, frame: Any, *, strict: bool = True) -> Floats:
     """A DataFrame as numbers `[rows, modelled columns]`, an empty cell as NaN.
 
     Columns are found by name; others than those of the schema do not matter.
@@ -31,6 +31,8 @@ def encode(schema: Schema, frame: Any) -> Floats:
     Args:
         schema: what the columns are.
         frame: a pandas DataFrame, with cells of their types or as text.
+        strict: whether cells that the schema gives no probability are refused: values out of
+            range, unknown categories (whose place is -1), and gaps where there were none.
 
     Raises:
         ValueError: of all cells and columns that the schema does not allow, a sentence a line.
@@ -50,7 +52,7 @@ def encode(schema: Schema, frame: Any) -> Floats:
         if cells is None:
             problems.append(f"column '{column.name}' holds lists: give it plain values.")
             continue
-        matrix[:, i], found = encode_column(column, cells)
+        matrix[:, i], found = encode_column(column, cells, strict)
         problems += found
     if problems:
         raise TableError(problems)
@@ -77,20 +79,21 @@ def kind_of(column: AnyColumn) -> str:
     return "integer" if column.integer else "number"
 
 
-def encode_column(column: Column, cells: Cells) -> tuple[Floats, list[str]]:
+def encode_column(column: Column, cells: Cells, strict: bool = True) -> tuple[Floats, list[str]]:
     """The cells of one column as numbers `[rows]`, and what is wrong with them."""
     problems = []
-    if cells.missing and not column.missing:
+    if cells.missing and not column.missing and strict:
         problems.append(
             f"column '{column.name}' has an empty cell in {cells.where()}: "
             "fill it in, or allow empty cells (missing: true)."
         )
     if isinstance(column, CategoryColumn):
         values, found = _places(column, cells)
+        found = found if strict else []
     elif isinstance(column, DateColumn):
-        values, found = _dates(column, cells)
+        values, found = _dates(column, cells, strict)
     else:
-        values, found = _numbers(column, cells)
+        values, found = _numbers(column, cells, strict)
     return cells.rows(values), problems + found
 
 
@@ -117,15 +120,15 @@ def _written(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _numbers(column: NumberColumn, cells: Cells) -> tuple[Floats, list[str]]:
+def _numbers(column: NumberColumn, cells: Cells, strict: bool) -> tuple[Floats, list[str]]:
     values = cells.numbers
     text, infinite = np.isnan(values), np.isinf(values)
     problems = _complaints(column, cells, text, lambda _: "no number: correct it")
     problems += _complaints(column, cells, infinite, lambda _: "not finite: correct or empty it")
-    return _on_grid(column, cells, values, ~(text | infinite), problems)
+    return _on_grid(column, cells, values, ~(text | infinite), problems, strict)
 
 
-def _dates(column: DateColumn, cells: Cells) -> tuple[Floats, list[str]]:
+def _dates(column: DateColumn, cells: Cells, strict: bool) -> tuple[Floats, list[str]]:
     # Of columns that hold times, and no text, the file that they are written to has the forms.
     values = in_units(
         cells.seconds(column.form, loosely=column.dtype.startswith(("date", "time"))), column.unit
@@ -134,7 +137,7 @@ def _dates(column: DateColumn, cells: Cells) -> tuple[Floats, list[str]]:
     problems = _complaints(
         column, cells, bad, lambda _: f"no date of the form {column.form}: correct it"
     )
-    return _on_grid(column, cells, values, ~bad, problems)
+    return _on_grid(column, cells, values, ~bad, problems, strict)
 
 
 def _on_grid(
@@ -143,12 +146,13 @@ def _on_grid(
     values: Floats,
     fine: Any,
     problems: list[str],
+    strict: bool,
 ) -> tuple[Floats, list[str]]:
     """Values on the grid of their column, and which are not, or are out of its range."""
     values = np.where(fine, values, 0.0)
     low = -np.inf if column.low is None else column.low
     high = np.inf if column.high is None else column.high
-    outside = fine & ((values < low) | (values > high))
+    outside = fine & ((values < low) | (values > high)) & strict
     problems = problems + _complaints(
         column, cells, outside, lambda _: f"not in its range, {range_of(column)}: correct it"
     )
@@ -157,9 +161,8 @@ def _on_grid(
         points = snap(values, column.step, column.origin, decimals)
         off = np.abs(points - values) > OFF * (column.step or 1.0)
         what = f"not on its grid of step {column.step:.12g}" if column.step else "no whole number"
-        problems += _complaints(
-            column, cells, fine & off & ~outside, lambda _: f"{what}: correct it, or set step: 0"
-        )
+        bad = fine & off & ~outside & strict
+        problems += _complaints(column, cells, bad, lambda _: f"{what}: correct it, or set step: 0")
         values = points
     return np.where(fine, values, np.nan), problems
 
