@@ -16,7 +16,7 @@ LAYERS = [
     {"bijections", "networks", "bases", "context", "embedding", "schema", "data"} | {"mixed"},
     {"flow", "distribution", "mixture", "pretrained"},
     {"models"},
-    {"training", "evaluation", "latent", "figures", "export", "losses"},
+    {"training", "evaluation", "latent", "figures", "export", "losses", "answers"},
     {"run", "sklearn"},
     {"explorer", "scale", "integrations"},
     {"cli"},
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     "mixed": {"bijections", "schema"},
     "data": {"context", "schema"},  # a table says which of its columns are the context
     "flow": {"distribution", "pretrained"},
+    "answers": {"figures"},
     "mixture": {"flow", "pretrained"},
 }
 ROOT_MODULES = {"__init__", "__main__", "flow", "distribution", "mixture", "bases", "context"}

@@ -36,6 +36,9 @@ COMMANDS = (
     "share",
     "export",
     "schema",
+    "ask",
+    "fill",
+    "explain",
     "doctor",
 )
 

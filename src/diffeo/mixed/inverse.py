@@ -10,6 +10,7 @@ from diffeo.mixed.scores import Scores
 
 CELLS = 4_096  # of a grid, that are all in the table
 REACH = 9.0  # scores, and units of a component, that the table covers
+LIKELY = 7.5  # scores
 STEPS = 80  # at most
 TOLERANCE = 1e-11  # of scores
 
@@ -41,11 +42,13 @@ class ColumnInverse:
         x = torch.cat((x, marginals.values[0][marginals.values[0] < 1e299])).unique()
         x = x[(x >= marginals.least) & (x <= marginals.most)]
         scores = self.scores(x)
+        self.complete = False  # whether all cells that are likely are in the table
         if self.grid:
-            inside = x[(scores.high > -REACH) & (scores.low < REACH)]
+            inside = x[(scores.high > -LIKELY) & (scores.low < LIKELY)]
             index = marginals._index(inside[:, None])[:, 0]
             first, last = float(index.amin()), float(index.amax())
-            if last - first < CELLS:
+            self.complete = last - first < CELLS
+            if self.complete:
                 cells = torch.arange(last - first + 1, dtype=x.dtype, device=x.device) + first
                 x = torch.cat((x, marginals.value(cells[:, None])[:, 0])).unique()
                 scores = self.scores(x)

@@ -142,6 +142,8 @@ class Marginals(Configurable, nn.Module):
         ends = torch.stack((low, high))
         f, g = self._smooth_cdf(ends.flatten(0, 1))
         smooth, above = 1 - self.share, 1 - below - mass
+        # Rounding leaves 1e-16 beyond the last mass, and so scores that never reach their limit.
+        above = torch.where(above < 1e-12, 0.0, above)
         lower = smooth * f.unflatten(0, (2, -1)) + self.share * torch.stack((below, below + mass))
         upper = smooth * g.unflatten(0, (2, -1)) + self.share * torch.stack((above + mass, above))
         return lower, upper

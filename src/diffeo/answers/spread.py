@@ -1,0 +1,331 @@
+"""The distribution of one column in each of some rows, on nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffeo.data.tables.grids import Floats
+from diffeo.mixed.growing import Tools
+from diffeo.mixed.networks import logistic_scores
+from diffeo.mixed.rows import Rows
+from diffeo.mixed.scores import Scores, logistic_log_prob, normal_log_prob
+from diffeo.mixed.stack import Parts
+from diffeo.schema import CategoryColumn
+
+CELLS = 200  # of a grid, that are summed one by one
+REACH = 7.5  # scores, beyond which there is no probability to speak of
+ROUNDS = (49, 49, 121)  # nodes of each, on the interval that the one before found
+ALONE = 481  # of the last, of one row
+CHUNK = 2**17  # rows with a node that are evaluated at once
+
+# The log-density, by the score, of rows (n,) with values (n, nodes) of the column.
+LogDensity = Callable[[Tensor, Tensor], Tensor]
+
+
+class Spread:
+    """The distribution of a column in n rows, given that its cells are not empty.
+
+    Args:
+        x: values in ascending order `(n, nodes)`; places of a category.
+        mass: their probabilities.
+        jumps: which have their mass on the value itself; others stand for the values around them.
+        log_density: of the nodes, by the score of the column; the log-probability of a category.
+        empty: the probability of an empty cell `(n,)`, or None where there may be none.
+        log_total: the logarithm of the sum of what was normalized, empty cells included `(n,)`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        mass: Tensor,
+        jumps: Tensor,
+        log_density: Tensor,
+        empty: Tensor | None,
+        log_total: Tensor | None = None,
+    ) -> None:
+        self.x, self.jumps, self.log_density = x, jumps, log_density
+        self.log_total = torch.zeros_like(x[:, 0]) if log_total is None else log_total
+        self.mass = mass / mass.sum(1, keepdim=True)
+        self.empty = empty
+        until = self.mass.cumsum(1)
+        before = until - self.mass
+        middle = (before + until) / 2
+        low, high = torch.where(jumps, before, middle), torch.where(jumps, until, middle)
+        self.knots = torch.stack((x, x), -1).flatten(1).cpu().numpy()
+        self.levels = torch.stack((low, high), -1).flatten(1).clamp(0, 1).cpu().numpy()
+
+    @property
+    def mean(self) -> Floats:
+        """Of each row."""
+        return np.asarray((self.x * self.mass).sum(1).cpu().numpy())
+
+    @property
+    def mode(self) -> Floats:
+        """The likeliest value: of numbers, the highest density of the scores."""
+        best = self.log_density.argmax(1, keepdim=True)
+        return np.asarray(self.x.gather(1, best)[:, 0].cpu().numpy())
+
+    def quantile(self, q: float | Floats) -> Floats:
+        """The q-quantiles of each row, `(n,)`."""
+        q = np.broadcast_to(q, len(self.knots))
+        return np.array([np.interp(*row) for row in zip(q, self.levels, self.knots, strict=True)])
+
+    def cdf(self, value: float | Floats) -> Floats:
+        """P(column <= value) of each row."""
+        found = []
+        for v, knots, levels in zip(
+            np.broadcast_to(value, len(self.knots)), self.knots, self.levels, strict=True
+        ):
+            at = int(np.searchsorted(knots, v, side="right"))
+            inside = 0 < at < len(knots)
+            if inside and knots[at - 1] != v:
+                found.append(np.interp(v, knots[at - 1 : at + 1], levels[at - 1 : at + 1]))
+            else:
+                found.append(levels[at - 1] if at else 0.0)
+        return np.array(found, dtype=np.float64)
+
+    def again(self, tools: Tools, c: int, parts: Parts, weights: Tensor) -> list[Spread]:
+        """On the nodes of this one row, the distribution by each group of its particles.
+
+        Args:
+            tools: of the model.
+            c: the column, among those of numbers.
+            parts: of m particles in each of n groups, `(n * m, ...)`.
+            weights: of the particles of each group `(n, m)`.
+        """
+        x = self.x.expand(len(weights), -1)
+        log_f = _log_density(tools, c, parts, weights, x)
+        log_mass = self.mass.clamp(min=1e-300).log() - self.log_density + log_f
+        jumps, gaps = self.jumps.expand_as(x), (parts.gap.view_as(weights) * weights).sum(1)
+        return [
+            Spread(
+                x[i : i + 1],
+                log_mass[i : i + 1].softmax(1),
+                jumps[i : i + 1],
+                log_f[i : i + 1],
+                gaps[i : i + 1],
+            )
+            for i in range(len(weights))
+        ]
+
+
+def number_spread(
+    tools: Tools, c: int, n: int, log_density: LogDensity, empty: Tensor | None = None
+) -> Spread:
+    """The distribution of a column of numbers, from a log-density that need not be normalized.
+
+    A sum over the cells of a grid with few cells. Otherwise by the trapezoidal rule on the scale of
+    scores, where densities are smooth and fall to nothing on both sides; atoms and cells count
+    whole, and the interval of the nodes narrows to where the probability is.
+
+    Args:
+        tools: of the model.
+        c: the column, among those of numbers.
+        n: how many rows.
+        log_density: of each value, by the score.
+        empty: the log-probability of an empty cell on the same scale.
+    """
+    inverse = tools.inverse(0, c)
+    index = torch.arange(n, device=inverse.x.device)
+    inside = (inverse.high > -REACH) & (inverse.low < REACH)
+    if inverse.grid and int(inside.sum()) <= CELLS and inverse.complete:
+        x = inverse.x[inside].expand(n, -1)
+        scores = inverse.scores(inverse.x[inside])
+        log_f = log_density(index, x)
+        log_mass = log_f + scores.log_width
+        jumps = torch.ones_like(x, dtype=torch.bool)
+        return _normalized(x, log_mass, jumps, log_f, empty)
+    low = torch.full((n,), -REACH, dtype=torch.float64, device=inverse.x.device)
+    high = -low
+    rounds = (*ROUNDS[:-1], ALONE if n == 1 else ROUNDS[-1])
+    for number, count in enumerate(rounds):
+        t = torch.linspace(0, 1, count, dtype=torch.float64, device=low.device)
+        y = low[:, None] + (high - low)[:, None] * t
+        x = inverse(y.flatten())
+        scores = Scores(*(part.unflatten(0, y.shape) for part in inverse.scores(x)))
+        x = x.unflatten(0, y.shape)
+        log_f = log_density(index, x)
+        cell = scores.high > scores.low
+        edges = _edges(y, scores, cell)
+        widths = (edges[:, 1:] - edges[:, :-1]).clamp(min=0)
+        log_mass = log_f + widths.clamp(min=1e-300).log()
+        if number + 1 < len(rounds):
+            low, high = _interval(y, log_mass, (high - low) / (count - 1))
+    return _normalized(x, log_mass, cell, log_f, empty)
+
+
+def _edges(y: Tensor, scores: Scores, cell: Tensor) -> Tensor:
+    """The ends of what each node stands for `(n, nodes + 1)`, on the scale of scores."""
+    half = (y[:, 1:2] - y[:, :1]) / 2
+    middle = (y[:, 1:] + y[:, :-1]) / 2
+    left, right = scores.high[:, :-1], scores.low[:, 1:]
+    same = right < left - 1e-9
+    between = middle.maximum(left.where(cell[:, :-1], middle))
+    between = between.minimum(right.where(cell[:, 1:], between)).maximum(
+        left.where(cell[:, :-1], between)
+    )
+    inner = torch.where(same, middle, between)
+    first = torch.where(cell[:, :1], scores.low[:, :1], y[:, :1] - half)
+    last = torch.where(cell[:, -1:], scores.high[:, -1:], y[:, -1:] + half)
+    return torch.cat((first, inner, last), 1)
+
+
+def _interval(y: Tensor, log_mass: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Where all but a part in 1e11 of the probability is, a node more on both sides."""
+    share = log_mass - log_mass.logsumexp(1, keepdim=True)
+    used = share > math.log(1e-11)
+    low = torch.where(used, y, math.inf).amin(1) - step
+    high = torch.where(used, y, -math.inf).amax(1) + step
+    return low.clamp(min=-REACH), high.clamp(max=REACH)
+
+
+def _normalized(
+    x: Tensor, log_mass: Tensor, jumps: Tensor, log_f: Tensor, empty: Tensor | None
+) -> Spread:
+    total = log_mass.logsumexp(1, keepdim=True)
+    every = total[:, 0] if empty is None else torch.logaddexp(empty, total[:, 0])
+    gap = None if empty is None else (empty - every).exp()
+    return Spread(x, (log_mass - total).exp(), jumps, log_f - total, gap, every)
+
+
+def category_spread(log_p: Tensor, missing: bool) -> Spread:
+    """The distribution of a category of log-probabilities `(n, values)`, an empty cell last."""
+    log_total = log_p.logsumexp(1)
+    log_p = log_p.log_softmax(1)
+    empty = log_p[:, -1].exp() if missing else None
+    log_p = (log_p[:, :-1] if missing else log_p).log_softmax(1)
+    x = torch.arange(log_p.shape[1], dtype=torch.float64, device=log_p.device)
+    jumps = torch.ones_like(log_p, dtype=torch.bool)
+    return Spread(x.expand_as(log_p), log_p.exp(), jumps, log_p, empty, log_total)
+
+
+def parts_spread(tools: Tools, c: int, parts: Parts, weights: Tensor) -> Spread:
+    """The distribution of a column of numbers by weighted mixtures.
+
+    Args:
+        tools: of the model.
+        c: the column, among those of numbers.
+        parts: of m particles for each of n rows, `(n * m, ...)`.
+        weights: of the particles `(n, m)`, which sum to 1 in each row.
+    """
+
+    def log_density(index: Tensor, x: Tensor) -> Tensor:
+        return _log_density(tools, c, parts, weights, x)
+
+    empty = None
+    if tools.stack.layout.gaps[c]:
+        gap = (parts.gap.view_as(weights) * weights).sum(1).clamp(1e-300, 1 - 1e-12)
+        empty = gap.log()
+    return number_spread(tools, c, len(weights), log_density, empty)
+
+
+def _log_density(tools: Tools, c: int, parts: Parts, weights: Tensor, x: Tensor) -> Tensor:
+    """The log-density of values `(n, nodes)` by the score, empty cells apart, of all particles."""
+    size = (weights.shape[0], weights.shape[1])
+    ends = []
+    for one in tools.one:
+        scores = one[c](x.flatten()[:, None])[1]
+        ends.append(Scores(*(part[:, 0].unflatten(0, x.shape) for part in scores)))
+    found = [
+        _log_terms(shape, ends[scale], (log_w, mean, log_s), weights.log(), size)
+        for shape, scale, log_w, mean, log_s in parts.groups
+    ]
+    return torch.stack(found).logsumexp(0) - ends[0].log_width
+
+
+def _log_terms(
+    shape: str,
+    scores: Scores,
+    mixture: tuple[Tensor, Tensor, Tensor],
+    log_w: Tensor,
+    size: tuple[int, int],
+) -> Tensor:
+    """The log-probability of cells `(n, nodes)` under the mixtures of weighted particles."""
+    w, mean, log_s = (part.unflatten(0, size) for part in mixture)
+    w = (w + log_w[..., None]).flatten(1)
+    mean, log_s = mean.flatten(1), log_s.flatten(1)
+    scores = logistic_scores(scores) if shape == "logistic" else scores
+    log_p = logistic_log_prob if shape == "logistic" else normal_log_prob
+    wide = Scores(*(part[..., None] for part in scores))
+    step = max(1, 2**22 // max(1, scores.point.numel()))
+    found = [
+        (w[:, None, s] + log_p(wide, mean[:, None, s], log_s[:, None, s])).logsumexp(-1)
+        for s in (slice(start, start + step) for start in range(0, w.shape[1], step))
+    ]
+    return torch.stack(found).logsumexp(0)
+
+
+@torch.no_grad()
+def given_all_others(tools: Tools, x: Tensor, column: int) -> Spread:
+    """The distribution of one column given all other cells of rows x `(n, columns)`.
+
+        p(x_i | all others) = p(x) / sum over x_i of p(x)
+
+    Exact: a sum over the values of a category or a grid, and quadrature of numbers.
+    """
+    layout, n = tools.stack.layout, len(x)
+    x = torch.where(torch.arange(x.shape[1], device=x.device) == column, math.nan, x)
+    scales = tools.stack.read(x)
+    index = torch.arange(n, device=x.device)
+    kind = layout.columns[column]
+    if isinstance(kind, CategoryColumn):
+        g = layout.categories.index(column)
+        places = torch.arange(layout.sizes[g], device=x.device).expand(n, -1)
+        return category_spread(_joint(tools, scales, index, (False, g), places), kind.missing)
+    c = layout.numbers.index(column)
+
+    def log_density(index: Tensor, value: Tensor) -> Tensor:
+        return _joint(tools, scales, index, (True, c), value)
+
+    empty = None
+    if layout.gaps[c]:
+        gap = torch.full((n, 1), math.nan, dtype=torch.float64, device=x.device)
+        empty = _joint(tools, scales, index, (True, c), gap)[:, 0]
+    return number_spread(tools, c, n, log_density, empty)
+
+
+@torch.no_grad()
+def log_conditional(tools: Tools, x: Tensor, column: int) -> Tensor:
+    """The log-density of rows `(n,)`, by the score of one column, as its spread has it in sum.
+
+    Less `Spread.log_total` of the column, it is log p(x_i | all others), by the score.
+    """
+    layout = tools.stack.layout
+    number = column in layout.numbers
+    place = (layout.numbers if number else layout.categories).index(column)
+    index, value = torch.arange(len(x), device=x.device), x[:, [column]]
+    kind = layout.columns[column]
+    if isinstance(kind, CategoryColumn):
+        value = value.nan_to_num(float(kind.count)).long()
+    return _joint(tools, tools.stack.read(x), index, (number, place), value)[:, 0]
+
+
+def _joint(
+    tools: Tools, scales: list[Rows], index: Tensor, which: tuple[bool, int], values: Tensor
+) -> Tensor:
+    """The log-density of rows with each of some values of a column `(n, nodes)`, by its score."""
+    stack, (number, place), found = tools.stack, which, []
+    rows_of = index.repeat_interleave(values.shape[1])
+    flat = values.flatten()
+    for start in range(0, len(flat), CHUNK):
+        part, value = rows_of[start : start + CHUNK], flat[start : start + CHUNK]
+        changed, width = [], torch.zeros_like(value, dtype=torch.float64)
+        for scale, rows in enumerate(scales):
+            rows = rows.take(part)
+            if number:
+                scores = tools.one[scale][place](value[:, None])[1]
+                for own, new in zip(rows.scores, scores, strict=True):
+                    own[:, place] = new[:, 0]
+                rows.empty[:, place] = value.isnan()
+                width = width if scale else scores.log_width[:, 0]
+            else:
+                rows.places[:, place] = value
+            changed.append(rows)
+        log_p = stack.member_log_prob(changed).double().sum(-1)
+        found.append((stack.log_w.double() + log_p).logsumexp(1) - width)
+    return torch.cat(found).unflatten(0, values.shape)
