@@ -76,7 +76,7 @@ def test_rows_that_grow_column_by_column_have_the_probability_of_the_model(mixed
 @torch.no_grad()
 def test_the_quick_inverse_of_a_column_is_its_inverse(mixed):
     tools = Tools(mixed.stack)
-    y = 2 * torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    y = 2 * torch.randn(50, generator=torch.Generator().manual_seed(0)).double()
     for c in range(3):
         assert torch.allclose(tools.inverse(0, c)(y), tools.one[0][c].inverse(y[:, None])[:, 0])
 
@@ -85,7 +85,7 @@ def test_the_quick_inverse_of_a_column_is_its_inverse(mixed):
 def test_samples_are_those_of_decoded_noise(mixed):
     generator = torch.Generator().manual_seed(0)
     drawn = mixed.sample(2_000, generator=generator)
-    other = mixed.decode(mixed.noise(400, generator))
+    other = mixed.decode(mixed.noise(120, generator))
     events = [
         lambda x: x[:, 0].isnan(),
         lambda x: x[:, 1] == 0,
@@ -96,9 +96,9 @@ def test_samples_are_those_of_decoded_noise(mixed):
     ]
     for event in events:
         p, q = (event(x).double().mean() for x in (drawn, other))
-        assert abs(p - q) < 4 * math.sqrt(float(p * (1 - p)) * (1 / 2_000 + 1 / 400))
-    again = mixed.sample(2_000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.nan_to_num(), drawn.nan_to_num())
+        assert abs(p - q) < 4 * math.sqrt(float(p * (1 - p)) * (1 / 2_000 + 1 / 120))
+    twice = [mixed.sample(50, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert torch.equal(twice[0].nan_to_num(), twice[1].nan_to_num())
 
 
 # Closed forms -------------------------------------------------------------------------------------
@@ -338,15 +338,15 @@ def test_a_frame_with_gaps_is_filled_in_its_types(mixed):
 
 def test_the_corrupted_cell_is_the_most_surprising(normal):
     generator = torch.Generator().manual_seed(1)
-    x = normal.sample(100, generator=generator)
-    place = torch.randint(4, (100,), generator=generator)
-    sign = torch.randint(2, (100,), generator=generator) * 2 - 1
-    x[torch.arange(100), place] += 3 * sign * torch.tensor(SPREAD)[place]
+    x = normal.sample(60, generator=generator)
+    place = torch.randint(4, (60,), generator=generator)
+    sign = torch.randint(2, (60,), generator=generator) * 2 - 1
+    x[torch.arange(60), place] += 3 * sign * torch.tensor(SPREAD)[place]
     found = answers.explain(normal, x)
     first = found.loc[found.groupby("row")["surprise"].idxmax()]
     names = np.array([*"abcd"])[place.numpy()]
     assert (first["column"].to_numpy() == names).mean() >= 0.8
-    assert (first["value"] < first["low"]).sum() + (first["value"] > first["high"]).sum() > 80
+    assert (first["value"] < first["low"]).sum() + (first["value"] > first["high"]).sum() > 48
 
 
 # The command line ---------------------------------------------------------------------------------
