@@ -101,7 +101,11 @@ def fit_mixed(
     layout = Layout(columns, range(len(given)))
     members = FOLDS if n < MANY else 2
     folds = _folds(n, FOLDS if n < MANY else SMALL_FOLDS, seed)
-    held = (folds < members).nonzero()[:, 0]
+    count = settings.networks
+    if count is None:
+        count = 0 if n < FEW or len(columns) < 2 else members
+    # Rows that a member of each kind left out.
+    held = (folds < min(members, count or members)).nonzero()[:, 0]
     held = held[_part(len(held), STACK_ROWS, seed)]
     part = _part(n, MIXTURE_ROWS, seed)
     kinds = []
@@ -114,9 +118,6 @@ def fit_mixed(
         left_out = held_out(mixtures, single.take(held), layout, folds[held], len(given))
         kinds.append(Kind(marginals, mixtures, rows, left_out))
     first, plain_kind = kinds
-    count = settings.networks
-    if count is None:
-        count = 0 if n < FEW or len(columns) < 2 else members
     hidden = settings.hidden or (64 if n < MANY else 128)
     networks = best = None
     log_p = [first.held_out, plain_kind.held_out]
