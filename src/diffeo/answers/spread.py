@@ -156,7 +156,9 @@ def number_spread(
         log_mass = log_f + widths.clamp(min=1e-300).log()
         if number + 1 < len(rounds):
             low, high = _interval(y, log_mass, (high - low) / (count - 1))
-    return _normalized(x, log_mass, cell, log_f, empty)
+    # Where cells are about as narrow as nodes are apart, a node stands for its neighbours, too.
+    jumps = cell & (scores.high - scores.low > 2 * (y[:, 1:2] - y[:, :1]))
+    return _normalized(x, log_mass, jumps, log_f, empty)
 
 
 def _edges(y: Tensor, scores: Scores, cell: Tensor) -> Tensor:
