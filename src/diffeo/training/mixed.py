@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from diffeo.bijections.reshape import Flatten
 from diffeo.data import Split
-from diffeo.flow import Flow
 from diffeo.mixed.gaussian_fit import fit_gaussians, held_out
 from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.marginal_fit import fit_marginals
 from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.networks import NetworkMembers, logistic_scores
 from diffeo.mixed.rows import Layout, Rows
-from diffeo.mixed.scores import Scores
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import Schema
-from diffeo.training.loop import Augment, Observer, Training
+from diffeo.training.bag import Bag, BestWeights, input_noise, pack
+from diffeo.training.loop import Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.machine import Device
-from diffeo.utils.ranges import Count, Whole
 
 FEW, MANY = 1_500, 5_000  # rows, below which there are no networks, and above which folds are small
 FOLDS = 5  # each of which one member leaves out
@@ -34,7 +29,6 @@ SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
 STACK_STEPS = 100
 NONE = 1e-3  # weight of plain mixtures, below which they are left out
-TOLERANCE = 1e-4  # nats that count as progress
 
 
 @dataclass
@@ -237,7 +231,7 @@ def _train(
     networks.start(rows)
     packed = pack(folds, rows, logistic_scores(rows.scores))
     n, count = len(packed), networks.members
-    bag = Bag(networks, packed.shape[1], ignored)
+    bag: Any = Bag(networks, packed.shape[1], ignored)
     steps = settings.steps or round(10 * n**0.6)
     held = (folds < count).nonzero()[:, 0]
     held = held[_part(len(held), STACK_ROWS, seed)]
@@ -253,97 +247,10 @@ def _train(
         ),
         seed=seed,
         observers=[best, *settings.observers],
-        augment=_noise(len(networks.layout.numbers), settings.noise),
+        augment=input_noise(len(networks.layout.numbers), settings.noise),
         steps=steps,
         every=max(1, steps // 20),
     ).run()
     bag.load_state_dict(best.state)
     bag.cpu().eval()
     return best
-
-
-def _noise(numbers: int, deviation: float) -> Augment | None:
-    """Noise on the scores that networks see; those that they predict stay."""
-
-    def augment(x: Tensor, context: Tensor | None, generator: Generator, done: float) -> Tensor:
-        seen = x[:, 1 : 1 + numbers]
-        noisy = seen + deviation * torch.randn(seen.shape, generator=generator)
-        return torch.cat((x[:, :1], noisy, x[:, 1 + numbers :]), 1)
-
-    return augment if deviation else None
-
-
-class BestWeights(Observer):
-    """Stores the averaged weights with the highest held-out likelihood; stops without progress."""
-
-    def __init__(self, bag: Bag, packed: Tensor, patience: int) -> None:
-        self.bag, self.packed, self.patience = bag, packed, patience
-        self.scores: list[float] = []
-        self.step = self.steps = 0
-        self.state = copy.deepcopy(bag.state_dict())
-
-    def on_start(self, training: Training) -> None:
-        training.validate()
-        self._note(training)
-
-    def on_epoch_end(self, training: Training) -> None:
-        self._note(training)
-        training.stop = training.step - self.step >= self.patience
-
-    def _note(self, training: Training) -> None:
-        score = -float(training.val_losses.double().mean())
-        self.steps = training.step
-        if score > max(self.scores, default=-math.inf) + TOLERANCE:
-            self.step, self.state = training.step, copy.deepcopy(training.averaged.state_dict())
-        self.scores.append(score if math.isfinite(score) else -math.inf)
-
-    @torch.no_grad()
-    def held_out(self, which: Tensor) -> Tensor:
-        """The log-probability of rows under the networks that left them out."""
-        parts = self.packed[which].split(4_096)
-        return torch.cat([self.bag.log_prob(part) for part in parts])
-
-
-class Bag(Flow):
-    """The networks of a model in training, on rows that are packed into one tensor.
-
-    Each network leaves one fold of the rows out: its loss in training mode is that of the others,
-    and that of a row in eval mode is the one of the network that left it out.
-
-    Args:
-        networks: what is trained.
-        width: of the packed rows.
-        ignored: how many columns come first and are conditions: their probability is no loss.
-    """
-
-    def __init__(self, networks: NetworkMembers, width: Count, ignored: Whole = 0) -> None:
-        super().__init__(Flatten(width), width)
-        self.networks, self.ignored = networks, ignored
-        self.count = networks.members
-
-    def log_prob(
-        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
-    ) -> Tensor:
-        fold, rows, scores = unpack(x, self.networks)
-        log_p = self.networks.log_prob(rows, scores)[..., self.ignored :].sum(-1)
-        own = fold == torch.arange(self.count, device=x.device)[:, None]  # (members, n)
-        if self.training:
-            learns = ~own
-            return (log_p * learns).sum(0) / learns.sum(0).clamp(min=1)
-        mean = log_p.logsumexp(0) - math.log(self.count)
-        return torch.where(own.any(0), (log_p * own).sum(0), mean)
-
-
-def pack(folds: Tensor, rows: Rows, scores: Scores) -> Tensor:
-    """Rows, their logistic scores and their folds as one tensor `(n, width)`, in float32."""
-    parts = [folds[:, None], rows.scores.point, *scores, rows.empty, rows.places]
-    return torch.cat([part.float() for part in parts], 1)
-
-
-def unpack(x: Tensor, networks: NetworkMembers) -> tuple[Tensor, Rows, Scores]:
-    """What `pack` was given."""
-    numbers, categories = len(networks.layout.numbers), len(networks.layout.sizes)
-    fold, point, *parts = x.split([1, *[numbers] * 6, categories], dim=1)
-    *scores, empty, places = parts
-    rows = Rows(Scores(point, point, point, point), empty > 0, places.long())
-    return fold[:, 0], rows, Scores(*scores)

@@ -14,7 +14,7 @@ from diffeo.utils.ranges import Proportion, Whole
 def main(
     run: Run, *, data: str, out: str | None = None, top: Whole = 10, level: Proportion = 0.9
 ) -> Iterator[Any]:
-    """Show which cells of a table are odd given the others of their rows, and what was expected.
+    """Show which cells of a table are odd given the others of their rows.
 
     Args:
         data: The rows to explain.
