@@ -3,7 +3,7 @@
 MNIST, by a run of images of it (such as of the preset glow-mnist-cpu, with `--data.context label`
 or without): test images against other test images rotated, inverted, against images of one
 grey, uniform noise, and scikit-learn's digits (8 x 8, scaled to 28 x 28 by linear interpolation).
-No label is told: a run that is conditional on labels scores under all. scikit-learn's detectors
+Labels are not given: a run that is conditional on labels scores under all. scikit-learn's detectors
 see the first 50 principal components of training images.
 
     python -m benchmarks image-outliers RUN --data ../shared/data [--images 2000] [--write NAME]
@@ -65,7 +65,7 @@ class Result:
 
 
 def of_flow(flow: Flow, reference: Reference) -> Scorer:
-    """The kinds of score of a flow that is told no context."""
+    """The kinds of score of a flow that gets no context."""
 
     def scores(x: Tensor) -> dict[str, Rows]:
         log_prob = torch.cat([*log_probs(flow, ((part, None) for part in x.split(256)))])

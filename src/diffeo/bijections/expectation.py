@@ -35,7 +35,7 @@ def fit_gaussians(x: Tensor, components: int, ridge: float) -> Mixture:
     # A generator of its own: the same rows give the same mixture.
     source = Generator().manual_seed(0)
     ridge = max(ridge, 100 * torch.finfo(x.dtype).eps)
-    starts = [_run(x, _k_means(x, components, source), ridge, SHORT) for _ in range(STARTS)]
+    starts = [_run(x, k_means(x, components, source), ridge, SHORT) for _ in range(STARTS)]
     _, shares, _ = max(starts, key=lambda start: start[0])
     _, _, (log_w, means, roots) = _run(x, shares, ridge, MOST)
     return log_w, means * std + mean, roots / std
@@ -75,7 +75,7 @@ def _maximize(x: Tensor, shares: Tensor, ridge: float) -> Mixture:
     return (count / count.sum()).log(), means, roots
 
 
-def _k_means(x: Tensor, components: int, source: Generator) -> Tensor:
+def k_means(x: Tensor, components: int, source: Generator) -> Tensor:
     """Shares `(K, n)` that are 1 for the nearest of K centres."""
     centres = x[_draw(torch.ones(len(x)), source)][None]
     while len(centres) < components:

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from diffeo.bijections.expectation import k_means
 from diffeo.mixed.gaussians import PRIOR, GaussianMembers
 from diffeo.mixed.rows import Layout, Rows
 
 COMPONENTS = (1, 2, 3, 5, 8, 13, 21)
 RIDGES = (0.1, 0.01, 1e-3)
-LLOYD, FIRST, MORE = 6, 25, 8  # iterations
+FIRST, MORE = 25, 8  # iterations
 
 
 def fit_gaussians(
@@ -32,6 +33,8 @@ def fit_gaussians(
         members: how many.
         weights: how much each row counts.
         ignored: how many columns come first and are conditions: their probability does not count.
+
+    (Dempster et al. 1977)
     """
     n = len(rows)
     drawn = _drawn(rows)
@@ -44,7 +47,7 @@ def fit_gaussians(
     for k in COMPONENTS:
         if k * 4 > n:
             break
-        shares = _k_means(features, k, Generator().manual_seed(k))
+        shares = k_means(features, k, Generator().manual_seed(k))
         top = -math.inf
         mixture = None
         for number, ridge in enumerate(RIDGES):
@@ -113,21 +116,6 @@ def _features(rows: Rows, layout: Layout) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _k_means(x: Tensor, k: int, source: Generator) -> Tensor:
-    """Shares `(n, k)` that are 1 for the nearest of k centres."""
-    centres = x[torch.randint(len(x), (1,), generator=source)]
-    while len(centres) < k:
-        distance = torch.cdist(x, centres).amin(1).square().double().cumsum(0)
-        u = torch.rand(1, generator=source, dtype=torch.float64) * distance[-1]
-        centres = torch.cat((centres, x[torch.searchsorted(distance, u).clamp(max=len(x) - 1)]))
-    for _ in range(LLOYD):
-        nearest = torch.cdist(x, centres).argmin(1)
-        shares = torch.nn.functional.one_hot(nearest, k).to(x)
-        count = shares.sum(0)[:, None]
-        centres = torch.where(count > 0, shares.T @ x / count.clamp(min=1), centres)
-    return shares
-
-
 def _em(
     rows: Rows,
     layout: Layout,
@@ -137,12 +125,12 @@ def _em(
     iterations: int,
     start: GaussianMembers | None,
 ) -> GaussianMembers:
-    members, k = len(w), shares.shape[1]
+    members, k = len(w), len(shares)
     numbers = rows.empty.shape[1]
     found = GaussianMembers(numbers, layout.sizes, members, k)
     if start is not None:
         found.load_state_dict(start.state_dict())
-    r = w[:, None] * shares.T  # (members, K, n)
+    r = w[:, None] * shares  # (members, K, n)
     before = torch.full((members,), -math.inf)
     for step in range(iterations):
         if step or start is not None:

@@ -89,15 +89,15 @@ class Conditionals:
 
     def log_prob(self) -> Tensor:
         """The log-probability of each column `(n, members, columns)`, as predicted."""
-        found = [self._next(number, place)[0] for number, place in self.layout.order]
+        found = [self._next(number, place) for number, place in self.layout.order]
         return torch.stack(found, -1)
 
-    def _next(self, number: bool, place: int) -> tuple[Tensor, Tensor]:
+    def _next(self, number: bool, place: int) -> Tensor:
         terms = self._number(place) if number else self._category(place)
         weighted = self.log_r + terms
         total = weighted.logsumexp(-1)
-        before, self.log_r = self.log_r, weighted - total[..., None]
-        return total, before
+        self.log_r = weighted - total[..., None]
+        return total
 
     def _category(self, g: int) -> Tensor:
         table = self.members.category(g)  # (members, K, values)

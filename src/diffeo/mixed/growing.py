@@ -249,7 +249,7 @@ class Growing:
                 expected = members._shift(d, place)
                 centred = point[:, None, None] - members.mean[..., place]
                 d[..., place] = torch.where(gap[:, None, None], expected, centred)
-            found[:, own] = mixture._next(number, place)[0].to(found)
+            found[:, own] = mixture._next(number, place).to(found)
         return found
 
     def _network_log_prob(self, number: bool, place: int) -> Tensor:

@@ -31,6 +31,8 @@ class Marginals(Configurable, nn.Module):
     each row is left out in turn, so values that repeat more than chance would have them get a mass
     of their own, and others that of the smooth part.
 
+    (Liu et al. 2009, for normal scores of columns)
+
     Args:
         columns: numbers and dates.
         levels: how many values with masses there is room for, in the column that has most.
@@ -319,7 +321,7 @@ class Marginals(Configurable, nn.Module):
             atom = self.values.gather(1, neighbour).T
             near = (
                 (self.step == 0)
-                & atom.isfinite()
+                & (atom < NEVER)
                 & ((x - atom).abs() <= 1e-12 * (atom.abs() + self.unit))
             )
             x = torch.where(near, atom, x)

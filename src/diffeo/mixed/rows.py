@@ -97,10 +97,10 @@ class Layout:
             found.append(wrong if column.missing else wrong | value.isnan())
         return torch.stack(found, 1)
 
-    def rows(self, marginals: Marginals, x: Tensor) -> tuple[Tensor, Rows]:
-        """The log-probability of each number on its own `(n, C)`, and rows of a table `(n, D)`."""
+    def rows(self, marginals: Marginals, x: Tensor) -> Rows:
+        """The rows of a table `(n, D)`, with the scores that their numbers have by themselves."""
         numbers = x[:, self.numbers]
-        log_p, scores = marginals(numbers)
+        _, scores = marginals(numbers)
         places = []
         for i in self.categories:
             column = self.columns[i]
@@ -108,4 +108,4 @@ class Layout:
             place = x[:, i].nan_to_num(float(column.count)).long()
             places.append(place.clamp(0, column.count + column.missing - 1))
         stacked = torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)
-        return log_p, Rows(scores, numbers.isnan(), stacked)
+        return Rows(scores, numbers.isnan(), stacked)

@@ -132,9 +132,9 @@ class MixedStack(Bijection):
 
     def read(self, table: Tensor) -> list[Rows]:
         """Rows of a table, conditions first, on the scale of each of the marginals."""
-        found = [self.layout.rows(self.marginals, table)[1]]
+        found = [self.layout.rows(self.marginals, table)]
         if self.plain_marginals is not None:
-            found.append(self.layout.rows(self.plain_marginals, table)[1])
+            found.append(self.layout.rows(self.plain_marginals, table))
         return found
 
     def member_log_prob(self, scales: Sequence[Rows]) -> Tensor:

@@ -105,7 +105,7 @@ def fit_mixed(
     kinds = []
     for plain in (False, True):
         marginals = fit_marginals(layout.kinds, table[:, layout.numbers], weights, plain=plain)
-        _, rows = layout.rows(marginals, table)
+        rows = layout.rows(marginals, table)
         single = rows.to(torch.float32)
         some = None if weights is None else weights[part]
         mixtures = fit_gaussians(single.take(part), layout, folds[part], members, some, len(given))
@@ -209,7 +209,10 @@ def _part(n: int, most: int, seed: int) -> Tensor:
 
 
 def _stack(log_p: Tensor, weights: Tensor | None) -> list[float]:
-    """The weights of members with which rows `(members, n)` are likeliest, by EM (Wolpert 1992)."""
+    """The weights of members with which rows `(members, n)` are likeliest, by EM.
+
+    (Smyth & Wolpert 1999)
+    """
     rows = torch.ones_like(log_p[0]) if weights is None else weights.to(log_p)
     w = torch.full_like(log_p[:, 0], 1 / len(log_p))
     for _ in range(STACK_STEPS):

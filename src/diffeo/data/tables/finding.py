@@ -114,7 +114,7 @@ def make_number(name: str, cells: Cells, integer: bool) -> NumberColumn:
 
 
 def _support(values: Floats, counts: Any, step: float) -> tuple[float | None, float | None]:
-    """Between which values those of a column must be, as far as can be told.
+    """Between which values those of a column must be, as far as they show.
 
     An end is that of the values where they are few whole numbers, nearly without gaps, or where
     much of them is at the end, as of values that are clipped. Else it is 0, and 1 or 100 where
