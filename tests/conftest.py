@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
+
+if TYPE_CHECKING:
+    from diffeo.models.mixed import MixedFlow
 
 # Hypothesis keeps its notes out of the repository, and the same examples are tried each time.
 _notes = tempfile.TemporaryDirectory()
@@ -36,6 +41,23 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors in many steps: a second thread would wait more than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mixed() -> MixedFlow:
+    """A model of a table of all kinds of columns; nothing may change it."""
+    from mixed_tables import SCHEMA, changed_flow, mixed_table
+
+    return changed_flow(SCHEMA, mixed_table())
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from diffeo.answers.particles import Particles, by_mixtures, by_order
 from diffeo.answers.spread import Spread, category_spread, given_all_others, parts_spread
 from diffeo.data.tables.frames import decode, decode_column, write_number
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.growing import Tools
-from diffeo.mixed.posterior import MixturePosterior, log_joint
+from diffeo.mixed.posterior import MixturePosterior
+from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn, TableError
 from diffeo.utils.ranges import Count, Proportion, Seed, checked, suggestion
@@ -156,8 +156,7 @@ class Conditional:
             log_p = self.posterior.log_probabilities(layout.categories.index(place))
             return category_spread(log_p, column.missing)
         c = layout.numbers.index(place)
-        one = torch.ones(1, 1, dtype=torch.float64, device=self.row.device)
-        return parts_spread(self.tools, c, self.posterior.parts(c), one)
+        return parts_spread(self.tools, c, self.posterior.parts(c))
 
     def _answer(self, column: str, ask: Callable[[Spread], Any]) -> Answer:
         spread, parts = self.spread(column)
@@ -298,7 +297,7 @@ class Conditional:
         stack = self.flow.stack
         unknown = (~known[0]).nonzero()[:, 0].tolist()
         if not unknown:
-            return float(log_joint(stack, row)), 0.0
+            return float(stack.log_joint(row)), 0.0
         if not bool(known[0, stack.conditions :].any()):
             return 0.0, 0.0
         if len(unknown) == 1:

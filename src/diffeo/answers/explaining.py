@@ -12,8 +12,8 @@ from torch import Tensor
 from diffeo.answers.spread import Spread, given_all_others, log_conditional
 from diffeo.data.tables.frames import decode_column, encode
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.growing import Tools
 from diffeo.mixed.posterior import MixturePosterior
+from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import CategoryColumn, Schema
 from diffeo.utils.ranges import Proportion, checked

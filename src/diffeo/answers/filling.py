@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 from diffeo.answers.spread import given_all_others
 from diffeo.data.tables.frames import decode
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.growing import Tools, pick
-from diffeo.mixed.posterior import MixturePosterior, log_joint
+from diffeo.mixed.growing import pick
+from diffeo.mixed.posterior import MixturePosterior
+from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import CategoryColumn
 from diffeo.utils.ranges import Count, Seed, checked
@@ -130,7 +131,7 @@ def _fill_several(
 ) -> None:
     posterior = MixturePosterior(tools, table[rows], ~gaps[rows])
     x, log_q = posterior.draw(PARTICLES, source, filled=True)
-    joint = log_joint(tools.stack, x.flatten(0, 1)).view_as(log_q)
+    joint = tools.stack.log_joint(x.flatten(0, 1)).view_as(log_q)
     w = (joint - log_q).softmax(1)
     for copy in found:
         if how == "draw":

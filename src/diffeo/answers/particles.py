@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from diffeo.answers.spread import Spread, category_spread, parts_spread
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.growing import Growing, Tools, pick
-from diffeo.mixed.posterior import MixturePosterior, log_joint
-from diffeo.mixed.stack import Parts
+from diffeo.mixed.growing import Growing, pick
+from diffeo.mixed.parts import Parts
+from diffeo.mixed.posterior import MixturePosterior
+from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
 
 GROUPS = 16  # independent samplers, whose differences are the standard error
@@ -84,10 +85,9 @@ class Particles:
                 return whole, [] if exact else parts
             c = layout.numbers.index(place)
             if exact:
-                one = Parts([(*g[:2], *(p[:1] for p in g[2:])) for g in what.groups], what.gap[:1])  # type: ignore[misc]
-                return parts_spread(self.tools, c, one, torch.ones_like(joint[:1, :1])), []
-            whole = parts_spread(self.tools, c, what, joint.flatten()[None])
-            each = whole.again(self.tools, c, what, log_w.softmax(1))
+                return parts_spread(self.tools, c, what.take(slice(0, 1))), []
+            whole = parts_spread(self.tools, c, what.weighted(joint.flatten()[None]))
+            each = whole.again(self.tools, c, what.weighted(log_w.softmax(1)))
             return whole, each
         log_w = self.log_w.log_softmax(1)
         values = self.x[..., place]
@@ -157,9 +157,7 @@ def by_order(
             flat = index.flatten()
             what: Tensor | Parts
             if stack.layout.order[rows.at][0]:
-                parts = rows.parts()
-                groups = [(*g[:2], *(p[flat] for p in g[2:])) for g in parts.groups]
-                what = Parts(groups, parts.gap[flat])  # type: ignore[arg-type]
+                what = rows.parts().take(flat)
             else:
                 what = rows.log_probabilities()[flat].unflatten(0, index.shape)
             saved[place] = what, log_w[:, some]
@@ -175,7 +173,7 @@ def by_mixtures(posterior: MixturePosterior, draws: int, generator: Generator) -
     size = max(2, draws // GROUPS)
     x, log_q = posterior.draw(GROUPS * size, generator)
     x = x[0]
-    log_w = (log_joint(posterior.tools.stack, x) - log_q[0]).unflatten(0, (GROUPS, size))
+    log_w = (posterior.tools.stack.log_joint(x) - log_q[0]).unflatten(0, (GROUPS, size))
     log_z = log_w.logsumexp(1) - math.log(size)
     least = float(_effective(log_w.flatten()[None]))
     return Particles(posterior.tools, x.unflatten(0, log_w.shape), log_w, log_z, least)

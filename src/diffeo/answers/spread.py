@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.growing import Tools
-from diffeo.mixed.networks import logistic_scores
+from diffeo.mixed.parts import Parts
 from diffeo.mixed.rows import Rows
-from diffeo.mixed.scores import Scores, logistic_log_prob, normal_log_prob
-from diffeo.mixed.stack import Parts
+from diffeo.mixed.scores import Scores
+from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
 
 CELLS = 200  # of a grid, that are summed one by one
@@ -89,28 +88,20 @@ class Spread:
                 found.append(levels[at - 1] if at else 0.0)
         return np.array(found, dtype=np.float64)
 
-    def again(self, tools: Tools, c: int, parts: Parts, weights: Tensor) -> list[Spread]:
-        """On the nodes of this one row, the distribution by each group of its particles.
+    def again(self, tools: Tools, c: int, parts: Parts) -> list[Spread]:
+        """On the nodes of this one row, the distribution by each of other mixtures.
 
         Args:
             tools: of the model.
             c: the column, among those of numbers.
-            parts: of m particles in each of n groups, `(n * m, ...)`.
-            weights: of the particles of each group `(n, m)`.
+            parts: the mixtures `(n, ...)`.
         """
-        x = self.x.expand(len(weights), -1)
-        log_f = _log_density(tools, c, parts, weights, x)
+        x = self.x.expand(len(parts.gap), -1)
+        log_f = _log_density(tools, c, parts, x)
         log_mass = self.mass.clamp(min=1e-300).log() - self.log_density + log_f
-        jumps, gaps = self.jumps.expand_as(x), (parts.gap.view_as(weights) * weights).sum(1)
         return [
-            Spread(
-                x[i : i + 1],
-                log_mass[i : i + 1].softmax(1),
-                jumps[i : i + 1],
-                log_f[i : i + 1],
-                gaps[i : i + 1],
-            )
-            for i in range(len(weights))
+            Spread(x[i : i + 1], mass.softmax(0)[None], self.jumps, log_f[i : i + 1], gap[None])
+            for i, (mass, gap) in enumerate(zip(log_mass, parts.gap, strict=True))
         ]
 
 
@@ -206,60 +197,27 @@ def category_spread(log_p: Tensor, missing: bool) -> Spread:
     return Spread(x.expand_as(log_p), log_p.exp(), jumps, log_p, empty, log_total)
 
 
-def parts_spread(tools: Tools, c: int, parts: Parts, weights: Tensor) -> Spread:
-    """The distribution of a column of numbers by weighted mixtures.
+def parts_spread(tools: Tools, c: int, parts: Parts) -> Spread:
+    """The distribution of a column of numbers by its mixture in each of n rows.
 
     Args:
         tools: of the model.
         c: the column, among those of numbers.
-        parts: of m particles for each of n rows, `(n * m, ...)`.
-        weights: of the particles `(n, m)`, which sum to 1 in each row.
+        parts: the mixtures.
     """
 
     def log_density(index: Tensor, x: Tensor) -> Tensor:
-        return _log_density(tools, c, parts, weights, x)
+        return _log_density(tools, c, parts, x)
 
-    empty = None
-    if tools.stack.layout.gaps[c]:
-        gap = (parts.gap.view_as(weights) * weights).sum(1).clamp(1e-300, 1 - 1e-12)
-        empty = gap.log()
-    return number_spread(tools, c, len(weights), log_density, empty)
+    empty = parts.gap.clamp(1e-300, 1 - 1e-12).log() if tools.stack.layout.gaps[c] else None
+    return number_spread(tools, c, len(parts.gap), log_density, empty)
 
 
-def _log_density(tools: Tools, c: int, parts: Parts, weights: Tensor, x: Tensor) -> Tensor:
-    """The log-density of values `(n, nodes)` by the score, empty cells apart, of all particles."""
-    size = (weights.shape[0], weights.shape[1])
-    ends = []
-    for one in tools.one:
-        scores = one[c](x.flatten()[:, None])[1]
-        ends.append(Scores(*(part[:, 0].unflatten(0, x.shape) for part in scores)))
-    found = [
-        _log_terms(shape, ends[scale], (log_w, mean, log_s), weights.log(), size)
-        for shape, scale, log_w, mean, log_s in parts.groups
-    ]
-    return torch.stack(found).logsumexp(0) - ends[0].log_width
-
-
-def _log_terms(
-    shape: str,
-    scores: Scores,
-    mixture: tuple[Tensor, Tensor, Tensor],
-    log_w: Tensor,
-    size: tuple[int, int],
-) -> Tensor:
-    """The log-probability of cells `(n, nodes)` under the mixtures of weighted particles."""
-    w, mean, log_s = (part.unflatten(0, size) for part in mixture)
-    w = (w + log_w[..., None]).flatten(1)
-    mean, log_s = mean.flatten(1), log_s.flatten(1)
-    scores = logistic_scores(scores) if shape == "logistic" else scores
-    log_p = logistic_log_prob if shape == "logistic" else normal_log_prob
-    wide = Scores(*(part[..., None] for part in scores))
-    step = max(1, 2**22 // max(1, scores.point.numel()))
-    found = [
-        (w[:, None, s] + log_p(wide, mean[:, None, s], log_s[:, None, s])).logsumexp(-1)
-        for s in (slice(start, start + step) for start in range(0, w.shape[1], step))
-    ]
-    return torch.stack(found).logsumexp(0)
+def _log_density(tools: Tools, c: int, parts: Parts, x: Tensor) -> Tensor:
+    """The log-density of values `(n, nodes)` by the score, empty cells apart."""
+    found = tools.scores(c, x.flatten())
+    scores = [Scores(*(part.unflatten(0, x.shape) for part in each)) for each in found]
+    return parts.log_prob(scores) - scores[0].log_width
 
 
 @torch.no_grad()
@@ -316,18 +274,17 @@ def _joint(
     flat = values.flatten()
     for start in range(0, len(flat), CHUNK):
         part, value = rows_of[start : start + CHUNK], flat[start : start + CHUNK]
-        changed, width = [], torch.zeros_like(value, dtype=torch.float64)
-        for scale, rows in enumerate(scales):
-            rows = rows.take(part)
-            if number:
-                scores = tools.one[scale][place](value[:, None])[1]
+        changed, width = [rows.take(part) for rows in scales], torch.zeros_like(value)
+        if number:
+            new_scores = tools.scores(place, value)
+            width = new_scores[0].log_width
+            for rows, scores in zip(changed, new_scores, strict=True):
                 for own, new in zip(rows.scores, scores, strict=True):
-                    own[:, place] = new[:, 0]
+                    own[:, place] = new
                 rows.empty[:, place] = value.isnan()
-                width = width if scale else scores.log_width[:, 0]
-            else:
+        else:
+            for rows in changed:
                 rows.places[:, place] = value
-            changed.append(rows)
-        log_p = stack.member_log_prob(changed).double().sum(-1)
+        log_p = stack.member_log_prob(changed).double()
         found.append((stack.log_w.double() + log_p).logsumexp(1) - width)
     return torch.cat(found).unflatten(0, values.shape)

@@ -89,7 +89,7 @@ def held_out(
     count = len(members.log_w)
     for start in range(0, len(rows), 4_096):
         part = slice(start, start + 4_096)
-        log_p = members.conditionals(rows.take(part), layout).log_prob()[..., ignored:].sum(-1)
+        log_p = members.log_prob(rows.take(part), layout, ignored)
         fold = folds[part].clamp(max=count - 1)
         found[part] = torch.where(folds[part] < count, log_p.gather(1, fold[:, None])[:, 0], 0.0)
     return found
@@ -134,7 +134,7 @@ def _em(
     before = torch.full((members,), -math.inf)
     for step in range(iterations):
         if step or start is not None:
-            log_p = _joint(found, rows, layout)  # (members, K, n)
+            log_p = found.log_joint(rows, layout, points=True)  # (members, K, n)
             total = log_p.logsumexp(1)
             r = (log_p - total[:, None]).exp() * w[:, None]
             now = (total * w).sum(1) / w.sum(1)
@@ -145,34 +145,15 @@ def _em(
     return found
 
 
-def _joint(found: GaussianMembers, rows: Rows, layout: Layout) -> Tensor:
-    """The log-density of each row and component `(members, K, n)`, of numbers at their scores."""
-    d = found.centred(rows)
-    e = torch.einsum("nmki,mkji->mknj", d, found.root)
-    log_diagonal = found.root.diagonal(dim1=-2, dim2=-1).log()
-    terms = log_diagonal[:, :, None] - 0.5 * (e * e + math.log(2 * math.pi))
-    if any(layout.gaps):
-        terms = torch.where(
-            rows.empty,
-            found.log_gap[:, :, None, :, 1],
-            terms + found.log_gap[:, :, None, :, 0] * torch.tensor(layout.gaps),
-        )
-    log_p = terms.sum(-1) + found.log_w[..., None]
-    for g in range(len(layout.sizes)):
-        log_p = log_p + found.category(g)[..., rows.places[:, g]]
-    return log_p
-
-
 def _maximize(found: GaussianMembers, rows: Rows, layout: Layout, r: Tensor, ridge: float) -> None:
     count = r.sum(2) + 1e-6
     numbers = rows.empty.shape[1]
     found.log_w.copy_((count / count.sum(1, keepdim=True)).log())
-    x = found.centred(rows) + found.mean  # (n, members, K, C)
-    x = x.permute(1, 2, 0, 3)
-    mean = (r[..., None] * x).sum(2) / count[..., None]
+    x = found.centred(rows, layout) + found.mean[..., None]  # (members, K, C, n)
+    mean = (x * r[:, :, None]).sum(-1) / count[..., None]
     if numbers:
-        d = x - mean[:, :, None]
-        covariance = (r[..., None] * d).mT @ d / count[..., None, None]
+        d = x - mean[..., None]
+        covariance = (r[:, :, None] * d) @ d.mT / count[..., None, None]
         eye = torch.eye(numbers)
         covariance = covariance + ridge * eye
         lower = torch.linalg.cholesky_ex(covariance)[0]

@@ -56,19 +56,64 @@ class GaussianMembers(Configurable, nn.Module):
         table: Tensor = getattr(self, f"log_category{g}")
         return table
 
-    def centred(self, rows: Rows) -> Tensor:
-        """The numbers less the means `(n, members, K, C)`, with what is missing as expected."""
-        d = rows.scores.point[:, None, None] - self.mean
-        for c in range(d.shape[-1]):
-            gap = rows.empty[:, c]
-            if bool(gap.any()):
-                d[gap, ..., c] = self._shift(d[gap], c)
+    def centred(self, rows: Rows, layout: Layout) -> Tensor:
+        """The numbers less the means `(members, K, C, n)`, with what is missing as expected."""
+        d = rows.scores.point.T - self.mean[..., None]
+        for c, gaps in enumerate(layout.gaps):
+            if gaps:
+                row = self.root[..., c : c + 1, :]
+                expected = -(row[..., :c] @ d[..., :c, :]) / row[..., c, None]
+                d[..., c : c + 1, :] = torch.where(rows.empty[:, c], expected, d[..., c : c + 1, :])
         return d
 
-    def _shift(self, d: Tensor, c: int) -> Tensor:
-        """What is expected of a number, given those before it, less its mean."""
-        root = self.root[..., c, :c]
-        return -(d[..., :c] * root).sum(-1) / self.root[..., c, c]
+    def log_joint(
+        self, rows: Rows, layout: Layout, until: int | None = None, *, points: bool = False
+    ) -> Tensor:
+        """The log-probability of rows and components `(members, K, n)`.
+
+        Args:
+            rows: of a table.
+            layout: of its columns.
+            until: how many columns in the order of prediction count, or None for all.
+            points: whether numbers are points without cells, of which the density is taken.
+        """
+        order = layout.order[:until]
+        count = sum(number for number, _ in order)
+        scores, root = rows.scores, self.root[..., :count, :count]
+        log_rate = root.diagonal(dim1=-2, dim2=-1).log()[..., None]
+        d = self.centred(rows, layout)[..., :count, :]
+        e = root @ d
+        terms = log_rate - 0.5 * (e * e + math.log(2 * math.pi))
+        if not points:
+            terms = terms + scores.log_width.T[:count]
+            for c in layout.cells:
+                if c < count:
+                    log_s = -log_rate[..., c, :]
+                    mean = scores.point[:, c] - e[..., c, :] * log_s.exp()
+                    one = Scores(*(part[:, c] for part in scores))
+                    terms[..., c, :] = normal_log_prob(one, mean, log_s)
+        if any(layout.gaps):
+            may = torch.tensor(layout.gaps[:count], device=terms.device)[:, None]
+            gap, filled = self.log_gap[..., :count, 1, None], self.log_gap[..., :count, 0, None]
+            terms = torch.where(rows.empty.T[:count], gap, terms + filled * may)
+        log_p = terms.sum(2) + self.log_w[..., None]
+        for number, g in order:
+            if not number:
+                log_p = log_p + self.category(g)[..., rows.places[:, g]]
+        return log_p
+
+    def log_prob(self, rows: Rows, layout: Layout, first: int = 0) -> Tensor:
+        """The log-probability of rows under each mixture `(n, members)`.
+
+        Args:
+            rows: of a table.
+            layout: of its columns.
+            first: how many columns come first and are conditions.
+        """
+        log_p = self.log_joint(rows, layout).logsumexp(1)
+        if first:
+            log_p = log_p - self.log_joint(rows, layout, first).logsumexp(1)
+        return log_p.T
 
     def conditionals(self, rows: Rows, layout: Layout) -> Conditionals:
         """The distributions of the columns."""
@@ -79,35 +124,42 @@ class Conditionals:
     """The distributions of the columns of some rows, one after the other.
 
     Attributes:
+        d: the numbers less the means `(n, members, K, C)`.
         log_r: logarithms of the components' weights, given the columns so far `(n, members, K)`.
     """
 
     def __init__(self, members: GaussianMembers, rows: Rows, layout: Layout) -> None:
         self.members, self.rows, self.layout = members, rows, layout
-        self.d = members.centred(rows)
+        self.d = members.centred(rows, layout).movedim(-1, 0)
         self.log_r = members.log_w.expand(len(rows), *members.log_w.shape)
 
-    def log_prob(self) -> Tensor:
-        """The log-probability of each column `(n, members, columns)`, as predicted."""
-        found = [self._next(number, place) for number, place in self.layout.order]
-        return torch.stack(found, -1)
+    def set(self, c: int) -> None:
+        """Take a number of the rows that is new."""
+        expected = self._shift(c)
+        centred = self.rows.scores.point[:, c, None, None] - self.members.mean[..., c]
+        self.d[..., c] = torch.where(self.rows.empty[:, c, None, None], expected, centred)
 
-    def _next(self, number: bool, place: int) -> Tensor:
-        terms = self._number(place) if number else self._category(place)
-        weighted = self.log_r + terms
+    def next(self, number: bool, place: int) -> Tensor:
+        """Go on past a column; returns its log-probability `(n, members)`."""
+        weighted = self.log_r + (self._number(place) if number else self._category(place))
         total = weighted.logsumexp(-1)
         self.log_r = weighted - total[..., None]
         return total
 
-    def _category(self, g: int) -> Tensor:
-        table = self.members.category(g)  # (members, K, values)
-        return table[..., self.rows.places[:, g]].movedim(-1, 0)
+    def _shift(self, c: int) -> Tensor:
+        """What is expected of a number, given those before it, less its mean."""
+        root = self.members.root[..., c, :]
+        return -(self.d[..., :c] * root[..., :c]).sum(-1) / root[..., c]
 
     def at(self, c: int) -> tuple[Tensor, Tensor]:
         """The mean and log-scale of a number in each component `(n, members, K)`."""
-        mean = self.members.mean[..., c] + self.members._shift(self.d, c)
+        mean = self.members.mean[..., c] + self._shift(c)
         log_scale = -self.members.root[..., c, c].log()
         return mean, log_scale.expand_as(mean)
+
+    def _category(self, g: int) -> Tensor:
+        table = self.members.category(g)  # (members, K, values)
+        return table[..., self.rows.places[:, g]].movedim(-1, 0)
 
     def _number(self, c: int) -> Tensor:
         mean, log_scale = self.at(c)

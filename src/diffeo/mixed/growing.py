@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from diffeo.bijections.quantiles import Shape, log_ndtri
-from diffeo.mixed.gaussians import Conditionals, GaussianMembers
-from diffeo.mixed.inverse import ColumnInverse
-from diffeo.mixed.networks import logistic_scores
-from diffeo.mixed.rows import Rows
-from diffeo.mixed.scores import Scores, logistic_log_prob
-from diffeo.mixed.stack import MixedStack, Parts
+from diffeo.bijections.quantiles import NOISE, Shape, log_ndtri
+from diffeo.mixed.gaussians import Conditionals
+from diffeo.mixed.parts import Parts, log_normal, quantile
+from diffeo.mixed.scores import Scores, logistic_log_prob, logistic_scores
+from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
-
-
-class Tools:
-    """What is made once for many rows: marginals of single columns and their inverses, members."""
-
-    def __init__(self, stack: MixedStack) -> None:
-        self.stack = stack
-        self.scales = [stack.marginals]
-        self.kinds = [stack.gaussians]
-        if stack.plain_marginals is not None and stack.plain_gaussians is not None:
-            self.scales.append(stack.plain_marginals)
-            self.kinds.append(stack.plain_gaussians)
-        columns = range(len(stack.layout.numbers))
-        self.one = [[scale.one(c) for c in columns] for scale in self.scales]
-        self._inverses: dict[tuple[int, int], ColumnInverse] = {}
-        first, networks = len(stack.gaussians.log_w), 0
-        if stack.networks is not None:
-            networks = stack.networks.members
-        count = len(stack.log_w)
-        # Of the members, those that are mixtures on each of the scales, and networks.
-        self.mixtures = [slice(0, first), slice(first + networks, count)][: len(self.kinds)]
-        self.networks = slice(first, first + networks)
-
-    def inverse(self, scale: int, c: int) -> ColumnInverse:
-        """The values of the scores of a column of numbers."""
-        key = scale, c
-        if key not in self._inverses:
-            self._inverses[key] = ColumnInverse(self.one[scale][c])
-        return self._inverses[key]
-
-    def member(self, scale: int, m: int) -> GaussianMembers:
-        """One mixture alone."""
-        part = copy.deepcopy(self.kinds[scale])
-        for name, buffer in self.kinds[scale].named_buffers():
-            setattr(part, name, buffer[m : m + 1])
-        return part
 
 
 class Mixture(NamedTuple):
@@ -71,26 +31,26 @@ class Growing:
     Args:
         tools: of the model.
         n: how many rows.
+        known: the rows `(n, columns)`, if they are known: `go_on` then, without `put`.
         only: the one member that counts, or None for all with their weights.
 
     Attributes:
         x: the rows so far `(n, columns)`, those that are conditions first; NaN is empty or unknown.
-        at: how many columns are known.
+        at: how many columns have passed.
         log_m: logarithms of the members' weights given these `(n, members)`.
     """
 
-    def __init__(self, tools: Tools, n: int, only: int | None = None) -> None:
-        self.tools = tools
+    def __init__(
+        self, tools: Tools, n: int, known: Tensor | None = None, only: int | None = None
+    ) -> None:
+        self.tools, self.known = tools, known is not None
         self.stack = stack = tools.stack
         layout, device = stack.layout, stack.log_w.device
         self.dtype = stack.gaussians.mean.dtype
-        self.x = torch.full((n, len(layout.columns)), math.nan, dtype=torch.float64, device=device)
-        zeros = self.x.new_zeros(n, len(layout.numbers), dtype=self.dtype)
-        empty = torch.zeros_like(zeros, dtype=torch.bool)
-        places = torch.zeros(n, len(layout.categories), dtype=torch.long, device=device)
-        self.scales = [
-            Rows(Scores(*(zeros.clone() for _ in range(4))), empty, places) for _ in tools.scales
-        ]
+        # Rows that are not known start as copies of one that is empty.
+        row = torch.full((1, len(layout.columns)), math.nan, dtype=torch.float64, device=device)
+        self.x = row if known is None else known
+        self.scales = [rows.to(self.dtype) for rows in stack.read(self.x)]
         self.mixtures: list[Mixture] = []
         for scale, members in enumerate(tools.kinds):
             own = tools.mixtures[scale]
@@ -108,9 +68,12 @@ class Growing:
             self.own = slice(0, int(0 <= place < tools.networks.stop - tools.networks.start))
         log_w = stack.log_w.to(self.x)
         log_w = log_w if only is None else torch.zeros_like(log_w[:1])
-        self.log_m = log_w.log_softmax(0).expand(n, -1)
+        self.log_m = log_w.log_softmax(0).expand(len(self.x), -1)
         self.at = 0
-        self._memo: tuple[int, tuple[Tensor, ...]] = (-1, ())
+        self._hidden: Tensor | None = None
+        self._memo: tuple[Tensor, ...] | None = None
+        if known is None:
+            self.take(torch.zeros(n, dtype=torch.long, device=device))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -120,14 +83,16 @@ class Growing:
         """The place of the next column among those of `x`."""
         return self.stack.layout.table_order[self.at]
 
+    @property
+    def next(self) -> tuple[bool, int]:
+        """Whether the next column is a number, and its place among numbers or categories."""
+        return self.stack.layout.order[self.at]
+
     def take(self, index: Tensor) -> None:
         """Go on with some of the rows, which may repeat."""
-        self.x, self.log_m, self._memo = self.x[index], self.log_m[index], (-1, ())
-        empty, places = self.scales[0].empty[index], self.scales[0].places[index]
-        self.scales = [
-            Rows(Scores(*(part[index] for part in rows.scores)), empty, places)
-            for rows in self.scales
-        ]
+        self.x, self.log_m = self.x[index], self.log_m[index]
+        self.scales = [rows.take(index) for rows in self.scales]
+        self._hidden = self._memo = None
         for mixture in self.mixtures:
             found = mixture.conditionals
             found.rows, found.d = self.scales[mixture.scale], found.d[index]
@@ -142,14 +107,15 @@ class Growing:
     def _predicted(self) -> tuple[Tensor, ...]:
         networks = self.stack.networks
         assert networks is not None
-        if self._memo[0] != self.at:
-            number, place = self.stack.layout.order[self.at]
-            self._memo = self.at, networks.predict(self.scales[0], number, place, self.which)
-        return self._memo[1]
+        if self._memo is None:
+            if self._hidden is None:
+                self._hidden = networks.hidden(self.scales[0], self.which)
+            self._memo = networks.column(self._hidden, *self.next, self.which)
+        return self._memo
 
     def log_probabilities(self) -> Tensor:
         """Of the values of the next column, a category `(n, values)`, an empty cell last."""
-        _, g = self.stack.layout.order[self.at]
+        _, g = self.next
         found = []
         for _, mixture, own in self.mixtures:
             log_p = (mixture.log_r[..., None] + mixture.members.category(g)).logsumexp(2)
@@ -161,7 +127,7 @@ class Growing:
 
     def parts(self) -> Parts:
         """The mixture of the next column, a number."""
-        _, c = self.stack.layout.order[self.at]
+        _, c = self.next
         has_gaps = self.stack.layout.gaps[c]
         gap = self.x.new_zeros(len(self))
         groups: list[tuple[Shape, int, Tensor, Tensor, Tensor]] = []
@@ -184,6 +150,38 @@ class Growing:
             groups.append(("logistic", 0, flat[0], flat[1], flat[2]))
         return Parts(groups, gap)
 
+    # Noise ------------------------------------------------------------------------------------
+
+    def noise(self) -> Tensor:
+        """The noise of the next column, which is known `(n,)`; the middle of what has a mass."""
+        number, place = self.next
+        if not number:
+            p = self.log_probabilities().exp()
+            index = self.scales[0].places[:, place, None]
+            own = p.gather(1, index)[:, 0]
+            lower = (p.cumsum(1).gather(1, index)[:, 0] - own).clamp(min=0)
+            return quantile(lower + own / 2, 1 - lower - own / 2)
+        parts = self.parts()
+        columns = [Scores(*(part[:, place] for part in rows.scores)) for rows in self.scales]
+        empty = quantile(1 - parts.gap / 2, parts.gap / 2)
+        return torch.where(self.scales[0].empty[:, place], empty, parts.noise(columns)[1])
+
+    def value(self, z: Tensor) -> Tensor:
+        """The values of the next column whose noise is z `(n,)`, which are not put in yet."""
+        number, place = self.next
+        if not number:
+            return self._category(pick(self.log_probabilities().exp(), NOISE["normal"].cdf(z)))
+        parts = self.parts()
+
+        def noise(x: Tensor, at: Tensor) -> Scores:
+            some, scores = parts.take(at), self.tools.scores(place, x)
+            low, point, high = some.noise(scores)
+            nodes = [Scores(*(part[:, None] for part in each)) for each in scores]
+            return Scores(point, low, high, some.log_prob(nodes)[:, 0] - log_normal(point))
+
+        x = self.tools.inverse(0, place).search(noise, z)
+        return torch.where(NOISE["normal"].cdf(-z) < parts.gap, math.nan, x)
+
     # Steps ------------------------------------------------------------------------------------
 
     def draw(self, generator: Generator | None, filled: Tensor | bool = False) -> Tensor:
@@ -192,64 +190,67 @@ class Growing:
         Args:
             filled: which rows get a value, and no empty cell.
         """
-        number, place = self.stack.layout.order[self.at]
+        number, place = self.next
         n = len(self)
         u = torch.rand(2, n, generator=generator, dtype=torch.float64).to(self.x)
         filled = torch.as_tensor(filled, device=self.x.device).expand(n)
-        if not number:
-            p = self.log_probabilities().exp()
-            column = self.stack.layout.columns[self.column]
-            assert isinstance(column, CategoryColumn)
-            if column.missing:
-                p[:, -1] = torch.where(filled, 0.0, p[:, -1])
-            index = pick(p, u[0])
-            value = index.to(self.x)
-            return torch.where(index == column.count, math.nan, value) if column.missing else value
-        return draw_number(self.parts(), u, filled, self.tools, place)
+        if number:
+            return draw_number(self.parts(), u, filled, self.tools, place)
+        p = self.log_probabilities().exp()
+        if self.stack.layout.columns[self.column].missing:
+            p[:, -1] = torch.where(filled, 0.0, p[:, -1])
+        return self._category(pick(p, u[0]))
+
+    def _category(self, index: Tensor) -> Tensor:
+        """The places of values of the next column, NaN for an empty cell."""
+        column = self.stack.layout.columns[self.column]
+        assert isinstance(column, CategoryColumn)
+        return torch.where(index == column.count, math.nan, index.to(self.x))
 
     def put(self, value: Tensor) -> Tensor:
         """Go on by a column with these values `(n,)`; returns their log-probability.
 
         As of `MixedFlow.log_prob`: of a column with a grid, the probability over the step.
         """
-        number, place = self.stack.layout.order[self.at]
+        number, place = self.next
         column = self.stack.layout.columns[self.column]
-        empty = value.isnan()
-        own = torch.zeros_like(value)
+        self.x[:, self.column] = value
+        outside = torch.zeros_like(value, dtype=torch.bool)
         if number:
             outside = self.tools.one[0][place].outside(value[:, None])[:, 0]
-            own = torch.where(outside, -math.inf, own)
-            own = own - torch.where(empty, 0.0, self.stack.log_step[place].to(own))
-            for rows, one in zip(self.scales, self.tools.one, strict=True):
-                scores = one[place](value[:, None])[1]
+            for rows, scores in zip(self.scales, self.tools.scores(place, value), strict=True):
                 for part, new in zip(rows.scores, scores, strict=True):
-                    part[:, place] = new[:, 0].to(part)
-            self.scales[0].empty[:, place] = empty
+                    part[:, place] = new.to(part)
+                rows.empty[:, place] = value.isnan()
+            for _, mixture, _ in self.mixtures:
+                mixture.set(place)
         else:
             assert isinstance(column, CategoryColumn)
-            self.scales[0].places[:, place] = value.nan_to_num(float(column.count)).long()
-        log_p = self._member_log_prob(number, place)
-        self.x[:, self.column] = value
+            for rows in self.scales:
+                rows.places[:, place] = value.nan_to_num(float(column.count)).long()
+        return torch.where(outside, -math.inf, self.go_on())
+
+    def go_on(self) -> Tensor:
+        """Go on past the next column, whose values are known; returns their log-probability."""
+        number, place = self.next
+        log_p = torch.zeros_like(self.log_m)
+        if self._has_networks:
+            log_p[:, self.own] = self._network_log_prob(number, place).to(log_p)
+        for _, mixture, own in self.mixtures:
+            log_p[:, own] = mixture.next(number, place).to(log_p)
+        found = torch.zeros_like(self.x[:, 0])
+        if number:
+            step = self.stack.log_step[place].to(found)
+            found = found - torch.where(self.scales[0].empty[:, place], 0.0, step)
         if self.at >= self.stack.conditions:
             joint = self.log_m + log_p
             total = joint.logsumexp(1)
             self.log_m = (joint - total[:, None]).nan_to_num(nan=-math.inf).log_softmax(1)
-            own = own + total
+            found = found + total
         self.at += 1
-        return own
-
-    def _member_log_prob(self, number: bool, place: int) -> Tensor:
-        found = torch.zeros_like(self.log_m)
-        if self._has_networks:
-            found[:, self.own] = self._network_log_prob(number, place).to(found)
-        for scale, mixture, own in self.mixtures:
-            if number:
-                members, d, rows = mixture.members, mixture.d, self.scales[scale]
-                point, gap = rows.scores.point[:, place], rows.empty[:, place]
-                expected = members._shift(d, place)
-                centred = point[:, None, None] - members.mean[..., place]
-                d[..., place] = torch.where(gap[:, None, None], expected, centred)
-            found[:, own] = mixture._next(number, place).to(found)
+        self._memo = None
+        if not self.known:
+            self._hidden = None
         return found
 
     def _network_log_prob(self, number: bool, place: int) -> Tensor:
@@ -305,12 +306,3 @@ def _normal_score(t: Tensor) -> Tensor:
     """The normal score of a logistic one."""
     y = log_ndtri(F.logsigmoid(-t.abs()).clamp(min=-700.0))
     return torch.where(t < 0, y, -y)
-
-
-def counts(log_w: Tensor, n: int, generator: Generator | None) -> Sequence[int]:
-    """How many of n rows each member makes, drawn at random."""
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
-    p = log_w.detach().double().cpu().softmax(0)
-    index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=len(p) - 1)
-    found: list[int] = index.bincount(minlength=len(p)).tolist()
-    return found

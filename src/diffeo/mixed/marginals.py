@@ -16,7 +16,6 @@ from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
 NEVER = 1e300  # in place of values that are not there
-MOST = 120  # steps of a search
 LINEAR, ARSINH, LOG = 0, 1, 2  # scales on which components are normal
 
 
@@ -129,13 +128,6 @@ class Marginals(Configurable, nn.Module):
     def outside(self, x: Tensor) -> Tensor:
         """Which values `(n, D)` a column cannot have."""
         return (x < self.least) | (x > self.most)
-
-    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both ends of the cell of each value, as `forward` has them in its scores."""
-        below, mass = self._masses(self._index(x))
-        low, high = self._cell(x)
-        start, end = self._score(*self._both_tails(low, high, below, mass))
-        return start, end
 
     def _both_tails(
         self, low: Tensor, high: Tensor, below: Tensor, mass: Tensor
@@ -268,44 +260,15 @@ class Marginals(Configurable, nn.Module):
 
     # The inverse ----------------------------------------------------------------------------------
 
-    def inverse(self, y: Tensor) -> Tensor:
-        """The values x `(n, D)` whose cells contain the scores y."""
-        return self.search(self.ends, y)
-
-    def search(self, ends: Any, y: Tensor) -> Tensor:
-        """The values whose cells contain y, where `ends(x)` are those of the cell of x.
-
-        A bracket is halved, or divided where a straight line would be right, in turns, until it is
-        in one cell or as small as floats allow.
-        """
-        low, high = self._range(torch.zeros_like(y))
-        worst = torch.full_like(y, 40.0)
-        below, above = -worst, worst  # of the ends of the bracket, on the scale of y
-        for step in range(MOST):
-            middle = (low + high) / 2
-            if step % 2:
-                line = low + (high - low) * ((y - below) / (above - below)).clamp(0.01, 0.99)
-                middle = torch.where((above > below) & line.isfinite(), line, middle)
-            a, b = ends(self._from_search(middle))
-            left, right = y > b, y < a
-            inside = ~left & ~right
-            low = torch.where(right, low, middle)
-            high = torch.where(left, high, middle)
-            below, above = torch.where(left, b, below), torch.where(right, a, above)
-            done = inside | (high - low <= 1e-16 * (low.abs() + high.abs()))
-            low = torch.where(inside, middle, low)
-            if y.device.type == "cpu" and step % 4 == 3 and bool(done.all()):
-                break
-        return self._from_search((low + high) / 2)
-
-    def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Where all values of each column lie on its scale `(D,)`."""
         reach = (self.mean.abs() + 40 * self.scale).amax(1)
-        low, high = (-reach).expand_as(like), reach.expand_as(like)
         first, _ = self.scaled(self.least[None].clamp(min=-1e300))
         last, _ = self.scaled(self.most[None].clamp(max=1e300))
-        return low.maximum(first), high.minimum(last)
+        return (-reach).maximum(first[0]), reach.minimum(last[0])
 
-    def _from_search(self, y: Tensor) -> Tensor:
+    def from_scale(self, y: Tensor) -> Tensor:
+        """The values `(n, D)` that the columns can have, at or near y on their scales."""
         x = self.unscaled(y)
         on_grid = self.value(self._index(x))
         x = torch.where(self.step > 0, on_grid, x)

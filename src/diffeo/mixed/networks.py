@@ -18,6 +18,7 @@ from diffeo.schema import Column
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
+EVERY = slice(None)
 FAR = 6.0  # scores beyond which a network sees no difference
 
 
@@ -44,10 +45,7 @@ class MaskedLinears(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, len(mask)))
         self.register_buffer("mask", mask.T.to(weight.dtype).contiguous(), persistent=False)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, h, self.weight * self.mask)
-
-    def some(self, h: Tensor, members: slice, outputs: Tensor | slice) -> Tensor:
+    def forward(self, h: Tensor, members: slice = EVERY, outputs: slice = EVERY) -> Tensor:
         """Some outputs of some of the networks."""
         weight = self.weight[members][..., outputs] * self.mask[:, outputs]
         return torch.baddbmm(self.bias[members][..., outputs], h, weight)
@@ -88,7 +86,8 @@ class NetworkMembers(Configurable, nn.Module):
         inputs = [rank[True, c] for c in range(len(layout.numbers))]
         inputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         inputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
-        outputs = [rank[True, c] for c in range(len(layout.numbers))] * (3 * components)
+        self.size = 3 * components  # outputs of a number
+        outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         outputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
         # Units that see nothing but what comes first, up to those that see all but the last.
@@ -104,92 +103,85 @@ class NetworkMembers(Configurable, nn.Module):
         self.leave = MaskedLinears(members, outs[:, None] > degrees, zero=True)
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
-    def forward(self, rows: Rows) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The raw parameters of all columns.
-
-        Returns:
-            Those of numbers `(members, n, 3, K, C)`, logits of gaps `(members, n, gaps)`, and of
-            the values of each category `(members, n, values)`.
-        """
-        h = self.enter(self._features(rows).expand(self.members, -1, -1))
+    def hidden(self, rows: Rows, members: slice = EVERY) -> Tensor:
+        """The last hidden layer of some members `(members, n, hidden)`."""
+        features = self._features(rows)
+        h = self.enter(features.expand(len(self.enter.weight[members]), -1, -1), members)
         pairs: Any = self.blocks
         for first, second in pairs:
-            h = h + second(F.relu(first(F.relu(h))))
-        out = self.leave(F.relu(h))
-        layout = self.layout
-        count = 3 * self.components * len(layout.numbers)
-        numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=-1)
-        shape = (3, self.components, len(layout.numbers))
-        return numbers.unflatten(-1, shape), gaps, categories
+            h = h + second(F.relu(first(F.relu(h), members)), members)
+        return F.relu(h)
 
-    def predict(self, rows: Rows, number: bool, place: int, members: slice) -> tuple[Tensor, ...]:
-        """The distribution of one column under some members, from the columns before it.
+    def column(
+        self, h: Tensor, number: bool, place: int, members: slice = EVERY
+    ) -> tuple[Tensor, ...]:
+        """The distribution of one column under some members, from their hidden layer.
 
         Returns:
             Of a number log-weights, means and log-scales `(members, n, K)`, and the logit of a gap
             `(members, n)` where there may be one; of a category log-probabilities
             `(members, n, values)`.
         """
-        layout, every = self.layout, slice(None)
-        count = len(self.enter.weight[members])
-        h = self.enter.some(self._features(rows).expand(count, -1, -1), members, every)
-        pairs: Any = self.blocks
-        for first, second in pairs:
-            inner = first.some(F.relu(h), members, every)
-            h = h + second.some(F.relu(inner), members, every)
-        h, columns = F.relu(h), len(layout.numbers)
-        at = 3 * self.components * columns
+        layout = self.layout
+        gap = self.size * len(layout.numbers)
         if not number:
-            start = at + sum(layout.gaps) + sum(layout.sizes[:place])
+            start = gap + sum(layout.gaps) + sum(layout.sizes[:place])
             own = slice(start, start + layout.sizes[place])
-            return (self.leave.some(h, members, own).log_softmax(-1),)
-        outputs = [i * columns + place for i in range(3 * self.components)]
-        outputs += [at + sum(layout.gaps[:place])] * layout.gaps[place]
-        out = self.leave.some(h, members, torch.tensor(outputs, device=h.device))
-        size = 3 * self.components
-        mixture = self.mixture(out[..., :size].unflatten(-1, (3, self.components, 1)))
-        found = tuple(part[..., 0] for part in mixture)
-        return (*found, out[..., size]) if layout.gaps[place] else found
+            return (self.leave(h, members, own).log_softmax(-1),)
+        own = slice(self.size * place, self.size * (place + 1))
+        found = self.mixture(self.leave(h, members, own))
+        if not layout.gaps[place]:
+            return found
+        gap += sum(layout.gaps[:place])
+        return (*found, self.leave(h, members, slice(gap, gap + 1))[..., 0])
 
-    def log_prob(self, rows: Rows, scores: Scores) -> Tensor:
-        """The log-probability of each column, in the order of prediction `(members, n, columns)`.
+    def log_prob(self, rows: Rows, scores: Scores, first: int = 0) -> Tensor:
+        """The log-probability of rows `(members, n)`.
 
         Args:
             rows: of the table.
             scores: logistic ones (see `logistic_scores`).
+            first: how many columns come first and are conditions.
         """
-        numbers, gaps, categories = self(rows)
-        log_w, mean, log_s = self.mixture(numbers)
-        parts = Scores(*(part[:, None] for part in scores))
-        known = (log_w + logistic_log_prob(parts, mean, log_s)).logsumexp(2)
-        if any(self.layout.gaps):
-            logits = torch.zeros_like(known)
-            with_gaps = [c for c, gap in enumerate(self.layout.gaps) if gap]
-            logits[..., with_gaps] = gaps
-            never = torch.tensor(self.layout.gaps, device=logits.device)
-            present = torch.where(never, F.logsigmoid(-logits), 0.0)
-            known = torch.where(rows.empty, F.logsigmoid(logits), known + present)
-        found = []
-        for number, place in self.layout.order:
-            if number:
-                found.append(known[..., place])
-            else:
+        layout = self.layout
+        order = layout.order[first:]
+        out = self.leave(self.hidden(rows))
+        count = self.size * len(layout.numbers)
+        numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=-1)
+        found = out.new_zeros(out.shape[:2])
+        which = [place for number, place in order if number]
+        if which:
+            start = min(which)
+            numbers = numbers.unflatten(-1, (-1, self.size))[:, :, start:]
+            parts = Scores(*(part[:, start:, None] for part in scores))
+            log_w, mean, log_s = self.mixture(numbers)
+            known = (log_w + logistic_log_prob(parts, mean, log_s)).logsumexp(-1)
+            some = [c for c in which if layout.gaps[c]]
+            if some:
+                logits = torch.zeros_like(known)
+                logits[..., [c - start for c in some]] = gaps[..., -len(some) :]
+                may = torch.tensor(layout.gaps[start:], device=logits.device)
+                known = known + torch.where(may, F.logsigmoid(-logits), 0.0)
+                known = torch.where(rows.empty[:, start:], F.logsigmoid(logits), known)
+            found = known.sum(-1)
+        for number, place in order:
+            if not number:
                 table = categories[place].log_softmax(-1)
                 index = rows.places[:, place].expand(len(table), -1)[..., None]
-                found.append(table.gather(-1, index)[..., 0])
-        return torch.stack(found, -1)
+                found = found + table.gather(-1, index)[..., 0]
+        return found
 
     def mixture(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales `(members, n, K, C)`."""
-        logits, shift, change = numbers.unbind(2)
+        """Log-weights, means and log-scales `(..., K)` of outputs `(..., 3 K)`."""
+        logits, shift, change = numbers.unflatten(-1, (3, self.components)).unbind(-2)
         places = torch.tensor(self.places, dtype=shift.dtype, device=shift.device)
         log_scale = math.log(self.scale) + LOG_SCALE * torch.tanh(change / LOG_SCALE)
-        return logits.log_softmax(2), shift + places[:, None], log_scale
+        return logits.log_softmax(-1), shift + places, log_scale
 
     def start(self, rows: Rows) -> None:
         """Set the biases of categories and gaps to their shares, which are the start."""
         layout = self.layout
-        count = 3 * self.components * len(layout.numbers)
+        count = self.size * len(layout.numbers)
         with torch.no_grad():
             bias = self.leave.bias
             gaps = [c for c, gap in enumerate(layout.gaps) if gap]
@@ -208,22 +200,3 @@ class NetworkMembers(Configurable, nn.Module):
         for g, size in enumerate(self.layout.sizes):
             parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
         return torch.cat(parts, 1)
-
-
-def logistic_scores(scores: Scores) -> Scores:
-    """Normal scores on the logistic scale: log Phi(y) - log Phi(-y)."""
-    log_phi = -0.5 * scores.point.square() - 0.5 * math.log(2 * math.pi)
-    slope = log_phi - torch.special.log_ndtr(scores.point) - torch.special.log_ndtr(-scores.point)
-    low, high = (
-        logit_of_normal(scores.low.clamp(-38, 38)),
-        logit_of_normal(scores.high.clamp(-38, 38)),
-    )
-    cell = scores.high > scores.low
-    wide = cell & (high - low > 1e-6)
-    log_width = torch.where(wide, (high - low).clamp(min=1e-300).log(), scores.log_width + slope)
-    return Scores(logit_of_normal(scores.point), low, high, log_width)
-
-
-def logit_of_normal(y: Tensor) -> Tensor:
-    """The logistic quantile of what is below y, log Phi(y) - log Phi(-y)."""
-    return torch.special.log_ndtr(y) - torch.special.log_ndtr(-y)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from diffeo.mixed.growing import Tools, pick
+from diffeo.mixed.growing import pick
+from diffeo.mixed.members import MixedMembers
+from diffeo.mixed.parts import Parts
 from diffeo.mixed.rows import Rows
-from diffeo.mixed.stack import MixedStack, Parts
+from diffeo.mixed.tools import Tools
 
 
 class Group(NamedTuple):
@@ -54,7 +56,7 @@ class MixturePosterior:
             for scale, rows in enumerate(stack.read(x))
         ]
 
-    def _group(self, stack: MixedStack, scale: int, rows: Rows) -> Group:
+    def _group(self, stack: MixedMembers, scale: int, rows: Rows) -> Group:
         layout, members = stack.layout, self.tools.kinds[scale]
         numbers = self.known[:, layout.numbers]
         filled = numbers & ~rows.empty
@@ -125,7 +127,8 @@ class MixturePosterior:
     ) -> tuple[Tensor, Tensor]:
         """Rows with what is unknown drawn `(n, count, columns)`, and the log of their densities.
 
-        On the scale of scores: so `log_joint` less these are logarithms of importance weights.
+        On the scale of scores: so `MixedMembers.log_joint` less these are logarithms of
+        importance weights.
 
         Args:
             count: how many for each row.
@@ -221,11 +224,3 @@ class MixturePosterior:
         log_q = joint.logsumexp(1) - behind.sum(1)
         widths = stack.read(x)[scale].scores.log_width
         return x, log_q + (widths * (free & ~gap)).sum(1)
-
-
-def log_joint(stack: MixedStack, x: Tensor) -> Tensor:
-    """The log-probability of rows `(n, columns)`, conditions first, without steps of grids."""
-    log_p = stack.member_log_prob(stack.read(x))
-    total = (stack.log_w.double() + log_p.double().sum(-1)).logsumexp(1)
-    outside = stack.marginals.outside(x[:, stack.layout.numbers]).any(1)
-    return torch.where(outside, -math.inf, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +53,7 @@ class Layout:
         numbers: the columns of numbers, by their place in the table.
         kinds: what they are.
         gaps: whether they may be empty.
+        cells: which have values that are cells of noise, and no points.
         categories: those of categories.
         sizes: how many values each category has, an empty cell included.
         order: for each column, in the order of prediction, whether it is a number, and its place
@@ -67,6 +67,7 @@ class Layout:
         self.sizes = [c.count + c.missing for c in columns if isinstance(c, CategoryColumn)]
         self.kinds = [c for c in columns if isinstance(c, NumberColumn)]
         self.gaps = [columns[i].missing for i in self.numbers]
+        self.cells = [i for i, c in enumerate(self.kinds) if c.step > 0 or c.atoms]
 
         def rank(i: int) -> tuple[bool, bool, int, int]:
             column = columns[i]
@@ -81,21 +82,18 @@ class Layout:
             for i in self.table_order
         ]
 
-    def impossible(self, x: Tensor) -> Tensor:
+    def impossible(self, marginals: Marginals, x: Tensor) -> Tensor:
         """Which cells `(n, D)` of a table have no probability.
 
         They are values out of range or of no category, and gaps in columns that have none.
         """
-        found = []
-        for value, column in zip(x.T, self.columns, strict=True):
-            if isinstance(column, CategoryColumn):
-                low, high = 0.0, column.count - 1.0
-            else:
-                low = -math.inf if column.low is None else column.low - column.step / 2
-                high = math.inf if column.high is None else column.high + column.step / 2
-            wrong = (value < low) | (value > high)
-            found.append(wrong if column.missing else wrong | value.isnan())
-        return torch.stack(found, 1)
+        wrong = x.isnan() & ~torch.tensor([c.missing for c in self.columns], device=x.device)
+        wrong[:, self.numbers] |= marginals.outside(x[:, self.numbers])
+        counts = [c.count for c in self.columns if isinstance(c, CategoryColumn)]
+        places = x[:, self.categories]
+        beyond = places > torch.tensor(counts, dtype=x.dtype, device=x.device) - 1
+        wrong[:, self.categories] |= (places < 0) | beyond
+        return wrong
 
     def rows(self, marginals: Marginals, x: Tensor) -> Rows:
         """The rows of a table `(n, D)`, with the scores that their numbers have by themselves."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
-from diffeo.mixed.growing import Growing, Tools, counts
-from diffeo.mixed.stack import MixedStack
+from diffeo.mixed.growing import Growing
+from diffeo.mixed.members import MixedMembers
+from diffeo.mixed.tools import Tools
 
 CHUNK = 2**23  # numbers that are held at once, of the components of all rows
 
 
 @torch.no_grad()
 def draw(
-    stack: MixedStack,
+    stack: MixedMembers,
     n: int,
     given: Tensor | None = None,
     generator: Generator | None = None,
@@ -47,7 +50,7 @@ def draw(
     return found[mine.argsort().to(found.device)][:, stack.conditions :]
 
 
-def chunk_rows(stack: MixedStack) -> int:
+def chunk_rows(stack: MixedMembers) -> int:
     """How many rows to grow at once."""
     width = stack.gaussians.mean[0].numel()
     if stack.networks is not None:
@@ -65,3 +68,12 @@ def grow(rows: Growing, given: Tensor | None, generator: Generator | None) -> Te
         else:
             rows.put(rows.draw(generator))
     return rows.x
+
+
+def counts(log_w: Tensor, n: int, generator: Generator | None) -> Sequence[int]:
+    """How many of n rows each member makes, drawn at random."""
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    p = log_w.detach().double().cpu().softmax(0)
+    index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=len(p) - 1)
+    found: list[int] = index.bincount(minlength=len(p)).tolist()
+    return found

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.special import log_ndtr
 
 EDGE = 30.0  # scores beyond which a cell reaches as far as the noise does
 
@@ -37,6 +38,22 @@ class Scores(NamedTuple):
         return Scores(*(part[:, which] for part in self))
 
 
+def logistic_scores(scores: Scores) -> Scores:
+    """Normal scores on the logistic scale: log Phi(y) - log Phi(-y)."""
+    log_phi = -0.5 * scores.point.square() - 0.5 * math.log(2 * math.pi)
+    slope = log_phi - log_ndtr(scores.point) - log_ndtr(-scores.point)
+    low = logit_of_normal(scores.low.clamp(-38, 38))
+    high = logit_of_normal(scores.high.clamp(-38, 38))
+    wide = (scores.high > scores.low) & (high - low > 1e-6)
+    log_width = torch.where(wide, (high - low).clamp(min=1e-300).log(), scores.log_width + slope)
+    return Scores(logit_of_normal(scores.point), low, high, log_width)
+
+
+def logit_of_normal(y: Tensor) -> Tensor:
+    """The logistic quantile of what is below y, log Phi(y) - log Phi(-y)."""
+    return log_ndtr(y) - log_ndtr(-y)
+
+
 def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
     """The log-probability of cells, and log-density of points, under normal components.
 
@@ -57,8 +74,8 @@ def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
     flip = a + b > 0
     low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
     low, high = torch.where(wide, low, -1.0), torch.where(wide, high, 1.0)
-    upper = torch.special.log_ndtr(high)
-    gap = (torch.special.log_ndtr(low) - upper).clamp(max=-1e-12)
+    upper = log_ndtr(high)
+    gap = (log_ndtr(low) - upper).clamp(max=-1e-12)
     return torch.where(wide, upper + torch.log1p(-gap.exp()), density)
 
 
@@ -79,3 +96,9 @@ def _ends(scores: Scores, mean: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
     """Both ends in units of components; far out where there is no end."""
     a, b = (scores.low - mean) * rate, (scores.high - mean) * rate
     return torch.where(scores.low < -EDGE, -1e3, a), torch.where(scores.high > EDGE, 1e3, b)
+
+
+def log_prob(shape: str, scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """That of normal or logistic components, whose scores are on their own scale."""
+    found = normal_log_prob if shape == "normal" else logistic_log_prob
+    return found(scores, mean, log_scale)

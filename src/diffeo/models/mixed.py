@@ -9,10 +9,11 @@ from torch import Generator, Tensor
 
 from diffeo.context import Category, ContextSpec, Number, repeat_context
 from diffeo.flow import Flow
+from diffeo.mixed.members import Sizes
 from diffeo.mixed.sampling import draw
 from diffeo.mixed.stack import MixedStack
 from diffeo.schema import CategoryColumn, Schema
-from diffeo.utils.ranges import Count, NonNegative, Whole, checked
+from diffeo.utils.ranges import NonNegative, Whole, checked
 
 
 class MixedFlow(Flow):
@@ -29,50 +30,20 @@ class MixedFlow(Flow):
 
     Args:
         schema: of the columns that are modelled.
+        sizes: of the members.
         conditions: of the columns that they are conditional on, if any; a context has their
             numbers, and a row of zeros and a one for each category.
-        levels: how many values of a column may have a mass of their own.
-        mixtures: how many members are mixtures.
-        mixture: components of each.
-        networks: how many members are networks.
-        hidden: width of the networks.
-        blocks: residual blocks of the networks.
-        components: of the distributions that networks predict.
-        plain: how many members are mixtures of plain numbers, whose marginals are normal.
-        plain_mixture: components of each.
     """
 
     def __init__(
-        self,
-        schema: Schema,
-        *,
-        conditions: Schema | None = None,
-        levels: Whole = 1,
-        mixtures: Count = 1,
-        mixture: Count = 1,
-        networks: Whole = 1,
-        hidden: Count = 64,
-        blocks: Whole = 1,
-        components: Count = 8,
-        plain: Whole = 0,
-        plain_mixture: Count = 1,
+        self, schema: Schema, sizes: Sizes | None = None, *, conditions: Schema | None = None
     ) -> None:
         given = () if conditions is None else conditions.modelled
-        stack = MixedStack(
-            [*given, *schema.modelled],
-            len(given),
-            levels,
-            mixtures,
-            mixture,
-            networks,
-            hidden,
-            blocks,
-            components,
-            plain,
-            plain_mixture,
-        )
+        sizes = sizes or Sizes()
+        stack = MixedStack([*given, *schema.modelled], len(given), sizes)
         spec = None if conditions is None else context_spec(conditions)
         super().__init__(stack, len(schema.modelled), context=spec)
+        self._record(sizes=sizes)
         self.schema, self.conditions = schema, conditions
 
     @property

@@ -44,7 +44,7 @@ class Bag(nn.Module):
     ) -> Tensor:
         """The log-probability of packed rows `(n, width)`: `(n,)`."""
         fold, rows, scores = unpack(x, self.networks)
-        log_p = self.networks.log_prob(rows, scores)[..., self.ignored :].sum(-1)
+        log_p = self.networks.log_prob(rows, scores, self.ignored)
         own = fold == torch.arange(self.count, device=x.device)[:, None]  # (members, n)
         if self.training:
             learns = ~own

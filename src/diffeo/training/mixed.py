@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +14,10 @@ from diffeo.mixed.gaussian_fit import fit_gaussians, held_out
 from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.marginal_fit import fit_marginals
 from diffeo.mixed.marginals import Marginals
-from diffeo.mixed.networks import NetworkMembers, logistic_scores
+from diffeo.mixed.members import Sizes
+from diffeo.mixed.networks import NetworkMembers
 from diffeo.mixed.rows import Layout, Rows
+from diffeo.mixed.scores import logistic_scores
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import Schema
 from diffeo.training.bag import Bag, BestWeights, input_noise, pack
@@ -112,38 +114,31 @@ def fit_mixed(
         left_out = held_out(mixtures, single.take(held), layout, folds[held], len(given))
         kinds.append(Kind(marginals, mixtures, rows, left_out))
     first, plain_kind = kinds
-    hidden = settings.hidden or (64 if n < MANY else 128)
+    sizes = Sizes(
+        levels=first.marginals.values.shape[1],
+        mixtures=members,
+        mixture=first.mixtures.log_w.shape[1],
+        networks=count,
+        hidden=settings.hidden or (64 if n < MANY else 128),
+        blocks=settings.blocks,
+        components=settings.components,
+    )
     networks = best = None
     log_p = [first.held_out, plain_kind.held_out]
     if count:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # which first weights are drawn from
             networks = NetworkMembers(
-                columns,
-                range(len(given)),
-                count,
-                hidden,
-                settings.blocks,
-                settings.components,
+                columns, range(len(given)), count, sizes.hidden, sizes.blocks, sizes.components
             )
         best = _train(networks, first.rows, folds, weights, len(given), seed, settings)
         log_p.append(best.held_out(held))
     shares = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
-    plain_members = members if shares[1] > NONE else 0
+    if shares[1] > NONE:
+        plain_mixture = plain_kind.mixtures.log_w.shape[1]
+        sizes = replace(sizes, plain=members, plain_mixture=plain_mixture)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, to be replaced
-        flow = MixedFlow(
-            schema,
-            conditions=conditions,
-            levels=first.marginals.values.shape[1],
-            mixtures=members,
-            mixture=first.mixtures.log_w.shape[1],
-            networks=count,
-            hidden=hidden,
-            blocks=settings.blocks,
-            components=settings.components,
-            plain=plain_members,
-            plain_mixture=plain_kind.mixtures.log_w.shape[1] if plain_members else 1,
-        )
+        flow = MixedFlow(schema, sizes, conditions=conditions)
     stack = flow.stack
     stack.marginals.load_state_dict(first.marginals.state_dict())
     stack.gaussians.load_state_dict(first.mixtures.state_dict())
@@ -157,7 +152,7 @@ def fit_mixed(
         each += [shares[1] / members] * members
     stack.log_w.copy_(torch.tensor(each).clamp(min=1e-12).log().log_softmax(0))
     terms = torch.stack(log_p).double() + torch.tensor(shares).double().log()[:, None]
-    left_out = terms.logsumexp(0) - stack.log_widths(first.rows.take(held))
+    left_out = terms.logsumexp(0) - stack.log_widths(first.rows.empty[held])
     flow.double()
     stack.normalize()  # what was normalized in float32
     return Fitted(flow.eval(), held, left_out, best)

@@ -1,0 +1,55 @@
+"""What is made once for many rows of a mixed table."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+
+from torch import Tensor
+
+from diffeo.mixed.gaussians import GaussianMembers
+from diffeo.mixed.inverse import ColumnInverse
+from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.members import MixedMembers
+from diffeo.mixed.scores import Scores
+
+
+class Tools:
+    """What is made once for many rows: marginals of single columns and their inverses, members."""
+
+    def __init__(self, stack: MixedMembers) -> None:
+        self.stack = stack
+        self.kinds = [mixtures for _, mixtures in stack.scales]
+        first, networks = len(stack.gaussians.log_w), 0
+        if stack.networks is not None:
+            networks = stack.networks.members
+        count = len(stack.log_w)
+        # Of the members, those that are mixtures on each of the scales, and networks.
+        self.mixtures = [slice(0, first), slice(first + networks, count)][: len(self.kinds)]
+        self.networks = slice(first, first + networks)
+        self._inverses: dict[tuple[int, int], ColumnInverse] = {}
+
+    @cached_property
+    def one(self) -> list[list[Marginals]]:
+        """The distribution of each column of numbers by itself, on each scale."""
+        columns = range(len(self.stack.layout.numbers))
+        return [[marginals.one(c) for c in columns] for marginals, _ in self.stack.scales]
+
+    def scores(self, c: int, x: Tensor) -> list[Scores]:
+        """Where values `(n,)` of a column of numbers lie, on each scale."""
+        found = [one[c](x[:, None])[1] for one in self.one]
+        return [Scores(*(part[:, 0] for part in scores)) for scores in found]
+
+    def inverse(self, scale: int, c: int) -> ColumnInverse:
+        """The values of the scores of a column of numbers."""
+        key = scale, c
+        if key not in self._inverses:
+            self._inverses[key] = ColumnInverse(self.one[scale][c])
+        return self._inverses[key]
+
+    def member(self, scale: int, m: int) -> GaussianMembers:
+        """One mixture alone."""
+        part = copy.deepcopy(self.kinds[scale])
+        for name, buffer in self.kinds[scale].named_buffers():
+            setattr(part, name, buffer[m : m + 1])
+        return part
