@@ -36,6 +36,8 @@ class Distinct(NamedTuple):
         if len(used) < 2:
             raise ValueError("sample_weight must be above 0 for at least 2 rows.")
         table = (x if context is None else np.hstack([x, context]))[used]
+        # An empty cell is like another one.
+        table = np.nan_to_num(table, nan=np.finfo(float).max)
         _, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
         plain = weights is None or (weights[used] == 1).all()
         if len(first) == 1 or (plain and len(first) == len(used)):
