@@ -168,7 +168,12 @@ class FlowDensity(
         check_arguments(FlowDensity.__init__, self.get_params(deep=False))
         x, context = self._read(X, y, fit=True)
         self._warn(x)
-        distinct = Distinct.of(x, context, checked_weights(sample_weight, x))
+        weights = checked_weights(sample_weight, x)
+        continuous = any(
+            isinstance(column, NumberColumn) and not column.step and not column.atoms
+            for column in self.schema_.modelled
+        )
+        distinct = Distinct.of(x, context, weights, merge=continuous)
         with one_thread(), torch.enable_grad(), torch.device("cpu"), single_precision():
             rows, given = as_tensors(distinct.x, distinct.context)
             fitted = fit_mixed(
@@ -176,7 +181,7 @@ class FlowDensity(
                 rows,
                 conditions=self.conditions_,
                 context=given,
-                weights=torch.from_numpy(distinct.copies).double(),
+                weights=torch.from_numpy(distinct.counts),
                 seed=_seed(self.random_state),
                 settings=self._settings(),
             )
