@@ -102,12 +102,13 @@ def test_the_score_is_the_mean(fitted):
 
 def test_training_improves_on_the_start_and_chooses_the_best():
     rng = np.random.default_rng(0)
-    angle = rng.uniform(0, 2 * np.pi, 1_500)
-    ring = np.c_[np.cos(angle), np.sin(angle)] + 0.1 * rng.normal(size=(1_500, 2))
+    angle = rng.uniform(0, 2 * np.pi, 3_500)
+    rows = np.c_[np.cos(angle), np.sin(angle)] + 0.1 * rng.normal(size=(3_500, 2))
+    ring, fresh = rows[:1_500], rows[1_500:]
     density = FlowDensity(random_state=0, networks=1, hidden=32, max_iter=250).fit(ring)
     scores = density.validation_scores_
     assert scores.max() > scores[0] + 0.3
-    assert density.held_out_scores_.mean() > FlowDensity(**QUICK).fit(ring).held_out_scores_.mean()
+    assert density.score(fresh) > FlowDensity(**QUICK).fit(ring).score(fresh)
     drawn = density.sample(2_000, random_state=0)
     assert np.median(np.hypot(*drawn.T)) == pytest.approx(1, abs=0.1)
 
@@ -131,7 +132,7 @@ def test_constant_columns_are_left_out_and_come_back_in_samples():
 
 def test_what_is_far_away_has_no_density_left(fitted):
     far = np.full((1, 4), 1e200)
-    assert fitted.score_samples(far) == -np.inf or fitted.score_samples(far) < -1e6
+    assert fitted.score_samples(far) == -np.inf or fitted.score_samples(far) < -1e3
 
 
 # Noise and samples
@@ -427,8 +428,8 @@ def test_rows_of_weight_0_do_not_count_and_whole_weights_are_copies():
     np.testing.assert_array_equal(weighted.score_samples(x), plain.score_samples(x))
     assert weighted.validation_indices_.max() < 300
     fractions = np.random.default_rng(1).uniform(0.2, 2, 300)
-    counts = Distinct.of(x, None, fractions).counts
-    np.testing.assert_allclose(counts, fractions / fractions.mean())
+    distinct = Distinct.of(x, None, fractions)
+    np.testing.assert_allclose(distinct.counts[distinct.places], fractions / fractions.mean())
 
 
 def test_a_table_with_repeated_rows_is_that_of_their_weights_and_never_learns_a_held_out_row():
