@@ -96,7 +96,8 @@ class FlowDensity(
     schema_, conditions_ : diffeo.schema.Schema
         What the columns are that are modelled, and those that are context, or None.
     n_iter_, best_iter_ : int
-        How many steps networks took, and after which the held-out likelihood was highest.
+        How many steps networks took, at least 1, and after which the held-out likelihood was
+        highest.
     validation_scores_ : ndarray
         Mean log-likelihood of rows under the networks that left them out, at each validation.
     validation_indices_ : ndarray
@@ -166,9 +167,11 @@ class FlowDensity(
         how often each row counts; rows of weight 0 do not.
         """
         check_arguments(FlowDensity.__init__, self.get_params(deep=False))
-        x, context = self._read(X, y, fit=True)
+        weights = checked_weights(sample_weight, X)
+        if weights is not None and np.count_nonzero(weights) < 2:
+            raise ValueError("sample_weight must be above 0 for at least 2 rows.")
+        x, context = self._read(X, y, fit=True, weights=weights)
         self._warn(x)
-        weights = checked_weights(sample_weight, x)
         continuous = any(
             isinstance(column, NumberColumn) and not column.step and not column.atoms
             for column in self.schema_.modelled
@@ -191,7 +194,7 @@ class FlowDensity(
         order = [position[row] for row in distinct.places[self.validation_indices_]]
         self.held_out_scores_ = fitted.held_out[order].numpy()
         best = fitted.best
-        self.n_iter_ = 0 if best is None else best.steps
+        self.n_iter_ = 1 if best is None else max(1, best.steps)
         self.best_iter_ = 0 if best is None else best.step
         self.validation_scores_ = np.array([] if best is None else best.scores)
         self._n_features_out = x.shape[1]

@@ -22,9 +22,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
         decision_function(x) = log p(x) - offset_,   an outlier where it is below 0
 
-    The offset is found by scores of training rows under the members of the model that left them
-    out, so that new rows are flagged as often. `fit_predict`, `labels_` and `decision_scores_` are
-    by these scores too.
+    A training row is scored by the members of the model that left it out, whenever it comes, since
+    those that learned it find nothing odd in it. So new rows are flagged as often as training rows.
 
     Parameters
     ----------
@@ -62,6 +61,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     offset_: float
     decision_scores_: Array
     labels_: Array
+    _held_out: dict[bytes, float]
+    _ends: tuple[float, float]  # of decision scores of rows that count
 
     def __init__(
         self,
@@ -97,16 +98,25 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
-        scores, held_out = density.score_samples(X), density.validation_indices_
-        scores[held_out] = density.held_out_scores_
-        weights = np.ones(len(scores))
+        held_out = density.validation_indices_
+        keys = self._keys(X)
+        scores = dict(zip([keys[i] for i in held_out], density.held_out_scores_, strict=True))
+        self._held_out = scores
+        weights = np.ones(len(keys))
         if sample_weight is not None:
             weights = np.asarray(sample_weight, dtype=float)
         share = AUTO if self.contamination == "auto" else self.contamination
-        self.offset_ = _quantile(scores[held_out], weights[held_out], float(share))
-        self.decision_scores_ = -scores
-        self.labels_ = (scores < self.offset_).astype(int)
+        self.offset_ = _quantile(density.held_out_scores_, weights[held_out], float(share))
+        self.decision_scores_ = -self.score_samples(X)
+        self.labels_ = (-self.decision_scores_ < self.offset_).astype(int)
+        known = self.decision_scores_[(weights > 0) & np.isfinite(self.decision_scores_)]
+        self._ends = float(known.min()), float(known.max())
         return self
+
+    def _keys(self, X: ArrayLike) -> list[bytes]:  # noqa: N803
+        """What rows are known by."""
+        x, context = self.density_._read(X, None)
+        return [row.tobytes() for row in (x if context is None else np.hstack([x, context]))]
 
     def fit_predict(
         self,
@@ -115,12 +125,15 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         **options: Any,
     ) -> Array:
         """Fit, and return 1 for each inlier of X and -1 for each outlier, `(n,)`."""
-        return 1 - 2 * self.fit(X, y, **options).labels_
+        labels: Array = 1 - 2 * self.fit(X, y, **options).labels_
+        return labels
 
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
         """The log-density of each row, `(n,)`, in nats: higher is more like the training rows."""
         check_is_fitted(self)
-        return self.density_.score_samples(X)
+        scores = self.density_.score_samples(X)
+        pairs = zip(self._keys(X), scores, strict=True)
+        return np.array([self._held_out.get(key, score) for key, score in pairs])
 
     def decision_function(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row minus the offset, `(n,)`: negative for outliers."""
@@ -136,8 +149,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         The second column is 0 for rows as likely as the likeliest of them, and 1 for such as are
         no more likely than the least likely; the first is the rest, as pyod has it.
         """
-        finite = self.decision_scores_[np.isfinite(self.decision_scores_)]
-        low, high = finite.min(), finite.max()
+        check_is_fitted(self)
+        low, high = self._ends
         share = np.clip((-self.score_samples(X) - low) / max(high - low, 1e-300), 0, 1)
         return np.column_stack([1 - share, share])
 
@@ -147,13 +160,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         return tags
 
 
-def _quantile(score: Array, weights: Array, share: float) -> float:
-    """The score below which this share of the weight lies, between two scores if need be.
-
-    With equal weights it is that of `np.quantile`.
-    """
-    order = np.argsort(score)[weights[np.argsort(score)] > 0]
-    upper = np.cumsum(weights[order])
-    # Each score stands for the place where the weight of those below it ends.
-    below = upper - weights[order]
-    return float(np.interp(share * below[-1], below, score[order]))
+def _quantile(scores: Array, weights: Array, share: float) -> float:
+    """The score below which about this share of the weight lies, as near as one comes to it."""
+    values, places = np.unique(scores, return_inverse=True)
+    upper = np.cumsum(np.bincount(places, weights))
+    below = np.r_[0.0, upper[:-1]]
+    return float(values[np.abs(below - share * upper[-1]).argmin()])

@@ -38,8 +38,18 @@ class TableReader:
     framed_: bool
     left_out_: dict[str, pd.Series]
 
-    def _read(self, X: Any, y: Any, *, fit: bool = False) -> tuple[Array, Array | None]:  # noqa: N803
-        """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64."""
+    def _read(
+        self,
+        X: Any,  # noqa: N803
+        y: Any,
+        *,
+        fit: bool = False,
+        weights: Array | None = None,
+    ) -> tuple[Array, Array | None]:
+        """The modelled columns `(n, d)`, and the context `(n, k)` or None, both float64.
+
+        With `fit` what the columns are is found in the rows of a weight above 0.
+        """
         frame = self._frame(X, fit)
         given = None
         if isinstance(self.context, str):
@@ -55,12 +65,13 @@ class TableReader:
             given = frame[names]
             frame = frame[[name for name in frame.columns if name not in names]]
         if fit:
-            self._find(frame, given)
+            used = slice(None) if weights is None else weights > 0
+            self._find(frame[used], None if given is None else given[used])
         context = None
         if given is not None:
             assert self.conditions_ is not None
-            context = encode(self.conditions_, given)
-        return encode(self.schema_, frame, strict=fit), context
+            context = encode(self.conditions_, given, strict=weights is None)
+        return encode(self.schema_, frame, strict=fit and weights is None), context
 
     def _frame(self, X: Any, fit: bool) -> pd.DataFrame:  # noqa: N803
         """The columns of X, by their names or else x0, x1, ..."""
@@ -93,8 +104,8 @@ class TableReader:
             asked = {name: kinds.pop(name) for name in given.columns if name in kinds}
             if isinstance(self.context, str) and self.context == "classes":
                 asked = dict.fromkeys(given.columns, "category")
-            self.conditions_ = find_schema(given, asked)
-        self.schema_ = find_schema(frame, kinds)
+            self.conditions_ = find_schema(without_copies(given), asked)
+        self.schema_ = find_schema(without_copies(frame), kinds)
         self.left_out_ = {}
         for column in self.schema_.columns:
             if isinstance(column, LeftOutColumn):
@@ -161,6 +172,18 @@ class TableReader:
         if container == "default":
             return values
         return ADAPTERS_MANAGER.adapters[container].create_container(values, values, columns=names)
+
+
+def without_copies(frame: pd.DataFrame) -> pd.DataFrame:
+    """The distinct rows of a table whose equal rows are copies, as those of a bootstrap are.
+
+    They are where two columns have no value twice in the distinct rows. Else a value is repeated
+    because it is likely, which says what its column is.
+    """
+    rows = frame.drop_duplicates()
+    if len(rows) == len(frame):
+        return frame
+    return rows if sum(rows[name].is_unique for name in rows) > 1 else frame
 
 
 def as_frame(values: Any, names: Sequence[Any] | None) -> pd.DataFrame:

@@ -31,12 +31,9 @@ class Distinct(NamedTuple):
     ) -> Self:
         """Those of the rows x `(m, d)` and context `(m, k)` with weights `(m,)`.
 
-        A table of distinct rows without weights keeps its order. Raises `ValueError` if fewer than
-        two rows have a weight above 0.
+        A table of distinct rows without weights keeps its order.
         """
         used = np.arange(len(x)) if weights is None else np.flatnonzero(weights)
-        if len(used) < 2:
-            raise ValueError("sample_weight must be above 0 for at least 2 rows.")
         if not merge:
             return cls._each(x, context, np.ones(len(x)) if weights is None else weights, used)
         table = (x if context is None else np.hstack([x, context]))[used]
@@ -68,7 +65,7 @@ class Distinct(NamedTuple):
         return cls(x[index], None if context is None else context[index], counts, places)
 
 
-def checked_weights(sample_weight: ArrayLike | None, x: Array) -> Array | None:
+def checked_weights(sample_weight: ArrayLike | None, x: ArrayLike) -> Array | None:
     """The weight of each row of x `(n,)`, or None; raises `ValueError` for negative ones."""
     if sample_weight is None:
         return None
