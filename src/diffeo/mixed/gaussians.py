@@ -86,8 +86,8 @@ class GaussianMembers(Configurable, nn.Module):
         terms = log_rate - 0.5 * (e * e + math.log(2 * math.pi))
         if not points:
             terms = terms + scores.log_width.T[:count]
-            for c in layout.cells:
-                if c < count:
+            for c, cells in enumerate(layout.cells[:count]):
+                if cells:
                     log_s = -log_rate[..., c, :]
                     mean = scores.point[:, c] - e[..., c, :] * log_s.exp()
                     one = Scores(*(part[:, c] for part in scores))
@@ -164,7 +164,7 @@ class Conditionals:
     def _number(self, c: int) -> Tensor:
         mean, log_scale = self.at(c)
         scores = Scores(*(part[:, c, None, None] for part in self.rows.scores))
-        known = normal_log_prob(scores, mean, log_scale)
+        known = normal_log_prob(scores, mean, log_scale, self.layout.cells[c])
         if not self.layout.gaps[c]:
             return known
         gap, table = self.rows.empty[:, c, None, None], self.members.log_gap[..., c, :]

@@ -148,7 +148,7 @@ class Growing:
                 log_v = log_v + F.logsigmoid(-found[3])[..., None]
             flat = [part.flatten(1) for part in (log_v, place, spread)]
             groups.append(("logistic", 0, flat[0], flat[1], flat[2]))
-        return Parts(groups, gap)
+        return Parts(groups, gap, self.stack.layout.cells[c])
 
     # Noise ------------------------------------------------------------------------------------
 
@@ -263,7 +263,9 @@ class Growing:
         # In float64: the ends of narrow cells lose their digits on the way.
         normal = Scores(*(part[:, [place]].double() for part in self.scales[0].scores))
         scores = logistic_scores(normal).to(self.dtype)
-        known = (log_w + logistic_log_prob(scores, mean, log_s)).logsumexp(2)
+        known = (
+            log_w + logistic_log_prob(scores, mean, log_s, self.stack.layout.cells[place])
+        ).logsumexp(2)
         if logits:
             gap = self.scales[0].empty[:, place]
             known = torch.where(gap, F.logsigmoid(logits[0]), known + F.logsigmoid(-logits[0]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.columns import Columns
 from diffeo.mixed.scores import Scores
 
 CELLS = 4_096  # of a grid, that are all in the table
@@ -33,7 +33,7 @@ class ColumnInverse:
         marginals: of the column alone (`Marginals.one`).
     """
 
-    def __init__(self, marginals: Marginals) -> None:
+    def __init__(self, marginals: Columns) -> None:
         self.marginals = marginals
         self.grid = bool(marginals.step[0] > 0)
         places = torch.linspace(
@@ -50,7 +50,7 @@ class ColumnInverse:
         self.complete = False  # whether all cells that are likely are in the table
         if self.grid:
             inside = x[(scores.high > -LIKELY) & (scores.low < LIKELY)]
-            index = marginals._index(inside[:, None])[:, 0]
+            index = marginals.index(inside[:, None])[:, 0]
             first, last = float(index.amin()), float(index.amax())
             self.complete = last - first < CELLS
             if self.complete:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from diffeo.mixed.marginals import ARSINH, LINEAR, LOG, Marginals
+from diffeo.mixed.columns import ARSINH, LINEAR, LOG
+from diffeo.mixed.marginals import Marginals
 from diffeo.schema import NumberColumn
 
 COMPONENTS = (1, 2, 3, 5, 8, 12)  # to choose among
@@ -86,7 +88,7 @@ def _masses(
     if table.total <= 1:
         return 0.0, counts
     one = marginals.one(i)
-    one.share.zero_()
+    one = replace(one, share=torch.zeros_like(one.share))
     smooth = one(table.x[:, None])[0][:, 0].exp()
     # Without the row itself: a value that occurs once has no mass.
     left = ((counts - 1).clamp(min=0) / (table.total - 1)) * masses
@@ -173,7 +175,7 @@ def _binned(
     """Values on a scale in at most 128 bins: means, counts, least variances, log slopes."""
     one = Marginals([column])
     one.kind[0], one.place[0], one.unit[0] = kind, place, unit
-    y, log_slope = (part[:, 0] for part in one.scaled(x[:, None]))
+    y, log_slope = (part[:, 0] for part in one.one(0).scaled(x[:, None]))
     cell = column.step * log_slope.exp()
     order = y.argsort()
     y, c, cell, log_slope = y[order], counts[order], cell[order], log_slope[order]

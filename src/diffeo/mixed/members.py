@@ -91,6 +91,15 @@ class MixedMembers(nn.Module):
             found.append((self.plain_marginals, self.plain_gaussians))
         return found
 
+    @property
+    def width(self) -> int:
+        """How many numbers a row has at most in a step, of the components of all members."""
+        numbers = [mixtures.mean.numel() for _, mixtures in self.scales]
+        if self.networks is not None:
+            networks = self.networks
+            numbers.append(networks.members * networks.components * len(self.layout.numbers))
+        return max(numbers)
+
     def normalize(self) -> None:
         """Let all weights sum to 1 to the precision of their dtype."""
         self.log_w.copy_(self.log_w.log_softmax(-1))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffeo.bijections.mixture_cdf import LOG_SCALE, first_components
 from diffeo.bijections.quantiles import NOISE
+from diffeo.mixed.marginals import split
 from diffeo.mixed.rows import Layout, Rows
 from diffeo.mixed.scores import Scores, logistic_log_prob
 from diffeo.schema import Column
@@ -151,19 +152,20 @@ class NetworkMembers(Configurable, nn.Module):
         found = out.new_zeros(out.shape[:2])
         which = [place for number, place in order if number]
         if which:
-            start = min(which)
-            numbers = numbers.unflatten(-1, (-1, self.size))[:, :, start:]
-            parts = Scores(*(part[:, start:, None] for part in scores))
-            log_w, mean, log_s = self.mixture(numbers)
-            known = (log_w + logistic_log_prob(parts, mean, log_s)).logsumexp(-1)
-            some = [c for c in which if layout.gaps[c]]
-            if some:
+            numbers = numbers.unflatten(-1, (-1, self.size))
+            known = out.new_zeros(numbers.shape[:-1])
+            for some, cells in split(layout.kinds, min(which)):
+                parts = Scores(*(part[:, some, None] for part in scores))
+                log_w, mean, log_s = self.mixture(numbers[:, :, some])
+                log_p = log_w + logistic_log_prob(parts, mean, log_s, cells)
+                known[..., some] = log_p.logsumexp(-1)
+            if any(layout.gaps):
                 logits = torch.zeros_like(known)
-                logits[..., [c - start for c in some]] = gaps[..., -len(some) :]
-                may = torch.tensor(layout.gaps[start:], device=logits.device)
+                logits[..., [c for c, gap in enumerate(layout.gaps) if gap]] = gaps
+                may = torch.tensor(layout.gaps, device=logits.device)
                 known = known + torch.where(may, F.logsigmoid(-logits), 0.0)
-                known = torch.where(rows.empty[:, start:], F.logsigmoid(logits), known)
-            found = known.sum(-1)
+                known = torch.where(rows.empty, F.logsigmoid(logits), known)
+            found = known[..., min(which) :].sum(-1)
         for number, place in order:
             if not number:
                 table = categories[place].log_softmax(-1)
@@ -195,9 +197,8 @@ class NetworkMembers(Configurable, nn.Module):
 
     def _features(self, rows: Rows) -> Tensor:
         parts = [rows.scores.point.clamp(-FAR, FAR)]
-        for c, gap in enumerate(self.layout.gaps):
-            if gap:
-                parts.append(rows.empty[:, c : c + 1].to(parts[0]))
+        gaps = [c for c, gap in enumerate(self.layout.gaps) if gap]
+        parts.append(rows.empty[:, gaps].to(parts[0]))
         for g, size in enumerate(self.layout.sizes):
             parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
         return torch.cat(parts, 1)

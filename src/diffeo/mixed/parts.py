@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections.quantiles import NOISE, Shape, log_ndtri
-from diffeo.mixed.scores import Scores, log_prob, logistic_scores, logit_of_normal
+from diffeo.mixed.scores import LOG_PROB, Scores, logistic_scores, logit_of_normal
 
 AT_ONCE = 2**22  # numbers, of nodes and components
 
@@ -23,15 +23,17 @@ class Parts(NamedTuple):
             of (0: of the marginals, 1: of the plain ones), and log-weights, means and log-scales
             `(n, components)`.
         gap: the probability of an empty cell `(n,)`.
+        cells: whether values are cells of noise, and no points.
     """
 
     groups: list[tuple[Shape, int, Tensor, Tensor, Tensor]]
     gap: Tensor
+    cells: bool
 
     def take(self, which: Tensor | slice) -> Parts:
         """Those of some of the rows."""
         groups = [(g[0], g[1], g[2][which], g[3][which], g[4][which]) for g in self.groups]
-        return Parts(groups, self.gap[which])
+        return Parts(groups, self.gap[which], self.cells)
 
     def weighted(self, w: Tensor) -> Parts:
         """One mixture for each n rows, of m times as many with weights `(n, m)`."""
@@ -44,7 +46,7 @@ class Parts(NamedTuple):
             (shape, scale, (log_w.unflatten(0, w.shape) + more).flatten(1), flat(mean), flat(log_s))
             for shape, scale, log_w, mean, log_s in self.groups
         ]
-        return Parts(groups, (self.gap.view_as(w) * w).sum(1))
+        return Parts(groups, (self.gap.view_as(w) * w).sum(1), self.cells)
 
     def log_prob(self, scores: Sequence[Scores]) -> Tensor:
         """The log-probability of values `(n, nodes)`, by the column; those of empty cells apart.
@@ -55,10 +57,10 @@ class Parts(NamedTuple):
         found = []
         for shape, scale, *mixture in self.groups:
             ends = logistic_scores(scores[scale]) if shape == "logistic" else scores[scale]
-            wide = Scores(*(part[..., None] for part in ends))
+            wide, log_prob = Scores(*(part[..., None] for part in ends)), LOG_PROB[shape]
             step = max(1, AT_ONCE // max(1, ends.point.numel()))
             pieces = zip(*(part[:, None].split(step, -1) for part in mixture), strict=True)
-            found += [(w + log_prob(shape, wide, m, s)).logsumexp(-1) for w, m, s in pieces]
+            found += [(w + log_prob(wide, m, s, self.cells)).logsumexp(-1) for w, m, s in pieces]
         return torch.stack(found).logsumexp(0)
 
     def noise(self, scores: Sequence[Scores]) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from diffeo.bijections.quantiles import Shape
 from diffeo.mixed.growing import pick
 from diffeo.mixed.members import MixedMembers
 from diffeo.mixed.parts import Parts
@@ -98,7 +99,8 @@ class MixturePosterior:
 
     def parts(self, c: int) -> Parts:
         """The mixture of a column of numbers that is not known, whatever the others are."""
-        total, groups = self.log_evidence[:, None], []
+        total = self.log_evidence[:, None]
+        groups: list[tuple[Shape, int, Tensor, Tensor, Tensor]] = []
         for scale, group in enumerate(self.groups):
             unit = torch.zeros(group.mean.shape[-1], 1, dtype=torch.float64)
             unit[c] = 1.0
@@ -106,7 +108,8 @@ class MixturePosterior:
             solved = torch.linalg.solve_triangular(group.lower, unit, upper=False)
             log_s = 0.5 * solved.square().sum((-1, -2)).log()
             groups.append(("normal", scale, group.log_w - total, group.mean[..., c], log_s))
-        return Parts(groups, total.new_zeros(len(total)))  # type: ignore[arg-type]
+        gap = total.new_zeros(len(total))
+        return Parts(groups, gap, self.tools.stack.layout.cells[c])
 
     def log_gaps(self, c: int) -> Tensor:
         """Of a filled and an empty cell of a column of numbers, in the first row `(2,)`."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.marginals import Marginals, has_cells
 from diffeo.mixed.scores import Scores
 from diffeo.schema import CategoryColumn, Column, NumberColumn
 
@@ -53,7 +53,7 @@ class Layout:
         numbers: the columns of numbers, by their place in the table.
         kinds: what they are.
         gaps: whether they may be empty.
-        cells: which have values that are cells of noise, and no points.
+        cells: whether their values are cells of noise, and no points.
         categories: those of categories.
         sizes: how many values each category has, an empty cell included.
         order: for each column, in the order of prediction, whether it is a number, and its place
@@ -67,7 +67,7 @@ class Layout:
         self.sizes = [c.count + c.missing for c in columns if isinstance(c, CategoryColumn)]
         self.kinds = [c for c in columns if isinstance(c, NumberColumn)]
         self.gaps = [columns[i].missing for i in self.numbers]
-        self.cells = [i for i, c in enumerate(self.kinds) if c.step > 0 or c.atoms]
+        self.cells = [has_cells(column) for column in self.kinds]
 
         def rank(i: int) -> tuple[bool, bool, int, int]:
             column = columns[i]
@@ -88,7 +88,7 @@ class Layout:
         They are values out of range or of no category, and gaps in columns that have none.
         """
         wrong = x.isnan() & ~torch.tensor([c.missing for c in self.columns], device=x.device)
-        wrong[:, self.numbers] |= marginals.outside(x[:, self.numbers])
+        wrong[:, self.numbers] |= marginals.some().outside(x[:, self.numbers])
         counts = [c.count for c in self.columns if isinstance(c, CategoryColumn)]
         places = x[:, self.categories]
         beyond = places > torch.tensor(counts, dtype=x.dtype, device=x.device) - 1

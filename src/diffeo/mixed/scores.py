@@ -54,15 +54,19 @@ def logit_of_normal(y: Tensor) -> Tensor:
     return log_ndtr(y) - log_ndtr(-y)
 
 
-def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
+def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor, cells: bool = True) -> Tensor:
     """The log-probability of cells, and log-density of points, under normal components.
 
     Args:
         scores: with parts that broadcast to the components.
         mean: of each component.
         log_scale: logarithm of the standard deviation.
+        cells: False if all are points.
     """
     rate = (-log_scale).exp()
+    if not cells:
+        v = (scores.point - mean) * rate
+        return scores.log_width - log_scale - 0.5 * (v * v + math.log(2 * math.pi))
     a, b = _ends(scores, mean, rate)
     wide = b - a > 1e-2
     # By the density in the middle of a narrow cell, with the next term of the series.
@@ -79,14 +83,18 @@ def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
     return torch.where(wide, upper + torch.log1p(-gap.exp()), density)
 
 
-def logistic_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
+def logistic_log_prob(
+    scores: Scores, mean: Tensor, log_scale: Tensor, cells: bool = True
+) -> Tensor:
     """As `normal_log_prob`, under logistic components.
 
     A cell of width w has (1 - exp(-w / s)) G(upper) G(-lower), without a difference.
     """
-    rate = (-log_scale).exp()
+    rate, ratio = (-log_scale).exp(), scores.log_width - log_scale
+    if not cells:
+        v = (scores.point - mean) * rate
+        return ratio + v + 2 * F.logsigmoid(-v)
     a, b = _ends(scores, mean, rate)
-    ratio = scores.log_width - log_scale
     cell = scores.high > scores.low
     width = torch.where(cell, (-torch.expm1(-ratio.clamp(-60.0, 5.0).exp())).log(), ratio)
     return width + F.logsigmoid(b) + F.logsigmoid(-a)
@@ -98,7 +106,4 @@ def _ends(scores: Scores, mean: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(scores.low < -EDGE, -1e3, a), torch.where(scores.high > EDGE, 1e3, b)
 
 
-def log_prob(shape: str, scores: Scores, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """That of normal or logistic components, whose scores are on their own scale."""
-    found = normal_log_prob if shape == "normal" else logistic_log_prob
-    return found(scores, mean, log_scale)
+LOG_PROB = {"normal": normal_log_prob, "logistic": logistic_log_prob}

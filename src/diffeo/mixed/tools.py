@@ -7,9 +7,9 @@ from functools import cached_property
 
 from torch import Tensor
 
+from diffeo.mixed.columns import Columns
 from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.inverse import ColumnInverse
-from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.members import MixedMembers
 from diffeo.mixed.scores import Scores
 
@@ -30,7 +30,7 @@ class Tools:
         self._inverses: dict[tuple[int, int], ColumnInverse] = {}
 
     @cached_property
-    def one(self) -> list[list[Marginals]]:
+    def one(self) -> list[list[Columns]]:
         """The distribution of each column of numbers by itself, on each scale."""
         columns = range(len(self.stack.layout.numbers))
         return [[marginals.one(c) for c in columns] for marginals, _ in self.stack.scales]

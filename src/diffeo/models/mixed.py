@@ -52,6 +52,11 @@ class MixedFlow(Flow):
         found: Any = self.bijection
         return found
 
+    @property
+    def chunk(self) -> int:
+        """How many rows to pass at once: as many as stay near the processor, with their parts."""
+        return max(64, min(super().chunk, 2**19 // max(1, self.stack.width)))
+
     def log_prob(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> Tensor:
