@@ -133,7 +133,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(name, runs, cap
 
 def test_an_estimator_learns_on_a_device_and_is_used_on_the_cpu():
     x = load_iris().data[:, :2]
-    settings = {"max_iter": 8, "layers": 2, "hidden": 8, "random_state": 0}
+    settings = {"max_iter": 8, "networks": 1, "hidden": 8, "random_state": 0}
     expected = FlowDensity(**settings, device="cpu").fit(x).score_samples(x)
     with FakeDevice("mps") as device:
         density = FlowDensity(**settings, device="mps").fit(x)

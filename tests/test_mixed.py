@@ -105,7 +105,7 @@ def test_marginals_find_the_distributions_that_made_the_columns():
         fresh = values[: n // 2]
         log_p, scores = marginals(torch.tensor(fresh)[:, None])
         assert float(log_p.mean()) == pytest.approx(truth(fresh).mean(), abs=0.02)
-        back = ColumnInverse(marginals)(scores.point[:, 0])
+        back = ColumnInverse(marginals.one(0))(scores.point[:, 0])
         assert torch.allclose(back, torch.tensor(fresh), rtol=1e-9)
 
 

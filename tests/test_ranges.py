@@ -222,14 +222,11 @@ def test_numbers_out_of_range_are_refused_where_the_classes_are_used(call, sente
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("layers", 0, "'auto'|auto or a whole number|whole number from 1 on"),
-        ("noise", 1.5, "number from 0 to below 1"),
+        ("networks", -1, "'auto'|auto or a whole number|whole number from 0 on"),
         ("learning_rate", -1, "finite number above 0"),
         ("batch_size", 0, "whole number from 1 on"),
         ("max_iter", 0, "whole number from 1 on"),
         ("n_iter_no_change", 0, "whole number from 1 on"),
-        ("validation_fraction", 2, "number above 0 and below 1"),
-        ("validation_fraction", math.nan, "number above 0 and below 1"),
         ("random_state", -1, "whole number from 0 to"),
         ("hidden", "big", "whole number from 1 on or auto"),
     ],

@@ -193,14 +193,9 @@ CALLS = {
         "univariate is 'Affine': choose a Univariate.",
     ),
     "text in an array": (
-        lambda: FlowDensity().fit(pd.DataFrame({"species": ["Adelie"] * 9, "mass": range(9)})),
-        "column 'species' is not numeric, row 0 holds 'Adelie': leave it out, name it in context, "
-        "or encode it as numbers.",
-    ),
-    "text without names": (
         lambda: FlowDensity().fit([[1.0, "2,5"], [2.0, "3,5"]]),
-        "column 1 is not numeric, row 0 holds '2,5': leave it out, name it in context, or encode "
-        "it as numbers.",
+        "could not convert string to float: '2,5': give a pandas DataFrame, whose columns may be "
+        "text.",
     ),
 }
 

@@ -98,14 +98,14 @@ def test_clean_rows_have_their_density_though_the_training_rows_hold_far_ones():
     test = clean(4_000, seed=1)
     truth = torch.distributions.Normal(torch.zeros(2), STD).log_prob(test).sum(1).mean()
     assert float(truth) == pytest.approx(-ENTROPY, abs=0.05)
-    with pytest.warns(OutlierWarning, match="column 1: 4 values"):
-        density = FlowDensity(max_iter=200, random_state=0).fit(ruined().numpy())
+    with pytest.warns(OutlierWarning, match="column x1: 4 values"):
+        density = FlowDensity(networks=0, random_state=0).fit(ruined().numpy())
     assert density.score(test.numpy()) == pytest.approx(float(truth), abs=0.05)
 
 
 def test_a_detector_of_outliers_finds_those_it_learned_from():
     x = ruined().numpy()
-    density = FlowDensity(max_iter=50, random_state=0)
+    density = FlowDensity(networks=0, random_state=0)
     with pytest.warns(OutlierWarning):
         detector = FlowOutlierDetector(density, contamination=0.01).fit(x)
     assert (detector.predict(x[[17, 230, 900, 1999]]) == -1).all()
@@ -140,7 +140,7 @@ def test_training_from_the_command_line_is_not_ruled_by_far_rows(tmp_path):
 def test_a_narrow_column_is_not_taken_for_constant(columns):
     rng = np.random.default_rng(0)
     x = np.column_stack([1 + 1e-12 * rng.normal(size=10_000), rng.normal(size=10_000)])[:, :columns]
-    density = FlowDensity(max_iter=20, random_state=0).fit(x)
+    density = FlowDensity(networks=0, random_state=0).fit(x)
     truth = -0.5 * columns * math.log(2 * math.pi * math.e) - math.log(1e-12)
     assert density.score(x) == pytest.approx(truth, abs=0.03)
 

@@ -22,7 +22,7 @@ from diffeo.sklearn import FlowDensity
 @pytest.fixture(scope="module")
 def density() -> FlowDensity:
     X = np.random.default_rng(0).normal(size=(300, 3))  # noqa: N806
-    return FlowDensity(max_iter=10, layers=2, hidden=8, random_state=0).fit(X)
+    return FlowDensity(networks=0, random_state=0).fit(X)
 
 
 def test_an_estimator_samples_in_chunks_what_its_flow_samples_at_once(density, monkeypatch):
@@ -35,11 +35,12 @@ def test_an_estimator_samples_in_chunks_what_its_flow_samples_at_once(density, m
 
     monkeypatch.setattr(type(density.flow_), "decode", counted)
     rows = 2 * density.flow_.chunk + 5
-    drawn = density.sample(rows, random_state=3)
+    drawn = density.sample(rows, random_state=3, temperature=0.5)
     assert sizes == [density.flow_.chunk, density.flow_.chunk, 5]
     seed = int(np.random.RandomState(3).randint(2**31 - 1))
     with torch.no_grad():
-        truth = density.flow_.sample(rows, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        truth = density.flow_.sample(rows, generator=generator, temperature=0.5)
     np.testing.assert_allclose(drawn, truth.numpy(), rtol=1e-12, atol=1e-12)
 
 

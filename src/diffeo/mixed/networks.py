@@ -197,8 +197,9 @@ class NetworkMembers(Configurable, nn.Module):
 
     def _features(self, rows: Rows) -> Tensor:
         parts = [rows.scores.point.clamp(-FAR, FAR)]
-        gaps = [c for c, gap in enumerate(self.layout.gaps) if gap]
-        parts.append(rows.empty[:, gaps].to(parts[0]))
+        for c, gap in enumerate(self.layout.gaps):
+            if gap:
+                parts.append(rows.empty[:, c : c + 1].to(parts[0]))
         for g, size in enumerate(self.layout.sizes):
             parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
         return torch.cat(parts, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,18 +19,18 @@ from sklearn.base import (
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from diffeo.sklearn.fitting import Settings, fit_flow
+from diffeo.schema import NumberColumn
 from diffeo.sklearn.tables import TableReader, as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
+from diffeo.training.loop import Observer, Training
+from diffeo.training.mixed import Settings, fit_mixed
 from diffeo.utils.machine import Device
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import (
     Count,
     NonNegative,
     Positive,
-    Proportion,
     Seed32,
-    Share,
     Whole,
     check_arguments,
     checked,
@@ -37,6 +39,8 @@ from diffeo.utils.statistics import far_values, warn_of_far
 
 Array = NDArray[Any]
 Auto = Literal["auto"]
+LOCK = threading.Lock()
+FARTHEST = 37.0  # noise, whose probability a float64 holds
 
 
 class FlowDensity(
@@ -44,69 +48,74 @@ class FlowDensity(
 ):
     """Density of a table, learned by a normalizing flow; conditional on request.
 
-        log p(x) = log N(f(x); 0, I) + log|det df/dx|
+        log p(row) = log sum_m w_m prod_i p_m(x_i | x_j before i)
 
-    with f a `diffeo.TableFlow`: it starts as a Gaussian of transformed columns, and couplings learn
-    the rest by maximum likelihood. Some rows are held out; training stops when their likelihood no
-    longer rises, and the best weights are used, or the start where the gain may be chance. "auto"
-    depends on the numbers of rows and columns alone (`diffeo.sklearn.fitting`).
+    It is a `diffeo.MixedFlow`: its members are mixtures of normal distributions, and masked
+    networks where there are rows enough. Each leaves out a part of the rows, which choose how many
+    components there are, when networks stop, and how much each member counts. X may be a DataFrame
+    of numbers, text, truth values, dates and empty cells (`kinds`). `log p` is the probability of
+    what is discrete times the density of what is not; of a column with a grid, the probability of
+    a value over the step.
 
     Parameters
     ----------
     context : None, "target", "classes" or list of columns, default=None
         What the density is conditional on. None: nothing, and `y` is ignored, as by scikit-learn's
-        densities. "target": p(X | y) with numbers `y`, one column or several. "classes":
-        p(X | y) with labels `y` of any type. A list: p(other columns | these columns of X), by
-        name or, in an array, by position; text, categories and truth values are classes.
-    layers : int or "auto", default="auto"
-        Number of couplings.
+        densities. "target": p(X | y) with `y` of one column or several. "classes": p(X | y) with
+        labels `y` of any type. A list: p(other columns | these columns of X), by name or, in an
+        array, by position.
+    kinds : dict or None, default=None
+        What columns are, where that is not found by itself: for a name (x0, x1, ... of an array)
+        one of "number", "integer", "category", "date" and "left out", or fields of the column, such
+        as `{"low": 0, "high": 100}` (see `diffeo.data.find_schema`).
+    networks : int or "auto", default="auto"
+        How many members are networks; none below 1,500 rows.
     hidden : int or "auto", default="auto"
-        Width of both hidden layers of each coupling's network.
-    noise : float or "auto", default="auto"
-        Standard deviation, below 1, of the noise on whitened training rows in the last step. It
-        falls to this from 0.5, so that coarse structure is learned first.
+        Width of the layers of networks.
     max_iter : int or "auto", default="auto"
         Most steps of Adam.
-    batch_size : int, default=512
+    batch_size : int or "auto", default="auto"
         Rows of a step.
-    learning_rate : float or "auto", default="auto"
+    learning_rate : float, default=0.003
         Largest rate of Adam; it rises over the first tenth of the steps and falls as a cosine.
-    validation_fraction : float or "auto", default="auto"
-        Share of the rows that is held out to choose the best weights.
     n_iter_no_change : int or "auto", default="auto"
-        Stop after this many steps in which the held-out likelihood has not risen.
+        Stop after this many steps in which the likelihood of rows that were left out has not risen.
     random_state : int, RandomState instance or None, default=None
-        Of the split, the first weights, the order of the rows and the noise. torch's own random
-        state is neither used nor changed.
+        Of the parts that are left out, the first weights and the order of the rows. torch's own
+        random state is neither used nor changed.
     device : "auto", "cpu", "cuda" or "mps", default="auto"
-        Where the couplings learn; "auto" is a GPU where there is one. The fitted flow is on the
-        CPU.
+        Where networks learn; "auto" is a GPU where there is one. The fitted flow is on the CPU.
     verbose : int, default=0
-        1 prints the likelihood at each validation.
+        1 prints the likelihood at each validation of networks.
 
     Attributes
     ----------
-    flow_ : diffeo.TableFlow
-        The flow, in float64; `flow_.save_pretrained(folder)` saves it without pickle.
+    flow_ : diffeo.MixedFlow
+        The flow, in float64; `flow_.save_pretrained(folder)` saves it, with names and kinds of the
+        columns, and without pickle.
+    schema_, conditions_ : diffeo.schema.Schema
+        What the columns are that are modelled, and those that are context, or None.
     n_iter_, best_iter_ : int
-        How many steps were taken, and after which the held-out likelihood was highest.
+        How many steps networks took, at least 1, and after which the held-out likelihood was
+        highest.
     validation_scores_ : ndarray
-        Mean held-out log-likelihood at each validation, in nats; the first is that of the start.
+        Mean log-likelihood of rows under the networks that left them out, at each validation.
     validation_indices_ : ndarray
-        Which rows were held out.
+        Which rows were left out by some member.
+    held_out_scores_ : ndarray
+        The log-likelihood of each of these rows under the members that left it out.
 
     Notes
     -----
     `score` is the mean, as that of GaussianMixture, and not the sum, as that of KernelDensity, so
-    that folds of different sizes compare. Repeated values, such as those of rounded columns, have
-    an unbounded density: spread them over their step first.
+    that folds of different sizes compare.
 
     Examples
     --------
     >>> import numpy as np
     >>> from diffeo.sklearn import FlowDensity
     >>> X = np.random.default_rng(0).normal([5, -2], [1, 3], (500, 2))
-    >>> density = FlowDensity(max_iter=50, random_state=0).fit(X)
+    >>> density = FlowDensity(random_state=0).fit(X)
     >>> bool(abs(density.score(X) + 0.5 * 2 * np.log(2 * np.pi * np.e) + np.log(3)) < 0.1)
     True
     >>> Z = density.transform(X)  # standard noise
@@ -114,7 +123,7 @@ class FlowDensity(
     True
     >>> density.sample(3, random_state=0).shape
     (3, 2)
-    >>> conditional = FlowDensity(context=[0], max_iter=50, random_state=0).fit(X)
+    >>> conditional = FlowDensity(context=[0], random_state=0).fit(X)
     >>> conditional.sample(2, context=[[5.0]], random_state=0)[:, 0]
     array([5., 5.])
     """
@@ -123,26 +132,24 @@ class FlowDensity(
         self,
         *,
         context: Literal["target", "classes"] | Sequence[Any] | None = None,
-        layers: Count | Auto = "auto",
+        kinds: Mapping[str, Any] | None = None,
+        networks: Whole | Auto = "auto",
         hidden: Count | Auto = "auto",
-        noise: Share | Auto = "auto",
         max_iter: Count | Auto = "auto",
-        batch_size: Count = 512,
-        learning_rate: Positive | Auto = "auto",
-        validation_fraction: Proportion | Auto = "auto",
+        batch_size: Count | Auto = "auto",
+        learning_rate: Positive = 3e-3,
         n_iter_no_change: Count | Auto = "auto",
         random_state: Seed32 | np.random.RandomState | None = None,
         device: Device = "auto",
         verbose: Whole | bool = 0,
     ) -> None:
         self.context = context
-        self.layers = layers
+        self.kinds = kinds
+        self.networks = networks
         self.hidden = hidden
-        self.noise = noise
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.random_state = random_state
         self.device = device
@@ -156,23 +163,65 @@ class FlowDensity(
     ) -> Self:
         """Learn the density of the rows of X `(n, columns)`, given y if `context` asks for it.
 
-        `sample_weight` `(n,)` is how often each row counts; rows of weight 0 do not.
+        X is an array, or a DataFrame of any columns; empty cells are NaN. `sample_weight` `(n,)` is
+        how often each row counts; rows of weight 0 do not.
         """
         check_arguments(FlowDensity.__init__, self.get_params(deep=False))
-        x, context = self._read(X, y, fit=True)
-        distinct = Distinct.of(x, context, checked_weights(sample_weight, x))
-        spec = self.encoder_.spec if context is not None else None
-        settings, seed = Settings.of(self, len(distinct.x)), _seed(self.random_state)
-        (rows, _), names = as_tensors(x, None), self._names()
-        if spec is not None and not isinstance(self.context, str):
-            names = self._modelled(names)
-        warn_of_far(rows, far_values(rows), [f"column {name}" for name in names])
-        self.flow_, held_out, best = fit_flow(distinct, spec, settings, seed)
-        self.validation_indices_ = np.flatnonzero(np.isin(distinct.places, held_out))
-        self.n_iter_, self.best_iter_ = best.steps, best.step
-        self.validation_scores_ = np.array(best.scores)
+        weights = checked_weights(sample_weight, X)
+        if weights is not None and np.count_nonzero(weights) < 2:
+            raise ValueError("sample_weight must be above 0 for at least 2 rows.")
+        x, context = self._read(X, y, fit=True, weights=weights)
+        self._warn(x)
+        continuous = any(
+            isinstance(column, NumberColumn) and not column.step and not column.atoms
+            for column in self.schema_.modelled
+        )
+        distinct = Distinct.of(x, context, weights, merge=continuous)
+        with one_thread(), torch.enable_grad(), torch.device("cpu"), single_precision():
+            rows, given = as_tensors(distinct.x, distinct.context)
+            fitted = fit_mixed(
+                self.schema_,
+                rows,
+                conditions=self.conditions_,
+                context=given,
+                weights=torch.from_numpy(distinct.counts),
+                seed=_seed(self.random_state),
+                settings=self._settings(),
+            )
+        self.flow_ = fitted.flow
+        position = {int(row): i for i, row in enumerate(fitted.held_out_rows)}
+        self.validation_indices_ = np.flatnonzero(np.isin(distinct.places, fitted.held_out_rows))
+        order = [position[row] for row in distinct.places[self.validation_indices_]]
+        self.held_out_scores_ = fitted.held_out[order].numpy()
+        best = fitted.best
+        self.n_iter_ = 1 if best is None else max(1, best.steps)
+        self.best_iter_ = 0 if best is None else best.step
+        self.validation_scores_ = np.array([] if best is None else best.scores)
         self._n_features_out = x.shape[1]
         return self
+
+    def _warn(self, x: Array) -> None:
+        """Warn of numbers that are far from all others of their column."""
+        for column, values in zip(self.schema_.modelled, x.T, strict=True):
+            known = torch.from_numpy(values[~np.isnan(values)])[:, None]
+            if isinstance(column, NumberColumn) and len(known):
+                warn_of_far(known, far_values(known), [f"column {column.name}"])
+
+    def _settings(self) -> Settings:
+        def chosen(name: str) -> Any:
+            value = getattr(self, name)
+            return None if isinstance(value, str) else value
+
+        return Settings(
+            networks=chosen("networks"),
+            hidden=chosen("hidden"),
+            steps=chosen("max_iter"),
+            lr=self.learning_rate,
+            patience=chosen("n_iter_no_change"),
+            batch_size=chosen("batch_size"),
+            device=self.device,
+            observers=[Printed()] if self.verbose else [],
+        )
 
     def score_samples(self, X: ArrayLike, y: ArrayLike | None = None) -> Array:  # noqa: N803
         """Log-density of each row, `(n,)`, in nats and in units of X; conditional if it is."""
@@ -203,8 +252,8 @@ class FlowDensity(
 
         `context` has one row for each of them, or one for all; columns of X that are context are
         part of the result. `temperature` is the standard deviation of the noise: less draws more
-        typical rows. The result is an array, or a DataFrame after `set_output` or if some of its
-        columns are no numbers.
+        typical rows. The result is a DataFrame with the types of that which was fitted, or an array
+        (or what `set_output` asks for).
         """
         check_is_fitted(self)
         encoded, frame = self._context_of(context, n_samples)
@@ -213,15 +262,21 @@ class FlowDensity(
                 f"n_samples and temperature must be 0 or more, not {n_samples} and {temperature}."
             )
         generator = torch.Generator().manual_seed(_seed(random_state))
+        if temperature == 1:
+            given = None
+            if encoded is not None:
+                given = self.flow_.as_context(torch.tensor(encoded))
+            with torch.no_grad():
+                drawn = self.flow_.sample(n_samples, given, generator=generator)
+            return self._to_output(drawn.numpy(), frame)
         noise = self.flow_.noise(n_samples, generator).detach()
         z = self.flow_.base.scaled(noise, temperature).numpy()
-        x = self._apply(self.flow_.decode, z, encoded)
-        if not np.isfinite(x).all():
+        if not (np.abs(z) < FARTHEST).all():
             raise ValueError(
                 f"samples at temperature {temperature:g} leave the range of float64: take one "
                 "nearer to 1."
             )
-        return self._to_output(x, frame)
+        return self._to_output(self._apply(self.flow_.decode, z, encoded), frame)
 
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:  # noqa: N803
         """The noise of each row, `(n, modelled columns)`: standard normal if the flow is right."""
@@ -242,12 +297,50 @@ class FlowDensity(
     @torch.no_grad()
     def _apply(self, function: Any, x: Array, context: Array | None) -> Array:
         size, device = self.flow_.chunk, self.flow_.device
-        return in_chunks(function, *as_tensors(x, context), size, device).numpy()
+        rows, given = as_tensors(x, context)
+        if given is not None:
+            given = self.flow_.as_context(given)
+        return in_chunks(function, rows, given, size, device).numpy()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = isinstance(self.context, str)
+        tags.input_tags.allow_nan = True
         return tags
+
+
+class Printed(Observer):
+    """Prints the likelihood at each validation."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        print(  # noqa: T201
+            f"step {training.step}/{training.steps}  log-likelihood in training "
+            f"{-training.train_loss:.4f}, held out {-training.val_loss:.4f}  "
+            f"{training.seconds:.1f} s"
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The fastest for small networks, and fair to other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """float32 for what is made, whatever the program's default is; one thread at a time."""
+    with LOCK:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

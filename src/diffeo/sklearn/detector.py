@@ -5,40 +5,34 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from diffeo.data import Split
-from diffeo.evaluation.likelihood import Batch
-from diffeo.evaluation.scores import Kind, Reference, needs_reference, scores
 from diffeo.sklearn.density import FlowDensity
-from diffeo.sklearn.tables import as_tensors
 from diffeo.utils.ranges import Range, Seed32, check_arguments
 
 Array = NDArray[Any]
-AUTO = 0.01  # share of the held-out rows
+AUTO = 0.01  # share of the rows
 
 
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by the density that a flow learns.
 
-        decision_function(x) = score_samples(x) - offset_,   an outlier where it is below 0
+        decision_function(x) = log p(x) - offset_,   an outlier where it is below 0
+
+    A training row is scored by the members of the model that left it out, whenever it comes, since
+    those that learned it find nothing odd in it. So new rows are flagged as often as training rows.
 
     Parameters
     ----------
     density : FlowDensity or None, default=None
         Learns the density; None is `FlowDensity()`. Its context, if any, must be columns of X:
         then rows are outliers given their context.
-    kind : "log_prob", "typicality" or "complexity", default="log_prob"
-        Which score, in nats, higher for rows more like the training rows (see
-        `diffeo.evaluation.scores.score`). "typicality" also finds rows that are too likely;
-        "complexity" subtracts what each column contributes on its own, and finds rows whose columns
-        do not fit each other. Both compare with the rows that `density` held out.
     contamination : float or "auto", default=0.1
-        Share of the training rows to call outliers, above 0 and at most 0.5. "auto" assumes none:
-        an outlier scores less than 99 of 100 rows that `density` held out, and did not learn.
+        Share of the rows to call outliers, above 0 and at most 0.5. "auto" assumes that there are
+        none among the training rows: an outlier scores less than 99 of 100 of them.
     random_state : int, RandomState instance or None, default=None
         Replaces that of `density`, unless it is None.
 
@@ -46,39 +40,38 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     ----------
     density_ : FlowDensity
         The fitted density.
-    reference_ : diffeo.evaluation.scores.Reference or None
-        The likelihoods of the held-out rows, where `kind` needs them.
     offset_ : float
         Rows with a lower score are outliers.
-
-    Notes
-    -----
-    The parameter is not called `score`, since scikit-learn expects a method of that name.
+    decision_scores_ : ndarray
+        The surprise -log p of each training row, higher for outliers, as pyod has it.
+    labels_ : ndarray
+        1 for each training row that is an outlier, and 0 for others, as pyod has it.
 
     Examples
     --------
     >>> import numpy as np
     >>> from diffeo.sklearn import FlowDensity, FlowOutlierDetector
     >>> X = np.random.default_rng(0).normal(size=(300, 2))
-    >>> detector = FlowOutlierDetector(FlowDensity(max_iter=20), contamination=0.02, random_state=0)
+    >>> detector = FlowOutlierDetector(contamination=0.02, random_state=0)
     >>> detector.fit(X).predict([[0.0, 0.0], [6.0, -6.0]])
     array([ 1, -1])
     """
 
     density_: FlowDensity
-    reference_: Reference | None
     offset_: float
+    decision_scores_: Array
+    labels_: Array
+    _held_out: dict[bytes, float]
+    _ends: tuple[float, float]  # of decision scores of rows that count
 
     def __init__(
         self,
         density: FlowDensity | None = None,
         *,
-        kind: Kind = "log_prob",
         contamination: Annotated[float, Range(0, 0.5, above=True)] | Literal["auto"] = 0.1,
         random_state: Seed32 | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
-        self.kind = kind
         self.contamination = contamination
         self.random_state = random_state
 
@@ -105,22 +98,42 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
-        self.reference_ = self._measure(X)
-        score = self.score_samples(X)
-        weights = np.ones(len(score)) if sample_weight is None else np.asarray(sample_weight, float)
-        share: Any = self.contamination
-        if share == "auto":
-            held_out, share = density.validation_indices_, AUTO
-            score, weights = score[held_out], weights[held_out]
-        self.offset_ = _quantile(score, weights, share)
+        held_out = density.validation_indices_
+        keys = self._keys(X)
+        scores = dict(zip([keys[i] for i in held_out], density.held_out_scores_, strict=True))
+        self._held_out = scores
+        weights = np.ones(len(keys))
+        if sample_weight is not None:
+            weights = np.asarray(sample_weight, dtype=float)
+        share = AUTO if self.contamination == "auto" else self.contamination
+        self.offset_ = _quantile(density.held_out_scores_, weights[held_out], float(share))
+        self.decision_scores_ = -self.score_samples(X)
+        self.labels_ = (-self.decision_scores_ < self.offset_).astype(int)
+        known = self.decision_scores_[(weights > 0) & np.isfinite(self.decision_scores_)]
+        self._ends = float(known.min()), float(known.max())
         return self
 
+    def _keys(self, X: ArrayLike) -> list[bytes]:  # noqa: N803
+        """What rows are known by."""
+        x, context = self.density_._read(X, None)
+        return [row.tobytes() for row in (x if context is None else np.hstack([x, context]))]
+
+    def fit_predict(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike | None = None,
+        **options: Any,
+    ) -> Array:
+        """Fit, and return 1 for each inlier of X and -1 for each outlier, `(n,)`."""
+        labels: Array = 1 - 2 * self.fit(X, y, **options).labels_
+        return labels
+
     def score_samples(self, X: ArrayLike) -> Array:  # noqa: N803
-        """The score of each row, `(n,)`, in nats: higher is more like the training rows."""
+        """The log-density of each row, `(n,)`, in nats: higher is more like the training rows."""
         check_is_fitted(self)
-        [pair] = scores(self.density_.flow_, [self._batch(X)], self.kind, self.reference_)
-        score = pair[1].numpy()
-        return np.where(np.isnan(score), -np.inf, score)
+        scores = self.density_.score_samples(X)
+        pairs = zip(self._keys(X), scores, strict=True)
+        return np.array([self._held_out.get(key, score) for key, score in pairs])
 
     def decision_function(self, X: ArrayLike) -> Array:  # noqa: N803
         """The score of each row minus the offset, `(n,)`: negative for outliers."""
@@ -130,26 +143,26 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """1 for each inlier and -1 for each outlier, `(n,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _batch(self, X: ArrayLike) -> Batch:  # noqa: N803
-        return as_tensors(*self.density_._read(X, None))
+    def predict_proba(self, X: ArrayLike) -> Array:  # noqa: N803
+        """How far each row is from the least to the most surprising training row `(n, 2)`.
 
-    def _measure(self, X: ArrayLike) -> Reference | None:  # noqa: N803
-        flow = self.density_.flow_
-        if not needs_reference(flow, self.kind):
-            return None
-        rows = Split(*self._batch(X))
-        held_out = torch.zeros(len(rows), dtype=torch.bool)
-        held_out[self.density_.validation_indices_] = True
-        return Reference.measure(flow, [rows.take(held_out)], [rows.take(~held_out)])
+        The second column is 0 for rows as likely as the likeliest of them, and 1 for such as are
+        no more likely than the least likely; the first is the rest, as pyod has it.
+        """
+        check_is_fitted(self)
+        low, high = self._ends
+        share = np.clip((-self.score_samples(X) - low) / max(high - low, 1e-300), 0, 1)
+        return np.column_stack([1 - share, share])
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
 
-def _quantile(score: Array, weights: Array, share: float) -> float:
-    """The score below which this share of the weight lies, between two scores if need be.
-
-    With equal weights it is that of `np.quantile`.
-    """
-    order = np.argsort(score)[weights[np.argsort(score)] > 0]
-    upper = np.cumsum(weights[order])
-    # Each score stands for the place where the weight of those below it ends.
-    below = upper - weights[order]
-    return float(np.interp(share * below[-1], below, score[order]))
+def _quantile(scores: Array, weights: Array, share: float) -> float:
+    """The score below which about this share of the weight lies, as near as one comes to it."""
+    values, places = np.unique(scores, return_inverse=True)
+    upper = np.cumsum(np.bincount(places, weights))
+    below = np.r_[0.0, upper[:-1]]
+    return float(values[np.abs(below - share * upper[-1]).argmin()])

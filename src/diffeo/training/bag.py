@@ -109,7 +109,7 @@ class BestWeights(Observer):
         training.stop = training.step - self.step >= self.patience
 
     def _note(self, training: Training) -> None:
-        score = -float(training.val_losses.double().mean())
+        score = -float(training.val_losses.cpu().double().mean())
         self.steps = training.step
         if score > max(self.scores, default=-math.inf) + TOLERANCE:
             self.step, self.state = training.step, copy.deepcopy(training.averaged.state_dict())
