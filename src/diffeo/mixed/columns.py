@@ -58,7 +58,7 @@ class Columns:
     def _points(self, x: Tensor, outside: Tensor) -> tuple[Tensor, Scores]:
         v, log_slope = self._standard(x)
         log_p = self._log_density(v) + log_slope
-        point = _score(*self._within(*self._tails(v)))
+        point = _score(*self._limited(*self._tails(v)))
         width = torch.where(outside, 0.0, log_p) - _log_phi(point)
         return log_p, Scores(point, point, point, width)
 
@@ -91,7 +91,7 @@ class Columns:
         above = 1 - below - mass
         # Rounding leaves 1e-16 beyond the last mass, and so scores that never reach their limit.
         above = torch.where(above < 1e-12, 0.0, above)
-        (f_low, g_low), (f_high, g_high) = (self._within(*pair) for pair in tails)
+        (f_low, g_low), (f_high, g_high) = (self._limited(*pair) for pair in tails)
         f_low, f_high = (
             smooth * f + self.share * m for f, m in ((f_low, below), (f_high, below + mass))
         )
@@ -198,7 +198,7 @@ class Columns:
         below, above = torch.where(left, small, large), torch.where(left, large, small)
         return (w * below).sum(0), (w * above).sum(0)
 
-    def _within(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _limited(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """What is below and above, of what is within the limits."""
         (least, _), (_, most_up) = self._limits
         inside = self._log_inside.exp()

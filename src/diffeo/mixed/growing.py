@@ -121,7 +121,7 @@ class Growing:
             log_p = (mixture.log_r[..., None] + mixture.members.category(g)).logsumexp(2)
             found.append(self.log_m[:, own, None] + log_p.to(self.x))
         if self._has_networks:
-            log_p = self._predicted()[0].movedim(0, 1)
+            log_p = self._predicted()[0].permute(2, 0, 1)
             found.append(self.log_m[:, self.own, None] + log_p.to(self.x))
         return torch.cat(found, 1).logsumexp(1).log_softmax(1)
 
@@ -140,12 +140,12 @@ class Growing:
                 log_w = log_w + table[..., 0]
             groups.append(("normal", scale, log_w.flatten(1), mean, log_scale))
         if self._has_networks:
-            found = [part.movedim(0, 1).to(self.x) for part in self._predicted()]
-            log_v, place, spread = found[:3]
+            log_v, place, spread, *logits = (part.to(self.x) for part in self._predicted())
+            log_v, place, spread = (part.permute(2, 0, 1) for part in (log_v, place, spread))
             log_v = log_v + self.log_m[:, self.own, None]
             if has_gaps:
-                gap = gap + (self.log_m[:, self.own].exp() * found[3].sigmoid()).sum(1)
-                log_v = log_v + F.logsigmoid(-found[3])[..., None]
+                gap = gap + (self.log_m[:, self.own].exp() * logits[0].T.sigmoid()).sum(1)
+                log_v = log_v + F.logsigmoid(-logits[0].T)[..., None]
             flat = [part.flatten(1) for part in (log_v, place, spread)]
             groups.append(("logistic", 0, flat[0], flat[1], flat[2]))
         return Parts(groups, gap, self.stack.layout.cells[c])
@@ -257,15 +257,15 @@ class Growing:
         predicted = self._predicted()
         if not number:
             table = predicted[0]
-            index = self.scales[0].places[:, place].expand(len(table), -1)[..., None]
-            return table.gather(-1, index)[..., 0].T
+            index = self.scales[0].places[:, place].expand(len(table), 1, -1)
+            return table.gather(1, index)[:, 0].T
         log_w, mean, log_s, *logits = predicted
         # In float64: the ends of narrow cells lose their digits on the way.
-        normal = Scores(*(part[:, [place]].double() for part in self.scales[0].scores))
+        normal = Scores(*(part[:, place].double() for part in self.scales[0].scores))
         scores = logistic_scores(normal).to(self.dtype)
         known = (
             log_w + logistic_log_prob(scores, mean, log_s, self.stack.layout.cells[place])
-        ).logsumexp(2)
+        ).logsumexp(1)
         if logits:
             gap = self.scales[0].empty[:, place]
             known = torch.where(gap, F.logsigmoid(logits[0]), known + F.logsigmoid(-logits[0]))

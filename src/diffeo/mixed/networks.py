@@ -26,7 +26,9 @@ FAR = 6.0  # scores beyond which a network sees no difference
 class MaskedLinears(nn.Module):
     """A linear layer for each of several networks, with the same mask.
 
-        out_e = h_e (W_e * mask) + b_e
+        out_e = (W_e * mask)^T h_e + b_e
+
+    Rows come last, `(members, units, n)`: sums over the components of each then run along rows.
 
     Args:
         members: how many networks.
@@ -49,7 +51,7 @@ class MaskedLinears(nn.Module):
     def forward(self, h: Tensor, members: slice = EVERY, outputs: slice = EVERY) -> Tensor:
         """Some outputs of some of the networks."""
         weight = self.weight[members][..., outputs] * self.mask[:, outputs]
-        return torch.baddbmm(self.bias[members][..., outputs], h, weight)
+        return torch.baddbmm(self.bias[members][..., outputs].mT, weight.mT, h)
 
 
 class NetworkMembers(Configurable, nn.Module):
@@ -105,8 +107,8 @@ class NetworkMembers(Configurable, nn.Module):
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
     def hidden(self, rows: Rows, members: slice = EVERY) -> Tensor:
-        """The last hidden layer of some members `(members, n, hidden)`."""
-        features = self._features(rows)
+        """The last hidden layer of some members `(members, hidden, n)`."""
+        features = self._features(rows).T
         h = self.enter(features.expand(len(self.enter.weight[members]), -1, -1), members)
         pairs: Any = self.blocks
         for first, second in pairs:
@@ -119,22 +121,22 @@ class NetworkMembers(Configurable, nn.Module):
         """The distribution of one column under some members, from their hidden layer.
 
         Returns:
-            Of a number log-weights, means and log-scales `(members, n, K)`, and the logit of a gap
+            Of a number log-weights, means and log-scales `(members, K, n)`, and the logit of a gap
             `(members, n)` where there may be one; of a category log-probabilities
-            `(members, n, values)`.
+            `(members, values, n)`.
         """
         layout = self.layout
         gap = self.size * len(layout.numbers)
         if not number:
             start = gap + sum(layout.gaps) + sum(layout.sizes[:place])
             own = slice(start, start + layout.sizes[place])
-            return (self.leave(h, members, own).log_softmax(-1),)
+            return (self.leave(h, members, own).log_softmax(1),)
         own = slice(self.size * place, self.size * (place + 1))
         found = self.mixture(self.leave(h, members, own))
         if not layout.gaps[place]:
             return found
         gap += sum(layout.gaps[:place])
-        return (*found, self.leave(h, members, slice(gap, gap + 1))[..., 0])
+        return (*found, self.leave(h, members, slice(gap, gap + 1))[:, 0])
 
     def log_prob(self, rows: Rows, scores: Scores, first: int = 0) -> Tensor:
         """The log-probability of rows `(members, n)`.
@@ -148,37 +150,37 @@ class NetworkMembers(Configurable, nn.Module):
         order = layout.order[first:]
         out = self.leave(self.hidden(rows))
         count = self.size * len(layout.numbers)
-        numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=-1)
-        found = out.new_zeros(out.shape[:2])
+        numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=1)
+        found = out.new_zeros(len(out), len(rows))
         which = [place for number, place in order if number]
         if which:
-            numbers = numbers.unflatten(-1, (-1, self.size))
-            known = out.new_zeros(numbers.shape[:-1])
+            numbers = numbers.unflatten(1, (-1, self.size))
+            known = out.new_zeros(len(out), len(layout.numbers), len(rows))
             for some, cells in split(layout.kinds, min(which)):
-                parts = Scores(*(part[:, some, None] for part in scores))
-                log_w, mean, log_s = self.mixture(numbers[:, :, some])
+                parts = Scores(*(part[:, some].T[:, None].contiguous() for part in scores))
+                log_w, mean, log_s = self.mixture(numbers[:, some])
                 log_p = log_w + logistic_log_prob(parts, mean, log_s, cells)
-                known[..., some] = log_p.logsumexp(-1)
+                known[:, some] = log_p.logsumexp(-2)
             if any(layout.gaps):
                 logits = torch.zeros_like(known)
-                logits[..., [c for c, gap in enumerate(layout.gaps) if gap]] = gaps
-                may = torch.tensor(layout.gaps, device=logits.device)
+                logits[:, [c for c, gap in enumerate(layout.gaps) if gap]] = gaps
+                may = torch.tensor(layout.gaps, device=logits.device)[:, None]
                 known = known + torch.where(may, F.logsigmoid(-logits), 0.0)
-                known = torch.where(rows.empty, F.logsigmoid(logits), known)
-            found = known[..., min(which) :].sum(-1)
+                known = torch.where(rows.empty.T, F.logsigmoid(logits), known)
+            found = known[:, min(which) :].sum(1)
         for number, place in order:
             if not number:
-                table = categories[place].log_softmax(-1)
-                index = rows.places[:, place].expand(len(table), -1)[..., None]
-                found = found + table.gather(-1, index)[..., 0]
+                table = categories[place].log_softmax(1)
+                index = rows.places[:, place].expand(len(table), 1, -1)
+                found = found + table.gather(1, index)[:, 0]
         return found
 
     def mixture(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales `(..., K)` of outputs `(..., 3 K)`."""
-        logits, shift, change = numbers.unflatten(-1, (3, self.components)).unbind(-2)
-        places = torch.tensor(self.places, dtype=shift.dtype, device=shift.device)
+        """Log-weights, means and log-scales `(..., K, n)` of outputs `(..., 3 K, n)`."""
+        logits, shift, change = numbers.unflatten(-2, (3, self.components)).unbind(-3)
+        places = torch.tensor(self.places, dtype=shift.dtype, device=shift.device)[:, None]
         log_scale = math.log(self.scale) + LOG_SCALE * torch.tanh(change / LOG_SCALE)
-        return logits.log_softmax(-1), shift + places, log_scale
+        return logits.log_softmax(-2), shift + places, log_scale
 
     def start(self, rows: Rows) -> None:
         """Set the biases of categories and gaps to their shares, which are the start."""
