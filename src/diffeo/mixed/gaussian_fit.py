@@ -133,32 +133,35 @@ def _em(
     r = w[:, None] * shares  # (members, K, n)
     before = torch.full((members,), -math.inf)
     for step in range(iterations):
+        d = found.centred(rows, layout)
         if step or start is not None:
-            log_p = found.log_joint(rows, layout, points=True)  # (members, K, n)
+            log_p = found.log_joint(rows, layout, points=True, d=d)  # (members, K, n)
             total = log_p.logsumexp(1)
             r = (log_p - total[:, None]).exp() * w[:, None]
             now = (total * w).sum(1) / w.sum(1)
             if step and bool((now - before < 3e-4).all()):
                 break
             before = now
-        _maximize(found, rows, layout, r, ridge)
+        _maximize(found, rows, layout, d, r, ridge)
     return found
 
 
-def _maximize(found: GaussianMembers, rows: Rows, layout: Layout, r: Tensor, ridge: float) -> None:
+def _maximize(
+    found: GaussianMembers, rows: Rows, layout: Layout, d: Tensor, r: Tensor, ridge: float
+) -> None:
+    """The likeliest members by shares r of components in rows, less their means so far d."""
     count = r.sum(2) + 1e-6
     numbers = rows.empty.shape[1]
     found.log_w.copy_((count / count.sum(1, keepdim=True)).log())
-    x = found.centred(rows, layout) + found.mean[..., None]  # (members, K, C, n)
-    mean = (x * r[:, :, None]).sum(-1) / count[..., None]
     if numbers:
-        d = x - mean[..., None]
+        shift = (d @ r[..., None])[..., 0] / count[..., None]
         covariance = (r[:, :, None] * d) @ d.mT / count[..., None, None]
+        covariance = covariance - shift[..., None] * shift[..., None, :]
         eye = torch.eye(numbers)
         covariance = covariance + ridge * eye
         lower = torch.linalg.cholesky_ex(covariance)[0]
         root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
-        found.mean.copy_(mean)
+        found.mean.add_(shift)
         found.root.copy_(root)
         gaps = torch.einsum("mkn,nc->mkc", r, rows.empty.to(r))
         share = (gaps + PRIOR * rows.empty.to(r).mean(0)) / (count[..., None] + PRIOR)

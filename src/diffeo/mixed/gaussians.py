@@ -58,7 +58,7 @@ class GaussianMembers(Configurable, nn.Module):
 
     def centred(self, rows: Rows, layout: Layout) -> Tensor:
         """The numbers less the means `(members, K, C, n)`, with what is missing as expected."""
-        d = rows.scores.point.T - self.mean[..., None]
+        d = rows.scores.point.T.contiguous() - self.mean[..., None]
         for c, gaps in enumerate(layout.gaps):
             if gaps:
                 row = self.root[..., c : c + 1, :]
@@ -67,7 +67,13 @@ class GaussianMembers(Configurable, nn.Module):
         return d
 
     def log_joint(
-        self, rows: Rows, layout: Layout, until: int | None = None, *, points: bool = False
+        self,
+        rows: Rows,
+        layout: Layout,
+        until: int | None = None,
+        *,
+        points: bool = False,
+        d: Tensor | None = None,
     ) -> Tensor:
         """The log-probability of rows and components `(members, K, n)`.
 
@@ -76,16 +82,17 @@ class GaussianMembers(Configurable, nn.Module):
             layout: of its columns.
             until: how many columns in the order of prediction count, or None for all.
             points: whether numbers are points without cells, of which the density is taken.
+            d: of `centred`, if it is known.
         """
         order = layout.order[:until]
         count = sum(number for number, _ in order)
         scores, root = rows.scores, self.root[..., :count, :count]
         log_rate = root.diagonal(dim1=-2, dim2=-1).log()[..., None]
-        d = self.centred(rows, layout)[..., :count, :]
-        e = root @ d
+        d = self.centred(rows, layout) if d is None else d
+        e = root @ d[..., :count, :]
         terms = log_rate - 0.5 * (e * e + math.log(2 * math.pi))
         if not points:
-            terms = terms + scores.log_width.T[:count]
+            terms = terms + scores.log_width.T[:count].contiguous()
             for c, cells in enumerate(layout.cells[:count]):
                 if cells:
                     log_s = -log_rate[..., c, :]
