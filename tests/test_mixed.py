@@ -136,3 +136,12 @@ def test_conditions_are_given_and_not_predicted():
         p = fitted.flow.log_prob(nodes, context).exp()
         assert float(torch.trapezoid(p, nodes[:, 0])) == pytest.approx(1, abs=1e-6)
         assert float((p - torch.tensor(truth.pdf(nodes[:, 0]))).abs().max()) < 0.25
+
+
+def test_networks_that_predict_no_better_are_left_out():
+    x = torch.randn(1_500, 1, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.cat((x, x + 0.3 * x.flip(0)), 1)
+    schema = Schema((NumberColumn("a"), NumberColumn("b")))
+    fitted = fit_mixed(schema, x, settings=Settings(hidden=8, steps=2))
+    assert fitted.best is not None
+    assert fitted.flow.stack.networks is None

@@ -66,6 +66,10 @@ class Growing:
             place = only - tools.networks.start
             self.which = slice(place, place + 1)
             self.own = slice(0, int(0 <= place < tools.networks.stop - tools.networks.start))
+        # The scales that are read: networks read the first.
+        self.used = {mixture.scale for mixture in self.mixtures} | (
+            {0} if self._has_networks else set()
+        )
         log_w = stack.log_w.to(self.x)
         log_w = log_w if only is None else torch.zeros_like(log_w[:1])
         self.log_m = log_w.log_softmax(0).expand(len(self.x), -1)
@@ -218,10 +222,12 @@ class Growing:
         outside = torch.zeros_like(value, dtype=torch.bool)
         if number:
             outside = self.tools.one[0][place].outside(value[:, None])[:, 0]
-            for rows, scores in zip(self.scales, self.tools.scores(place, value), strict=True):
-                for part, new in zip(rows.scores, scores, strict=True):
-                    part[:, place] = new.to(part)
+            for scale, rows in enumerate(self.scales):
                 rows.empty[:, place] = value.isnan()
+                if scale in self.used:
+                    new = self.tools.score(scale, place, value)
+                    for part, own in zip(rows.scores, new, strict=True):
+                        part[:, place] = own.to(part)
             for _, mixture, _ in self.mixtures:
                 mixture.set(place)
         else:

@@ -37,8 +37,11 @@ class Tools:
 
     def scores(self, c: int, x: Tensor) -> list[Scores]:
         """Where values `(n,)` of a column of numbers lie, on each scale."""
-        found = [one[c](x[:, None])[1] for one in self.one]
-        return [Scores(*(part[:, 0] for part in scores)) for scores in found]
+        return [self.score(scale, c, x) for scale in range(len(self.one))]
+
+    def score(self, scale: int, c: int, x: Tensor) -> Scores:
+        """Where values `(n,)` of a column of numbers lie on one scale."""
+        return Scores(*(part[:, 0] for part in self.one[scale][c](x[:, None])[1]))
 
     def inverse(self, scale: int, c: int) -> ColumnInverse:
         """The values of the scores of a column of numbers."""

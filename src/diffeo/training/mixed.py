@@ -30,7 +30,7 @@ FOLDS = 5  # each of which one member leaves out
 SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
 STACK_STEPS = 100
-NONE = 1e-3  # weight of plain mixtures, below which they are left out
+NONE = 1e-3  # weight of plain mixtures, and of networks, below which they are left out
 
 
 @dataclass
@@ -137,6 +137,8 @@ def fit_mixed(
     if shares[1] > NONE:
         plain_mixture = plain_kind.mixtures.log_w.shape[1]
         sizes = replace(sizes, plain=members, plain_mixture=plain_mixture)
+    if count and settings.networks is None and shares[2] <= NONE:
+        sizes = replace(sizes, networks=0)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, to be replaced
         flow = MixedFlow(schema, sizes, conditions=conditions)
     stack = flow.stack
