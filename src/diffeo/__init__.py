@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CouplingNSF,
         Glow,
         ImageRealNVP,
+        MixedFlow,
         PlanarFlow,
         RealNVP,
         ResidualFlow,
@@ -50,6 +51,7 @@ __all__ = [
     "Glow",
     "ImageRealNVP",
     "Inverse",
+    "MixedFlow",
     "PlanarFlow",
     "RealNVP",
     "ResidualFlow",
@@ -75,6 +77,7 @@ MODELS = (
     "PlanarFlow",
     "CircularNSF",
     "ContinuousFlow",
+    "MixedFlow",
     "TableFlow",
     "TailFlow",
 )

@@ -9,10 +9,11 @@ from diffeo.data.tables.describing import describe
 from diffeo.data.tables.frames import decode, encode
 from diffeo.data.tables.kinds import find_schema
 from diffeo.data.tables.loading import Split, Table, load_table, stream
+from diffeo.data.tables.mixed import load_mixed, stream_mixed
 from diffeo.data.tables.opening import BUNDLED, ENDINGS, TableOptions
 from diffeo.data.tables.reading import read_frame
 from diffeo.data.tables.synthetic import GENERATORS, generate, moons_log_density
-from diffeo.data.tables.writing import check_writable, write_columns, write_table
+from diffeo.data.tables.writing import check_writable, write_columns, write_frames, write_table
 from diffeo.utils.lazy import lazy_import
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ __all__ = [
     "load_data",
     "load_gallery",
     "load_images",
+    "load_mixed",
     "load_table",
     "moons_log_density",
     "read_frame",
     "size_of",
     "stream",
+    "stream_mixed",
     "write_columns",
+    "write_frames",
     "write_table",
 ]
 

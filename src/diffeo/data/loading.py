@@ -1,6 +1,7 @@
 """Loads a table or images, whichever the source holds."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -29,8 +30,17 @@ class DataOptions(ImageOptions, TableOptions):
     source: str = ""
 
 
-def load_data(options: DataOptions, console: Console | None = None) -> Data:
+def load_data(
+    options: DataOptions,
+    console: Console | None = None,
+    load_table: Callable[[TableOptions], Table] = load_table,
+) -> Data:
     """Reads a source as images if it holds some and no columns are chosen, else as a table.
+
+    Args:
+        options: which, and how.
+        console: for progress.
+        load_table: how a table is read: `load_table`, as plain numbers, or `load_mixed`.
 
     Raises:
         ValueError: as `load_table` and `load_images`, and for an option of the other kind.

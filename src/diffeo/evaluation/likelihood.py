@@ -131,7 +131,7 @@ def evaluate(flow: Flow, data: Data, split: str, samples: int = 1) -> Score:
     """Score one split ("train", "val" or "test") of a table or of images; see `log_probs`."""
     batches = Batches(data.split(split), flow.chunk).with_weights()
     score = evaluate_batches(flow, batches, samples)
-    if not isinstance(data, Table):
+    if not isinstance(data, Table) or data.schema is not None:
         return score
     log_scale = float(first_moments(data.train.x.double())[1].log().sum())
     floor = true_nll(data, split)

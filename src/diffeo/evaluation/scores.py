@@ -106,7 +106,7 @@ def row_nats(x: Tensor, columns: Sequence[ColumnDensity]) -> Tensor:
 
         L(x) = -sum_j log q_j(x_j)
 
-    It comes from a density, so it may be below 0.
+    It comes from a density, so it may be below 0. An empty cell adds nothing.
 
     Raises:
         ValueError: if there are not as many densities as columns.
@@ -118,6 +118,7 @@ def row_nats(x: Tensor, columns: Sequence[ColumnDensity]) -> Tensor:
             "reference of the same model."
         )
     nats = [-density.log_density(rows[:, j]) for j, density in enumerate(columns)]
+    nats = [np.where(np.isnan(x), 0.0, part) for x, part in zip(rows.T, nats, strict=True)]
     return torch.from_numpy(np.sum(nats, axis=0))
 
 

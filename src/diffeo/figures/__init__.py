@@ -10,6 +10,7 @@ figure: `tile` lays them out in a grid, pixel by pixel, `save_images` writes suc
 from diffeo.data.images.writing import check_image_file, save_images, tile, write_images
 from diffeo.figures.animation import animate
 from diffeo.figures.charts import corner, latent_histograms, training_curve
+from diffeo.figures.columns import marginals
 from diffeo.figures.images import image_grid, reconstructions
 from diffeo.figures.plane import density_map, four_panels, latent_grid
 from diffeo.figures.style import DATA, GREY, INK, LINE, MODEL, save
@@ -28,6 +29,7 @@ __all__ = [
     "image_grid",
     "latent_grid",
     "latent_histograms",
+    "marginals",
     "reconstructions",
     "save",
     "save_images",

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffeo.context import Category, ContextSpec, Number, repeat_context
+from diffeo.context import repeat_context
+from diffeo.data.tables.frames import decode
+from diffeo.data.tables.mixed import as_conditions, as_context, context_spec
 from diffeo.flow import Flow
 from diffeo.mixed.members import Sizes
 from diffeo.mixed.sampling import draw
 from diffeo.mixed.stack import MixedStack
-from diffeo.schema import CategoryColumn, Schema
+from diffeo.schema import Schema
 from diffeo.utils.ranges import NonNegative, Whole, checked
 
 
@@ -61,7 +63,7 @@ class MixedFlow(Flow):
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> Tensor:
         """Log-probability of each row `(batch,)`, in nats; it takes no noise."""
-        given = self._encode_context(self._check(x, context))
+        given = self.as_conditions(self._check(x, context))
         return self.stack.log_prob(x, given)
 
     @checked
@@ -77,7 +79,7 @@ class MixedFlow(Flow):
         if temperature != 1:
             return super().sample(n, context, temperature=temperature, generator=generator)
         rows = self._check_context(n, repeat_context(context, n, self.device))
-        return draw(self.stack, n, self._encode_context(rows), generator)
+        return draw(self.stack, n, self.as_conditions(rows), generator)
 
     def _reference(self) -> Tensor:
         return self.stack.marginals.log_w
@@ -85,37 +87,26 @@ class MixedFlow(Flow):
     def as_context(self, conditions: Tensor) -> Tensor:
         """The context of conditions `(batch, columns)` in the form of x."""
         assert self.conditions is not None
-        parts = []
-        for column, values in zip(self.conditions.modelled, conditions.T, strict=True):
-            if isinstance(column, CategoryColumn):
-                known = torch.arange(column.count, device=values.device)
-                parts.append((values[:, None] == known).to(values))
-            else:
-                parts.append(values[:, None])
-        return torch.cat(parts, 1)
+        return as_context(self.conditions, conditions)
 
-    def _encode_context(self, context: Tensor | None) -> Tensor | None:
-        """The columns that are conditions, in the form of x."""
+    def to_frame(self, x: Tensor, context: Tensor | None = None) -> Any:
+        """Rows `(batch, columns)` as a pandas DataFrame: the values, types and decimals of a table.
+
+        Columns of the context, if there is one, come last.
+        """
+        frame = decode(self.schema, x.numpy(force=True))
+        if context is not None:
+            assert self.conditions is not None
+            given = self.as_conditions(context.to(x).expand(len(x), -1))
+            assert given is not None
+            conditions = decode(self.conditions, given.numpy(force=True))
+            for name in conditions.columns:
+                frame[name] = conditions[name]
+        return frame
+
+    def as_conditions(self, context: Tensor | None) -> Tensor | None:
+        """The columns that are conditions, in the form of x: the inverse of `as_context`."""
         if context is None:
             return None
         assert self.conditions is not None
-        parts = []
-        for variable, which in self.context.parts():
-            values = context[:, which]
-            if isinstance(variable, Category):
-                known = values.sum(1, keepdim=True) > 0
-                values = torch.where(known, values.argmax(1, keepdim=True).to(values), torch.nan)
-            parts.append(values)
-        return torch.cat(parts, 1)
-
-
-def context_spec(conditions: Schema) -> ContextSpec:
-    """The context of columns that are conditions."""
-    variables: list[Number | Category] = []
-    for column in conditions.modelled:
-        if isinstance(column, CategoryColumn):
-            values = [str(value) for value in column.values] + ["other"] * column.other
-            variables.append(Category(column.name, tuple(values)))
-        else:
-            variables.append(Number(column.name))
-    return ContextSpec(tuple(variables))
+        return as_conditions(self.conditions, context)

@@ -17,9 +17,10 @@ from diffeo.data.datasets import evenly
 from diffeo.evaluation.likelihood import true_nll
 from diffeo.flow import Flow
 from diffeo.run.folder import Run
+from diffeo.schema import NumberColumn, Schema
 from diffeo.training.options import loss_of
 
-TableFigure = Literal["panels", "density", "grid", "corner", "curve"]
+TableFigure = Literal["panels", "density", "grid", "corner", "marginals", "curve"]
 ImageFigure = Literal["samples", "reconstructions", "latents", "curve"]
 FigureKind = Literal[TableFigure, ImageFigure]
 
@@ -32,6 +33,8 @@ def kinds_for(data: Data) -> list[FigureKind]:
     """The figures that suit some data, the most telling one first."""
     if isinstance(data, Images):
         return list(get_args(ImageFigure))
+    if data.schema is not None:
+        return ["marginals"] + (["corner"] if len(_numbers(data.schema)) > 1 else [])
     return ["panels", "density", "grid", "curve"] if data.features == 2 else ["corner", "curve"]
 
 
@@ -43,7 +46,7 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
         data: the data.
         kind: for two columns "panels" (data, encoded data, noise, decoded noise), "density" (a heat
             map) and "grid" (the latent grid in data space); for any table "corner" (data against
-            samples, pair by pair). For images "samples", "reconstructions" (of data, also without
+            samples, pair by pair), and for a mixed one "marginals" (column by column). For images "samples", "reconstructions" (of data, also without
             the finer levels) and "latents" (a histogram of each level). "curve" (the loss of each
             epoch) for all.
         path: where; its suffix chooses the format.
@@ -83,7 +86,7 @@ def painter(
             return paths
 
         return draw_images
-    if data.features != 2:
+    if data.features != 2 or data.schema is not None:
         return None
 
     def draw_panels(flow: Flow, name: str) -> dict[str, Path]:
@@ -124,9 +127,20 @@ def _draw_images(flow: Flow, images: ImageSplit, kind: str, path: Path, temperat
 
 def _table_figure(run: Run, table: Table, kind: str) -> Figure:
     rows, flow = _rows_to_draw(table), run.flow
-    if kind == "corner":
+    if kind in ("corner", "marginals"):
         samples = run.sample(len(rows), context=rows.context, seed=0)
-        return figures.corner(rows.x, samples, table.columns)
+        if table.schema is None and kind == "corner":
+            return figures.corner(rows.x, samples, table.columns)
+        if table.schema is not None and kind == "corner":
+            which = _numbers(table.schema)
+            names = [table.columns[i] for i in which]
+            known = [x[:, which] for x in (rows.x, samples)]
+            return figures.corner(*(x[~x.isnan().any(1)] for x in known), names)
+        if table.schema is not None:
+            return figures.marginals(table.schema, rows.x, samples)
+        raise ValueError(f"a figure of kind {kind} is for mixed tables: use corner.")
+    if table.schema is not None:
+        raise ValueError(f"a figure of kind {kind} is not for mixed tables: use marginals.")
     if table.features != 2:
         raise ValueError(
             f"a figure of kind {kind} needs 2 columns, not {table.features}: use corner."
@@ -135,6 +149,11 @@ def _table_figure(run: Run, table: Table, kind: str) -> Figure:
         return _panels(flow, table)
     make = figures.density_map if kind == "density" else figures.latent_grid
     return make(flow, rows.x, rows.context, table.columns)
+
+
+def _numbers(schema: Schema) -> list[int]:
+    """The places of the columns of numbers."""
+    return [i for i, c in enumerate(schema.modelled) if isinstance(c, NumberColumn)]
 
 
 def _panels(flow: Flow, table: Table, title: str | None = None) -> Figure:

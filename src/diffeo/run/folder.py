@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -20,12 +21,16 @@ from diffeo.data import (
     TableOptions,
     load_data,
     load_gallery,
+    load_mixed,
+    load_table,
     size_of,
     stream,
+    stream_mixed,
 )
 from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import FORM, open_table
 from diffeo.flow import Flow
+from diffeo.models.mixed import MixedFlow
 from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 from diffeo.utils.modules import all_finite
@@ -88,7 +93,11 @@ class Run:
                 f"{self.folder} does not say where its data are: name some by --data, or a run "
                 "folder that has a config.yaml."
             )
-        return load_data(data_options(self.config_file))
+        load: Any = load_table
+        if isinstance(self.flow, MixedFlow):
+            schemas = {"schema": self.flow.schema, "conditions": self.flow.conditions}
+            load = partial(load_mixed, **schemas)
+        return load_data(data_options(self.config_file), load_table=load)
 
     def rows(
         self, source: str, *, unlabelled: bool = False
@@ -103,9 +112,20 @@ class Run:
             ValueError: if it cannot be read or lacks a column (at once), or holds what is no finite
                 number (when its batch is reached).
         """
+        if isinstance(self.flow, MixedFlow):
+            return ((x, context) for x, context, _ in self._mixed(source, weighted=False))
         lacking = unlabelled and self.lacks_class(source)
         context = [] if lacking else self.context_columns
         return stream(TableOptions(source, **self.form), self.columns, context)
+
+    def _mixed(
+        self, source: str, *, weighted: bool
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """The rows of another table for a model of a mixed one, their contexts and weights."""
+        flow = self.flow
+        assert isinstance(flow, MixedFlow)
+        options, weights = TableOptions(source, **self.form), self.weights if weighted else None
+        return stream_mixed(options, flow.schema, flow.conditions, weights)
 
     def weighted_rows(self, source: str) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
         """As `rows`, with the weights `[rows]` of the column that the model learned by.
@@ -116,6 +136,10 @@ class Run:
         Raises:
             ValueError: as `rows`, and if a weight is below 0.
         """
+        if isinstance(self.flow, MixedFlow):
+            known = self.weights is not None and self.has_weights(source)
+            yield from self._mixed(source, weighted=known)
+            return
         if self.weights is None or not self.has_weights(source):
             for x, context in self.rows(source, unlabelled=True):
                 yield x, context, None
@@ -230,7 +254,9 @@ class Run:
             with torch.no_grad():
                 part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
             part = part.cpu()
-            if part.is_floating_point() and not all_finite([part]):
+            # An empty cell is NaN.
+            known = part.nan_to_num(nan=0.0) if isinstance(self.flow, MixedFlow) else part
+            if part.is_floating_point() and not all_finite([known]):
                 dtype = str(part.dtype).removeprefix("torch.")
                 raise ValueError(
                     f"samples at temperature {temperature:g} leave the range of {dtype}: take one "

@@ -15,17 +15,18 @@ from typing import Any, get_type_hints
 import torch
 from rich.console import Console
 
-from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
 from diffeo.data.datasets import evenly, fingerprint
 from diffeo.evaluation.likelihood import evaluate
 from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
-from diffeo.models.tables import RealNVP, TableFlow
+from diffeo.models.mixed import MixedFlow
+from diffeo.models.tables import RealNVP
 from diffeo.run import claim
 from diffeo.run.drawing import draw_run, painter
 from diffeo.run.folder import Run, as_setting
+from diffeo.run.mixed import learns_mixed, train_mixed
 from diffeo.training import observers
 from diffeo.training.checkpoints import Checkpoints, load, newest
 from diffeo.training.loop import Augment, Training
@@ -67,8 +68,8 @@ def train(
 
     Args:
         model: makes the flow from the number of features, or from the (C, H, W) of images: a
-            model class, or `functools.partial(RealNVP, layers=12)`. By default `RealNVP`, for
-            one column `TableFlow` with a `MixtureCDF`, and `ImageRealNVP` for images.
+            model class, or `functools.partial(RealNVP, layers=12)`. By default `MixedFlow` for
+            tables, `RealNVP` for those that are drawn here, and `ImageRealNVP` for images.
         data: what to learn; moons by default, or digits for a model of images.
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
@@ -93,7 +94,21 @@ def train(
     if not options.source:
         options = dataclasses.replace(options, source=default_source(model))
     optimizer, trainer = optimizer or OptimizerOptions(), trainer or TrainerOptions()
+    settings: dict[str, Any] = {
+        "model": {"class_path": public_name(MixedFlow), "init_args": {}},
+        "data": dataclasses.asdict(options) | {"splits": list(options.splits)},
+        "seed": seed,
+        "precision": precision,
+        "optimizer": dataclasses.asdict(optimizer),
+        "trainer": dataclasses.asdict(trainer),
+    }
     device = find_device(trainer.device)
+    if learns_mixed(model, options):
+        limit_threads()
+        console = console or Console(quiet=True)
+        done = train_mixed(model, options, out, settings, resume=resume, console=console)
+        _finish(*done, device, trainer.temperature, console)
+        return done[0]
     processes = Processes.launched(trainer.devices, device.type)
     first = processes.rank == 0  # which alone writes and prints
     console = console if console and first else Console(quiet=not first)
@@ -103,14 +118,8 @@ def train(
     flow = build(model, loaded)
     folder = Path(out) if out is not None else claim.free_folder(loaded.name)
     processes.resume = claim.resume_command(folder)
-    settings: dict[str, Any] = {
-        "model": {"class_path": public_name(type(flow)), "init_args": _arguments(flow, loaded)},
-        "data": dataclasses.asdict(options) | {"splits": list(options.splits)},
-        "seed": seed,
-        "precision": precision,
-        "optimizer": dataclasses.asdict(optimizer),
-        "trainer": dataclasses.asdict(trainer),
-    }
+    arguments = _arguments(flow, loaded)
+    settings["model"] = {"class_path": public_name(type(flow)), "init_args": arguments}
     with contextlib.ExitStack() as held:
         held.enter_context(claim.one_sentence(folder))
         if first and resume:
@@ -143,7 +152,9 @@ def train(
             console.print(line, highlight=False, soft_wrap=True)
         training.run()
         if first:
-            _finish(folder, loaded, training, console)
+            _finish(
+                folder, loaded, training.seconds, training.device, trainer.temperature, console
+            )
     return folder
 
 
@@ -251,7 +262,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         what = f"images of (channels, height, width) = {data.shape}"
         metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
     else:
-        model = model or (RealNVP if data.features > 1 else one_column)
+        model = model or RealNVP
         event, what = data.features, _columns(data.features)
         metadata = {"columns": data.columns}
         if data.options.weights is not None:
@@ -275,11 +286,6 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         )
     flow.metadata = {"data": data.name, **metadata}
     return flow
-
-
-def one_column(features: int, **needs: Any) -> TableFlow:
-    """The default model of a table of one column, of which no coupling can be made."""
-    return TableFlow(features, univariate=MixtureCDF(), **needs)
 
 
 def _columns(number: int) -> str:
@@ -324,10 +330,17 @@ def _arguments(flow: Flow, data: Data) -> dict[str, Any]:
     return {name: as_setting(flow.arguments[name]) for name in names if name not in needs}
 
 
-def _finish(folder: Path, data: Data, training: Training, console: Console) -> None:
+def _finish(
+    folder: Path,
+    data: Data,
+    seconds: float,
+    device: torch.device,
+    temperature: float,
+    console: Console,
+) -> None:
     """Evaluate the best model, record usual scores in it, draw it, and print where all is."""
-    run, seconds = Run(folder), training.seconds
-    flow = run.flow.to(training.device)
+    run = Run(folder)
+    flow = run.flow.to(device)
     scores = {name: evaluate(flow, data, name) for name in SPLITS}
     Reference.learn(flow, data).attach(flow)
     flow.cpu().save_pretrained(folder / "model")
@@ -335,7 +348,7 @@ def _finish(folder: Path, data: Data, training: Training, console: Console) -> N
     results["training"] = {"seconds": round(seconds, 2)}
     with atomic_write(folder / "results.json") as partial:
         partial.write_text(dump_json(results), encoding="utf-8")
-    figure = draw_run(run, data, training.options.temperature)
+    figure = draw_run(run, data, temperature)
     console.print(
         f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"
         f"Run folder {folder}, figure {figure}.",

@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from diffeo.data import write_table
+from diffeo.data import write_frames, write_table
 from diffeo.data.datasets import mix
 from diffeo.data.images.writing import write_image_table
+from diffeo.models.mixed import MixedFlow
 from diffeo.run import Run
 from diffeo.scale.folder import claim, digest, output_folder, place, read
 from diffeo.scale.job import Done, Outcome, Part, finish
@@ -49,6 +50,8 @@ def write_samples(
     names = run.flow.context.columns
     if run.flow.takes_pixels:
         write_image_table(file, batches(), names)
+    elif isinstance(flow := run.flow, MixedFlow):
+        write_frames(file, (flow.to_frame(x, rows) for x, rows in batches()))
     else:
         tables = (x if rows is None else torch.cat((x, rows), dim=1) for x, rows in batches())
         write_table(file, run.columns + names, (table.numpy() for table in tables))

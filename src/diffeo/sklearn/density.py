@@ -24,7 +24,7 @@ from diffeo.sklearn.tables import TableReader, as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
 from diffeo.training.loop import Observer, Training
 from diffeo.training.mixed import Settings, fit_mixed
-from diffeo.utils.machine import Device
+from diffeo.utils.machine import Device, one_thread
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import (
     Count,
@@ -318,17 +318,6 @@ class Printed(Observer):
             f"{-training.train_loss:.4f}, held out {-training.val_loss:.4f}  "
             f"{training.seconds:.1f} s"
         )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The fastest for small networks, and fair to other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -143,6 +143,17 @@ def limit_threads() -> None:
             pool.set_num_threads(cores)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The fastest for small networks, and fair to other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def free_memory(device: torch.device | str) -> float:
     """How much memory is free on a device, in bytes; infinity where that is not known.
 

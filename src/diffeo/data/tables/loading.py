@@ -19,6 +19,7 @@ from diffeo.data.tables.grids import counts_rows, step_size
 from diffeo.data.tables.opening import TableOptions, open_table
 from diffeo.data.tables.source import Chunk, Source
 from diffeo.data.tables.weighting import split_weights
+from diffeo.schema import Schema
 from diffeo.utils.ranges import Count, checked
 from diffeo.utils.statistics import describe_far, far_values
 
@@ -29,7 +30,8 @@ BATCH_ROWS = 65_536
 class Split:
     """Rows of a table: `x` `[rows, features]`, `context` `[rows, context_features]` or None.
 
-    Both are contiguous float32, and so are `weights` `[rows]`, where rows do not count alike.
+    Both are contiguous float32, and so are `weights` `[rows]`, where rows do not count alike. x of
+    a table with a schema is float64, and NaN in empty cells.
     """
 
     x: Tensor
@@ -52,11 +54,15 @@ class Table(Dataset[Split]):
         columns: the names of the features.
         steps: for each feature, the step over which to spread its values; 0.0 leaves it as it is.
         options: what the table was loaded with.
+        schema: what the features are, or None where all are plain numbers.
+        conditions: what the context is, or None.
     """
 
     columns: list[str]
     steps: list[float]
     options: TableOptions = field(default_factory=TableOptions)
+    schema: Schema | None = None
+    conditions: Schema | None = None
 
     @property
     def features(self) -> int:
@@ -74,7 +80,12 @@ def load_table(options: TableOptions) -> Table:
             not numeric, not finite, constant, or too fine for float32.
     """
     source = open_table(options)
-    columns, context = _choose_columns(source, options)
+    if options.kinds is not None:
+        raise ValueError(
+            f"{source.name}: --data.kinds is for models of mixed tables: leave it out, or choose "
+            "--model MixedFlow."
+        )
+    columns, context = choose_columns(source, options)
     names, given = [*columns, *context], [] if options.weights is None else [options.weights]
     chunks = []
     for first_row, chunk in source.chunks([*names, *given], options.rows, BATCH_ROWS):
@@ -130,7 +141,7 @@ def load_table(options: TableOptions) -> Table:
         for x, c, w in zip(x.split(sizes), c.split(sizes), w, strict=True)
     )
     return Table(
-        name=Path(options.source).name.partition(".")[0] or Path(options.source).stem,
+        name=short_name(options),
         columns=columns,
         context=ContextSpec(tuple(map(Number, context))),
         train=train,
@@ -142,7 +153,12 @@ def load_table(options: TableOptions) -> Table:
     )
 
 
-def _choose_columns(source: Source, options: TableOptions) -> tuple[list[str], list[str]]:
+def short_name(options: TableOptions) -> str:
+    """The name of a table, for titles and folders."""
+    return Path(options.source).name.partition(".")[0] or Path(options.source).stem
+
+
+def choose_columns(source: Source, options: TableOptions) -> tuple[list[str], list[str]]:
     """The names of the columns to model and of those that are context."""
     name, context = source.name, list(options.context or [])
     extra = [] if options.weights is None else [options.weights]
@@ -199,7 +215,7 @@ def stream(
     """
     options = TableOptions(source) if isinstance(source, str) else source
     opened = open_table(options)
-    names = _locate(opened, [*columns, *(context or [])])
+    names = locate(opened, [*columns, *(context or [])])
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
         for first_row, chunk in opened.chunks(names, options.rows, batch_rows):
@@ -212,7 +228,7 @@ def stream(
     return batches()
 
 
-def _locate(source: Source, wanted: list[str]) -> list[str]:
+def locate(source: Source, wanted: list[str]) -> list[str]:
     """What the source calls the wanted columns."""
     missing = [name for name in wanted if name not in source.columns]
     if missing and source.named:

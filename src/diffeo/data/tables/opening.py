@@ -43,6 +43,9 @@ class TableOptions(SourceOptions):
         weights: A column that says how much each row counts, from 0 on; it is not modelled.
         noise: The standard deviation of a generator's noise.
         dequantize: Whether each value of a column of repeated values is spread over its step.
+        kinds: What columns are, where that is not found by itself, as COLUMN=KIND,COLUMN=KIND; a
+            kind is number, integer, category, date or left out. Or a YAML file of kinds, such as
+            `diffeo schema --save` writes. Of models of mixed tables.
         decimal: The decimal point of the numbers of a .csv or .tsv, a point or a comma.
         thousands: What separates the thousands of its numbers, one character; by default nothing.
         encoding: How its letters are encoded, such as utf-8, latin-1 or utf-16.
@@ -53,6 +56,7 @@ class TableOptions(SourceOptions):
     weights: str | None = None
     noise: Positive | None = None
     dequantize: bool = False
+    kinds: str | None = None
     decimal: Literal[".", ","] = "."
     thousands: str | None = None
     encoding: str = "utf-8"

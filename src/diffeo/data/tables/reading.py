@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from diffeo.data.tables.opening import TableOptions, open_table
@@ -25,25 +26,27 @@ def read_frame(options: TableOptions) -> Any:
     import pandas
 
     source = open_table(options)
-    chosen = {*(options.columns or []), *(options.context or [])}
+    chosen = {*(options.columns or []), *(options.context or []), options.weights}
     names = [name for name in source.columns if name not in source.labels or name in chosen]
-    parts = [*_parts(source, names, options.rows)]
+    parts = [*frames(source, names, options.rows)]
     if not parts:
         raise ValueError(f"{source.name} has no rows: there is nothing to learn from")
     columns = {name: _join([part.pop(name) for part in parts]) for name in names}
     return pandas.DataFrame(columns)
 
 
-def _parts(source: Source, names: list[str], rows: int | None) -> Any:
-    """DataFrames of the first rows, one after another."""
+def frames(
+    source: Source, names: list[str], rows: int | None = None, most: int = FRAME_ROWS
+) -> Iterator[Any]:
+    """DataFrames of some columns of the first rows, one after another, of at most so many rows."""
     import pandas
 
     if source.frames is None:
-        for _, chunk in source.chunks(names, rows, FRAME_ROWS):
+        for _, chunk in source.chunks(names, rows, most):
             yield pandas.DataFrame(chunk)
         return
     done = 0
-    for frame in source.frames(FRAME_ROWS if rows is None else min(rows, FRAME_ROWS)):
+    for frame in source.frames(most if rows is None else min(rows, most)):
         frame = frame if rows is None else frame.head(rows - done)
         done += len(frame)
         if len(frame):

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -42,6 +42,59 @@ def check_writable(path: str | Path) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{path} cannot be written: its folder is not yours to write to")
     return path
+
+
+def write_frames(path: str | Path, frames: Iterable[Any]) -> None:
+    """Writes pandas DataFrames of the same columns as one table, of any type of `write_table`.
+
+    The file appears only when it is whole.
+
+    Raises:
+        ValueError: a path that `check_writable` refuses, or columns of text in NumPy's formats.
+    """
+    path = check_writable(path)
+    ending = path.suffix.lower()
+    if ending not in FRAMES:
+        parts = iter(frames)
+        first = next(parts)
+        arrays = (_numbers(path, frame) for frame in itertools.chain([first], parts))
+        write_table(path, [str(name) for name in first.columns], arrays)
+        return
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        FRAMES[ending](file, iter(frames))
+
+
+def _numbers(path: Path, frame: Any) -> Array:
+    """A DataFrame as an array, where all its columns are numbers."""
+    for name, kind in frame.dtypes.items():
+        if getattr(kind, "kind", "O") not in "iuf":
+            raise ValueError(
+                f"{path} holds numbers alone, and column '{name}' has others: let its name end in "
+                f"{' or '.join(FRAMES)}."
+            )
+    found: Array = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return found
+
+
+def _frames_csv(file: IO[bytes], frames: Iterator[Any]) -> None:
+    for number, frame in enumerate(frames):
+        frame.to_csv(file, index=False, header=number == 0)
+
+
+def _frames_parquet(file: IO[bytes], frames: Iterator[Any]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    first = next(frames)
+    table = pyarrow.Table.from_pandas(first, preserve_index=False)
+    with pyarrow.parquet.ParquetWriter(file, table.schema) as writer:
+        writer.write_table(table)
+        for frame in frames:
+            part = pyarrow.Table.from_pandas(frame, schema=table.schema, preserve_index=False)
+            writer.write_table(part)
+
+
+FRAMES = {".csv": _frames_csv, ".parquet": _frames_parquet}
 
 
 def write_table(path: str | Path, columns: list[str], batches: Iterable[Array]) -> None:

@@ -1,0 +1,143 @@
+"""Learn a table of mixed columns, and fill a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from diffeo.data import DataOptions, Table, holds_images, load_data, load_mixed, read_frame
+from diffeo.data.tables.describing import schema_table
+from diffeo.data.tables.mixed import as_conditions
+from diffeo.data.tables.synthetic import GENERATORS
+from diffeo.models.mixed import MixedFlow
+from diffeo.run import claim
+from diffeo.training.mixed import Settings, fit_mixed
+from diffeo.training.observers import MetricsFile
+from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.utils.machine import one_thread
+
+FEW_ROWS = 50  # below which not even mixtures learn much
+USED = {"device", "temperature"}  # options of the trainer that this model has too
+
+
+def learns_mixed(model: Any, options: DataOptions) -> bool:
+    """Whether a MixedFlow learns these data: where it is asked for, and by default all tables.
+
+    Those that are drawn here have two columns of plain numbers, which the default flow learns.
+    """
+    if model is None:
+        return options.source not in GENERATORS and not holds_images(options)
+    return getattr(model, "func", model) is MixedFlow
+
+
+def train_mixed(
+    model: Any,
+    options: DataOptions,
+    out: str | Path | None,
+    settings: dict[str, Any],
+    *,
+    resume: bool,
+    console: Console,
+) -> tuple[Path, Table, float]:
+    """Learn the table, and write the settings and the model into the run folder.
+
+    Args:
+        settings: of the run, but for the model.
+
+    Returns:
+        The folder, the table, and the seconds that learning took.
+
+    Raises:
+        ValueError: if something cannot be used; nothing is written then.
+    """
+    _check(model, options, settings)
+    table = load_data(options, console, load_mixed)
+    if not isinstance(table, Table) or table.schema is None:
+        raise ValueError(f"MixedFlow does not model images, as {options.source} holds: leave it out.")
+    folder = Path(out) if out is not None else claim.free_folder(table.name)
+    with contextlib.ExitStack() as held:
+        held.enter_context(claim.one_sentence(folder))
+        if resume:
+            claim.check_resumed(folder, options, settings["model"])
+            if (folder / "model").is_dir():
+                raise ValueError(
+                    f"{folder} is trained, and a MixedFlow learns no further: start a new run by "
+                    "--out."
+                )
+        else:
+            claim.check_free(folder)
+        held.enter_context(claim.locked(folder))
+        claim.write_settings(folder, settings)
+        _introduce(table, console)
+        start = time.perf_counter()
+        context = table.train.context
+        with console.status(f"learning {table.name}"), one_thread():
+            flow = fit_mixed(
+                table.schema,
+                table.train.x,
+                conditions=table.conditions,
+                context=None if context is None else as_conditions(table.conditions, context),
+                weights=table.train.weights,
+                seed=settings["seed"],
+                settings=Settings(
+                    device=settings["trainer"]["device"],
+                    observers=[MetricsFile(folder / "metrics.csv")],
+                ),
+            ).flow
+        seconds = time.perf_counter() - start
+        flow.metadata = {"data": table.name, "columns": table.columns}
+        if options.weights is not None:
+            flow.metadata["weights"] = options.weights
+        if form := options.form():
+            flow.metadata["form"] = form
+        flow.save_pretrained(folder / "model")
+    return folder, table, seconds
+
+
+def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
+    """Refuse options that a MixedFlow does not have."""
+    remedy = "leave it out, or choose another model, such as --model RealNVP."
+    given = [f"--model.{name}" for name in getattr(model, "keywords", {})]
+    usual = {"optimizer": OptimizerOptions(), "trainer": TrainerOptions()}
+    for section, defaults in usual.items():
+        for name, value in dataclasses.asdict(defaults).items():
+            if settings[section][name] != value and name not in USED:
+                given.append(f"--{section}.{name}")
+    if settings["precision"] != "auto":
+        given.append("--precision")
+    if options.dequantize:
+        remedy = "leave it out: a MixedFlow has the probabilities of values that repeat."
+        given.append("--data.dequantize")
+    if given:
+        what = "MixedFlow, the default model of a table," if model is None else "MixedFlow"
+        raise ValueError(f"{what} has no {given[0]}: {remedy}")
+
+
+def _introduce(table: Table, console: Console) -> None:
+    """Print what the columns are, and what is learned from how many rows."""
+    assert table.schema is not None
+    frame = read_frame(table.options)
+    console.print(schema_table(table.schema, frame, f"{table.name}: columns"))
+    lines = [*table.notes, *_lines(table)]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _lines(table: Table) -> Iterator[str]:
+    rows = len(table.train)
+    if rows < FEW_ROWS:
+        yield (
+            f"{table.name} has only {rows} rows to learn from: mind the standard error of what is "
+            "found."
+        )
+    columns = f"{table.features} column{'s' * (table.features > 1)}"
+    yield (
+        f"MixedFlow learns {columns} of {table.name} from {rows:,} rows ({len(table.val):,} to "
+        f"validate, {len(table.test):,} to test)."
+    )
