@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class Continuous(Bijection):
                 f"{type(network).__name__} has no `linearize`: take SmoothMLP, or one that has."
             )
         _solver()
+        _leave_uncompiled()
         self.network: Any = network
         self.rtol, self.atol, self.exact_up_to, self.seed = rtol, atol, exact_up_to, seed
 
@@ -87,7 +89,6 @@ class Continuous(Bijection):
             return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[None]
         return signs(x, make_key(self.seed, self.network.linears[0].weight))[:, None]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _follow(
         self, x: Tensor, context: Tensor | None, v: Tensor | None, backwards: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -131,6 +132,15 @@ class Continuous(Bijection):
         yield Example(lambda: make(3, 0), (3,), tolerance=1e-6)
         yield Example(lambda: make(2, 2), (2,), context_features=2, tolerance=1e-6)
         yield Example(lambda: make(3, 0, 0), (3,), exact=False, tolerance=1e-6)
+
+
+@cache
+def _leave_uncompiled() -> None:
+    """Let torch.compile leave the solver alone.
+
+    Not as a decorator, which would load the compiler with this module: two seconds at each start.
+    """
+    Continuous._follow = torch.compiler.disable(Continuous._follow)  # type: ignore[method-assign]
 
 
 def _solver() -> Any:

@@ -15,8 +15,12 @@ from diffeo.context import Category, ContextSpec, Number, Variable
 from diffeo.data.datasets import evenly, weights_of
 from diffeo.data.files import listing, suggestion
 from diffeo.data.tables.loading import BATCH_ROWS
+from diffeo.data.tables.mixed import as_context, encode_rows
 from diffeo.data.tables.opening import TableOptions, open_table
+from diffeo.data.tables.reading import read_frame
+from diffeo.models.mixed import MixedFlow
 from diffeo.run import Run
+from diffeo.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,11 @@ def choose_contexts(run: Run, context: str | None, label: str | None = None) -> 
         if words:
             raise ValueError(f"{run.folder} takes no context: leave --context and --label out.")
         return None
-    values = dict(_value(word, spec) for word in words)
+    flow = run.flow
+    if isinstance(flow, MixedFlow):
+        values = dict(_cell(flow, word) for word in words)
+    else:
+        values = dict(_value(word, spec) for word in words)
     unset = [variable for variable in spec.variables if variable.name not in values]
     if not any(isinstance(variable, Number) for variable in unset):
         return Contexts(spec, values)
@@ -93,6 +101,10 @@ def read_contexts(run: Run, source: str, draws: int) -> Tensor:
     spec = run.flow.context
     if not spec:
         raise ValueError(f"{run.folder} takes no context: leave --contexts out.")
+    if isinstance(run.flow, MixedFlow) and run.flow.conditions is not None:
+        frame = read_frame(TableOptions(source, **run.form))
+        known = encode_rows(run.flow.conditions, frame)
+        return run.flow.as_context(known).repeat_interleave(draws, dim=0)
     table = open_table(TableOptions(source))
     names = [variable.name for variable in spec.variables]
     for name in names:
@@ -154,6 +166,19 @@ def _value(word: str, spec: ContextSpec) -> tuple[str, list[float]]:
             raise ValueError(f"--context is '{word}': give {name} a finite number.")
         return name, [value]
     raise _wrong(word, spec)
+
+
+def _cell(flow: MixedFlow, word: str) -> tuple[str, list[float]]:
+    """As `_value`, of a column of a mixed table, whose cell is written as in the table."""
+    import pandas
+
+    name, equals, text = word.partition("=")
+    for i, variable in enumerate(flow.context.variables):
+        if equals and variable.name == name.strip() and flow.conditions is not None:
+            one = Schema((flow.conditions.modelled[i],))
+            frame = pandas.DataFrame({variable.name: [text.strip() or None]}, dtype=object)
+            return variable.name, as_context(one, encode_rows(one, frame))[0].tolist()
+    raise _wrong(word, flow.context)
 
 
 def _wrong(words: str, spec: ContextSpec) -> ValueError:

@@ -167,3 +167,11 @@ def run_command(name: str, words: Iterable[str]) -> None:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"diffeo.cli.commands.{name}")
+
+
+def add_short(parser: Parser, section: str, *names: str) -> None:
+    """Give options of a section a short name too: `--device` for `--trainer.device`."""
+    actions = parser._option_string_actions
+    for name in names:
+        action = actions[f"--{name}"] = actions[f"--{section}.{name}"]
+        action.option_strings = [f"--{name}", *action.option_strings]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
-from torch import Generator
+from torch import Generator, Tensor
 
 from diffeo import figures
 from diffeo.data import Data, Images, ImageSplit, Split, Table
@@ -34,7 +34,7 @@ def kinds_for(data: Data) -> list[FigureKind]:
     if isinstance(data, Images):
         return list(get_args(ImageFigure))
     if data.schema is not None:
-        return ["marginals"] + (["corner"] if len(_numbers(data.schema)) > 1 else [])
+        return ["marginals", "corner"] if len(_numbers(data.schema)) > 1 else ["marginals"]
     return ["panels", "density", "grid", "curve"] if data.features == 2 else ["corner", "curve"]
 
 
@@ -46,9 +46,9 @@ def draw(run: Run, data: Data, kind: FigureKind, path: Path, *, temperature: flo
         data: the data.
         kind: for two columns "panels" (data, encoded data, noise, decoded noise), "density" (a heat
             map) and "grid" (the latent grid in data space); for any table "corner" (data against
-            samples, pair by pair), and for a mixed one "marginals" (column by column). For images "samples", "reconstructions" (of data, also without
-            the finer levels) and "latents" (a histogram of each level). "curve" (the loss of each
-            epoch) for all.
+            samples, pair by pair), and for a mixed one "marginals" (column by column). For images
+            "samples", "reconstructions" (of data, also without the finer levels) and "latents" (a
+            histogram of each level). "curve" (the loss of each epoch) for all.
         path: where; its suffix chooses the format.
         temperature: of samples of images.
 
@@ -134,8 +134,8 @@ def _table_figure(run: Run, table: Table, kind: str) -> Figure:
         if table.schema is not None and kind == "corner":
             which = _numbers(table.schema)
             names = [table.columns[i] for i in which]
-            known = [x[:, which] for x in (rows.x, samples)]
-            return figures.corner(*(x[~x.isnan().any(1)] for x in known), names)
+            x, drawn = (found[:, which] for found in (rows.x, samples))
+            return figures.corner(_without_gaps(x), _without_gaps(drawn), names)
         if table.schema is not None:
             return figures.marginals(table.schema, rows.x, samples)
         raise ValueError(f"a figure of kind {kind} is for mixed tables: use corner.")
@@ -154,6 +154,10 @@ def _table_figure(run: Run, table: Table, kind: str) -> Figure:
 def _numbers(schema: Schema) -> list[int]:
     """The places of the columns of numbers."""
     return [i for i, c in enumerate(schema.modelled) if isinstance(c, NumberColumn)]
+
+
+def _without_gaps(x: Tensor) -> Tensor:
+    return x[~x.isnan().any(1)]
 
 
 def _panels(flow: Flow, table: Table, title: str | None = None) -> Figure:

@@ -125,7 +125,8 @@ class Run:
         flow = self.flow
         assert isinstance(flow, MixedFlow)
         options, weights = TableOptions(source, **self.form), self.weights if weighted else None
-        return stream_mixed(options, flow.schema, flow.conditions, weights)
+        conditions = None if self.lacks_class(source) else flow.conditions
+        return stream_mixed(options, flow.schema, conditions, weights)
 
     def weighted_rows(self, source: str) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
         """As `rows`, with the weights `[rows]` of the column that the model learned by.
@@ -166,6 +167,8 @@ class Run:
         if self.flow.context.category is None:
             return False
         found = open_table(TableOptions(source, **self.form))
+        if isinstance(self.flow, MixedFlow):
+            return self.flow.context.category.name not in found.columns
         if found.named:
             return {*self.context_columns}.isdisjoint(found.columns)
         # Columns without names are known by how many they are.

@@ -152,9 +152,7 @@ def train(
             console.print(line, highlight=False, soft_wrap=True)
         training.run()
         if first:
-            _finish(
-                folder, loaded, training.seconds, training.device, trainer.temperature, console
-            )
+            _finish(folder, loaded, training.seconds, training.device, trainer.temperature, console)
     return folder
 
 

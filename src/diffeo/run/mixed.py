@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from diffeo.data import DataOptions, Table, holds_images, load_data, load_mixed, read_frame
+from diffeo.data.files import listing
 from diffeo.data.tables.describing import schema_table
 from diffeo.data.tables.mixed import as_conditions
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import claim
+from diffeo.schema import Schema
 from diffeo.training.mixed import Settings, fit_mixed
 from diffeo.training.observers import MetricsFile
 from diffeo.training.options import OptimizerOptions, TrainerOptions
@@ -39,7 +42,7 @@ def learns_mixed(model: Any, options: DataOptions) -> bool:
 def train_mixed(
     model: Any,
     options: DataOptions,
-    out: str | Path | None,
+    out: str | os.PathLike[str] | None,
     settings: dict[str, Any],
     *,
     resume: bool,
@@ -59,7 +62,10 @@ def train_mixed(
     _check(model, options, settings)
     table = load_data(options, console, load_mixed)
     if not isinstance(table, Table) or table.schema is None:
-        raise ValueError(f"MixedFlow does not model images, as {options.source} holds: leave it out.")
+        raise ValueError(
+            f"{options.source} holds images, which MixedFlow does not model: choose another model "
+            "by --model."
+        )
     folder = Path(out) if out is not None else claim.free_folder(table.name)
     with contextlib.ExitStack() as held:
         held.enter_context(claim.one_sentence(folder))
@@ -77,12 +83,14 @@ def train_mixed(
         _introduce(table, console)
         start = time.perf_counter()
         context = table.train.context
+        if context is not None and table.conditions is not None:
+            context = as_conditions(table.conditions, context)
         with console.status(f"learning {table.name}"), one_thread():
             flow = fit_mixed(
                 table.schema,
                 table.train.x,
                 conditions=table.conditions,
-                context=None if context is None else as_conditions(table.conditions, context),
+                context=context,
                 weights=table.train.weights,
                 seed=settings["seed"],
                 settings=Settings(
@@ -104,9 +112,12 @@ def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
     """Refuse options that a MixedFlow does not have."""
     remedy = "leave it out, or choose another model, such as --model RealNVP."
     given = [f"--model.{name}" for name in getattr(model, "keywords", {})]
-    usual = {"optimizer": OptimizerOptions(), "trainer": TrainerOptions()}
+    usual = {
+        "optimizer": dataclasses.asdict(OptimizerOptions()),
+        "trainer": dataclasses.asdict(TrainerOptions()),
+    }
     for section, defaults in usual.items():
-        for name, value in dataclasses.asdict(defaults).items():
+        for name, value in defaults.items():
             if settings[section][name] != value and name not in USED:
                 given.append(f"--{section}.{name}")
     if settings["precision"] != "auto":
@@ -122,8 +133,9 @@ def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
 def _introduce(table: Table, console: Console) -> None:
     """Print what the columns are, and what is learned from how many rows."""
     assert table.schema is not None
-    frame = read_frame(table.options)
-    console.print(schema_table(table.schema, frame, f"{table.name}: columns"))
+    given = () if table.conditions is None else table.conditions.columns
+    everything = Schema((*given, *table.schema.columns))
+    console.print(schema_table(everything, read_frame(table.options), f"columns of {table.name}"))
     lines = [*table.notes, *_lines(table)]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -136,8 +148,10 @@ def _lines(table: Table) -> Iterator[str]:
             f"{table.name} has only {rows} rows to learn from: mind the standard error of what is "
             "found."
         )
-    columns = f"{table.features} column{'s' * (table.features > 1)}"
+    what = f"{table.features} column{'s' * (table.features > 1)} of {table.name}"
+    if table.conditions is not None:
+        what += f" given {listing(column.name for column in table.conditions.modelled)}"
     yield (
-        f"MixedFlow learns {columns} of {table.name} from {rows:,} rows ({len(table.val):,} to "
-        f"validate, {len(table.test):,} to test)."
+        f"MixedFlow learns {what} from {rows:,} rows ({len(table.val):,} to validate, "
+        f"{len(table.test):,} to test)."
     )

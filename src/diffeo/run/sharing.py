@@ -26,6 +26,7 @@ from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.evaluation.likelihood import Score, evaluate
 from diffeo.flow import Flow
+from diffeo.models.mixed import MixedFlow
 from diffeo.run import presets
 from diffeo.run.folder import Run, as_setting
 from diffeo.training.options import OptimizerOptions, TrainerOptions
@@ -163,13 +164,18 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         context = torch.eye(columns).repeat(IMAGES // 8, 1)
     else:
         context = _contexts(run, count)
-    if flow.dims < 2 or (flow.context_features and context is None):
+    if (flow.dims < 2 and not isinstance(flow, MixedFlow)) or (
+        flow.context_features and context is None
+    ):
         return None
     context = None if context is None else context.to(flow.device)
     with torch.no_grad():
         x = flow.sample(count, context, generator=Generator().manual_seed(0))
     if not flow.takes_pixels:
-        figures.save(figures.corner(None, x, run.columns), path)
+        if isinstance(flow, MixedFlow):
+            figures.save(figures.marginals(flow.schema, None, x), path)
+        else:
+            figures.save(figures.corner(None, x, run.columns), path)
         return f"{count:,} rows that the model drew"
     figures.save_images(x, path, columns=columns)
     return f"{count} images that the model drew{', a class in each column' if columns else ''}"

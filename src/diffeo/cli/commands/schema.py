@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffeo.cli.parser import Parser
+from diffeo.cli.parser import Parser, add_short
 from diffeo.data.tables.describing import schema_table
 from diffeo.data.tables.kind_files import dump_kinds, read_kinds
 from diffeo.data.tables.kinds import find_schema
@@ -15,22 +15,20 @@ from diffeo.utils.files import atomic_write
 PLACES = " FILE"  # what stands before the options
 
 
-def main(*, data: TableOptions, kinds: str | None = None, save: str | None = None) -> Iterator[Any]:
+def main(*, data: TableOptions, save: str | None = None) -> Iterator[Any]:
     """Show what the columns of a table are taken for, what is left out, and why.
 
     Examples: `diffeo schema my.csv`, `diffeo schema my.csv --kinds zip=category,id="left out"`,
     `diffeo schema my.csv --save schema.yaml`.
 
     Args:
-        kinds: What is to be changed, as COLUMN=KIND, with commas between several. A kind is number,
-            integer, category, date or left out. Or a YAML file, such as --save writes.
         save: A .yaml file to write, which can be edited and passed on by --kinds.
     """
     if not data.source:
         raise ValueError("FILE is missing: name a table, such as `diffeo schema my.csv`.")
     frame = read_frame(data)
     frame = frame if data.columns is None else frame[data.columns]
-    schema = find_schema(frame, None if kinds is None else read_kinds(kinds))
+    schema = find_schema(frame, None if data.kinds is None else read_kinds(data.kinds))
     title = f"{data.source}: {len(frame):,} rows, {len(schema.modelled)} columns to model"
     yield schema_table(schema, frame, title)
     if save is not None:
@@ -44,6 +42,7 @@ def add_options(parser: Parser) -> None:
     parser.set_defaults({"data.source": ""})
     actions = parser._option_string_actions
     actions["--data"].help, actions["--data"].metavar = "The same as FILE.", "SOURCE"
+    add_short(parser, "data", "kinds")
 
 
 def expand(words: list[str]) -> list[str]:

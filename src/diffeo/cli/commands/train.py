@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeo import bases, bijections, models, networks  # noqa: F401, so that names are found
-from diffeo.cli.parser import Parser
+from diffeo.cli.parser import Parser, add_short
 from diffeo.cli.settings import check_settings
 from diffeo.data import DataOptions, holds_images
 from diffeo.flow import Flow
@@ -53,10 +53,10 @@ def main(
     `diffeo train --preset mnist-cpu --data mnist/`, `diffeo train --resume runs/moons`.
 
     Args:
-        model: A model of diffeo's, or a class of your own, mypackage.MyFlow; by default RealNVP,
-            ImageRealNVP for images, and TableFlow for one column. Its arguments are options, such
-            as --model.layers 6 or --model.univariate NAME; `diffeo train --model.help NAME` lists
-            them.
+        model: A model of diffeo's, or a class of your own, mypackage.MyFlow; by default MixedFlow
+            for tables, ImageRealNVP for images, and RealNVP for points that are drawn here. Its
+            arguments are options, such as --model.layers 6 or --model.univariate NAME; `diffeo
+            train --model.help NAME` lists them.
         out: The run folder; by default runs/NAME of the data.
         resume: A run folder to continue.
         seed: The seed of the first weights and of the batches.
@@ -100,9 +100,8 @@ def add_options(parser: Parser) -> None:
     actions = parser._option_string_actions
     actions["--data"].help, actions["--data"].metavar = "The same as --data.source.", "SOURCE"
     actions["--optimizer"].help = actions["--trainer"].help = SUPPRESS
-    for name in SHORT:
-        action = actions[f"--{name}"] = actions[f"--trainer.{name}"]
-        action.option_strings = [f"--{name}", *action.option_strings]
+    add_short(parser, "trainer", *SHORT)
+    add_short(parser, "data", "kinds")
 
 
 def expand(words: list[str]) -> list[str]:

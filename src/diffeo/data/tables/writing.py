@@ -69,7 +69,7 @@ def _numbers(path: Path, frame: Any) -> Array:
     for name, kind in frame.dtypes.items():
         if getattr(kind, "kind", "O") not in "iuf":
             raise ValueError(
-                f"{path} holds numbers alone, and column '{name}' has others: let its name end in "
+                f"{path} takes numbers alone, and column '{name}' has others: let its name end in "
                 f"{' or '.join(FRAMES)}."
             )
     found: Array = frame.to_numpy(dtype=np.float64, na_value=np.nan)
