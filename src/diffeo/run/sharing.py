@@ -164,9 +164,8 @@ def _draw(run: Run, flow: Flow, path: Path) -> str | None:
         context = torch.eye(columns).repeat(IMAGES // 8, 1)
     else:
         context = _contexts(run, count)
-    if (flow.dims < 2 and not isinstance(flow, MixedFlow)) or (
-        flow.context_features and context is None
-    ):
+    alone = flow.dims < 2 and not isinstance(flow, MixedFlow)
+    if alone or (flow.context_features and context is None):
         return None
     context = None if context is None else context.to(flow.device)
     with torch.no_grad():

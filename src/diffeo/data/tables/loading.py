@@ -90,7 +90,7 @@ def load_table(options: TableOptions) -> Table:
     chunks = []
     for first_row, chunk in source.chunks([*names, *given], options.rows, BATCH_ROWS):
         remedy = "choose numeric columns with --data.columns {numeric}, or encode it as numbers"
-        _check_numeric(source, chunk, first_row, remedy)
+        check_numeric(source, chunk, first_row, remedy)
         chunks.append(chunk)
     if not chunks:
         raise ValueError(f"{source.name} has no rows: there is nothing to learn from")
@@ -117,7 +117,7 @@ def load_table(options: TableOptions) -> Table:
                 "choose the others with --data.columns"
             )
         i = len(steps)
-        _check_finite(source.name, name, column)
+        check_finite(source.name, name, column)
         values[:, i] = column[order]
         _check_spread(source.name, name, column, values[: sizes[0], i])
         steps[name] = step_size(column)
@@ -133,7 +133,7 @@ def load_table(options: TableOptions) -> Table:
     w: list[Tensor | None] = [None] * len(sizes)
     for name in given:
         column = np.concatenate([chunk.pop(name) for chunk in chunks], dtype=np.float64)
-        _check_finite(source.name, name, column)
+        check_finite(source.name, name, column)
         w = [*split_weights(source.name, name, column, order, sizes)]
         notes.append(f"{source.name}: rows are weighted by column '{name}'.")
     train, val, test = (
@@ -219,9 +219,9 @@ def stream(
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
         for first_row, chunk in opened.chunks(names, options.rows, batch_rows):
-            _check_numeric(opened, chunk, first_row, "the model takes it as a number")
+            check_numeric(opened, chunk, first_row, "the model takes it as a number")
             for name in names:
-                _check_finite(opened.name, name, chunk[name], first_row)
+                check_finite(opened.name, name, chunk[name], first_row)
             x = _tensor(chunk, names[: len(columns)])
             yield x, _tensor(chunk, names[len(columns) :]) if context else None
 
@@ -249,7 +249,7 @@ def _tensor(chunk: Chunk, names: list[str]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def _check_numeric(source: Source, chunk: Chunk, first_row: int, remedy: str) -> None:
+def check_numeric(source: Source, chunk: Chunk, first_row: int, remedy: str) -> None:
     """Refuses text, categories, truth values and dates, since none has a density.
 
     `{numeric}` in the remedy, the end of the message, becomes the columns that are numbers.
@@ -281,7 +281,7 @@ def _example(column: Array) -> tuple[int, str]:
     return found, " ".join(str(column[found])[:1_000].split())[:40]
 
 
-def _check_finite(source: str, name: str, column: Array, first_row: int = 1) -> None:
+def check_finite(source: str, name: str, column: Array, first_row: int = 1) -> None:
     """Refuses a column `[rows]` with values that are missing, infinite or infinite in float32."""
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(column.astype(np.float32))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.data.datasets import split_sizes
+from diffeo.data.files import Array
 from diffeo.data.tables.frames import encode
 from diffeo.data.tables.kind_files import read_kinds
 from diffeo.data.tables.kinds import find_schema
@@ -18,12 +19,15 @@ from diffeo.data.tables.loading import (
     BATCH_ROWS,
     Split,
     Table,
+    check_finite,
+    check_numeric,
     choose_columns,
     locate,
     short_name,
 )
 from diffeo.data.tables.opening import TableOptions, open_table
 from diffeo.data.tables.reading import frames, read_frame
+from diffeo.data.tables.source import Source
 from diffeo.data.tables.weighting import split_weights
 from diffeo.schema import AnyColumn, CategoryColumn, LeftOutColumn, Schema
 
@@ -46,16 +50,16 @@ def load_mixed(
     source = open_table(options)
     columns, context = choose_columns(source, options)
     frame = read_frame(options)
+    sizes = split_sizes(source.name, "row", len(frame), options.splits)
     if schema is None:
         kinds = None if options.kinds is None else read_kinds(options.kinds)
         found = find_schema(frame[[*columns, *context]], kinds)
         schema, conditions = _split(source.name, found, context)
-    sizes = split_sizes(source.name, "row", len(frame), options.splits)
     order = np.random.default_rng(options.seed).permutation(len(frame))
     weights: list[Tensor | None] = [None] * len(sizes)
     notes = []
     if options.weights is not None:
-        column = _weights(source.name, options.weights, frame)
+        column = _weights(source, options.weights, frame)
         weights = [*split_weights(source.name, options.weights, column, order, sizes)]
         notes.append(f"{source.name}: rows are weighted by column '{options.weights}'.")
     x = torch.from_numpy(encode(schema, frame)[order])
@@ -94,16 +98,12 @@ def _split(source: str, found: Schema, context: list[str]) -> tuple[Schema, Sche
     return schema, Schema(tuple(given)) if given else None
 
 
-def _weights(source: str, name: str, frame: Any) -> Any:
-    import pandas
-
-    column = pandas.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(column)
-    if bad.any():
-        raise ValueError(
-            f"{source}: column '{name}' has no finite weight in row {int(bad.argmax()) + 1}: "
-            "correct it, or name another column by --data.weights."
-        )
+def _weights(source: Source, name: str, frame: Any) -> Array:
+    """A column of finite numbers."""
+    column: Array = frame[name].to_numpy()
+    check_numeric(source, {name: column}, 1, "name another column by --data.weights")
+    column = column.astype(np.float64)
+    check_finite(source.name, name, column)
     return column
 
 
@@ -147,7 +147,7 @@ def stream_mixed(
                 c = as_context(conditions, encode_rows(conditions, cells, strict=False))
             w = None
             if weights is not None:
-                w = torch.from_numpy(_weights(source.name, weights, frame))
+                w = torch.from_numpy(_weights(source, weights, frame))
             yield x, c, w
 
     return batches()
