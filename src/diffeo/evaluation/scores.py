@@ -87,7 +87,7 @@ class ColumnDensity:
         place[values == edges[-1]] -= 1
         middle, half = (edges[0] + edges[-1]) / 2, (edges[-1] - edges[0]) / 2
         escape = -np.log(math.pi * half) - np.log1p(((values - middle) / half) ** 2)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # of empty cells
             return np.logaddexp(np.log(heights[place]), escape) - math.log(counts.sum() + 1)
 
     @classmethod

@@ -254,6 +254,8 @@ class Run:
             if context is not None and len(context) > 1:
                 rows = context[start : start + count]
             rows = None if rows is None else rows.to(self.flow.device)
+            if rows is not None and isinstance(self.flow, MixedFlow):
+                rows = rows.double()
             with torch.no_grad():
                 part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
             part = part.cpu()

@@ -111,7 +111,8 @@ def train_mixed(
 def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
     """Refuse options that a MixedFlow does not have."""
     remedy = "leave it out, or choose another model, such as --model RealNVP."
-    given = [f"--model.{name}" for name in getattr(model, "keywords", {})]
+    keywords = getattr(model, "keywords", {}).items()
+    given = [f"--model.{name}" for name, value in keywords if value is not None]
     usual = {
         "optimizer": dataclasses.asdict(OptimizerOptions()),
         "trainer": dataclasses.asdict(TrainerOptions()),

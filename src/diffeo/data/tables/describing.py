@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffeo.data.files import listing
-from diffeo.data.tables.frames import encode_column, kind_of, range_of, read_cells
+from diffeo.data.tables.frames import encode_column, kind_of, range_of, read_cells, write_number
 from diffeo.data.tables.grids import Floats
 from diffeo.schema import (
     AnyColumn,
@@ -66,7 +66,12 @@ def _describe(column: AnyColumn, frame: Any) -> dict[str, str]:
         values = listing((str(value)[:30] for value in column.values), MOST)
         return row | {"values": values + ", or others" * column.other}
     masses = listing(_masses(column, known), MOST)
-    return row | {"values": range_of(column), "step": _step(column), "masses": masses}
+    values = range_of(column)
+    if isinstance(column, DateColumn) and known is not None and column.low is column.high is None:
+        seen = known[~np.isnan(known)]
+        ends = (write_number(column, float(end)) for end in (seen.min(), seen.max()))
+        values = f"{' to '.join(ends)} here"
+    return row | {"values": values, "step": _step(column), "masses": masses}
 
 
 def _step(column: NumberColumn) -> str:

@@ -169,7 +169,7 @@ def _short(value: Any) -> str:
 
 
 def make_date(name: str, cells: Cells, form: str | None) -> DateColumn:
-    """The column of dates, of text by its form.
+    """The column of dates, of text by its form; without limits, since later ones may come.
 
     Raises:
         ValueError: if there is no date.
@@ -199,8 +199,6 @@ def make_date(name: str, cells: Cells, form: str | None) -> DateColumn:
         name,
         step,
         float(values[0] % step) if step else 0.0,
-        float(values[0]),
-        float(values[-1]),
         missing=cells.missing,
         dtype=dtype,
         unit=unit,
