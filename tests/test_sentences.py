@@ -73,7 +73,7 @@ COMMANDS = {
     ".parquet, .npy, .npz, .tsv, .csv.gz, .csv.bz2, .csv.xz, .tsv.gz, .tsv.bz2, .tsv.xz, or "
     "hf://owner/name",
     "plot run --kind corners": "--kind is corners (did you mean 'corner'?): choose one of panels, "
-    "density, grid, corner, curve, samples, reconstructions, latents.",
+    "density, grid, corner, marginals, curve, samples, reconstructions, latents.",
     # Models that do not fit the data
     "train --data images --model RealNVP": "RealNVP does not model images of (channels, height, "
     "width) = (1, 8, 8): choose another model by --model.",
@@ -88,8 +88,8 @@ COMMANDS = {
     "'12,573.02': write `--data.thousands ,` if that is a number",
     "train --data spaces.csv": "spaces.csv: column 'a' is not numeric, row 1 holds '12 573.02': "
     'write `--data.thousands " "` if that is a number',
-    "train --data mixed.csv": "mixed.csv: column 'a' is not numeric, row 1 holds 'Adelie': choose "
-    "numeric columns with --data.columns b, or encode it as numbers",
+    "train --data mixed.csv --model RealNVP": "mixed.csv: column 'a' is not numeric, row 1 holds "
+    "'Adelie': choose numeric columns with --data.columns b, or encode it as numbers",
     "train --data accents.csv": "accents.csv is not written in utf-8: name its encoding, such as "
     "--data.encoding latin-1, cp1252 or utf-16",
     "train --data accents.csv --data.encoding latin1x": "--data.encoding is 'latin1x': choose one "

@@ -240,7 +240,8 @@ def test_context_and_dequantization_reach_the_model(tmp_path):
     lines = ["a,b,c"] + [f"{i % 7},{i % 5},{i % 3}" for i in range(400)]
     (tmp_path / "whole.csv").write_text("\n".join(lines))
     folder = train(
-        data=DataOptions(source=str(tmp_path / "whole.csv"), context=["c"], dequantize=True),
+        RealNVP,
+        DataOptions(source=str(tmp_path / "whole.csv"), context=["c"], dequantize=True),
         out=tmp_path / "run",
         trainer=few_steps(),
         console=QUIET,

@@ -15,17 +15,16 @@ from typing import Any, get_type_hints
 import torch
 from rich.console import Console
 
-from diffeo.data import SPLITS, Data, DataOptions, Images, Rows, augment, load_data, size_of
+from diffeo.data import Data, DataOptions, Images, Rows, augment, load_data, size_of
 from diffeo.data.datasets import evenly, fingerprint
-from diffeo.evaluation.likelihood import evaluate
-from diffeo.evaluation.scores import Reference
 from diffeo.flow import Flow
 from diffeo.models.image_realnvp import ImageRealNVP
 from diffeo.models.mixed import MixedFlow
 from diffeo.models.tables import RealNVP
 from diffeo.run import claim
-from diffeo.run.drawing import draw_run, painter
-from diffeo.run.folder import Run, as_setting
+from diffeo.run.drawing import painter
+from diffeo.run.finishing import finish
+from diffeo.run.folder import as_setting
 from diffeo.run.mixed import learns_mixed, train_mixed
 from diffeo.training import observers
 from diffeo.training.checkpoints import Checkpoints, load, newest
@@ -34,7 +33,6 @@ from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.processes import Processes
 from diffeo.training.steps import choose_compile, choose_memory
 from diffeo.utils.config import public_name
-from diffeo.utils.files import atomic_write, dump_json
 from diffeo.utils.machine import (
     Precision,
     find_device,
@@ -107,7 +105,7 @@ def train(
         limit_threads()
         console = console or Console(quiet=True)
         done = train_mixed(model, options, out, settings, resume=resume, console=console)
-        _finish(*done, device, trainer.temperature, console)
+        finish(*done, device, trainer.temperature, console)
         return done[0]
     processes = Processes.launched(trainer.devices, device.type)
     first = processes.rank == 0  # which alone writes and prints
@@ -152,7 +150,7 @@ def train(
             console.print(line, highlight=False, soft_wrap=True)
         training.run()
         if first:
-            _finish(folder, loaded, training.seconds, training.device, trainer.temperature, console)
+            finish(folder, loaded, training.seconds, training.device, trainer.temperature, console)
     return folder
 
 
@@ -326,30 +324,3 @@ def _arguments(flow: Flow, data: Data) -> dict[str, Any]:
     """What the constructor of a flow was called with, but for what follows from the data."""
     (_, *names), needs = flow.arguments, _needs(data)
     return {name: as_setting(flow.arguments[name]) for name in names if name not in needs}
-
-
-def _finish(
-    folder: Path,
-    data: Data,
-    seconds: float,
-    device: torch.device,
-    temperature: float,
-    console: Console,
-) -> None:
-    """Evaluate the best model, record usual scores in it, draw it, and print where all is."""
-    run = Run(folder)
-    flow = run.flow.to(device)
-    scores = {name: evaluate(flow, data, name) for name in SPLITS}
-    Reference.learn(flow, data).attach(flow)
-    flow.cpu().save_pretrained(folder / "model")
-    results = {name: dataclasses.asdict(score) for name, score in scores.items()}
-    results["training"] = {"seconds": round(seconds, 2)}
-    with atomic_write(folder / "results.json") as partial:
-        partial.write_text(dump_json(results), encoding="utf-8")
-    figure = draw_run(run, data, temperature)
-    console.print(
-        f"Trained in {seconds:.1f} s. Test {scores['test']}.\n"
-        f"Run folder {folder}, figure {figure}.",
-        highlight=False,
-        soft_wrap=True,
-    )

@@ -110,7 +110,6 @@ def train_mixed(
 
 def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
     """Refuse options that a MixedFlow does not have."""
-    remedy = "leave it out, or choose another model, such as --model RealNVP."
     keywords = getattr(model, "keywords", {}).items()
     given = [f"--model.{name}" for name, value in keywords if value is not None]
     usual = {
@@ -123,12 +122,17 @@ def _check(model: Any, options: DataOptions, settings: dict[str, Any]) -> None:
                 given.append(f"--{section}.{name}")
     if settings["precision"] != "auto":
         given.append("--precision")
-    if options.dequantize:
-        remedy = "leave it out: a MixedFlow has the probabilities of values that repeat."
-        given.append("--data.dequantize")
+    what = "MixedFlow, the default model of a table," if model is None else "MixedFlow"
     if given:
-        what = "MixedFlow, the default model of a table," if model is None else "MixedFlow"
-        raise ValueError(f"{what} has no {given[0]}: {remedy}")
+        raise ValueError(
+            f"{what} has no {given[0]}: leave it out, or choose another model, such as --model "
+            "RealNVP."
+        )
+    if options.dequantize:
+        raise ValueError(
+            f"{what} has probabilities of values that repeat: leave --data.dequantize out, or "
+            "choose another model, such as --model RealNVP."
+        )
 
 
 def _introduce(table: Table, console: Console) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.data.datasets import split_sizes
 from diffeo.data.files import Array
+from diffeo.data.tables.csv_files import form_of
 from diffeo.data.tables.frames import encode
 from diffeo.data.tables.kind_files import read_kinds
 from diffeo.data.tables.kinds import find_schema
@@ -30,6 +31,7 @@ from diffeo.data.tables.reading import frames, read_frame
 from diffeo.data.tables.source import Source
 from diffeo.data.tables.weighting import split_weights
 from diffeo.schema import AnyColumn, CategoryColumn, LeftOutColumn, Schema
+from diffeo.utils.ranges import Count, checked
 
 Rows = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -52,7 +54,8 @@ def load_mixed(
     frame = read_frame(options)
     sizes = split_sizes(source.name, "row", len(frame), options.splits)
     if schema is None:
-        kinds = None if options.kinds is None else read_kinds(options.kinds)
+        kinds = {} if options.kinds is None else read_kinds(options.kinds)
+        _check_forms(source, {c: frame[c] for c in (*columns, *context) if c not in kinds})
         found = find_schema(frame[[*columns, *context]], kinds)
         schema, conditions = _split(source.name, found, context)
     order = np.random.default_rng(options.seed).permutation(len(frame))
@@ -98,6 +101,15 @@ def _split(source: str, found: Schema, context: list[str]) -> tuple[Schema, Sche
     return schema, Schema(tuple(given)) if given else None
 
 
+def _check_forms(source: Source, columns: dict[str, Any]) -> None:
+    """Refuse texts that are numbers in another form, such as 0,5, which are meant as such."""
+    for name, column in columns.items():
+        if column.dtype.kind not in "iufbM":
+            texts = column.dropna().to_numpy(dtype=object)
+            if form_of(texts, source.decimal) is not None:
+                check_numeric(source, {name: texts}, 1, "")
+
+
 def _weights(source: Source, name: str, frame: Any) -> Array:
     """A column of finite numbers."""
     column: Array = frame[name].to_numpy()
@@ -112,13 +124,14 @@ def encode_rows(schema: Schema, frame: Any, *, strict: bool = True) -> Tensor:
     return torch.from_numpy(encode(schema, frame, strict=strict))
 
 
+@checked
 def stream_mixed(
     options: TableOptions,
     schema: Schema,
     conditions: Schema | None = None,
     weights: str | None = None,
     *,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: Count = BATCH_ROWS,
 ) -> Iterator[Rows]:
     """All rows of a table in their order, a batch at a time, as a model with this schema has them.
 
