@@ -167,3 +167,15 @@ def test_real_tables_are_learned_drawn_and_scored_without_preparation(name, tmp_
     assert main(["sample", "run", "-n", "500", "--out", "samples.csv"]) == 0
     assert main(["score", "run", "--data", "samples.csv", "--out", "scores.csv"]) == 0
     assert np.isfinite(pd.read_csv("scores.csv")["log_prob"]).all()
+
+
+def test_what_is_for_other_models_is_refused(here, capsys):
+    refused(["export", "run", "--to", "torch", "--out", "files"], capsys, "MixedFlow", "diffeo")
+    refused(["reconstruct", "run", "--out", "a.png"], capsys, "images")
+    assert main(["share", "run", "--out", "shared"]) == 0
+    assert main(["sample", "shared", "-n", "5", "--out", "five.csv"]) == 0
+    assert len(pd.read_csv("five.csv")) == 5
+    assert main(["share", "given", "--out", "shared-given"]) == 0
+    card = Path("shared-given/README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    exec(code.replace("OWNER/NAME", "shared-given"), {})

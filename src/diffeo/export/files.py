@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.export.programs import Inputs, Program, Sample, Score, prepare
 from diffeo.flow import Flow, eval_mode
+from diffeo.models.mixed import MixedFlow
 from diffeo.utils.files import atomic_write
 
 Format = Literal["onnx", "torch"]
@@ -85,6 +86,11 @@ def export(
     """
     if to not in WRITERS or what not in get_args(What):
         raise ValueError(f"there is no export of {what!r} to {to!r}: see diffeo export --help.")
+    if isinstance(flow, MixedFlow):
+        raise ValueError(
+            "a MixedFlow cannot be exported, since it computes in float64 and draws by a search: "
+            "use it by diffeo, or export another model."
+        )
     if to == "onnx":
         require_onnx()
     suffix, write = WRITERS[to]

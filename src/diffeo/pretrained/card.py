@@ -103,7 +103,9 @@ class Card:
         return data.to_yaml().strip()
 
     def _weights(self, flow: Flow) -> str:
-        count = f"{sum(weight.numel() for weight in flow.parameters()):,} weights"
+        # Of a model that is not learned by gradients, all that is saved.
+        weights = [*flow.parameters()] or [*flow.state_dict().values()]
+        count = f"{sum(weight.numel() for weight in weights):,} weights"
         if self.dtype is not None:
             dtype = str(self.dtype).removeprefix("torch.")
             count += f", the kernels of its networks stored as {dtype}; it computes as any other"
@@ -124,7 +126,9 @@ class Card:
         given = ""
         if flow.context_features:
             sizes = ", ".join(str(size or 10) for size in flow.context.event_shape)
-            lines.append(f"    context = torch.zeros(16, {sizes})")
+            double = flow._reference().dtype == torch.float64
+            dtype = ", dtype=torch.float64" if double else ""
+            lines.append(f"    context = torch.zeros(16, {sizes}{dtype})")
             lines += [
                 f"    context[:, {columns.start}] = 1  # {_one_line(variable.columns[0])}"
                 for variable, columns in flow.context.parts()
