@@ -177,5 +177,5 @@ def test_what_is_for_other_models_is_refused(here, capsys):
     assert len(pd.read_csv("five.csv")) == 5
     assert main(["share", "given", "--out", "shared-given"]) == 0
     card = Path("shared-given/README.md").read_text()
-    code = card.split("```python\n")[1].split("```")[0]
+    code = card.partition("```python")[2].partition("```")[0]
     exec(code.replace("OWNER/NAME", "shared-given"), {})

@@ -109,3 +109,6 @@ class MixedFlow(Flow):
             return None
         assert self.conditions is not None
         return as_conditions(self.conditions, context)
+
+    def _encode_context(self, context: Tensor | None) -> Tensor | None:
+        return self.as_conditions(context)
