@@ -63,7 +63,10 @@ def find_schema(frame: Any, kinds: Kinds | None = None) -> Schema:
     schema = Schema(tuple(columns))
     if not schema.modelled and not problems:
         reasons = [f"column '{c.name}' is left out: {c.reason}." for c in columns]  # type: ignore[union-attr]
-        problems += ["no column is left to model.", *reasons[:20]]
+        problems += [
+            f"no column is left to model: ask for one by its kind, such as {names[0]}=category.",
+            *reasons[:20],
+        ]
     if problems:
         raise TableError(problems)
     return schema
