@@ -324,7 +324,7 @@ def test_all_problems_of_a_table_are_reported_at_once():
 def test_a_table_with_nothing_to_model_says_why():
     frame = pd.DataFrame({"a": [1] * 20, "b": [f"n{i}" for i in range(20)]})
     first, *reasons = refusal(lambda: find_schema(frame))
-    assert first == "no column is left to model."
+    assert first == "no column is left to model: ask for one by its kind, such as a=category."
     assert reasons[0] == "column 'a' is left out: every value is 1."
 
 
