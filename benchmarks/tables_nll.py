@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.timed import Setting, TorchLearner, fit, zuko_flow, zuko_log_prob
+from diffeo import RealNVP
 from diffeo.data import DataOptions, Table, load_table
 from diffeo.run import train
 
@@ -40,7 +41,7 @@ ZUKO = [
 def run_diffeo(options: DataOptions) -> tuple[float, float, float]:
     """Validation and test NLL, and the seconds that training took."""
     with tempfile.TemporaryDirectory() as folder:
-        out = train(data=options, out=Path(folder) / "run", console=Console(quiet=True))
+        out = train(RealNVP, options, Path(folder) / "run", console=Console(quiet=True))
         results = json.loads((out / "results.json").read_text())
     return results["val"]["nll"], results["test"]["nll"], results["training"]["seconds"]
 

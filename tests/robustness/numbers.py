@@ -76,7 +76,7 @@ def tensors(state: Any) -> Iterator[Tensor]:
 def astray(folder: Path, sample: bool) -> list[Case]:
     tables = itertools.product(("RealNVP", "NICE", "TableFlow"), ("10", "1e3", "1e30"))
     words = [f"--model={model} {MOONS} --optimizer.lr={rate}" for model, rate in tables]
-    words += ["--data=t.csv --data.columns=a,b", "--data=t.csv --data.columns=a,c"]
+    words += [f"--model=RealNVP --data=t.csv --data.columns=a,{column}" for column in "bc"]
     for more in ("", " --precision=bf16", " --trainer.memory=constant"):
         words.append(f"--model=Glow {GLOW} --optimizer.lr=10{more}")
         words.append(f"--model=astray.Loud {GLOW}{more}")
