@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -20,9 +18,10 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from diffeo.schema import NumberColumn
-from diffeo.sklearn.tables import TableReader, as_tensors
+from diffeo.sklearn.fitting import Printed, single_precision
+from diffeo.sklearn.predicting import Predictor
+from diffeo.sklearn.tables import as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
-from diffeo.training.loop import Observer, Training
 from diffeo.training.mixed import Settings, fit_mixed
 from diffeo.utils.machine import Device, one_thread
 from diffeo.utils.modules import in_chunks
@@ -39,12 +38,11 @@ from diffeo.utils.statistics import far_values, warn_of_far
 
 Array = NDArray[Any]
 Auto = Literal["auto"]
-LOCK = threading.Lock()
 FARTHEST = 37.0  # noise, whose probability a float64 holds
 
 
 class FlowDensity(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, TableReader, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Predictor, BaseEstimator
 ):
     """Density of a table, learned by a normalizing flow; conditional on request.
 
@@ -64,6 +62,10 @@ class FlowDensity(
         densities. "target": p(X | y) with `y` of one column or several. "classes": p(X | y) with
         labels `y` of any type. A list: p(other columns | these columns of X), by name or, in an
         array, by position.
+    target : str, int or None, default=None
+        The column that `predict` and its like answer for, by name or, in an array, by position. It
+        is learned as the others are, so `set_params(target=...)` asks for another one without a new
+        fit. Where X has no such column, `fit(X, y)` takes y as one of this name.
     kinds : dict or None, default=None
         What columns are, where that is not found by itself: for a name (x0, x1, ... of an array)
         one of "number", "integer", "category", "date" and "left out", or fields of the column, such
@@ -132,6 +134,7 @@ class FlowDensity(
         self,
         *,
         context: Literal["target", "classes"] | Sequence[Any] | None = None,
+        target: str | Whole | None = None,
         kinds: Mapping[str, Any] | None = None,
         networks: Whole | Auto = "auto",
         hidden: Count | Auto = "auto",
@@ -144,6 +147,7 @@ class FlowDensity(
         verbose: Whole | bool = 0,
     ) -> None:
         self.context = context
+        self.target = target
         self.kinds = kinds
         self.networks = networks
         self.hidden = hidden
@@ -162,6 +166,8 @@ class FlowDensity(
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Learn the density of the rows of X `(n, columns)`, given y if `context` asks for it.
+
+        With y as a column of theirs if it is named as `target`.
 
         X is an array, or a DataFrame of any columns; empty cells are NaN. `sample_weight` `(n,)` is
         how often each row counts; rows of weight 0 do not.
@@ -307,29 +313,6 @@ class FlowDensity(
         tags.target_tags.required = isinstance(self.context, str)
         tags.input_tags.allow_nan = True
         return tags
-
-
-class Printed(Observer):
-    """Prints the likelihood at each validation."""
-
-    def on_epoch_end(self, training: Training) -> None:
-        print(  # noqa: T201
-            f"step {training.step}/{training.steps}  log-likelihood in training "
-            f"{-training.train_loss:.4f}, held out {-training.val_loss:.4f}  "
-            f"{training.seconds:.1f} s"
-        )
-
-
-@contextmanager
-def single_precision() -> Iterator[None]:
-    """float32 for what is made, whatever the program's default is; one thread at a time."""
-    with LOCK:
-        dtype = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -154,6 +154,11 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         share = np.clip((-self.score_samples(X) - low) / max(high - low, 1e-300), 0, 1)
         return np.column_stack([1 - share, share])
 
+    def explain(self, X: ArrayLike, level: float = 0.9) -> Any:  # noqa: N803
+        """How odd each cell is given the others of its row (see `FlowDensity.explain`)."""
+        check_is_fitted(self)
+        return self.density_.explain(X, level)
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True

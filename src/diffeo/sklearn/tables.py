@@ -28,15 +28,18 @@ class TableReader:
         conditions_: of those that are context, or None.
         framed_: whether `fit` had a DataFrame.
         left_out_: a value of each column that is left out, empty unless all are equal.
+        joined_: the name of y as a column of the table, or None.
     """
 
     context: Any
     kinds: Any
+    target: Any
     n_features_in_: int
     schema_: Schema
     conditions_: Schema | None
     framed_: bool
     left_out_: dict[str, pd.Series]
+    joined_: str | None
 
     def _read(
         self,
@@ -51,6 +54,10 @@ class TableReader:
         With `fit` what the columns are is found in the rows of a weight above 0.
         """
         frame = self._frame(X, fit)
+        if fit:
+            self.joined_ = self._unless_there(list(frame.columns), y)
+        if self.joined_ is not None:
+            frame = self._joined(frame, y, self.joined_)
         given = None
         if isinstance(self.context, str):
             if y is None:
@@ -118,6 +125,30 @@ class TableReader:
             return None
         return [column.name for column in self.conditions_.modelled]
 
+    def _target(self) -> str | None:
+        """The name of the target, of which an array has the position."""
+        return f"x{self.target}" if isinstance(self.target, int) else self.target
+
+    def _unless_there(self, names: Sequence[str], y: Any) -> str | None:
+        """The name of the target, unless it is a column of X."""
+        name = self._target()
+        if name is None or name in names:
+            return None
+        if y is None or isinstance(self.context, str):
+            raise ValueError(
+                f"target names the column {name!r}, which X does not have: choose among "
+                f"{', '.join(names)}, or give it as y, without a context of y."
+            )
+        return name
+
+    def _joined(self, frame: pd.DataFrame, y: Any, name: str) -> pd.DataFrame:
+        """The table with y as its last column."""
+        if y is None:
+            raise ValueError(f"the density is that of X and y, its column {name!r}: give y.")
+        check_consistent_length(frame, y)
+        values = pd.Series(np.asarray(y).ravel() if not hasattr(y, "dtype") else y)
+        return frame.assign(**{name: values.reset_index(drop=True)})
+
     def _names(self) -> list[str]:
         """The columns of X as frames have them."""
         found = getattr(self, "feature_names_in_", None)
@@ -162,7 +193,7 @@ class TableReader:
         rows = decode(self.schema_, x)
         if frame is not None and not isinstance(self.context, str):
             rows = pd.concat([rows, frame], axis=1)
-        names = self._names()
+        names = self._names() + ([] if self.joined_ is None else [self.joined_])
         for name, values in self.left_out_.items():
             rows[name] = values.repeat(len(rows)).reset_index(drop=True)
         if self.framed_:

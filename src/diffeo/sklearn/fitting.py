@@ -1,0 +1,36 @@
+"""What a fit prints, and how it uses the machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from diffeo.training.loop import Observer, Training
+
+LOCK = threading.Lock()
+
+
+class Printed(Observer):
+    """Prints the likelihood at each validation."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        print(  # noqa: T201
+            f"step {training.step}/{training.steps}  log-likelihood in training "
+            f"{-training.train_loss:.4f}, held out {-training.val_loss:.4f}  "
+            f"{training.seconds:.1f} s"
+        )
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """float32 for what is made, whatever the program's default is; one thread at a time."""
+    with LOCK:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
