@@ -11,7 +11,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from diffeo.sklearn.density import FlowDensity
-from diffeo.utils.ranges import Range, Seed32, check_arguments
+from diffeo.utils.ranges import Proportion, Range, Seed32, check_arguments, checked
 
 Array = NDArray[Any]
 AUTO = 0.01  # share of the rows
@@ -154,7 +154,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         share = np.clip((-self.score_samples(X) - low) / max(high - low, 1e-300), 0, 1)
         return np.column_stack([1 - share, share])
 
-    def explain(self, X: ArrayLike, level: float = 0.9) -> Any:  # noqa: N803
+    @checked
+    def explain(self, X: ArrayLike, level: Proportion = 0.9) -> Any:  # noqa: N803
         """How odd each cell is given the others of its row (see `FlowDensity.explain`)."""
         check_is_fitted(self)
         return self.density_.explain(X, level)

@@ -234,6 +234,7 @@ class Predictor(TableReader):
         check_is_fitted(self)
         return conditional(self.flow_, given, want)
 
+    @checked
     def explain(self, X: ArrayLike, level: Proportion = 0.9) -> pd.DataFrame:  # noqa: N803
         """How odd each cell is given the others of its row, a line each (see `answers.explain`)."""
         frame, given = self._table(X)
