@@ -109,11 +109,12 @@ def pages(tmp_path_factory):
         served(make_subject("labels", folder)) as labels,
         served(make_subject("digits", folder)) as digits,
         served(make_subject("moons", folder)) as moons,
+        served(make_subject("visits", folder)) as visits,
     ):
-        yield {"labels": labels, "digits": digits, "moons": moons}
+        yield {"labels": labels, "digits": digits, "moons": moons, "visits": visits}
 
 
-KINDS = ("labels", "digits", "moons")
+KINDS = ("labels", "digits", "moons", "visits")
 
 
 @pytest.mark.parametrize("kind", KINDS)

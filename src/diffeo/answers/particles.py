@@ -120,7 +120,13 @@ def _weighted(values: Tensor, log_w: Tensor, column: object) -> Spread:
 
 
 def by_order(
-    tools: Tools, row: Tensor, known: Tensor, draws: int, generator: Generator
+    tools: Tools,
+    row: Tensor,
+    known: Tensor,
+    draws: int,
+    generator: Generator,
+    *,
+    smooth: bool = True,
 ) -> Particles:
     """Particles in the order of prediction, resampled where few of them carry the weight.
 
@@ -153,7 +159,7 @@ def by_order(
                 rows.take(_systematic(log_w, generator))
                 log_w = torch.zeros_like(log_w)
             continue
-        if rows.at > last:
+        if rows.at > last and (smooth or not drawn):
             flat = index.flatten()
             what: Tensor | Parts
             if stack.layout.order[rows.at][0]:

@@ -41,7 +41,15 @@ class Frame:
         """Where a value of the vertical axis is."""
         return self.y + (self.high - value) / (self.high - self.low) * self.height
 
-    def axes(self, x_label: str = "", y_label: str = "", ticks: int = 4) -> str:
+    def axes(
+        self,
+        x_label: str = "",
+        y_label: str = "",
+        ticks: int = 4,
+        *,
+        text: Callable[[float], str] = tick,
+        y_text: Callable[[float], str] = tick,
+    ) -> str:
         """Ticks with numbers along the bottom and, if it has a label, the left."""
         parts = []
         bottom = self.y + self.height
@@ -50,7 +58,7 @@ class Frame:
             parts.append(
                 f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom:.1f}" '
                 f'y2="{bottom + 4:.1f}"/><text class="number" x="{at:.1f}" '
-                f'y="{bottom + 17:.1f}" text-anchor="middle">{tick(value)}</text>'
+                f'y="{bottom + 17:.1f}" text-anchor="middle">{escape(text(value))}</text>'
             )
         if y_label:
             for value in _ticks(self.low, self.high, ticks):
@@ -59,7 +67,7 @@ class Frame:
                     f'<line class="tick" x1="{self.x - 4:.1f}" x2="{self.x:.1f}" '
                     f'y1="{at:.1f}" y2="{at:.1f}"/><text class="number" '
                     f'x="{self.x - 7:.1f}" y="{at + 4:.1f}" text-anchor="end">'
-                    f"{tick(value)}</text>"
+                    f"{escape(y_text(value))}</text>"
                 )
             parts.append(
                 f'<text class="label" x="{self.x:.1f}" y="{self.y - 8:.1f}">'

@@ -10,7 +10,7 @@ import gradio as gr
 
 from diffeo.explorer.events import Page
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs import edit, inspect, interpolate, plane, sample
+from diffeo.explorer.tabs import ask, columns, edit, inspect, interpolate, oddities, plane, sample
 from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN
 
 TABS: dict[str, dict[str, Callable[[Subject], Any]]] = {
@@ -26,6 +26,7 @@ TABS: dict[str, dict[str, Callable[[Subject], Any]]] = {
         "Sample": sample.add,
         "Inspect": inspect.add,
     },
+    "mixed": {"Columns": columns.add, "Ask": ask.add, "Inspect": oddities.add},
     "table": {"Sample": sample.add, "Inspect": inspect.add},
 }
 

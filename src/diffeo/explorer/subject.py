@@ -17,6 +17,7 @@ from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer.conditions import Conditions
 from diffeo.explorer.reference import Reference, stored_reference
 from diffeo.latent import Directions
+from diffeo.models.mixed import MixedFlow
 from diffeo.run import Run
 
 OWN = 64  # samples that replace data that are not available
@@ -53,9 +54,11 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """What it models: "images", "plane" for two columns, or "table"."""
+        """What it models: "images", "mixed" for tables, "plane" for two numbers, or "table"."""
         if self.flow.takes_pixels:
             return "images"
+        if isinstance(self.flow, MixedFlow):
+            return "mixed"
         return "plane" if self.flow.dims == 2 else "table"
 
     @property
@@ -69,7 +72,8 @@ class Subject:
         what = size_of(self.flow.shape) if self.kind == "images" else f"{self.flow.dims} columns"
         data = self.flow.metadata.get("data")
         parts = [type(self.flow).__name__ + (f" of {data}" if data else ""), what]
-        parts.append(f"{weights:,} weights")
+        if weights:  # mixtures alone have none that are trained
+            parts.append(f"{weights:,} weights")
         if score := self._test_score():
             parts.append(score)
         return " · ".join(parts)

@@ -10,7 +10,8 @@ import base64
 import binascii
 import io
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffeo.data import TableOptions, size_of, stream
+from diffeo.data import TableOptions, read_frame, size_of, stream
 from diffeo.data.images.decoding import UnreadableError, fit, open_image
+from diffeo.data.tables.mixed import encode_rows
 from diffeo.explorer.subject import Subject
+from diffeo.models.mixed import MixedFlow
+from diffeo.schema import TableError
 
 LARGEST = 10 * 2**20  # bytes of a file
 MOST = 64  # files at once
 ROWS = 50_000  # of a table
+LISTED = 12  # columns that a sentence names
 
 REMEDIES = {
     "no images": "is not an image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.",
@@ -122,20 +127,63 @@ def read_rows(subject: Subject, upload: Upload) -> tuple[Tensor, Tensor | None]:
         ValueError: if it cannot be read, or lacks a column; one sentence that names it.
     """
     columns, context = subject.run.columns, subject.flow.context.columns
+    with _as_file(upload) as path:
+        parts = list(stream(TableOptions(path, rows=ROWS), columns, context))
+    if not parts:
+        raise ValueError(f"{upload.name} has no rows: choose one with a line for each row.")
+    given = [part[1] for part in parts if part[1] is not None]
+    return torch.cat([x for x, _ in parts]), torch.cat(given) if given else None
+
+
+def read_mixed_rows(subject: Subject, upload: Upload) -> tuple[Any, Tensor, Tensor | None]:
+    """The rows of a CSV file for a model of mixed columns; the first ROWS of them.
+
+    Cells that have no probability, such as unknown categories, are not refused.
+
+    Returns:
+        A DataFrame of the modelled columns, the rows `(n, columns)`, and their context.
+
+    Raises:
+        ValueError: if it cannot be read, or lacks a column; one sentence that names it.
+    """
+    flow = subject.flow
+    assert isinstance(flow, MixedFlow)
+    with _as_file(upload) as path:
+        options = TableOptions(path, rows=ROWS, **subject.run.form)
+        frame = read_frame(options)
+        given_columns = () if flow.conditions is None else flow.conditions.modelled
+        wanted = [column.name for column in (*given_columns, *flow.schema.modelled)]
+        lacking = [name for name in wanted if name not in {*map(str, frame.columns)}]
+        if lacking:
+            more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+            raise ValueError(
+                f"{path} lacks the column '{lacking[0]}'{more}: choose a file with the columns "
+                f"{', '.join(wanted[:LISTED])}{', ...' * (len(wanted) > LISTED)}."
+            )
+        x = encode_rows(flow.schema, frame, strict=False)
+        context = None
+        if flow.conditions is not None:
+            given = encode_rows(flow.conditions, frame, strict=False)
+            context = flow.as_context(given)
+    return frame[[column.name for column in flow.schema.modelled]], x, context
+
+
+@contextmanager
+def _as_file(upload: Upload) -> Iterator[str]:
+    """The path of a CSV file while it is read; errors name the file that the visitor chose."""
     if b"\0" in upload.content[:4096]:
         raise ValueError(f"{upload.name} is not a CSV file: choose one with a line for each row.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload.csv"
         path.write_bytes(upload.content)
         try:
-            parts = list(stream(TableOptions(str(path), rows=ROWS), columns, context))
+            yield str(path)
+        except TableError as error:
+            first, *more = error.sentences
+            first = first.removesuffix(".") + f" ({len(more):,} more like this)." * bool(more)
+            raise ValueError(f"{upload.name}: {first}") from error
         except ValueError as error:
-            # The visitor knows the name of the file that was chosen, not the temporary path.
             raise ValueError(str(error).replace(str(path), upload.name)) from error
-    if not parts:
-        raise ValueError(f"{upload.name} has no rows: choose one with a line for each row.")
-    given = [part[1] for part in parts if part[1] is not None]
-    return torch.cat([x for x, _ in parts]), torch.cat(given) if given else None
 
 
 def _moves(content: bytes) -> bool:
