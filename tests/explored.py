@@ -43,7 +43,7 @@ def real_nvp() -> diffeo.Flow:
     return flow
 
 
-def visits(rows=300, seed=0) -> pd.DataFrame:
+def visits(rows=200, seed=0) -> pd.DataFrame:
     """A table of all kinds of columns."""
     source = np.random.default_rng(seed)
     ward = source.choice(["east", "north", "west"], rows, p=[0.5, 0.3, 0.2])

@@ -68,13 +68,13 @@ def test_intervals_hold_whole_steps_and_a_mass_is_no_part_of_them():
 
 
 def test_shares_of_a_model_are_those_of_many_of_its_samples(subject):
-    found = conditional(subject.flow, {"ward": "west"}, draws=8_192, smooth=False)
-    x = subject.run.sample(20_000, seed=3).numpy()
+    found = conditional(subject.flow, {"ward": "west"}, draws=4_096, smooth=False)
+    x = subject.run.sample(6_000, seed=3).numpy()
     west = x[x[:, 0] == 2]
     for i, column in enumerate(subject.flow.schema.modelled[1:], start=1):
         bins = Bins.of(column, west[:, i])
         by_spread = bins.shares_of(found.spread(column.name)[0])
-        assert np.abs(by_spread - bins.shares(west[:, i])).sum() < 0.25, column.name
+        assert np.abs(by_spread - bins.shares(west[:, i])).sum() < 0.35, column.name
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,9 @@ def test_each_column_has_a_control_of_its_kind(asked):
 def test_answers_are_those_of_the_library(subject, asked):
     given, raws = values_with(asked, ward=2)
     found = asking.ask(subject, asked, given, raws)
-    exact = conditional(subject.flow, {"ward": "west"}, ["oxygen"], draws=4_096, seed=9)
+    exact = conditional(
+        subject.flow, {"ward": "west"}, ["oxygen"], draws=2_048, seed=9, smooth=False
+    )
     mean, truth = (f.mean("oxygen") for f in (found, exact))
     error = math.hypot(mean.standard_error, truth.standard_error)
     assert abs(mean.value - truth.value) < 4 * error
@@ -191,7 +193,7 @@ def test_rows_are_drawn_with_what_is_given(subject, asked):
     given, raws = values_with(asked, ward=2, smoker=-1, day=10)
     table = asking.rows(subject, asked, given, raws)
     assert table.count("<tr>") == 1 + asking.ROWS
-    assert table.count("<td>west</td>") == table.count("<td>(empty)</td>") == asking.ROWS
+    assert table.count("<td>west</td><td>(empty)</td>") == asking.ROWS
     day = question(asked, "day").text(10)
     assert f"10 rows given ward west, smoker (empty), day {day}" in table
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from explored import mixed_run
 
 import diffeo
 from diffeo.context import ContextSpec
@@ -72,7 +73,10 @@ def real_nvp() -> diffeo.RealNVP:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Run folders: digits, digits by their label, moons, and models whose data are not at hand."""
+    """Run folders: digits, digits by their label, moons, and models whose data are not at hand.
+
+    And "mixed", a model of a table of all kinds of columns.
+    """
     folder = tmp_path_factory.mktemp("runs")
     glow().save_pretrained(folder / "digits/model")
     (folder / "digits/config.yaml").write_text(DIGITS)
@@ -85,7 +89,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     large = diffeo.Glow((3, 32, 32), levels=3, steps=8, hidden_channels=128)
     large.initialize(torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8))
     large.save_pretrained(folder / "large")
-    return {name: Run(folder / name) for name in ("digits", "labels", "moons", "bare", "large")}
+    found = {name: Run(folder / name) for name in ("digits", "labels", "moons", "bare", "large")}
+    return found | {"mixed": mixed_run(folder / "mixed")}
 
 
 class Servers:

@@ -14,12 +14,15 @@ expect = sync_api.expect
 TABS = {
     "digits": ["Sample", "Interpolate", "Edit", "Inspect"],
     "moons": ["Density", "Flow", "Sample", "Inspect"],
+    "mixed": ["Columns", "Ask", "Inspect"],
 }
 READY = {
     "Sample": "#samples img, #samples svg",
     "Interpolate": "#strip img",
     "Edit": "#after img",
-    "Inspect": "#inspect-levels svg",
+    "Inspect": "#inspect-place svg",
+    "Columns": "#pair svg",
+    "Ask": "#answer-0 svg",
     "Density": "#steps td",
     "Flow": "#film .where:not(:empty)",
 }

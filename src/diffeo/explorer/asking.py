@@ -125,8 +125,9 @@ def _question(column: Column, values: Floats, samples: Floats | None) -> Questio
         low = low if column.low is None else max(low, column.low)
         high = high if column.high is None else min(high, column.high)
     origin = low if isinstance(column, DateColumn) else 0.0
+    middle = min(max(low + round((middle - low) / step) * step, low), high)
     low, middle, high = (round(value - origin, 10) for value in (low, middle, high))
-    return Question(column, bins, usual, low, high, step, min(max(middle, low), high), origin)
+    return Question(column, bins, usual, low, high, step, middle, origin)
 
 
 def ask(

@@ -33,7 +33,6 @@ def add(subject: Subject) -> Any:
         for i, question in enumerate(asked):
             with gr.Column(elem_classes="card", min_width=280):
                 charts.append(gr.HTML(elem_id=f"answer-{i}"))
-                controls.append(_control(question, i))
                 name, free = question.column.name, question.usual is not None
                 checks.append(
                     gr.Checkbox(
@@ -44,6 +43,7 @@ def add(subject: Subject) -> Any:
                         container=False,
                     )
                 )
+                controls.append(_control(question, i))
     draw = gr.Button(f"Draw {asking.ROWS} rows given these", elem_id="ask-draw")
     drawn = gr.HTML(elem_id="ask-rows")
     inputs = [*checks, *controls]
