@@ -21,7 +21,7 @@ from diffeo.explorer.columns import data_of, draw, mixed_flow
 from diffeo.explorer.subject import Subject, table_of
 from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn
 
-MOVING, CALM = 1_024, 4_096  # particles: while a control is moved, and behind rows that are drawn
+MOVING, CALM = 512, 4_096  # particles: while a control is moved, and behind rows that are drawn
 STEPS = 200  # of a slider of a continuous column
 ASKED = 40  # columns that have a control
 ROWS, OUTLINE = 10, 4_000  # that are drawn: to be read, and behind the charts
