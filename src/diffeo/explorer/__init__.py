@@ -1,8 +1,9 @@
 """The explorer: a local web page that shows what a model does.
 
 `explore` opens it. What it shows is computed by modules that know nothing of pages (`sampling`,
-`mixing`, `editing`, `inspecting`, `plane`), the tabs connect them with controls, and only
-`serving` uses the network. Gradio is needed: `pip install "diffeo[explorer]"`.
+`mixing`, `editing`, `inspecting`, `plane`; of mixed tables `columns`, `asking`, `oddities`), the
+tabs connect them with controls, and only `serving` uses the network. Gradio is needed:
+`pip install "diffeo[explorer]"`.
 """
 
 from __future__ import annotations

@@ -155,9 +155,9 @@ def card(question: Question, found: Conditional) -> str:
     name = question.column.name
     spread = found.spread(name)[0]
     shares = question.bins.shares_of(spread)
-    said = answer(question, found)
-    chart = question.bins.chart(shares, question.usual, f"{name}: {said}")
-    return chart + images.note(said)
+    text = answer(question, found)
+    chart = question.bins.chart(shares, question.usual, f"{name}: {text}")
+    return chart + images.note(text)
 
 
 def held(question: Question, raw: float) -> str:

@@ -94,7 +94,7 @@ def _shares(column: NumberColumn | CategoryColumn, data: Floats | None, samples:
 def two(subject: Subject, samples: Floats, names: tuple[str, str]) -> str:
     """A chart of two columns, or a sentence if they are the same."""
     if names[0] == names[1]:
-        return images.note("Choose two different columns to see them together.")
+        return images.note("Choose two different columns to compare them.")
     columns, data = mixed_flow(subject).schema.modelled, data_of(subject)
     places = [[column.name for column in columns].index(name) for name in names]
     sources = [] if data is None else [("data", data[:, places])]
@@ -116,7 +116,7 @@ def start_pair(subject: Subject) -> tuple[str, str]:
         return columns[numbers[0]].name, columns[numbers[1]].name
     ranks = torch.from_numpy(x).argsort(0).argsort(0).double()
     with np.errstate(all="ignore"):
-        together = np.abs(np.nan_to_num(np.corrcoef(ranks.numpy().T)))
-    np.fill_diagonal(together, 0)
-    a, b = np.unravel_index(int(together.argmax()), together.shape)
+        strength = np.abs(np.nan_to_num(np.corrcoef(ranks.numpy().T)))
+    np.fill_diagonal(strength, 0)
+    a, b = np.unravel_index(int(strength.argmax()), strength.shape)
     return columns[numbers[a]].name, columns[numbers[b]].name
