@@ -104,7 +104,8 @@ def test_gradients_in_constant_memory_are_those_of_stored_activations(memory):
     torch.testing.assert_close(torch.autograd.grad(flow.log_prob(x, context).sum(), network), truth)
 
 
-@pytest.mark.parametrize("name", diffeo.MODELS)
+# What a MixedFlow is conditional on are columns of a table.
+@pytest.mark.parametrize("name", sorted({*diffeo.MODELS} - {"MixedFlow"}))
 def test_every_model_takes_such_a_context(name):
     torch.manual_seed(0)
     images = name in ("Glow", "ImageRealNVP")

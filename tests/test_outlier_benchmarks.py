@@ -23,11 +23,17 @@ def test_detectors_are_compared_and_ours_is_added_to_what_is_known(
         def fit(self, x: np.ndarray) -> None:
             self.middle, self.scale = np.median(x, axis=0), x.std(0)
 
-        def explain(self, x: np.ndarray) -> np.ndarray:
+        def far(self, x: np.ndarray) -> np.ndarray:
             return np.abs(x - self.middle) / self.scale
 
+        def explain(self, x: np.ndarray) -> pd.DataFrame:
+            row, column = np.indices(x.shape)
+            names = [f"x{i}" for i in column.ravel()]
+            cells = {"row": row.ravel(), "column": names, "surprise": self.far(x).ravel()}
+            return pd.DataFrame(cells)
+
         def score_samples(self, x: np.ndarray) -> np.ndarray:
-            return -self.explain(x).sum(1)
+            return -self.far(x).sum(1)
 
         def predict(self, x: np.ndarray) -> np.ndarray:
             return np.ones(len(x))
