@@ -316,6 +316,22 @@ def test_the_corrupted_cell_is_the_most_surprising(normal):
     assert (first["value"] < first["low"]).sum() + (first["value"] > first["high"]).sum() > 48
 
 
+def test_a_cell_that_cannot_be_is_infinitely_surprising_and_the_others_are_explained(mixed):
+    frame = decode(SCHEMA, mixed_table(12, seed=8).numpy()).astype(object)
+    frame.loc[2, "colour"], frame.loc[5, "rain"], frame.loc[7, "size"] = "green", -3.0, None
+    found = answers.explain(mixed, frame)
+    odd = found[np.isinf(found["surprise"])]
+    assert [*zip(odd["row"], odd["column"], strict=True)] == [
+        (2, "colour"),
+        (5, "rain"),
+        (7, "size"),
+    ]
+    assert odd["value"].tolist()[:2] == ["green", -3.0]
+    assert odd["expected"].iloc[0] in ("red", "blue") and odd["expected"].iloc[1] >= 0
+    rest = found[~np.isinf(found["surprise"])]
+    assert np.isfinite(rest["surprise"].astype(float)).all()
+
+
 # The command line ---------------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffeo.answers.filling import fill_rows
 from diffeo.answers.spread import Spread, given_all_others, log_conditional
-from diffeo.data.tables.frames import decode_column, encode
+from diffeo.data.tables.frames import clean, decode_column, encode
 from diffeo.data.tables.grids import Floats
 from diffeo.mixed.posterior import MixturePosterior
 from diffeo.mixed.tools import Tools
@@ -37,7 +38,8 @@ def explain(
     compares the rows without each cell. Columns of any kind and unit compare. Tried on swapped and
     shifted cells of made-up and real tables it named the cell more often than tail probabilities,
     log-densities or their distance from the mode. The conditionals are exact, by a sum or
-    quadrature.
+    quadrature. A cell that cannot be (see `impossible`) has an infinite surprise, and the others
+    are explained as if it were what they let expect.
 
     Args:
         flow: the model of the table.
@@ -53,8 +55,11 @@ def explain(
     """
     import pandas
 
-    x = data if isinstance(data, Tensor) else torch.from_numpy(encode(flow.schema, data))
+    framed = not isinstance(data, Tensor)
+    x = torch.from_numpy(encode(flow.schema, data, strict=False)) if framed else data
     x = x.to(flow.device, torch.float64)
+    raw, bad = x.cpu().numpy(), impossible(flow.schema, x)
+    x = _plausible(flow, x, bad, context)
     given = flow._encode_context(flow._check(x, context))
     table = x if given is None else torch.cat((given, x), 1)
     tools, first, parts = Tools(flow.stack), flow.stack.conditions, []
@@ -72,6 +77,10 @@ def explain(
         surprise, expected, low, high = (np.concatenate(part) for part in found)
         none = [None] * len(x)
         cells = [*decode_column(column, x[:, i].cpu().numpy())]
+        wrong = bad[:, i].cpu().numpy()
+        for row in np.flatnonzero(wrong):
+            cells[row] = data[column.name].iloc[row] if framed else raw[row, i]
+        surprise[wrong] = np.inf
         parts.append(
             pandas.DataFrame(
                 {
@@ -91,6 +100,41 @@ def explain(
         )
     joined = pandas.concat(parts, ignore_index=True)
     return joined.sort_values("row", kind="stable", ignore_index=True)
+
+
+def impossible(schema: Schema, x: Tensor) -> Tensor:
+    """Which cells of rows `(n, columns)` have no probability at all.
+
+    Unknown categories, numbers out of the range of their column, and empty cells of a column that
+    has none.
+    """
+    found = torch.zeros_like(x, dtype=torch.bool)
+    for i, column in enumerate(schema.modelled):
+        if isinstance(column, CategoryColumn):
+            found[:, i] = x[:, i] < 0
+        else:
+            low = -math.inf if column.low is None else column.low
+            high = math.inf if column.high is None else column.high
+            found[:, i] = (x[:, i] < low) | (x[:, i] > high)
+        if not column.missing:
+            found[:, i] |= x[:, i].isnan()
+    return found
+
+
+def _plausible(flow: MixedFlow, x: Tensor, bad: Tensor, context: Tensor | None) -> Tensor:
+    """Rows with what the other cells let expect in place of cells that are bad."""
+    rows = bad.any(1)
+    if not rows.any():
+        return x
+    some, lost = x[rows], bad[rows]
+    gaps = torch.where(lost, math.nan, some)
+    guess = fill_rows(flow, gaps, "mean", 1, 0, None if context is None else context[rows])[0]
+    for i, column in enumerate(flow.schema.modelled):
+        values = clean(column, guess[:, i].nan_to_num().cpu().numpy())
+        guess[:, i] = torch.from_numpy(values).to(guess)
+    found = x.clone()
+    found[rows] = torch.where(lost, guess.to(x), some)
+    return found
 
 
 class Alone:
@@ -138,5 +182,5 @@ def texts(schema: Schema, line: Any) -> list[str]:
 
     number = not isinstance(column, CategoryColumn)
     interval = f"{text(line.low)} to {text(line.high)}" if number else ""
-    surprise = f"{line.surprise:.1f}"
+    surprise = "impossible" if math.isinf(line.surprise) else f"{line.surprise:.1f}"
     return [str(line.row), line.column, text(line.value), surprise, text(line.expected), interval]

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffeo.answers import explain
-from diffeo.answers.filling import fill_rows
-from diffeo.data.tables.frames import clean, range_of
+from diffeo.answers.explaining import impossible
+from diffeo.data.tables.frames import range_of
 from diffeo.explorer import inspecting
 from diffeo.explorer.asking import cell_text
 from diffeo.explorer.columns import mixed_flow
@@ -68,21 +67,6 @@ def some_rows(subject: Subject) -> Rows:
     return Rows(mixed_flow(subject).to_frame(x), x, context, names)
 
 
-def impossible(columns: tuple[Column, ...], x: Tensor) -> NDArray[np.bool_]:
-    """Which cells have no probability at all `(n, columns)`: see `reason`."""
-    found = np.zeros(tuple(x.shape), dtype=bool)
-    for i, (column, values) in enumerate(zip(columns, x.double().numpy().T, strict=True)):
-        if isinstance(column, CategoryColumn):
-            found[:, i] = values < 0
-        else:
-            low = -math.inf if column.low is None else column.low
-            high = math.inf if column.high is None else column.high
-            found[:, i] = (values < low) | (values > high)
-        if not column.missing:
-            found[:, i] |= np.isnan(values)
-    return found
-
-
 def reason(column: Column, value: float) -> str:
     """Why a cell cannot be."""
     if math.isnan(value):
@@ -95,7 +79,7 @@ def reason(column: Column, value: float) -> str:
 def find(subject: Subject, rows: Rows) -> Findings:
     """How likely each row is; one with a cell that cannot be has a density of zero."""
     flow = mixed_flow(subject)
-    fine = torch.from_numpy(~impossible(flow.schema.modelled, rows.x).any(1))
+    fine = ~impossible(flow.schema, rows.x).any(1)
     nats = torch.full((len(rows.x),), -math.inf, dtype=torch.float64)
     if fine.any():
         context = None if rows.context is None else rows.context[fine].double()
@@ -110,24 +94,12 @@ def threshold(subject: Subject) -> float:
 
 
 def explained(subject: Subject, rows: Rows, which: list[int]) -> list[list[Cell]]:
-    """The cells of some rows, the odd ones with what was expected.
-
-    Cells that cannot be are taken for empty, and filled by what the others say, while these are
-    explained.
-    """
+    """The cells of some rows, the odd ones with what was expected."""
     flow = mixed_flow(subject)
     columns, x = flow.schema.modelled, rows.x[which].double()
-    bad = impossible(columns, x)
+    bad = impossible(flow.schema, x).numpy()
     context = None if rows.context is None else rows.context[which].double()
-    filled, odd = x.clone(), bad.any(1)
-    if odd.any():
-        mine, lost = torch.from_numpy(odd), torch.from_numpy(bad[odd])
-        some = torch.where(lost, torch.nan, x[mine])
-        guess = fill_rows(flow, some, "mean", 1, 0, None if context is None else context[mine])[0]
-        for i, column in enumerate(columns):
-            guess[:, i] = torch.from_numpy(clean(column, guess[:, i].cpu().nan_to_num().numpy()))
-        filled[mine] = torch.where(lost, guess.cpu().double(), some)
-    lines = explain(flow, filled, context=context)
+    lines = explain(flow, x, context=context)
     written, cells = rows.frame.iloc[which], []
     for i in range(len(which)):
         row, own = [], lines.iloc[i * len(columns) : (i + 1) * len(columns)]
