@@ -145,3 +145,18 @@ def test_networks_that_predict_no_better_are_left_out():
     fitted = fit_mixed(schema, x, settings=Settings(hidden=8, steps=2))
     assert fitted.best is not None
     assert fitted.flow.stack.networks is None
+
+
+def test_held_out_rows_score_as_new_rows_do_where_values_lie_on_fine_grids():
+    random = np.random.default_rng(0)
+
+    def table(rows):
+        x = random.normal(size=(rows, 1)) + random.normal(size=(rows, 12))
+        # As people write numbers, half of them round.
+        x = np.where(random.random(x.shape) < 0.5, np.round(x, 1), np.round(x, 3))
+        return torch.tensor(x)
+
+    schema = Schema(tuple(NumberColumn(f"x{i}", step=0.001) for i in range(12)))
+    fitted = fit_mixed(schema, table(150), settings=Settings(networks=0))
+    new = fitted.flow.log_prob(table(1_000))
+    assert float(fitted.held_out.mean()) == pytest.approx(float(new.mean()), abs=2.0)

@@ -118,6 +118,10 @@ class Columns:
         """The values of cells."""
         return torch.where(self.step > 0, self.origin + index * self.step, index)
 
+    def mass(self, index: Tensor) -> Tensor:
+        """The mass of values by their cells, given that they have one."""
+        return self._masses(index)[1]
+
     def _masses(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The mass of values below, and of the value itself, both given that it has one."""
         sums = torch.cat((self.masses.new_zeros(len(self.masses), 1), self.masses.cumsum(1)), 1)

@@ -113,6 +113,20 @@ class Marginals(Configurable, nn.Module):
         names = [field.name for field in fields(Columns)[1:]]
         return Columns(cells, **{name: getattr(self, name)[which] for name in names})
 
+    def gained(self, x: Tensor) -> Tensor:
+        """What learning x itself added to the log-probability of each of its values `(n, D)`.
+
+            -log(1 - m / (n p))
+
+        with the share m of the masses: in n rows a value has a part 1 / n of them for itself.
+        """
+        columns, empty = self.some(), x.isnan()
+        index = columns.index(torch.where(empty, self.place, x))
+        atom = self.share * columns.mass(index)
+        own = (self.share / (~empty).sum(0).clamp(min=1)).minimum(atom)
+        part = own / self(x)[0].exp().clamp(min=1e-300)
+        return torch.where(empty, 0.0, -torch.log1p(-part.clamp(max=1 - 1e-9)))
+
     def one(self, i: int) -> Columns:
         """The distribution of one column."""
         return self.some(slice(i, i + 1), has_cells(self.columns[i]))

@@ -112,7 +112,11 @@ def fit_mixed(
         some = None if weights is None else weights[part]
         mixtures = fit_gaussians(single.take(part), layout, folds[part], members, some, len(given))
         left_out = held_out(mixtures, single.take(held), layout, folds[held], len(given))
-        kinds.append(Kind(marginals, mixtures, rows, left_out))
+        # Their marginals have learned these rows too.
+        gained = marginals.gained(table[:, layout.numbers])[held]
+        gained = gained[:, [i >= len(given) for i in layout.numbers]].sum(1)
+        left_out = left_out - gained
+        kinds.append(Kind(marginals, mixtures, rows, left_out, gained))
     first, plain_kind = kinds
     sizes = Sizes(
         levels=first.marginals.values.shape[1],
@@ -132,7 +136,7 @@ def fit_mixed(
                 columns, range(len(given)), count, sizes.hidden, sizes.blocks, sizes.components
             )
         best = _train(networks, first.rows, folds, weights, len(given), seed, settings)
-        log_p.append(best.held_out(held))
+        log_p.append(best.held_out(held) - first.gained)
     shares = _stack(torch.stack(log_p).double(), None if weights is None else weights[held])
     if shares[1] > NONE:
         plain_mixture = plain_kind.mixtures.log_w.shape[1]
@@ -168,12 +172,14 @@ class Kind(NamedTuple):
         mixtures: of their scores.
         rows: of the table on their scale.
         held_out: the log-probability of rows under the mixtures that left them out.
+        gained: what marginals gained by learning these rows.
     """
 
     marginals: Marginals
     mixtures: GaussianMembers
     rows: Rows
     held_out: Tensor
+    gained: Tensor
 
 
 @dataclass
