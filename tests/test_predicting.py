@@ -173,9 +173,8 @@ def test_what_is_empty_or_unknown_in_a_table_is_no_obstacle(forest):
     assert np.isfinite(density.predict_interval(frame)).all()
     either = [density.log_prob(TREES.assign(kind=kind).head(9), np.ones(9)) for kind in KINDS]
     elm = density.log_prob(TREES.assign(kind="elm").head(9), np.ones(9))
-    # What is summed out in closed form takes the cell of a count for its middle.
-    assert (np.min(either, 0) - 0.35 < elm).all()
-    assert (elm < np.max(either, 0) + 0.35).all()
+    assert (np.min(either, 0) - 0.01 < elm).all()
+    assert (elm < np.max(either, 0) + 0.01).all()
 
 
 def test_a_network_sums_out_cells_by_draws(networks):

@@ -38,8 +38,8 @@ def explain(
     compares the rows without each cell. Columns of any kind and unit compare. Tried on swapped and
     shifted cells of made-up and real tables it named the cell more often than tail probabilities,
     log-densities or their distance from the mode. The conditionals are exact, by a sum or
-    quadrature. A cell that cannot be (see `impossible`) has an infinite surprise, and the others
-    are explained as if it were what they let expect.
+    quadrature. A cell that cannot be (see `MixedFlow.impossible`) has an infinite surprise, and the
+    others are explained as if it were what they let expect.
 
     Args:
         flow: the model of the table.
@@ -58,7 +58,7 @@ def explain(
     framed = not isinstance(data, Tensor)
     x = torch.from_numpy(encode(flow.schema, data, strict=False)) if framed else data
     x = x.to(flow.device, torch.float64)
-    raw, bad = x.cpu().numpy(), impossible(flow.schema, x)
+    raw, bad = x.cpu().numpy(), flow.impossible(x)
     x = _plausible(flow, x, bad, context)
     given = flow._encode_context(flow._check(x, context))
     table = x if given is None else torch.cat((given, x), 1)
@@ -100,25 +100,6 @@ def explain(
         )
     joined = pandas.concat(parts, ignore_index=True)
     return joined.sort_values("row", kind="stable", ignore_index=True)
-
-
-def impossible(schema: Schema, x: Tensor) -> Tensor:
-    """Which cells of rows `(n, columns)` have no probability at all.
-
-    Unknown categories, numbers out of the range of their column, and empty cells of a column that
-    has none.
-    """
-    found = torch.zeros_like(x, dtype=torch.bool)
-    for i, column in enumerate(schema.modelled):
-        if isinstance(column, CategoryColumn):
-            found[:, i] = x[:, i] < 0
-        else:
-            low = -math.inf if column.low is None else column.low
-            high = math.inf if column.high is None else column.high
-            found[:, i] = (x[:, i] < low) | (x[:, i] > high)
-        if not column.missing:
-            found[:, i] |= x[:, i].isnan()
-    return found
 
 
 def _plausible(flow: MixedFlow, x: Tensor, bad: Tensor, context: Tensor | None) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from diffeo.answers import explain
-from diffeo.answers.explaining import impossible
 from diffeo.data.tables.frames import range_of
 from diffeo.explorer import inspecting
 from diffeo.explorer.asking import cell_text
@@ -79,7 +78,7 @@ def reason(column: Column, value: float) -> str:
 def find(subject: Subject, rows: Rows) -> Findings:
     """How likely each row is; one with a cell that cannot be has a density of zero."""
     flow = mixed_flow(subject)
-    fine = ~impossible(flow.schema, rows.x).any(1)
+    fine = ~flow.impossible(rows.x).any(1)
     nats = torch.full((len(rows.x),), -math.inf, dtype=torch.float64)
     if fine.any():
         context = None if rows.context is None else rows.context[fine].double()
@@ -97,7 +96,7 @@ def explained(subject: Subject, rows: Rows, which: list[int]) -> list[list[Cell]
     """The cells of some rows, the odd ones with what was expected."""
     flow = mixed_flow(subject)
     columns, x = flow.schema.modelled, rows.x[which].double()
-    bad = impossible(flow.schema, x).numpy()
+    bad = flow.impossible(x).numpy()
     context = None if rows.context is None else rows.context[which].double()
     lines = explain(flow, x, context=context)
     written, cells = rows.frame.iloc[which], []

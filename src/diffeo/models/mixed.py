@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from diffeo.context import repeat_context
@@ -87,6 +88,15 @@ class MixedFlow(Flow):
         """The context of conditions `(batch, columns)` in the form of x."""
         assert self.conditions is not None
         return as_context(self.conditions, conditions)
+
+    def impossible(self, x: Tensor) -> Tensor:
+        """Which cells of rows `(batch, columns)` have no probability, `(batch, columns)`.
+
+        Numbers out of range, places of no category, and empty cells of columns that have none.
+        """
+        stack = self.stack
+        table = torch.cat((x.new_zeros(len(x), stack.conditions), x), 1)
+        return stack.layout.impossible(stack.marginals, table)[:, stack.conditions :]
 
     def to_frame(self, x: Tensor, context: Tensor | None = None) -> Any:
         """Rows `(batch, columns)` as a pandas DataFrame: the values, types and decimals of a table.

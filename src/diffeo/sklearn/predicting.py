@@ -161,8 +161,9 @@ class Predictor(TableReader):
         X may have the column of the target, which is not looked at, or lack it. This and the
         other answers about the target are those of p(target | other columns) as the joint
         density has it: exact, by a sum or by quadrature. Empty cells of columns that had such in
-        `fit` count as empty. Other empty cells, and unknown categories, are summed out: in closed
-        form where the density has no networks, otherwise by draws, which is an estimate.
+        `fit` count as empty. Other empty cells, and unknown categories, are summed out (see
+        `Predictive`): exactly for categories of few values, otherwise in closed form where the
+        density has no networks, or by draws, which is an estimate.
         """
         _, column = self._asked()
         if isinstance(column, CategoryColumn):

@@ -20,18 +20,20 @@ from diffeo.mixed.posterior import MixturePosterior
 from diffeo.mixed.scores import Scores
 from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
-from diffeo.schema import NumberColumn
+from diffeo.schema import CategoryColumn, NumberColumn
 
 ROWS = 32  # at once, which stay near the processor on all their nodes
+LISTED = 32  # combinations of values that are summed one by one, at most
 PARTICLES, COPIES = 512, 16  # of a row with cells that are summed out
 
 
 class Predictive:
     """p(column | rest) of n rows, in parts of a few rows each.
 
-    Exact, by a sum over the values of a category or a grid, or by quadrature of numbers. Cells that
-    are not known are integrated out in closed form where all members are mixtures, which take the
-    cell of a value for its middle. Otherwise by `COPIES` rows of those that the mixtures expect,
+    Exact, by a sum over the values of a category or a grid, or by quadrature of numbers. A few
+    values of categories that are not known are summed out one by one. Numbers are integrated out
+    in closed form where all members are mixtures, which take the cell of a value for its middle.
+    Otherwise by `COPIES` rows of those that the mixtures expect,
     weighted by the model: an estimate, the same each time.
 
     Args:
@@ -59,13 +61,40 @@ class Predictive:
 
     def parts(self) -> Iterator[tuple[NDArray[np.int64], Part]]:
         """The rows of each part, and their distributions."""
-        several = self.unknown.any(1)
-        for which, copies in ((~several, 1), (several, 1 if self.closed else COPIES)):
-            for rows in which.nonzero()[:, 0].split(ROWS if copies == 1 else ROWS // COPIES):
-                if len(rows):
-                    x = self.table[rows] if copies == 1 else self._filled(rows)
-                    unknown = self.unknown[rows] if self.closed and which is several else None
-                    yield rows.cpu().numpy(), Part(self, x, copies, unknown)
+        patterns, of = self.unknown.unique(dim=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            places = pattern.nonzero()[:, 0].tolist()
+            counts = [self._count(place) for place in places]
+            listed, closed = math.prod(counts) <= LISTED, self.closed and bool(places)
+            copies = math.prod(counts) if listed else 1 if closed else COPIES
+            for rows in (of == number).nonzero()[:, 0].split(max(1, ROWS // copies)):
+                x, unknown = self.table[rows], None
+                log_w = x.new_full((len(rows), copies), -math.log(copies))
+                if listed and places:
+                    x, log_w = self._listed(rows, places, counts)
+                elif closed:
+                    unknown = self.unknown[rows]
+                elif places:
+                    x = self._filled(rows)
+                yield rows.cpu().numpy(), Part(self, x, log_w, unknown)
+
+    def _count(self, place: int) -> int:
+        """How many values a column has that may be listed."""
+        column = self.stack.layout.columns[place]
+        return column.count if isinstance(column, CategoryColumn) else LISTED + 1
+
+    @torch.no_grad()
+    def _listed(self, rows: Tensor, places: list[int], counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Each row with each value of what is not known, and the log-weights `(rows, values)`.
+
+        p(y | known) = sum_v p(v | known) p(y | known, v)
+        """
+        values = torch.cartesian_prod(*(torch.arange(float(count)) for count in counts))
+        values = values.reshape(-1, len(places)).to(self.table)
+        x = self.table[rows].repeat_interleave(len(values), 0)
+        x[:, places] = values.repeat(len(rows), 1)
+        log_p = given_all_others(self._quick, x, self.place).log_total
+        return x, log_p.unflatten(0, (len(rows), -1)).log_softmax(1)
 
     @torch.no_grad()
     def _filled(self, rows: Tensor) -> Tensor:
@@ -133,15 +162,23 @@ class Predictive:
 
 
 class Part:
-    """The distributions of a few rows, each of which stands as often as there are copies."""
+    """The distributions of n rows, each of which stands several times.
 
-    def __init__(self, whole: Predictive, x: Tensor, copies: int, unknown: Tensor | None) -> None:
-        self.whole, self.rows, self.copies, self.unknown = whole, x, copies, unknown
+    Args:
+        whole: of all rows.
+        x: the rows `(n * copies, columns)`.
+        log_w: the log-weights of the copies of each `(n, copies)`.
+        unknown: cells that are integrated out in closed form `(n, columns)`, or None.
+    """
+
+    def __init__(self, whole: Predictive, x: Tensor, log_w: Tensor, unknown: Tensor | None) -> None:
+        self.whole, self.rows, self.log_w, self.unknown = whole, x, log_w, unknown
+        copies = log_w.shape[1]
         kind, layout = whole.kind, whole.stack.layout
         self.c = layout.numbers.index(whole.place) if isinstance(kind, NumberColumn) else -1
         spread = whole.spread(x, unknown)
         self.smooth = copies == 1 and isinstance(kind, NumberColumn) and not has_cells(kind)
-        self.spread = spread if copies == 1 else _mixed(spread, copies)
+        self.spread = spread if copies == 1 else _mixed(spread, log_w)
         self.x, self.mass = self.spread.x.cpu().numpy(), self.spread.mass.cpu().numpy()
         if self.smooth:
             # Nodes at equal distances on the scale of scores.
@@ -164,9 +201,9 @@ class Part:
     def log_prob(self, y: Floats) -> Floats:
         """Log p(y | rest) of values of the column `(n,)`."""
         x = self.rows.clone()
-        x[:, self.whole.place] = torch.from_numpy(y).to(x).repeat_interleave(self.copies)
-        log_p = self.whole.log_prob(x, self.unknown).unflatten(0, (-1, self.copies))
-        return np.asarray((log_p.logsumexp(1) - math.log(self.copies)).cpu().numpy())
+        x[:, self.whole.place] = torch.from_numpy(y).to(x).repeat_interleave(self.log_w.shape[1])
+        log_p = self.whole.log_prob(x, self.unknown).view_as(self.log_w)
+        return np.asarray((log_p + self.log_w).logsumexp(1).cpu().numpy())
 
     def cdf(self, y: Floats) -> Floats:
         """P(column <= y) of values of the column `(n,)`."""
@@ -217,17 +254,18 @@ def _distances(count: int) -> Floats:
     return places - places[:, None]
 
 
-def _mixed(spread: Spread, copies: int) -> Spread:
-    """One distribution for each row, of as many that are equally likely."""
+def _mixed(spread: Spread, log_w: Tensor) -> Spread:
+    """One distribution for each row, of copies with log-weights `(n, copies)`."""
+    copies, weighted = log_w.shape[1], spread.mass * log_w.exp().to(spread.mass).view(-1, 1)
 
     def joined(part: Tensor) -> Tensor:
         return part.unflatten(0, (-1, copies)).flatten(1)
 
     if bool((spread.x == spread.x[:1]).all()):  # the same values
-        mass = spread.mass.unflatten(0, (-1, copies)).mean(1)
+        mass = weighted.unflatten(0, (-1, copies)).sum(1)
         x, jumps = spread.x[::copies], spread.jumps[::copies]
     else:
         x, order = joined(spread.x).sort(1)
-        mass = joined(spread.mass).gather(1, order) / copies
+        mass = joined(weighted).gather(1, order)
         jumps = joined(spread.jumps.expand_as(spread.x)).gather(1, order)
     return Spread(x, mass, jumps, mass.clamp(min=1e-300).log(), None)
