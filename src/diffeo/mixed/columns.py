@@ -35,6 +35,8 @@ class Columns:
     kind: Tensor
     place: Tensor
     unit: Tensor
+    ends: Tensor
+    below: Tensor
     share: Tensor
     values: Tensor
     masses: Tensor
@@ -57,8 +59,9 @@ class Columns:
 
     def _points(self, x: Tensor, outside: Tensor) -> tuple[Tensor, Scores]:
         v, log_slope = self._standard(x)
-        log_p = self._log_density(v) + log_slope
-        point = _score(*self._limited(*self._tails(v)))
+        lower, upper, log_piece = self._pieced(*self._limited(*self._tails(v)))
+        log_p = self._log_density(v) + log_slope + log_piece
+        point = _score(lower, upper)
         width = torch.where(outside, 0.0, log_p) - _log_phi(point)
         return log_p, Scores(point, point, point, width)
 
@@ -80,7 +83,10 @@ class Columns:
         by_density = density + torch.where(self.step > 0, self.step, 1.0).log()
         log_part = part.clamp(min=1e-300).log() - self._log_inside
         log_part = torch.where(narrow | (part <= 0), by_density, log_part)
-        log_smooth = torch.where(self.step > 0, log_part, density)
+        (f_low, g_low, log_piece), (f_high, g_high, _) = (
+            self._pieced(*self._limited(*pair)) for pair in tails
+        )
+        log_smooth = torch.where(self.step > 0, log_part, density + log_piece)
         smooth, atom = (1 - self.share), self.share * mass
         is_atom = (self.step == 0) & (atom > 0)
         log_p = torch.where(
@@ -91,7 +97,6 @@ class Columns:
         above = 1 - below - mass
         # Rounding leaves 1e-16 beyond the last mass, and so scores that never reach their limit.
         above = torch.where(above < 1e-12, 0.0, above)
-        (f_low, g_low), (f_high, g_high) = (self._limited(*pair) for pair in tails)
         f_low, f_high = (
             smooth * f + self.share * m for f, m in ((f_low, below), (f_high, below + mass))
         )
@@ -207,6 +212,25 @@ class Columns:
         (least, _), (_, most_up) = self._limits
         inside = self._log_inside.exp()
         return ((lower - least) / inside).clamp(0, 1), ((upper - most_up) / inside).clamp(0, 1)
+
+    def _pieced(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is below and above after the pieces, and the log-density of the piece."""
+        if self.ends.shape[1] == 2:
+            return lower, upper, torch.zeros_like(lower)
+        inner = self.ends[:, 1:].contiguous()
+        place = torch.searchsorted(inner, lower.T.contiguous())
+        start, end, below, until = (
+            part.gather(1, places).T
+            for part in (self.ends, self.below)
+            for places in (place, place + 1)
+        )
+        slope = (until - below) / (end - start)
+        lower, upper = below + (lower - start) * slope, (1 - until) + (upper - (1 - end)) * slope
+        return lower.clamp(0, 1), upper.clamp(0, 1), slope.log()
+
+    def smooth_cdf(self, x: Tensor) -> Tensor:
+        """What a mixture alone has below values, before the pieces."""
+        return self._limited(*self._tails(self._standard(x)[0]))[0]
 
     @cached_property
     def _limits(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

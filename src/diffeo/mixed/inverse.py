@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from diffeo.mixed.columns import Columns
+from diffeo.mixed.parts import quantile
 from diffeo.mixed.scores import Scores
 
 CELLS = 4_096  # of a grid, that are all in the table
@@ -43,7 +45,7 @@ class ColumnInverse:
         nodes = (marginals.mean[0][:, None] + marginals.scale[0][:, None] * places).flatten()
         wide = low + (high - low) * (places + REACH) / (2 * REACH)
         nodes = torch.cat((nodes, wide, low, high)).clamp(low, high)
-        x = marginals.from_scale(nodes[:, None])[:, 0]
+        x = torch.cat((marginals.from_scale(nodes[:, None])[:, 0], self._ends()))
         x = torch.cat((x, marginals.values[0][marginals.values[0] < 1e299])).unique()
         x = x[(x >= marginals.least) & (x <= marginals.most)]
         scores = self.scores(x)
@@ -63,6 +65,16 @@ class ColumnInverse:
         # On the scale of the components: values, and their slopes by the score.
         self.s, log_slope = (part[:, 0] for part in marginals.scaled(x[:, None]))
         self.slope = (log_slope - scores.log_width).exp()
+
+    def _ends(self) -> Tensor:
+        """The values between two pieces, at which the density jumps."""
+        ends = self.marginals.ends
+        inner = ends[0][(ends[0] > 0) & (ends[0] < 1)]
+        if not len(inner):
+            return inner
+        whole = ends.new_tensor([[0.0, 1.0]])
+        mixture = replace(self.marginals, cells=False, ends=whole, below=whole)
+        return ColumnInverse(mixture)(quantile(inner, 1 - inner))
 
     def scores(self, x: Tensor) -> Scores:
         """Where values `(n,)` lie."""

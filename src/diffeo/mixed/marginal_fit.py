@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeo.mixed.columns import ARSINH, LINEAR, LOG
+from diffeo.mixed.density_tree import fit_pieces
 from diffeo.mixed.marginals import Marginals
 from diffeo.schema import NumberColumn
 
@@ -65,6 +66,28 @@ def fit_marginals(
             counts = table.counts[masses]
             marginals.values[i, : len(counts)] = table.levels[masses]
             marginals.masses[i, : len(counts)] = counts / counts.sum()
+    return marginals if plain else _with_pieces(marginals, columns, tables, smooth)
+
+
+def _with_pieces(
+    marginals: Marginals,
+    columns: list[NumberColumn],
+    tables: list[Values],
+    counts: list[Tensor],
+) -> Marginals:
+    """The marginals, with pieces for continuous columns where mixtures are too smooth."""
+    found = {}
+    for i, (column, table, count) in enumerate(zip(columns, tables, counts, strict=True)):
+        used = count > 0
+        if column.step == 0 and int(used.sum()) > 1:
+            u = marginals.one(i).smooth_cdf(table.x[used, None])[:, 0]
+            found[i] = fit_pieces(u, count[used])
+    most = max([len(below) - 1 for _, below in found.values()], default=1)
+    smaller, (levels, components) = marginals, (marginals.values.shape[1], marginals.mean.shape[1])
+    marginals = Marginals(columns, levels, components, most)
+    marginals.load_smaller(smaller)
+    for i, (ends, below) in found.items():
+        marginals.ends[i, : len(ends)], marginals.below[i, : len(below)] = ends, below
     return marginals
 
 

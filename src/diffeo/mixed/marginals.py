@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.mixed.columns import NEVER, Columns
+from diffeo.mixed.density_tree import pieces_gained
 from diffeo.mixed.scores import Scores
 from diffeo.schema import NumberColumn
 from diffeo.utils.config import Configurable
@@ -22,10 +23,11 @@ Which = slice | list[int]
 class Marginals(Configurable, nn.Module):
     """The distribution functions of columns of numbers, as normal scores of their values.
 
-        F(x) = (1 - m) S(x) + m A(x),   y = Phi^-1(F(x))
+        F(x) = (1 - m) T(S(x)) + m A(x),   y = Phi^-1(F(x))
 
     S is a mixture of normal distributions of x, of arsinh(x) or of log(x), whichever is likeliest
-    by BIC, within the limits of the column. A puts masses on single values: on those that are
+    by BIC, within the limits of the column. T is that of a density of pieces on [0, 1], for columns
+    without a grid whose values gather where a mixture has no components left. A puts masses on single values: on those that are
     atoms, and of a column with a grid on all that were seen. m is the share that is likeliest where
     each row is left out in turn, so values that repeat more than chance would have them get a mass
     of their own, and others that of the smooth part.
@@ -36,6 +38,7 @@ class Marginals(Configurable, nn.Module):
         columns: numbers and dates.
         levels: how many values with masses there is room for, in the column that has most.
         components: how many components there is room for.
+        pieces: how many pieces there is room for, in the column that has most.
     """
 
     step: Tensor
@@ -48,12 +51,18 @@ class Marginals(Configurable, nn.Module):
     kind: Tensor
     place: Tensor
     unit: Tensor
+    ends: Tensor
+    below: Tensor
     share: Tensor
     values: Tensor
     masses: Tensor
 
     def __init__(
-        self, columns: Sequence[NumberColumn], levels: Whole = 1, components: Count = 12
+        self,
+        columns: Sequence[NumberColumn],
+        levels: Whole = 1,
+        components: Count = 12,
+        pieces: Count = 1,
     ) -> None:
         super().__init__()
         self.columns = list(columns)
@@ -85,6 +94,11 @@ class Marginals(Configurable, nn.Module):
         size = (count, max(1, levels))
         self.register_buffer("values", torch.full(size, NEVER, dtype=torch.float64))
         self.register_buffer("masses", torch.zeros(size, dtype=torch.float64))
+        # One piece, and then others of no width.
+        ends = torch.ones(count, pieces + 1, dtype=torch.float64)
+        ends[:, 0] = 0.0
+        self.register_buffer("ends", ends)
+        self.register_buffer("below", ends.clone())
         self.scale.fill_(1.0)
         self.unit.fill_(1.0)
         self.log_w.fill_(-math.log(components))
@@ -118,24 +132,31 @@ class Marginals(Configurable, nn.Module):
 
             -log(1 - m / (n p))
 
-        with the share m of the masses: in n rows a value has a part 1 / n of them for itself.
+        with the share m of the masses: in n rows a value has a part 1 / n of them for itself. What
+        pieces gained is measured by those of other rows.
         """
         columns, empty = self.some(), x.isnan()
-        index = columns.index(torch.where(empty, self.place, x))
+        known = torch.where(empty, self.place, x)
+        index = columns.index(known)
         atom = self.share * columns.mass(index)
         own = (self.share / (~empty).sum(0).clamp(min=1)).minimum(atom)
         part = own / self(x)[0].exp().clamp(min=1e-300)
-        return torch.where(empty, 0.0, -torch.log1p(-part.clamp(max=1 - 1e-9)))
+        gained = torch.where(empty, 0.0, -torch.log1p(-part.clamp(max=1 - 1e-9)))
+        u = columns.smooth_cdf(known)
+        for i in (self.ends[:, 1] < 1).nonzero()[:, 0].tolist():
+            rows = (~empty[:, i] & (atom[:, i] == 0)).nonzero()[:, 0]
+            gained[rows, i] = pieces_gained(u[rows, i])
+        return gained
 
     def one(self, i: int) -> Columns:
         """The distribution of one column."""
         return self.some(slice(i, i + 1), has_cells(self.columns[i]))
 
-    def load_levels(self, other: Marginals) -> None:
-        """Take the numbers of marginals with fewer levels."""
+    def load_smaller(self, other: Marginals) -> None:
+        """Take the numbers of marginals with fewer levels and pieces."""
         state = other.state_dict()
-        more = self.values.shape[1] - state["values"].shape[1]
-        for name, fill in (("values", NEVER), ("masses", 0.0)):
+        for name, fill in (("values", NEVER), ("masses", 0.0), ("ends", 1.0), ("below", 1.0)):
+            more = getattr(self, name).shape[1] - state[name].shape[1]
             state[name] = torch.nn.functional.pad(state[name], (0, more), value=fill)
         self.load_state_dict(state)
 

@@ -14,7 +14,7 @@ from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.networks import NetworkMembers
 from diffeo.mixed.rows import Layout, Rows
 from diffeo.mixed.scores import logistic_scores
-from diffeo.schema import Column
+from diffeo.schema import Column, DateColumn
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
@@ -25,6 +25,7 @@ class Sizes(Configurable):
 
     Args:
         levels: how many values of a column may have a mass of their own.
+        pieces: how many pieces the density of a column may have.
         mixtures: how many members are mixtures.
         mixture: components of each.
         networks: how many members are networks.
@@ -36,6 +37,7 @@ class Sizes(Configurable):
     """
 
     levels: Whole = 1
+    pieces: Count = 1
     mixtures: Count = 1
     mixture: Count = 1
     networks: Whole = 1
@@ -65,11 +67,11 @@ class MixedMembers(nn.Module):
         first = list(range(conditions))
         self.layout = layout = Layout(columns, first)
         kinds, numbers = layout.kinds, len(layout.numbers)
-        self.marginals = Marginals(kinds, sizes.levels)
+        self.marginals = Marginals(kinds, sizes.levels, pieces=sizes.pieces)
         self.gaussians = GaussianMembers(numbers, layout.sizes, sizes.mixtures, sizes.mixture)
         self.plain_marginals = self.plain_gaussians = self.networks = None
         if sizes.plain:
-            self.plain_marginals = Marginals(kinds, sizes.levels, 1)
+            self.plain_marginals = Marginals(kinds, sizes.levels, 1, sizes.pieces)
             self.plain_gaussians = GaussianMembers(
                 numbers, layout.sizes, sizes.plain, sizes.plain_mixture
             )
@@ -79,7 +81,9 @@ class MixedMembers(nn.Module):
             )
         count = sizes.mixtures + sizes.networks + sizes.plain
         self.log_w = nn.Buffer(torch.full((count,), -math.log(count)))
-        steps = [math.log(c.step) if c.step > 0 else 0.0 for c in kinds]
+        # A date has a probability: per day, or per year, would be a density.
+        wide = [c.step if c.step > 0 and not isinstance(c, DateColumn) else 1.0 for c in kinds]
+        steps = [math.log(step) for step in wide]
         log_step = torch.tensor(steps, dtype=torch.float64, device="cpu")
         self.register_buffer("log_step", log_step, persistent=False)
 
@@ -146,7 +150,8 @@ class MixedMembers(nn.Module):
     def log_widths(self, empty: Tensor) -> Tensor:
         """The logarithms of the steps of the grids of each row's values, summed `(n,)`.
 
-        A probability over them is a density in the units of the table; empty cells have no width.
+        A probability over them is a density in the units of the table; empty cells and dates have
+        no width.
 
         Args:
             empty: which numbers are missing (see `Rows`).

@@ -19,8 +19,8 @@ class MixedStack(MixedMembers, Bijection):
         p(x) = sum_m w_m p_m(x)
 
     where members m are mixtures and networks, each with exact conditional distributions, and p is
-    the probability of discrete values and the density of continuous ones; of a column with a grid,
-    the probability of the cell over its width. A value with a mass goes to the middle of its
+    the probability of discrete values and the density of continuous ones; of numbers on a grid, the
+    probability of the cell over its width; of a date on a grid, that of the day or the like. A value with a mass goes to the middle of its
     interval of noise, and each point of the interval comes back to it. An empty cell is NaN; it is
     the last interval of its column.
 

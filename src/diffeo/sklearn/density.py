@@ -52,8 +52,8 @@ class FlowDensity(
     networks where there are rows enough. Each leaves out a part of the rows, which choose how many
     components there are, when networks stop, and how much each member counts. X may be a DataFrame
     of numbers, text, truth values, dates and empty cells (`kinds`). `log p` is the probability of
-    what is discrete times the density of what is not; of a column with a grid, the probability of
-    a value over the step.
+    what is discrete, dates included, times the density of what is not; of numbers on a grid, the
+    probability of a value over the step.
 
     Parameters
     ----------

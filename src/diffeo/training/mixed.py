@@ -120,6 +120,7 @@ def fit_mixed(
     first, plain_kind = kinds
     sizes = Sizes(
         levels=first.marginals.values.shape[1],
+        pieces=first.marginals.ends.shape[1] - 1,
         mixtures=members,
         mixture=first.mixtures.log_w.shape[1],
         networks=count,
@@ -153,7 +154,7 @@ def fit_mixed(
         stack.networks.load_state_dict(networks.state_dict())
         each += [shares[2] / count] * count
     if stack.plain_marginals is not None and stack.plain_gaussians is not None:
-        stack.plain_marginals.load_levels(plain_kind.marginals)
+        stack.plain_marginals.load_smaller(plain_kind.marginals)
         stack.plain_gaussians.load_state_dict(plain_kind.mixtures.state_dict())
         each += [shares[1] / members] * members
     stack.log_w.copy_(torch.tensor(each).clamp(min=1e-12).log().log_softmax(0))
