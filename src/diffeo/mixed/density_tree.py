@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,40 +52,50 @@ def _place(u: Tensor) -> Tensor:
 
 
 def _density(u: Tensor, weights: Tensor) -> Tensor:
-    cells, place = 2**DEPTH, _place(u)
+    # A value that repeats has more weight; it does not count as several that gather.
+    values, which = u.unique(return_inverse=True)
+    weights = torch.zeros_like(values).index_add_(0, which, weights)
+    cells, place = 2**DEPTH, _place(values)
     density = torch.zeros(cells, dtype=u.dtype)
+    both = torch.stack((weights, weights.square()))
     for number in range(SHIFTS):
         shift = round(cells * (number * GOLDEN % 1))
-        counts = torch.zeros_like(density).index_add_(0, (place + shift) % cells, weights)
-        density = density + tree_density(counts).roll(-shift) / SHIFTS
+        sums = both.new_zeros(2, cells).index_add_(1, (place + shift) % cells, both)
+        density = density + tree_density(*sums).roll(-shift) / SHIFTS
     return density
 
 
-def tree_density(counts: Tensor) -> Tensor:
-    """The expected density of each of 2**d cells of [0, 1], given how many values are in each.
+def tree_density(weights: Tensor, squares: Tensor) -> Tensor:
+    """The expected density of each of 2**d cells of [0, 1], given the values that are in each.
 
     An interval is uniform, or two halves that are intervals themselves, each with probability 1/2;
     the share of the left half has the distribution Beta(1/2, 1/2). The evidence E for an interval,
-    over that for a uniform density, with counts a and b of its halves, is
+    over that for a uniform density, with a and b values in its halves, is
 
         E = 1/2 + 1/2 B(a + 1/2, b + 1/2) / B(1/2, 1/2) 2^(a + b) E(left) E(right)
 
-    so that a smooth density, as it is before there are data, costs log 2. (Wong & Ma 2010)
+    (Wong & Ma 2010). Of values with weights w, the halves of an interval count by the weights in
+    them times sum(w) / sum(w^2), so that the whole has its effective number of values.
+
+    Args:
+        weights: their sum in each cell `(2**d,)`.
+        squares: the sum of their squares.
     """
-    sums, half = [counts], math.log(0.5)
-    while len(sums[-1]) > 1:
-        sums.append(sums[-1].view(-1, 2).sum(1))
-    evidence, splits = torch.zeros_like(counts), []
-    for parts, whole in zip(sums, sums[1:], strict=False):  # from the narrowest up
-        parts = parts.view(-1, 2) + 0.5
+    sums, half = [torch.stack((weights, squares))], math.log(0.5)
+    while sums[-1].shape[1] > 1:
+        sums.append(sums[-1].view(2, -1, 2).sum(2))
+    evidence, splits, counts = torch.zeros_like(weights), [], []
+    for (parts, _), (total, square) in pairwise(sums):  # from the narrowest up
+        scale = total / square.clamp(min=1e-300)
+        parts, whole = parts.view(-1, 2) * scale[:, None] + 0.5, total * scale
+        counts.append(parts)
         shares = torch.lgamma(parts).sum(1) - torch.lgamma(whole + 1) - math.log(math.pi)
         split = half + shares + whole * math.log(2) + evidence.view(-1, 2).sum(1)
         evidence = torch.logaddexp(split, torch.full_like(split, half))
         splits.append((split - evidence).exp())
     # The density of what is uniform so far, and that of what is divided further times its share.
-    uniform, divided = torch.zeros_like(counts[:1]), torch.ones_like(counts[:1])
-    for parts, split in zip(sums[-2::-1], splits[::-1], strict=True):
-        parts = parts.view(-1, 2) + 0.5
+    uniform, divided = torch.zeros_like(weights[:1]), torch.ones_like(weights[:1])
+    for parts, split in zip(counts[::-1], splits[::-1], strict=True):
         uniform = (uniform + divided * (1 - split)).repeat_interleave(2)
         shares = 2 * parts / parts.sum(1, keepdim=True)
         divided = ((divided * split)[:, None] * shares).flatten()

@@ -20,9 +20,9 @@ class MixedStack(MixedMembers, Bijection):
 
     where members m are mixtures and networks, each with exact conditional distributions, and p is
     the probability of discrete values and the density of continuous ones; of numbers on a grid, the
-    probability of the cell over its width; of a date on a grid, that of the day or the like. A value with a mass goes to the middle of its
-    interval of noise, and each point of the interval comes back to it. An empty cell is NaN; it is
-    the last interval of its column.
+    probability of the cell over its width; of a date on a grid, that of its day, month or second. A
+    value with a mass goes to the middle of its interval of noise, and each point of the interval
+    comes back to it. An empty cell is NaN; it is the last interval of its column.
 
     Args:
         columns: those that are conditions first.
