@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from diffeo.schema import NumberColumn
 from diffeo.sklearn.density import FlowDensity
+from diffeo.sklearn.trimming import far_rows
+from diffeo.sklearn.weights import checked_weights
 from diffeo.utils.ranges import Proportion, Range, Seed32, check_arguments, checked
 
 Array = NDArray[Any]
@@ -33,6 +36,11 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     contamination : float or "auto", default=0.1
         Share of the rows to call outliers, above 0 and at most 0.5. "auto" assumes that there are
         none among the training rows: an outlier scores less than 99 of 100 of them.
+    trim : float or "auto", default="auto"
+        Share of the training rows that are not learned, at most 0.5: those farthest from the others
+        by a robust distance (see `diffeo.sklearn.trimming.far_rows`), since outliers that gather
+        are likely to a density that has learned them. "auto" is `contamination`, or none where that
+        is "auto".
     random_state : int, RandomState instance or None, default=None
         Replaces that of `density`, unless it is None.
 
@@ -69,10 +77,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         density: FlowDensity | None = None,
         *,
         contamination: Annotated[float, Range(0, 0.5, above=True)] | Literal["auto"] = 0.1,
+        trim: Annotated[float, Range(0, 0.5)] | Literal["auto"] = "auto",
         random_state: Seed32 | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
         self.contamination = contamination
+        self.trim = trim
         self.random_state = random_state
 
     def fit(
@@ -94,6 +104,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
             )
         if self.random_state is not None:
             density.set_params(random_state=self.random_state)
+        weights = checked_weights(sample_weight, X)
+        far = self._far(density, X, weights)
+        if len(far):
+            kept = np.ones(_num_samples(X)) if weights is None else weights.copy()
+            kept[far] = 0.0
+            sample_weight = kept
         self.density_ = density.fit(X, sample_weight=sample_weight)
         self.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
@@ -102,16 +118,28 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         keys = self._keys(X)
         scores = dict(zip([keys[i] for i in held_out], density.held_out_scores_, strict=True))
         self._held_out = scores
-        weights = np.ones(len(keys))
-        if sample_weight is not None:
-            weights = np.asarray(sample_weight, dtype=float)
-        share = AUTO if self.contamination == "auto" else self.contamination
-        self.offset_ = _quantile(density.held_out_scores_, weights[held_out], float(share))
+        weights = np.ones(len(keys)) if weights is None else weights
         self.decision_scores_ = -self.score_samples(X)
+        # Held-out rows stand for all that were learned.
+        learned = weights.sum() - weights[far].sum()
+        counts = np.r_[weights[held_out] * learned / weights[held_out].sum(), weights[far]]
+        share = AUTO if self.contamination == "auto" else self.contamination
+        honest = -self.decision_scores_[np.r_[held_out, far]]
+        self.offset_ = _quantile(honest, counts, float(share))
         self.labels_ = (-self.decision_scores_ < self.offset_).astype(int)
         known = self.decision_scores_[(weights > 0) & np.isfinite(self.decision_scores_)]
         self._ends = float(known.min()), float(known.max())
         return self
+
+    def _far(self, density: FlowDensity, X: ArrayLike, weights: Array | None) -> Array:  # noqa: N803
+        """The places of the rows that are not learned."""
+        share = self.contamination if self.trim == "auto" else self.trim
+        if share == "auto" or share == 0:
+            return np.zeros(0, dtype=np.int64)
+        x, _ = density._read(X, None, fit=True, weights=weights)
+        columns = density.schema_.modelled
+        numbers = [i for i, column in enumerate(columns) if isinstance(column, NumberColumn)]
+        return np.flatnonzero(far_rows(x[:, numbers], weights, float(share)))
 
     def _keys(self, X: ArrayLike) -> list[bytes]:  # noqa: N803
         """What rows are known by."""

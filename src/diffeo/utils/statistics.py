@@ -99,9 +99,8 @@ def describe_far(x: Tensor, far: Tensor, names: Sequence[str], first: int = 0) -
         sentences.append(
             f"{names[feature]}: {values} more than {FAR:g} spreads from the median, in row"
             f"{'s' * (count > 1)} {listed}{' and others' * (count > 5)} "
-            f"({float(x[rows[0], feature]):g} in row {rows[0] + first}). Its first mean and scale "
-            "are those of the other rows, and the model compresses values that far out: remove "
-            "them if they are errors."
+            f"({float(x[rows[0], feature]):g} in row {rows[0] + first}): remove them if they are "
+            "errors."
         )
     return sentences
 
