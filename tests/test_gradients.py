@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from diffeo import Chain, Flow, Glow, ImageRealNVP, RealNVP
 from diffeo.bijections import Affine, BatchNorm, Coupling, FeatureSplit
-from diffeo.networks import MLP, GlowNet, glow_fused, mlp_fused
+from diffeo.networks import MLP, GlowNet, MaskedMLP, glow_fused, mlp_fused
 
 every = pytest.mark.parametrize("entry", BIJECTIONS.values(), ids=BIJECTIONS.keys())
 dtypes = pytest.mark.parametrize(
@@ -230,8 +230,11 @@ def test_fused_convolutions_are_the_plain_ones(
 
 @dtypes
 @pytest.mark.parametrize("context_features", [0, 2])
-def test_fused_linear_layers_are_the_plain_ones(dtype, tolerance, context_features, monkeypatch):
-    net = perturb(MLP(3, 4, (8, 7), context_features), 0.3).to(dtype)
+@pytest.mark.parametrize(("kind", "outputs"), [(MLP, 4), (MaskedMLP, 6), (MaskedMLP, 18)])
+def test_fused_linear_layers_are_the_plain_ones(
+    kind, outputs, dtype, tolerance, context_features, monkeypatch
+):
+    net = perturb(kind(3, outputs, (8, 7), context_features), 0.3).to(dtype)
     x = torch.randn(9, 3, dtype=dtype, requires_grad=True)
     context = torch.randn(9, context_features, dtype=dtype) if context_features else None
     found = []
@@ -256,8 +259,21 @@ def test_gradients_of_gradients_of_fused_convolutions():
     net = perturb(GlowNet(1, 2, 3), 0.3).double()
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: net(x), x, fast_mode=True)
-    net, x = perturb(MLP(3, 2, (4,)), 0.3).double(), torch.randn(2, 3).double().requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x: net(x).square(), x, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", [MLP, MaskedMLP])
+def test_gradients_and_gradients_of_gradients_of_fused_linear_layers(kind):
+    net = perturb(kind(3, 6, (5, 4)), 0.3).double()
+    x = torch.randn(7, 3).double().requires_grad_()
+    weights = {name: weight.detach().requires_grad_() for name, weight in net.named_parameters()}
+
+    def squares(x: Tensor, *values: Tensor) -> Tensor:
+        named = dict(zip(weights, values, strict=True))
+        return torch.func.functional_call(net, named, (x,)).square()
+
+    for inputs in (x, x.detach().t().contiguous().t().requires_grad_()):  # in memory either way
+        assert torch.autograd.gradcheck(squares, (inputs, *weights.values()), fast_mode=True)
+        assert torch.autograd.gradgradcheck(squares, (inputs, *weights.values()), fast_mode=True)
 
 
 def test_torch_func_sees_through_fused_convolutions():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +91,6 @@ class MaskedMLP(Layers):
         ranks = degrees[0][:inputs].repeat(outputs // inputs)
         last = MaskedLinear(ranks[:, None] > degrees[-1])
         self.layers = nn.Sequential(*layers, start_at_zero(last))
-
-    @staticmethod
-    def _parts(linear: Any) -> tuple[Tensor, Tensor]:
-        return linear.weight * linear.mask, linear.bias
 
 
 def _degrees(

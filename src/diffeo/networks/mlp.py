@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,31 +30,32 @@ class Layers(Configurable, nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs)` for features x `(batch, inputs)`."""
         h = x if context is None else torch.cat((x, context), dim=1)
-        if not torch.is_grad_enabled() or not self._is_standard(h):
-            return self.layers(h)
-        linears: list[Any] = list(self.layers)[::2]
-        return fused(h, *(part for linear in linears for part in self._parts(linear)))
+        standard = self._standard(h)
+        return self.layers(h) if standard is None else fused(standard[0], h, *standard[1])
 
-    @staticmethod
-    def _parts(linear: Any) -> tuple[Tensor, Tensor]:
-        """The weight that a linear layer multiplies by, and its bias."""
-        return linear.weight, linear.bias
+    def _standard(self, h: Tensor) -> tuple[list[Tensor | None], list[Tensor]] | None:
+        """The masks, and weights and biases in turn, if nothing forbids one operation.
 
-    def _is_standard(self, h: Tensor) -> bool:
-        """Whether layers are of the constructor's kinds, unwatched, and in the precision of h."""
-        layers: list[Any] = list(self.layers)  # whose slices are not modules of their own
-        return (
-            is_plain(self.layers, nn.Sequential)
-            and len(layers) % 2 == 1
-            and all(
-                is_plain(linear, self.kind)
-                and linear.weight is not None
-                and linear.bias is not None
-                for linear in layers[::2]
-            )
-            and all(is_plain(relu, nn.ReLU) for relu in layers[1::2])
-            and dtype_of(h) == h.dtype
-        )
+        That is, if layers are of the constructor's kinds, unwatched, and in the precision of h.
+        """
+        if not is_plain(self.layers, nn.Sequential) or dtype_of(h) != h.dtype:
+            return None
+        masks: list[Tensor | None] = []
+        parts: list[Tensor] = []
+        kind: type[nn.Module] = self.kind
+        for layer in self.layers._modules.values():
+            if not is_plain(layer, kind):  # type: ignore[arg-type]
+                return None
+            if kind is nn.ReLU:
+                kind = self.kind
+                continue
+            weight, bias = map(layer._parameters.get, ("weight", "bias"))
+            if weight is None or bias is None:
+                return None
+            masks.append(layer._buffers.get("mask"))
+            parts += weight, bias
+            kind = nn.ReLU
+        return (masks, parts) if kind is nn.ReLU else None
 
 
 class MLP(Layers):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,53 +12,68 @@ from torch import Tensor
 
 from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
 
+Masks: TypeAlias = Sequence[Tensor | None]  # what each weight is multiplied by, if by anything
 
-def plain(h: Tensor, *layers: Tensor) -> Tensor:
+
+def plain(masks: Masks, h: Tensor, *layers: Tensor) -> Tensor:
     """Linear layers with ReLU between them; layers are weight and bias in turn."""
-    for i in range(0, len(layers), 2):
-        h = F.linear(h.relu() if i else h, layers[i], layers[i + 1])
+    for i, weight in enumerate(_masked(masks, layers[::2])):
+        h = F.linear(h.relu_() if i else h, weight, layers[2 * i + 1])
     return h
 
 
-def fused(h: Tensor, *layers: Tensor) -> Tensor:
-    """`plain` in fewer passes over memory."""
-    return call(_Fused, plain, h, *layers)
+def fused(masks: Masks, h: Tensor, *layers: Tensor) -> Tensor:
+    """`plain`, whose gradient takes fewer passes over memory."""
+    if torch.is_grad_enabled():
+        return call(_Fused, plain, masks, h, *layers)
+    return plain(masks, h, *layers)  # which keeps nothing
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, *layers: Tensor) -> Tensor:
-        inputs = []
-        for i in range(0, len(layers), 2):
-            inputs.append(h.relu_() if i else h)
-            last = i == len(layers) - 2
-            h = _product(h, layers[i].t(), wide=last).add_(layers[i + 1])
-        ctx.save_for_backward(*inputs, *layers)
+    def forward(ctx: Any, masks: Masks, h: Tensor, *layers: Tensor) -> Tensor:
+        inputs: list[Tensor] = []
+        weights = _masked(masks, layers[::2])
+        for weight, bias in zip(weights, layers[1::2], strict=True):
+            inputs.append(h.relu_() if inputs else h)
+            outputs, width = weight.shape
+            # Many parameters, as of splines, come out feature by feature in memory, as their maps
+            # compute; and so do few, since libraries are slow where a product is long and narrow.
+            if outputs < min(h.shape) or (bias is layers[-1] and outputs > 2 * width):
+                h = torch.addmm(bias[:, None], weight, h.t()).t()
+            else:
+                h = torch.addmm(bias, h, weight.t())
+        ctx.masks = masks
+        ctx.save_for_backward(*inputs, *weights, *layers)
         return h
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        saved = ctx.saved_tensors  # once: a checkpoint hands them out no second time
-        count = len(saved) // 3
-        inputs, layers = saved[:count], saved[count:]
+        masks, saved = ctx.masks, ctx.saved_tensors  # once, as checkpoints demand
+        count = len(masks)
         if torch.is_grad_enabled():
-            return gradients_with_graph(ctx, plain, (inputs[0], *layers), grad)
+            tensors = saved[0], *saved[2 * count :]
+            return None, *gradients_with_graph(ctx, partial(plain, masks), tensors, grad)
         found: list[Tensor | None] = []
         for i in reversed(range(count)):
-            found = [_product(grad.t(), inputs[i], grad.t()).contiguous(), grad.sum(0), *found]
+            h, weight, mask, across = saved[i], saved[count + i], masks[i], grad.t()
+            narrow = h.shape[1] < min(grad.shape)
+            if narrow and not across.is_contiguous():
+                product = h.t().mm(grad).t()
+            else:
+                product = across.mm(h)
+            product = product.contiguous() if mask is None else mask * product
+            found = [product, grad.sum(0), *found]
+            if i == 0 and not ctx.needs_input_grad[1]:
+                return None, None, *found
+            # As the input is in memory, or ReLU takes 20 times as long.
+            as_h = not h.is_contiguous() or (i == 0 and narrow)
+            grad = weight.t().mm(across).t() if as_h else grad.mm(weight)
             if i > 0:
-                # As the input is in memory, or ReLU takes 20 times as long.
-                grad = backward_of_relu(_product(grad, layers[2 * i], inputs[i]), inputs[i])
-        return _product(grad, layers[0]) if ctx.needs_input_grad[0] else None, *found
+                grad = backward_of_relu(grad, h)
+        return None, grad, *found
 
 
-def _product(a: Tensor, b: Tensor, like: Tensor | None = None, wide: bool = False) -> Tensor:
-    """The matrix product; as (b' a')' where it is long and narrow, which libraries do slowly.
-
-    If asked, also where it is wide: many parameters, as of splines, then come out feature by
-    feature in memory, as their maps compute.
-    """
-    narrow = b.shape[1] < min(a.shape) or (wide and b.shape[1] > 2 * b.shape[0])
-    if like is not None and like.is_contiguous():
-        narrow = False
-    return b.t().mm(a.t()).t() if narrow else a.mm(b)
+def _masked(masks: Masks, weights: Sequence[Tensor]) -> list[Tensor]:
+    pairs = zip(weights, masks, strict=True)
+    return [weight if mask is None else weight * mask for weight, mask in pairs]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-PLAIN = (Tensor, nn.Parameter)
+PLAIN = {Tensor, nn.Parameter, type(None)}  # None where a layer has no bias
 SMALLER_LR = "take a smaller --optimizer.lr"
 
 
@@ -28,7 +28,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
         and not modules._has_any_global_hook()
-        and all(type(t) in PLAIN for t in module._parameters.values() if t is not None)
+        and PLAIN.issuperset(map(type, module._parameters.values()))
     )
 
 
