@@ -13,6 +13,7 @@ from torch import Tensor
 from diffeo import Flow
 from diffeo.bases import Uniform
 from diffeo.bijections import (
+    Affine,
     Autoregressive,
     Bernstein,
     CellCDF,
@@ -25,6 +26,34 @@ from diffeo.networks.masked import MaskedMLP
 
 SCIPY = {"normal": scipy.stats.norm, "logistic": scipy.stats.logistic}
 shapes = pytest.mark.parametrize("shape", SCIPY)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)])
+@pytest.mark.parametrize("across", [False, True], ids=["rows", "features"])
+def test_the_affine_map_has_the_gradients_of_autodiff_however_it_lies_in_memory(shape, across):
+    affine, source = Affine(2.0), torch.Generator().manual_seed(0)
+    wide = (shape[0], 2 * shape[1], *shape[2:])
+    given = [torch.randn(s, generator=source, dtype=torch.float64) * 2 for s in (shape, wide)]
+    if across:
+        given = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in given]
+    inputs = [tensor.requires_grad_() for tensor in given]
+    weights = torch.randn(shape, generator=source).double(), torch.randn(shape[:1]).double()
+    found, truth = affine(*inputs), truth_of(affine, inputs)
+    torch.testing.assert_close(found, truth, rtol=1e-14, atol=1e-14)
+    gradients = [torch.autograd.grad(outs, inputs, weights) for outs in (found, truth)]
+    torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-13)
+    assert torch.autograd.gradcheck(affine, inputs)
+    assert torch.autograd.gradgradcheck(affine, inputs)
+    total = torch.func.grad(lambda *given: sum(out.sum() for out in affine(*given)), argnums=(0, 1))
+    summed = torch.autograd.grad([out.sum() for out in truth_of(affine, inputs)], inputs)
+    torch.testing.assert_close(total(*given), summed)
+
+
+def truth_of(affine: Affine, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Its map by its formula."""
+    raw, shift = inputs[1].chunk(2, dim=1)
+    log_scale = affine.bound * torch.tanh(raw / affine.bound)
+    return inputs[0] * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
 
 
 def mixture(shape: str, k: int = 4) -> tuple[MixtureCDF, Tensor, Tensor, Tensor, Tensor]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffeo.networks.fused import call, gradients_with_graph
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Positive
 
@@ -78,6 +81,14 @@ class Affine(Univariate):
         self.bound = float(bound)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        # Subclasses have scales of their own, and of images the plain form stores less.
+        standard = type(self) is Affine and x.ndim == 2 and x.dtype == parameters.dtype
+        if standard and torch.is_grad_enabled():
+            return call(_Affine, Affine.plain, self, x, parameters)
+        return self.plain(x, parameters)
+
+    def plain(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward`, operation by operation."""
         log_scale, shift = self._log_scale_and_shift(parameters)
         return torch.addcmul(shift, x, log_scale.exp()), log_scale.flatten(1).sum(1)
 
@@ -88,3 +99,31 @@ class Affine(Univariate):
     def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.chunk(2, dim=1)
         return self.bound * torch.tanh(raw / self.bound), shift
+
+
+class _Affine(torch.autograd.Function):
+    """`Affine.plain` of tables as one operation, with its gradient by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, affine: Affine, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = parameters.chunk(2, dim=1)
+        tanh = (raw / affine.bound).tanh_()
+        log_scale = affine.bound * tanh
+        scale = log_scale.exp()
+        ctx.affine = affine
+        ctx.save_for_backward(x, parameters, tanh, scale)
+        return torch.addcmul(shift, x, scale), log_scale.sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_log_det: Tensor) -> Any:
+        x, parameters, tanh, scale = ctx.saved_tensors  # once, as checkpoints demand
+        if torch.is_grad_enabled():
+            plain = partial(Affine.plain, ctx.affine)
+            grads = gradients_with_graph(ctx, plain, (x, parameters), grad, grad_log_det)
+            return None, *grads
+        by_x, by_parameters = grad * scale, torch.empty_like(parameters)
+        by_raw, by_shift = by_parameters.chunk(2, dim=1)
+        by_log_scale = torch.addcmul(grad_log_det[:, None], by_x, x)
+        torch.ops.aten.tanh_backward.grad_input(by_log_scale, tanh, grad_input=by_raw)
+        by_shift.copy_(grad)
+        return None, by_x, by_parameters
