@@ -51,9 +51,10 @@ class Standardize(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u = (x - self.mean) / self.std
-        log_slope = torch.log1p((u.abs() - self.limit).clamp(min=0.0))
-        y = u.clamp(-self.limit, self.limit) + u.sign() * log_slope
-        return y, -(self.std.log() + log_slope).sum(1)
+        near = u.clamp(-self.limit, self.limit)
+        beyond = u - near
+        log_slope = torch.log1p(beyond.abs())
+        return near + beyond.sign() * log_slope, -(self.std.log().sum() + log_slope.sum(1))
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_slope = (y.abs() - self.limit).clamp(min=0.0)
