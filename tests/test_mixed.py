@@ -10,8 +10,12 @@ from mixed_tables import SCHEMA, changed_flow, mixed_table
 from scipy import stats
 
 import diffeo
+from diffeo.mixed import gaussian_fit
+from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.inverse import ColumnInverse
 from diffeo.mixed.marginal_fit import fit_marginals
+from diffeo.mixed.rows import Layout, Rows
+from diffeo.mixed.scores import Scores
 from diffeo.schema import CategoryColumn, NumberColumn, Schema
 from diffeo.training.mixed import Settings, fit_mixed
 
@@ -160,3 +164,61 @@ def test_held_out_rows_score_as_new_rows_do_where_values_lie_on_fine_grids():
     fitted = fit_mixed(schema, table(150), settings=Settings(networks=0))
     new = fitted.flow.log_prob(table(1_000))
     assert float(fitted.held_out.mean()) == pytest.approx(float(new.mean()), abs=2.0)
+
+
+def normal_rows(y: torch.Tensor, empty: torch.Tensor, places: torch.Tensor) -> Rows:
+    """Rows whose scores are y themselves."""
+    y = torch.where(empty, 0.0, y)
+    return Rows(Scores(y, y, y, torch.zeros_like(y)), empty, places)
+
+
+def test_a_number_that_is_missing_narrows_no_component():
+    # The likeliest covariance is known where one column has gaps (Anderson 1957).
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(600, 3, generator=generator) @ torch.tensor(
+        [[1.0, 0.5, 0.4], [0.0, 0.8, -0.6], [0.0, 0.0, 0.7]]
+    )
+    empty = torch.zeros_like(y, dtype=torch.bool)
+    empty[:240, 2] = True
+    columns = [NumberColumn(name, missing=name == "c") for name in "abc"]
+    layout, one = Layout(columns), torch.ones(1, 600)
+    rows = normal_rows(y, empty, torch.zeros(600, 0, dtype=torch.long))
+    found = GaussianMembers(3, [], 1, 1)
+    for _ in range(60):
+        gaussian_fit._maximize(found, rows, layout, found.centred(rows, layout), one[:, None], 0.0)
+    first, full = y[:, :2] - y[:, :2].mean(0), y[240:]
+    x = torch.cat((full[:, :2], torch.ones(360, 1)), 1)
+    slopes = torch.linalg.lstsq(x, full[:, 2:]).solution
+    residual = (full[:, 2:] - x @ slopes).square().mean()
+    covariance, beta = first.T @ first / 600, slopes[:2]
+    across = covariance @ beta
+    truth = torch.cat(
+        (torch.cat((covariance, across), 1), torch.cat((across, residual + beta.T @ across)).T)
+    )
+    root = found.root[0, 0]
+    assert torch.allclose(torch.linalg.inv(root.mT @ root), truth, atol=1e-4)
+
+
+def test_small_components_are_drawn_to_the_average_of_all():
+    generator = torch.Generator().manual_seed(1)
+    y, share = torch.randn(40, 2, generator=generator), torch.zeros(1, 2, 40)
+    share[:, 0, :4] = share[:, 1, 4:] = 1
+    y[4:] *= 3
+    empty = torch.zeros_like(y, dtype=torch.bool)
+    places = torch.tensor([2, 2, 2, 0] + [0, 1] * 18)[:, None]
+    columns = [*map(NumberColumn, "ab"), CategoryColumn("c", ("x", "y"), missing=True)]
+    rows, layout = normal_rows(y, empty, places), Layout(columns)
+    found = GaussianMembers(2, layout.sizes, 1, 2)
+    gaussian_fit._maximize(found, rows, layout, found.centred(rows, layout), share, 0.0)
+    own = torch.stack([part.T.cov(correction=0) for part in (y[:4], y[4:])])
+    counts = torch.tensor([4.0, 36.0])[:, None, None]
+    mean, rest = (own * counts).sum(0) / 40, gaussian_fit.POOLED
+    truth = (own * counts + rest * mean) / (counts + rest)
+    root = found.root[0]
+    assert torch.allclose(torch.linalg.inv(root.mT @ root), truth, atol=1e-5)
+    p = found.category(0)[0].exp()
+    assert torch.allclose(p.sum(1), torch.ones(2))
+    gap = 3.5 / 41.5  # of all rows, with half a row for each value
+    assert torch.allclose(
+        p[:, 2], torch.tensor([(3 + rest * gap) / (4 + rest), rest * gap / (36 + rest)])
+    )

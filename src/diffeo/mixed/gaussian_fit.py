@@ -11,9 +11,10 @@ from diffeo.bijections.expectation import k_means
 from diffeo.mixed.gaussians import PRIOR, GaussianMembers
 from diffeo.mixed.rows import Layout, Rows
 
-COMPONENTS = (1, 2, 3, 5, 8, 13, 21)
+COMPONENTS = (1, 2, 3, 5, 8, 13, 21, 34)
 RIDGES = (0.1, 0.01, 1e-3)
 FIRST, MORE = 25, 8  # iterations
+POOLED = 10.0  # rows of all components on average, that each adds to covariances and gaps
 
 
 def fit_gaussians(
@@ -149,26 +150,42 @@ def _em(
 def _maximize(
     found: GaussianMembers, rows: Rows, layout: Layout, d: Tensor, r: Tensor, ridge: float
 ) -> None:
-    """The likeliest members by shares r of components in rows, less their means so far d."""
-    count = r.sum(2) + 1e-6
+    """The likeliest members by shares r of components in rows, less their means so far d.
+
+    Covariances and shares of gaps are drawn to what they are in all components on average, as if
+    each had so many more rows (Friedman 1989), so that small components are worth having.
+    """
+    count = r.sum(2, keepdim=True) + 1e-6  # (members, K, 1)
+    total = count.sum(1, keepdim=True)
     numbers = rows.empty.shape[1]
-    found.log_w.copy_((count / count.sum(1, keepdim=True)).log())
+    found.log_w.copy_((count / total)[..., 0].log())
     if numbers:
-        shift = (d @ r[..., None])[..., 0] / count[..., None]
-        covariance = (r[:, :, None] * d) @ d.mT / count[..., None, None]
-        covariance = covariance - shift[..., None] * shift[..., None, :]
+        shift = (d @ r[..., None])[..., 0] / count
+        gaps = torch.einsum("mkn,nc->mkc", r, rows.empty.to(r))
+        # A missing number is what is expected of it, give or take what columns before leave open.
+        open_variance = gaps / found.root.diagonal(dim1=-2, dim2=-1).square()
+        scatter = (r[:, :, None] * d) @ d.mT + torch.diag_embed(open_variance)
+        scatter = scatter - (count * shift)[..., None] * shift[..., None, :]
+        pooled = scatter.sum(1, keepdim=True) / total[..., None]
+        covariance = (scatter + POOLED * pooled) / (count[..., None] + POOLED)
         eye = torch.eye(numbers)
-        covariance = covariance + ridge * eye
-        lower = torch.linalg.cholesky_ex(covariance)[0]
+        lower = torch.linalg.cholesky_ex(covariance + ridge * eye)[0]
         root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
         found.mean.add_(shift)
         found.root.copy_(root)
-        gaps = torch.einsum("mkn,nc->mkc", r, rows.empty.to(r))
-        share = (gaps + PRIOR * rows.empty.to(r).mean(0)) / (count[..., None] + PRIOR)
-        share = share.clamp(1e-6, 1 - 1e-6)
+        share = _drawn_to(rows.empty.to(r).mean(0), gaps, count).clamp(1e-6, 1 - 1e-6)
         found.log_gap.copy_(torch.stack(((1 - share).log(), share.log()), -1))
     for g, size in enumerate(layout.sizes):
         hot = torch.nn.functional.one_hot(rows.places[:, g], size).to(r)
         seen = torch.einsum("mkn,nv->mkv", r, hot)
         prior = (hot.sum(0) + 0.5) / (len(hot) + 0.5 * size)
-        found.category(g).copy_(((seen + PRIOR * prior) / (count[..., None] + PRIOR)).log())
+        p = seen + PRIOR * prior
+        if layout.columns[layout.categories[g]].missing:
+            gap = _drawn_to(prior[-1:], seen[..., -1:], count)
+            p = torch.cat((p[..., :-1].div(p[..., :-1].sum(2, keepdim=True)) * (1 - gap), gap), 2)
+        found.category(g).copy_(p.log().log_softmax(2))
+
+
+def _drawn_to(mean: Tensor, seen: Tensor, count: Tensor) -> Tensor:
+    """Shares of what was seen in components, drawn to the mean."""
+    return (seen + POOLED * mean) / (count + POOLED)
