@@ -13,6 +13,7 @@ from diffeo.mixed.growing import pick
 from diffeo.mixed.members import MixedMembers
 from diffeo.mixed.parts import Parts
 from diffeo.mixed.rows import Rows
+from diffeo.mixed.scores import normal_log_prob
 from diffeo.mixed.tools import Tools
 
 
@@ -225,5 +226,8 @@ class MixturePosterior:
         unseen = hidden & x[:, layout.numbers].isnan()
         behind = -0.5 * (y * y + math.log(2 * math.pi)) * unseen
         log_q = joint.logsumexp(1) - behind.sum(1)
-        widths = stack.read(x)[scale].scores.log_width
+        # The target's scores are normal within cells: the first and the last of a grid have no end.
+        zero = torch.zeros_like(y[:1, :1])
+        widths = normal_log_prob(stack.read(x)[scale].scores, zero, zero)
+        widths = widths + 0.5 * (y * y + math.log(2 * math.pi))
         return x, log_q + (widths * (free & ~gap)).sum(1)
