@@ -15,6 +15,7 @@ from diffeo.cli import main
 from diffeo.data.tables.frames import decode
 from diffeo.mixed.growing import Growing
 from diffeo.mixed.members import Sizes
+from diffeo.mixed.posterior import MixturePosterior
 from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import CategoryColumn, DateColumn, NumberColumn, Schema
@@ -220,6 +221,21 @@ def test_estimates_of_a_mixed_table_agree_with_sums_over_what_is_not_asked(mixed
 
 
 @torch.no_grad()
+def test_rows_that_mixtures_expect_have_their_weight_at_the_ends_of_grids_too(mixed):
+    values = [*itertools.product((0, 1, 2, 3, 4, math.nan), (0, 1, math.nan))]
+    x = torch.tensor([[*v, 0.5, 1.2] for v in values], dtype=torch.float64)
+    p = mixed.stack.log_joint(x).exp()
+    known = torch.tensor([[False, False, True, True]])
+    posterior = MixturePosterior(Tools(mixed.stack), x[:1], known)
+    rows, log_q = posterior.draw(20_000, torch.Generator().manual_seed(0))
+    w = (mixed.stack.log_joint(rows[0]) - log_q[0]).exp()
+    for count in range(5):
+        found = w * (rows[0, :, 0] == count)
+        error = float(found.std()) / len(w) ** 0.5
+        assert abs(float(found.mean() - p[x[:, 0] == count].sum())) < 4 * error
+
+
+@torch.no_grad()
 def test_one_unknown_column_is_exact(mixed):
     row = {"count": 1, "colour": "blue", "size": 2.0}
     asked = answers.conditional(mixed, row)
@@ -301,6 +317,35 @@ def test_a_frame_with_gaps_is_filled_in_its_types(mixed):
     assert full["count"].between(0, 4).all()
     known = frame["size"].notna()
     assert (full["size"][known] == frame["size"][known]).all()
+
+
+def test_numbers_in_a_column_of_text_are_filled_as_text(mixed):
+    frame = decode(SCHEMA, mixed_table(30, seed=5).numpy())
+    frame["count"] = frame["count"].map(lambda v: None if pd.isna(v) else f"{v:g}").astype(object)
+    assert frame["count"].isna().any()
+    assert set(answers.fill(mixed, frame)["count"]) <= set("01234")
+
+
+@torch.no_grad()
+def test_the_mode_is_the_likeliest_value_of_each_cell(mixed):
+    x = mixed_table(40, seed=6).nan_to_num()
+    one, two = x.clone(), x[:8].clone()
+    one[:, 0] = two[:, 0] = two[:, 1] = math.nan
+
+    def joint(row: torch.Tensor, values: torch.Tensor, columns: list[int]) -> torch.Tensor:
+        rows = row.repeat(len(values), 1)
+        rows[:, columns] = values
+        return mixed.log_prob(rows).exp()
+
+    counts = torch.arange(5, dtype=torch.float64)
+    for row, found in zip(one, answers.fill(mixed, one, "mode"), strict=True):
+        assert found[0] == joint(row, counts[:, None], [0]).argmax()
+    both = torch.cartesian_prod(counts, counts[:2])
+    for row, found in zip(two, answers.fill(mixed, two, "mode"), strict=True):
+        p = joint(row, both, [0, 1]).view(5, 2)
+        for place, axis in ((0, 1), (1, 0)):
+            mass = p.sum(axis) / p.sum()
+            assert mass[int(found[place])] > mass.max() - 0.15  # of few draws
 
 
 def test_the_corrupted_cell_is_the_most_surprising(normal):

@@ -10,18 +10,19 @@ import torch
 from torch import Generator, Tensor
 
 from diffeo.answers.spread import given_all_others
-from diffeo.data.tables.frames import decode
+from diffeo.data.tables.frames import decode, write_number
 from diffeo.data.tables.grids import Floats
 from diffeo.mixed.growing import pick
 from diffeo.mixed.posterior import MixturePosterior
 from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
-from diffeo.schema import CategoryColumn
+from diffeo.schema import CategoryColumn, NumberColumn
 from diffeo.utils.ranges import Count, Seed, checked
 
 How = Literal["mean", "mode", "draw"]
 PARTICLES = 128  # of a row with several empty cells
 NUMBERS = 2**22  # that are held at once
+FEW = 32  # values of a grid, up to which drawn rows repeat them
 
 
 @checked
@@ -77,9 +78,17 @@ def _framed(flow: MixedFlow, data: Any, x: Tensor, table: Tensor) -> Any:
     for i, column in enumerate(flow.schema.modelled):
         if gaps[:, i].any():
             new = decoded[column.name].set_axis(data.index)
+            old = found[column.name].dropna()
+            if isinstance(column, NumberColumn) and old.map(type).eq(str).any():
+                new = new.map(lambda value, c=column: _written(c, value))
             whole = found[column.name].where(~gaps[:, i], new)
             found[column.name] = new if gaps[:, i].all() else whole.infer_objects()
     return found
+
+
+def _written(column: NumberColumn, value: Any) -> str:
+    """A number as text, such as stands in the other cells of its column."""
+    return value if isinstance(value, str) else write_number(column, float(value))
 
 
 @torch.no_grad()
@@ -137,13 +146,20 @@ def _fill_several(
         if how == "draw":
             u = torch.rand(len(rows), generator=source, dtype=torch.float64).to(w)
             value = x[torch.arange(len(rows)), pick(w, u)]
-        elif how == "mode":
-            value = x[torch.arange(len(rows)), joint.argmax(1)]
         else:
-            value = (w[..., None] * x.nan_to_num()).sum(1)
-            for place in tools.stack.layout.categories:
-                places = x[..., place].nan_to_num().long()
-                size = int(places.max()) + 1
-                mass = torch.zeros(len(rows), size, dtype=w.dtype, device=w.device)
-                value[:, place] = mass.scatter_add(1, places, w).argmax(1).to(value)
+            best = x[torch.arange(len(rows)), joint.argmax(1)]
+            value = best if how == "mode" else (w[..., None] * x.nan_to_num()).sum(1)
+            for place in _repeating(tools, how):
+                # By the weight of all rows that have a value.
+                known, index = x[..., place].nan_to_num().unique(return_inverse=True)
+                mass = w.new_zeros(len(rows), len(known)).scatter_add(1, index, w)
+                value[:, place] = known[mass.argmax(1)]
         copy[rows] = torch.where(gaps[rows], value, table[rows])
+
+
+def _repeating(tools: Tools, how: How) -> list[int]:
+    """The places of categories, and of numbers of few values where their mode is asked for."""
+    layout = tools.stack.layout
+    inverses = [tools.inverse(0, c) for c in range(len(layout.numbers) * (how == "mode"))]
+    few = [c for c, inverse in enumerate(inverses) if inverse.complete and len(inverse.x) <= FEW]
+    return [*layout.categories, *(layout.numbers[c] for c in few)]

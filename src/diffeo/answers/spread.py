@@ -65,8 +65,9 @@ class Spread:
 
     @property
     def mode(self) -> Floats:
-        """The likeliest value: of numbers, the highest density of the scores."""
-        best = self.log_density.argmax(1, keepdim=True)
+        """The likeliest value of each row; where not all have a mass, by the density of scores."""
+        likely = self.mass if bool(self.jumps.all()) else self.log_density
+        best = likely.argmax(1, keepdim=True)
         return np.asarray(self.x.gather(1, best)[:, 0].cpu().numpy())
 
     def quantile(self, q: float | Floats) -> Floats:
