@@ -43,8 +43,9 @@ def fill(
     Args:
         flow: the model of the table.
         data: a DataFrame, or rows in the form of the model `(n, columns)`, NaN where empty.
-        how: "mean" of numbers and the likeliest category; "mode", the likeliest of all; "draw" at
-            random, which shows how uncertain they are.
+        how: "mean" of numbers and the likeliest category; "mode", the likeliest value of each cell
+            (of several numbers with many values, those of the likeliest row that was drawn);
+            "draw" at random, which shows how uncertain they are.
         draws: how many tables are drawn, for multiple imputation; more than one give a list.
         seed: of the draws.
         context: of a conditional flow `(n, context_features)`.
