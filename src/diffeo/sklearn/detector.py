@@ -107,9 +107,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         weights = checked_weights(sample_weight, X)
         far = self._far(density, X, weights)
         if len(far):
-            kept = np.ones(_num_samples(X)) if weights is None else weights.copy()
-            kept[far] = 0.0
-            sample_weight = kept
+            counted = np.ones(_num_samples(X)) if weights is None else weights.copy()
+            counted[far] = 0.0
+            sample_weight = counted
         self.density_ = density.fit(X, sample_weight=sample_weight)
         self.n_features_in_ = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
