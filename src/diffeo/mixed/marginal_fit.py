@@ -203,8 +203,11 @@ def _binned(
     order = y.argsort()
     y, c, cell, log_slope = y[order], counts[order], cell[order], log_slope[order]
     if len(y) > BINS:
-        ends = c.cumsum(0)
-        place_of = ((ends - c / 2) / ends[-1] * BINS).long().clamp(max=BINS - 1)
+        share = (c.cumsum(0) - c / 2) / c.sum()
+        # Half of the bins by how many values they hold, half by the logits of the shares: otherwise
+        # the first and last of them would hold tails that may be a thousand times as long.
+        tails = torch.logit(share) / (2 * torch.logit(share[-1]))
+        place_of = ((share + 0.5 + tails) / 2 * BINS).long().clamp(0, BINS - 1)
         sums = torch.zeros(4, BINS, dtype=y.dtype)
         sums.index_add_(1, place_of, torch.stack((c, c * y, c * cell, c * log_slope)))
         used = sums[0] > 0

@@ -58,7 +58,8 @@ class NetworkMembers(Configurable, nn.Module):
     """Several masked networks with the same masks: a bag, each of which may learn other rows.
 
     The outputs for a column depend on the columns before it: of a number, the parameters of a
-    mixture of logistic distributions of its logistic scores, whose cells have exact probabilities;
+    mixture of logistic distributions of its logistic scores, whose cells have exact probabilities,
+    with a place and a scale of the whole, so that sharp distributions are learned soon;
     of a category, the logits of its values; and the logit of a gap. Outputs of zero are nearly the
     distribution of each column on its own.
 
@@ -89,7 +90,7 @@ class NetworkMembers(Configurable, nn.Module):
         inputs = [rank[True, c] for c in range(len(layout.numbers))]
         inputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         inputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
-        self.size = 3 * components  # outputs of a number
+        self.size = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         outputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
@@ -176,11 +177,18 @@ class NetworkMembers(Configurable, nn.Module):
         return found
 
     def mixture(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales `(..., K, n)` of outputs `(..., 3 K, n)`."""
-        logits, shift, change = numbers.unflatten(-2, (3, self.components)).unbind(-3)
+        """Log-weights, means and log-scales `(..., K, n)` of outputs `(..., 3 K + 2, n)`.
+
+        The last two are the place and the log-scale of the mixture as a whole.
+        """
+        *parts, whole = numbers.split([self.components] * 3 + [2], -2)
+        logits, shift, change = parts
+        place, log_whole = whole[..., :1, :], whole[..., 1:, :]
+        log_whole = LOG_SCALE * torch.tanh(log_whole / LOG_SCALE)
         places = torch.tensor(self.places, dtype=shift.dtype, device=shift.device)[:, None]
         log_scale = math.log(self.scale) + LOG_SCALE * torch.tanh(change / LOG_SCALE)
-        return logits.log_softmax(-2), shift + places, log_scale
+        mean = place + log_whole.exp() * (shift + places)
+        return logits.log_softmax(-2), mean, log_whole + log_scale
 
     def start(self, rows: Rows) -> None:
         """Set the biases of categories and gaps to their shares, which are the start."""

@@ -140,7 +140,7 @@ class FlowDensity(
         hidden: Count | Auto = "auto",
         max_iter: Count | Auto = "auto",
         batch_size: Count | Auto = "auto",
-        learning_rate: Positive = 3e-3,
+        learning_rate: Positive = 1e-2,
         n_iter_no_change: Count | Auto = "auto",
         random_state: Seed32 | np.random.RandomState | None = None,
         device: Device = "auto",

@@ -81,11 +81,15 @@ def unpack(x: Tensor, networks: NetworkMembers) -> tuple[Tensor, Rows, Scores]:
 
 
 def input_noise(numbers: int, deviation: float) -> Augment | None:
-    """Noise on the scores that networks see; those that they predict stay."""
+    """Noise on the scores that networks see; those that they predict stay.
+
+    It falls to 0, since sharp dependences cannot be learned through it.
+    """
 
     def augment(x: Tensor, context: Tensor | None, generator: Generator, done: float) -> Tensor:
         seen = x[:, 1 : 1 + numbers]
-        noisy = seen + deviation * torch.randn(seen.shape, generator=generator)
+        scale = deviation * (1 - done) ** 2
+        noisy = seen + scale * torch.randn(seen.shape, generator=generator)
         return torch.cat((x[:, :1], noisy, x[:, 1 + numbers :]), 1)
 
     return augment if deviation else None

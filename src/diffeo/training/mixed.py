@@ -47,7 +47,7 @@ class Settings:
         lr: largest learning rate.
         patience: stop after so many steps without a better held-out likelihood.
         l2: penalty on the weights of networks.
-        noise: standard deviation of noise on what networks see.
+        noise: standard deviation of noise on what networks see, at first; it falls to 0.
         device: where networks learn.
         observers: follow the training of the networks.
     """
@@ -58,10 +58,10 @@ class Settings:
     components: int = 12
     steps: int | None = None
     batch_size: int | None = None
-    lr: float = 3e-3
+    lr: float = 1e-2
     patience: int | None = None
     l2: float = 0.0
-    noise: float = 0.02
+    noise: float = 0.05
     device: Device = "auto"
     observers: Sequence[Observer] = ()
 
