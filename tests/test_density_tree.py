@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from diffeo.mixed.density_tree import fit_pieces, pieces_gained, tree_density
 from diffeo.mixed.inverse import ColumnInverse
@@ -103,3 +104,12 @@ def test_a_marginal_with_pieces_is_a_density_and_has_an_inverse(atoms):
     fresh = gathered(2_000, 6) * 30
     back = ColumnInverse(marginals.one(0))(marginals(fresh[:, None])[1].point[:, 0])
     torch.testing.assert_close(back, fresh, atol=1e-9, rtol=1e-9)
+
+
+def test_a_marginal_of_many_rows_has_the_tails_of_its_column():
+    random = np.random.default_rng(0)
+    truth = stats.t(2)
+    x, fresh = truth.rvs(20_000, random_state=random), truth.rvs(20_000, random_state=random)
+    marginals = fit_marginals([NumberColumn("x")], torch.tensor(x)[:, None])
+    found = marginals(torch.tensor(fresh)[:, None])[0].mean()
+    assert float(found) == pytest.approx(truth.logpdf(fresh).mean(), abs=0.03)

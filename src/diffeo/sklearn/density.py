@@ -78,7 +78,7 @@ class FlowDensity(
         Most steps of Adam.
     batch_size : int or "auto", default="auto"
         Rows of a step.
-    learning_rate : float, default=0.003
+    learning_rate : float, default=0.01
         Largest rate of Adam; it rises over the first tenth of the steps and falls as a cosine.
     n_iter_no_change : int or "auto", default="auto"
         Stop after this many steps in which the likelihood of rows that were left out has not risen.
