@@ -18,6 +18,7 @@ from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn, Sche
 
 PANELS, ACROSS = 24, 4  # at most
 BARS = 12  # values of a category that have a bar
+ROOM = 34  # letters below a panel
 BINS = 30
 WIDTH, HEIGHT, GAP, ABOVE = 2.2, 1.35, 0.3, 0.8  # inches
 
@@ -90,10 +91,11 @@ def _bars(axes: Axes, column: CategoryColumn, data: Array, drawn: Array) -> None
     axes.stairs(shares[0][order], ends, fill=True, color=style.DATA, alpha=0.3, lw=0)
     axes.stairs(shares[1][order], ends, color=style.MODEL, lw=1.2)
     names = [*map(str, column.values)] + ["other"] * column.other
-    width = max(3, round(34 / len(order)))
-    axes.set_xticks(range(len(order)), [plain(names[place], width) for place in order])
-    if len(order) > 6:
+    labels = [plain(names[place], 16) for place in order]
+    if sum(map(len, labels)) > ROOM:
+        labels = [plain(label, 9) for label in labels]
         axes.tick_params(axis="x", labelrotation=90, labelsize=6)
+    axes.set_xticks(range(len(order)), labels)
 
 
 def _histogram(axes: Axes, column: NumberColumn, data: Array, drawn: Array) -> None:
