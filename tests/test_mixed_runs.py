@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_model_and_unlikely_cells_have_none(here):
     assert (scores[:2] == -np.inf).all() and np.isfinite(scores[2:]).all()
     run = Run("run")
     x = torch.cat([x for x, _ in run.rows("new.csv")])
-    np.testing.assert_allclose(run.flow.log_prob(x).numpy(), scores, rtol=1e-9)
+    np.testing.assert_allclose(run.flow.log_prob(x).detach().numpy(), scores, rtol=1e-9)
     assert main(["score", "run", "--data", "new.csv", "--kind", "complexity"]) == 0
     assert pd.read_csv("scores.csv")["complexity"].notna().all()
 

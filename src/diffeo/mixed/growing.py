@@ -228,6 +228,9 @@ class Growing:
                     new = self.tools.score(scale, place, value)
                     for part, own in zip(rows.scores, new, strict=True):
                         part[:, place] = own.to(part)
+                if any(place == date for date, _ in self.stack.layout.cycles):
+                    waves = self.stack.layout.waves(self.x[:, self.stack.layout.numbers])
+                    rows.waves[:] = waves.to(rows.waves)
             for _, mixture, _ in self.mixtures:
                 mixture.set(place)
         else:

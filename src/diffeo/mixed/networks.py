@@ -90,6 +90,7 @@ class NetworkMembers(Configurable, nn.Module):
         inputs = [rank[True, c] for c in range(len(layout.numbers))]
         inputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         inputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
+        inputs += 2 * [rank[True, date] for date, _ in layout.cycles]
         self.size = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
@@ -212,4 +213,4 @@ class NetworkMembers(Configurable, nn.Module):
                 parts.append(rows.empty[:, c : c + 1].to(parts[0]))
         for g, size in enumerate(self.layout.sizes):
             parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
-        return torch.cat(parts, 1)
+        return torch.cat((*parts, rows.waves.to(parts[0])), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from diffeo.mixed.marginals import Marginals, has_cells
 from diffeo.mixed.scores import Scores
-from diffeo.schema import CategoryColumn, Column, NumberColumn
+from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn
+
+# What repeats in dates, in each of their units: days, weeks and years.
+PERIODS = {
+    "second": (86_400.0, 604_800.0, 365.2425 * 86_400),
+    "day": (7.0, 365.2425),
+    "month": (12.0,),
+}
 
 
 class Rows(NamedTuple):
@@ -20,11 +28,13 @@ class Rows(NamedTuple):
         scores: of the numbers, each `(n, C)`.
         empty: which numbers are missing `(n, C)`.
         places: of the values of categories `(n, G)`, whole numbers; an empty cell is the last.
+        waves: sine and cosine of each cycle of dates `(n, 2 * cycles)`; 0 where a cell is empty.
     """
 
     scores: Scores
     empty: Tensor
     places: Tensor
+    waves: Tensor
 
     def __len__(self) -> int:
         return len(self.empty)
@@ -32,11 +42,11 @@ class Rows(NamedTuple):
     def take(self, which: Tensor | slice) -> Rows:
         """Some of the rows."""
         parts = (part[which] for part in self.scores)
-        return Rows(Scores(*parts), self.empty[which], self.places[which])
+        return Rows(Scores(*parts), self.empty[which], self.places[which], self.waves[which])
 
     def to(self, dtype: torch.dtype) -> Rows:
         """With scores of another dtype."""
-        return Rows(self.scores.to(dtype), self.empty, self.places)
+        return Rows(self.scores.to(dtype), self.empty, self.places, self.waves.to(dtype))
 
 
 class Layout:
@@ -56,6 +66,7 @@ class Layout:
         cells: whether their values are cells of noise, and no points.
         categories: those of categories.
         sizes: how many values each category has, an empty cell included.
+        cycles: of dates: their place among the numbers, and a period.
         order: for each column, in the order of prediction, whether it is a number, and its place
             among the numbers or the categories.
     """
@@ -68,6 +79,13 @@ class Layout:
         self.kinds = [c for c in columns if isinstance(c, NumberColumn)]
         self.gaps = [columns[i].missing for i in self.numbers]
         self.cells = [has_cells(column) for column in self.kinds]
+        self.cycles = [
+            (place, period)
+            for place, column in enumerate(self.kinds)
+            if isinstance(column, DateColumn)
+            for period in PERIODS[column.unit]
+            if period > 2 * column.step
+        ]
 
         def rank(i: int) -> tuple[bool, bool, int, int]:
             column = columns[i]
@@ -95,6 +113,12 @@ class Layout:
         wrong[:, self.categories] |= (places < 0) | beyond
         return wrong
 
+    def waves(self, numbers: Tensor) -> Tensor:
+        """The waves of the dates among numbers `(n, C)` (see `Rows`)."""
+        periods = numbers.new_tensor([period for _, period in self.cycles])
+        angles = numbers[:, [place for place, _ in self.cycles]] / periods * (2 * math.pi)
+        return torch.cat((angles.sin(), angles.cos()), 1).nan_to_num()
+
     def rows(self, marginals: Marginals, x: Tensor) -> Rows:
         """The rows of a table `(n, D)`, with the scores that their numbers have by themselves."""
         numbers = x[:, self.numbers]
@@ -106,4 +130,4 @@ class Layout:
             place = x[:, i].nan_to_num(float(column.count)).long()
             places.append(place.clamp(0, column.count + column.missing - 1))
         stacked = torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)
-        return Rows(scores, numbers.isnan(), stacked)
+        return Rows(scores, numbers.isnan(), stacked, self.waves(numbers))

@@ -67,16 +67,17 @@ class Bag(nn.Module):
 
 def pack(folds: Tensor, rows: Rows, scores: Scores) -> Tensor:
     """Rows, their logistic scores and their folds as one tensor `(n, width)`, in float32."""
-    parts = [folds[:, None], rows.scores.point, *scores, rows.empty, rows.places]
+    parts = [folds[:, None], rows.scores.point, *scores, rows.empty, rows.places, rows.waves]
     return torch.cat([part.float() for part in parts], 1)
 
 
 def unpack(x: Tensor, networks: NetworkMembers) -> tuple[Tensor, Rows, Scores]:
     """What `pack` was given."""
-    numbers, categories = len(networks.layout.numbers), len(networks.layout.sizes)
-    fold, point, *parts = x.split([1, *[numbers] * 6, categories], dim=1)
-    *scores, empty, places = parts
-    rows = Rows(Scores(point, point, point, point), empty > 0, places.long())
+    layout = networks.layout
+    numbers, categories = len(layout.numbers), len(layout.sizes)
+    widths = [1, *[numbers] * 6, categories, 2 * len(layout.cycles)]
+    fold, point, *scores, empty, places, waves = x.split(widths, dim=1)
+    rows = Rows(Scores(point, point, point, point), empty > 0, places.long(), waves)
     return fold[:, 0], rows, Scores(*scores)
 
 

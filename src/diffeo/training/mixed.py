@@ -25,7 +25,7 @@ from diffeo.training.loop import Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.machine import Device
 
-FEW, MANY = 1_500, 5_000  # rows, below which there are no networks, and above which folds are small
+FEW, MANY = 1_500, 5_000  # rows: fewer need no networks, but for dates; more have small folds
 FOLDS = 5  # each of which one member leaves out
 SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
@@ -99,7 +99,8 @@ def fit_mixed(
     folds = _folds(n, FOLDS if n < MANY else SMALL_FOLDS, seed)
     count = settings.networks
     if count is None:
-        count = 0 if n < FEW or len(columns) < 2 else members
+        # Mixtures do not know that dates have seasons.
+        count = 0 if (n < FEW and not layout.cycles) or len(columns) < 2 else members
     # Rows that a member of each kind left out.
     held = (folds < min(members, count or members)).nonzero()[:, 0]
     held = held[_part(len(held), STACK_ROWS, seed)]
