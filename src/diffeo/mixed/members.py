@@ -71,7 +71,7 @@ class MixedMembers(nn.Module):
         self.gaussians = GaussianMembers(numbers, layout.sizes, sizes.mixtures, sizes.mixture)
         self.plain_marginals = self.plain_gaussians = self.networks = None
         if sizes.plain:
-            self.plain_marginals = Marginals(kinds, sizes.levels, 1, sizes.pieces)
+            self.plain_marginals = Marginals(kinds, sizes.levels, 1)
             self.plain_gaussians = GaussianMembers(
                 numbers, layout.sizes, sizes.plain, sizes.plain_mixture
             )
