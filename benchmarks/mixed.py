@@ -93,11 +93,14 @@ OURS: dict[str, Callable[[MixedTable, int], Scored]] = {"diffeo": flow}
 
 
 def our_samples(table: MixedTable, count: int) -> pd.DataFrame:
-    """Of ours, of the rows as they are written."""
+    """Of ours, of the rows as they are written, dates as dates."""
     from diffeo.sklearn import FlowDensity
 
     train, _ = parts(table, table.exact, 0)
-    return FlowDensity(random_state=0).fit(train).sample(count, random_state=0)
+    train = train.assign(**{c: pd.to_datetime(train[c], unit="D") for c in table.dates})
+    drawn = FlowDensity(random_state=0).fit(train).sample(count, random_state=0)
+    days = {c: (drawn[c] - pd.Timestamp(0)).dt.days.astype(float) for c in table.dates}
+    return drawn.assign(**days)
 
 
 def rounded(table: MixedTable, frame: pd.DataFrame) -> pd.DataFrame:

@@ -41,6 +41,7 @@ class MixedTable:
         jittered: the same, numbers spread over their cells.
         steps: of the grid of each number, 0 for none.
         dropped: the columns that are left out, each with the reason.
+        dates: the numbers that are dates, in days since 1970.
     """
 
     name: str
@@ -48,6 +49,7 @@ class MixedTable:
     jittered: pd.DataFrame
     steps: dict[str, float]
     dropped: dict[str, str]
+    dates: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> list[str]:
@@ -71,7 +73,7 @@ def mixed(name: str, folder: Path = DATA, rows: int = ROWS) -> MixedTable:
         frame = frame.iloc[np.random.default_rng(0).permutation(len(frame))[:rows]]
     frame = frame.reset_index(drop=True)
     dropped = dict.fromkeys(DROPPED.get(name, ()), "a name, or a function of others")
-    exact, jittered, steps = {}, {}, {}
+    exact, jittered, steps, days = {}, {}, {}, []
     random = np.random.default_rng(0)
     for column in frame:
         values = frame[column]
@@ -86,6 +88,7 @@ def mixed(name: str, folder: Path = DATA, rows: int = ROWS) -> MixedTable:
                 dropped[column] = f"{values.nunique()} different texts"
                 continue
             values = (dates - pd.Timestamp("1970-01-01")).dt.days
+            days.append(column)
         number = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
         if number and values.nunique() > FEW_VALUES:
             exact[column] = values.astype(np.float64).round(9)
@@ -97,7 +100,9 @@ def mixed(name: str, folder: Path = DATA, rows: int = ROWS) -> MixedTable:
             jittered[column] = spread_values
         else:
             exact[column] = jittered[column] = as_text(values)
-    return MixedTable(name, pd.DataFrame(exact), pd.DataFrame(jittered), steps, dropped)
+    return MixedTable(
+        name, pd.DataFrame(exact), pd.DataFrame(jittered), steps, dropped, tuple(days)
+    )
 
 
 def as_text(values: pd.Series) -> pd.Series:
