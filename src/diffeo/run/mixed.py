@@ -20,7 +20,7 @@ from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import claim
 from diffeo.schema import Schema
-from diffeo.training.mixed import Settings, fit_mixed
+from diffeo.training.mixed import MANY, Settings, fit_mixed
 from diffeo.training.observers import MetricsFile
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.machine import one_thread
@@ -85,7 +85,8 @@ def train_mixed(
         context = table.train.context
         if context is not None and table.conditions is not None:
             context = as_conditions(table.conditions, context)
-        with console.status(f"learning {table.name}"), one_thread():
+        many = len(table.train.x) >= MANY
+        with console.status(f"learning {table.name}"), one_thread(unless=many):
             flow = fit_mixed(
                 table.schema,
                 table.train.x,

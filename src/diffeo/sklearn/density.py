@@ -22,7 +22,7 @@ from diffeo.sklearn.fitting import Printed, single_precision
 from diffeo.sklearn.predicting import Predictor
 from diffeo.sklearn.tables import as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
-from diffeo.training.mixed import Settings, fit_mixed
+from diffeo.training.mixed import MANY, Settings, fit_mixed
 from diffeo.utils.machine import Device, one_thread
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import (
@@ -183,7 +183,12 @@ class FlowDensity(
             for column in self.schema_.modelled
         )
         distinct = Distinct.of(x, context, weights, merge=continuous)
-        with one_thread(), torch.enable_grad(), torch.device("cpu"), single_precision():
+        with (
+            one_thread(unless=len(distinct.x) >= MANY),
+            torch.enable_grad(),
+            torch.device("cpu"),
+            single_precision(),
+        ):
             rows, given = as_tensors(distinct.x, distinct.context)
             fitted = fit_mixed(
                 self.schema_,

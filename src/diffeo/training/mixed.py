@@ -240,7 +240,7 @@ def _train(
     packed = pack(folds, rows, logistic_scores(rows.scores))
     n, count = len(packed), networks.members
     bag: Any = Bag(networks, packed.shape[1], ignored)
-    steps = settings.steps or round(10 * n**0.6)
+    steps = settings.steps or round(15 * n**0.6)
     held = (folds < count).nonzero()[:, 0]
     held = held[_part(len(held), STACK_ROWS, seed)]
     best = BestWeights(bag, packed, settings.patience or max(1, steps // 3))
