@@ -26,11 +26,12 @@ class Marginals(Configurable, nn.Module):
         F(x) = (1 - m) T(S(x)) + m A(x),   y = Phi^-1(F(x))
 
     S is a mixture of normal distributions of x, of arsinh(x) or of log(x), whichever is likeliest
-    by BIC, within the limits of the column. T is a density of pieces on [0, 1], for columns without
-    a grid whose values gather where S is too smooth (`fit_pieces`). A puts masses on single values:
-    on those that are atoms, and of a column with a grid on all that were seen. m is the share that
-    is likeliest where each row is left out in turn, so values that repeat more than chance would
-    have them get a mass of their own, and others that of the smooth part.
+    by BIC, within the limits of the column. T is the distribution function of a density of
+    pieces on [0, 1], for columns without a grid whose values gather where S is too smooth
+    (`fit_pieces`). A puts masses on single values: on those that are atoms, and of a column with a
+    grid on all that were seen. m is the share that is likeliest where each row is left out in turn,
+    so values that repeat more than chance would have them get a mass of their own, and others that
+    of the smooth part.
 
     (Liu et al. 2009, for normal scores of columns)
 

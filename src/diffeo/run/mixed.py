@@ -20,10 +20,9 @@ from diffeo.data.tables.synthetic import GENERATORS
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import claim
 from diffeo.schema import Schema
-from diffeo.training.mixed import MANY, Settings, fit_mixed
+from diffeo.training.mixed import Settings, fit_mixed, threads_for
 from diffeo.training.observers import MetricsFile
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.machine import one_thread
 
 FEW_ROWS = 50  # below which not even mixtures learn much
 USED = {"device", "temperature"}  # options of the trainer that this model has too
@@ -85,8 +84,7 @@ def train_mixed(
         context = table.train.context
         if context is not None and table.conditions is not None:
             context = as_conditions(table.conditions, context)
-        many = len(table.train.x) >= MANY
-        with console.status(f"learning {table.name}"), one_thread(unless=many):
+        with console.status(f"learning {table.name}"), threads_for(len(table.train.x)):
             flow = fit_mixed(
                 table.schema,
                 table.train.x,

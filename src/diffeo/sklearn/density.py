@@ -22,8 +22,8 @@ from diffeo.sklearn.fitting import Printed, single_precision
 from diffeo.sklearn.predicting import Predictor
 from diffeo.sklearn.tables import as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
-from diffeo.training.mixed import MANY, Settings, fit_mixed
-from diffeo.utils.machine import Device, one_thread
+from diffeo.training.mixed import Settings, fit_mixed, threads_for
+from diffeo.utils.machine import Device
 from diffeo.utils.modules import in_chunks
 from diffeo.utils.ranges import (
     Count,
@@ -71,7 +71,7 @@ class FlowDensity(
         one of "number", "integer", "category", "date" and "left out", or fields of the column, such
         as `{"low": 0, "high": 100}` (see `diffeo.data.find_schema`).
     networks : int or "auto", default="auto"
-        How many members are networks; none below 1,500 rows.
+        How many members are networks; none below 1,500 rows without dates.
     hidden : int or "auto", default="auto"
         Width of the layers of networks.
     max_iter : int or "auto", default="auto"
@@ -183,12 +183,8 @@ class FlowDensity(
             for column in self.schema_.modelled
         )
         distinct = Distinct.of(x, context, weights, merge=continuous)
-        with (
-            one_thread(unless=len(distinct.x) >= MANY),
-            torch.enable_grad(),
-            torch.device("cpu"),
-            single_precision(),
-        ):
+        threads = threads_for(len(distinct.x))
+        with threads, torch.enable_grad(), torch.device("cpu"), single_precision():
             rows, given = as_tensors(distinct.x, distinct.context)
             fitted = fit_mixed(
                 self.schema_,

@@ -8,6 +8,8 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 from sklearn.covariance import MinCovDet
 
+from diffeo.sklearn.weights import Distinct
+
 Array = NDArray[np.float64]
 ROWS_EACH = 10  # rows for each column, without which a covariance says little
 TIES = 0.5  # share of one value, from which on a column has no place in a covariance
@@ -27,18 +29,17 @@ def far_rows(numbers: Array, weights: Array | None, share: float) -> NDArray[np.
         weights: rows with a weight of 0 are not far.
         share: at most 0.5.
     """
-    far = np.zeros(len(numbers), dtype=bool)
-    used = np.ones(len(numbers), dtype=bool) if weights is None else weights > 0
-    rows, places = np.unique(numbers[used], axis=0, return_inverse=True, equal_nan=True)
+    if not numbers.shape[1]:
+        return np.zeros(len(numbers), dtype=bool)
+    distinct = Distinct.of(numbers, None, weights)
+    order = np.lexsort(distinct.x.T[::-1])  # the same for copies, in whatever order they come
+    rows, far = distinct.x[order], np.zeros(len(order), dtype=bool)
     ranks = rankdata(rows, axis=0, nan_policy="omit")
     scores = np.nan_to_num(ndtri((ranks - 0.5) / np.maximum(1, (~np.isnan(rows)).sum(0))))
-    tied = [np.unique(column, return_counts=True)[1].max() for column in scores.T if len(column)]
+    tied = [np.unique(column, return_counts=True)[1].max() for column in scores.T]
     scores = scores[:, np.array(tied, dtype=float) < TIES * len(scores)]
-    if not scores.shape[1] or len(scores) < ROWS_EACH * scores.shape[1]:
-        return far
-    distance = MinCovDet(support_fraction=max(0.5, 1 - 2 * share), random_state=0).fit(scores).dist_
-    count = round(share * len(scores))
-    farthest = np.zeros(len(scores), dtype=bool)
-    farthest[np.argsort(-distance, kind="stable")[:count]] = True
-    far[used] = farthest[places.ravel()]
-    return far
+    if scores.shape[1] and len(scores) >= ROWS_EACH * scores.shape[1]:
+        support = max(0.5, 1 - 2 * share)
+        distance = MinCovDet(support_fraction=support, random_state=0).fit(scores).dist_
+        far[order[np.argsort(-distance, kind="stable")[: round(share * len(rows))]]] = True
+    return far[distinct.places] & (distinct.places >= 0)

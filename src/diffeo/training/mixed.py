@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from diffeo.schema import Schema
 from diffeo.training.bag import Bag, BestWeights, input_noise, pack
 from diffeo.training.loop import Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
-from diffeo.utils.machine import Device
+from diffeo.utils.machine import Device, one_thread
 
 FEW, MANY = 1_500, 5_000  # rows: fewer need no networks, but for dates; more have small folds
 FOLDS = 5  # each of which one member leaves out
@@ -31,6 +32,11 @@ SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
 STACK_STEPS = 100
 NONE = 1e-3  # weight of plain mixtures, and of networks, below which they are left out
+
+
+def threads_for(rows: int) -> AbstractContextManager[None]:
+    """One thread where rows are few and networks small, all threads where rows are many."""
+    return one_thread() if rows < MANY else nullcontext()
 
 
 @dataclass

@@ -144,10 +144,10 @@ def limit_threads() -> None:
 
 
 @contextmanager
-def one_thread(unless: bool = False) -> Iterator[None]:
-    """The fastest for small networks, and fair to other processes; all, where work is large."""
+def one_thread() -> Iterator[None]:
+    """The fastest for small networks, and fair to other processes."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before if unless else 1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
