@@ -30,6 +30,7 @@ from diffeo.bijections import (
     Inverse,
     MaskedCheckerboard,
     MaskedNetwork,
+    MixtureCDF,
     Permutation,
     Scale,
     Squeeze,
@@ -49,12 +50,14 @@ from diffeo.models import (
     CouplingNSF,
     Glow,
     ImageRealNVP,
+    Jet,
     PlanarFlow,
     RealNVP,
     ResidualFlow,
     SylvesterFlow,
     TableFlow,
     TailFlow,
+    TarFlow,
 )
 from diffeo.networks import MLP, ConvNet, GlowNet, ResNet
 
@@ -178,6 +181,17 @@ def glow(**options) -> Chain:
     return Glow((1, 4, 4), **settings).bijection
 
 
+def tarflow(**options) -> Chain:
+    settings = {"patch": 2, "blocks": 2, "layers": 1, "hidden_channels": 8, "bits": 4, "margin": 0}
+    return TarFlow((1, 4, 4), **(settings | options)).bijection
+
+
+def jet(**options) -> Chain:
+    settings = {"patch": 2, "hidden_channels": 8, "bits": 4, "margin": 0}
+    cycle = ("channels", "spatial")
+    return Jet((1, 4, 4), **(settings | {"couplings": 4, "cycle": cycle} | options)).bijection
+
+
 def coupling(keep, features, context_features=0, univariate=None) -> Coupling:
     univariate, split = copy.deepcopy(univariate or Affine()), FeatureSplit(features, keep)
     outputs = univariate.parameters_each * split.transformed
@@ -275,6 +289,22 @@ COMBINATIONS: dict[str, Entry] = {
         (1, 4, 4),
         interval=PIXELS,
         normalizes_batches=True,
+    ),
+    "TarFlow": Entry(lambda: tarflow(), (1, 4, 4), interval=PIXELS, perturbation=0.1),
+    "TarFlow, mixtures, context": Entry(
+        lambda: tarflow(univariate=MixtureCDF(2), context=2),
+        (1, 4, 4),
+        interval=PIXELS,
+        context_features=2,
+        perturbation=0.1,
+    ),
+    "Jet": Entry(lambda: jet(), (1, 4, 4), interval=PIXELS, perturbation=0.2),
+    "Jet, context": Entry(
+        lambda: jet(couplings=2, margin=1e-2, context=2),
+        (1, 4, 4),
+        interval=PIXELS,
+        context_features=2,
+        perturbation=0.2,
     ),
     "NICE of images": Entry(
         lambda: NICE((1, 2, 3), hidden=(8,), bits=4).bijection,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CouplingNSF,
         Glow,
         ImageRealNVP,
+        Jet,
         MixedFlow,
         PlanarFlow,
         RealNVP,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         SylvesterFlow,
         TableFlow,
         TailFlow,
+        TarFlow,
     )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Glow",
     "ImageRealNVP",
     "Inverse",
+    "Jet",
     "MixedFlow",
     "PlanarFlow",
     "RealNVP",
@@ -58,6 +61,7 @@ __all__ = [
     "SylvesterFlow",
     "TableFlow",
     "TailFlow",
+    "TarFlow",
     "__version__",
     "load",
 ]
@@ -80,6 +84,8 @@ MODELS = (
     "MixedFlow",
     "TableFlow",
     "TailFlow",
+    "TarFlow",
+    "Jet",
 )
 
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.

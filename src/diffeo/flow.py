@@ -51,6 +51,7 @@ class Flow(PretrainedModel):
     Attributes:
         metadata: plain values that are saved with the model, such as the names of columns.
         defaults: of a model, the objects that stand for arguments of None.
+        usual_lr: of a model, the largest learning rate that suits it; None for that of others.
 
     Raises:
         ValueError: by all methods, if x, z or context has the wrong shape or dtype.
@@ -59,6 +60,7 @@ class Flow(PretrainedModel):
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
+    usual_lr: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -227,9 +229,9 @@ class Flow(PretrainedModel):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Self:
         """Set what starts from data: pass the whole training split, or a good part of it.
 
-        Before, a standardization or an actnorm is the identity, so a flow whose couplings are at
-        their start is its base density. What was initialised before stays as it is, and so does
-        all if the data are refused. Training loops of diffeo call this. Returns the flow itself.
+        Before, a standardization or an actnorm is the identity. What was initialised before stays
+        as it is, and so does all if the data are refused. Training loops call this. Returns the
+        flow itself.
         """
         context = self._check(x, context)
         before = {name: tensor.clone() for name, tensor in self.state_dict().items()}

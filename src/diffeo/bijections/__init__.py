@@ -14,6 +14,7 @@ from diffeo.bijections.convolution import InvertibleConv1x1 as InvertibleConv1x1
 from diffeo.bijections.convolution import NormalizedConv1x1 as NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling as Coupling
 from diffeo.bijections.dequantization import Dequantizer as Dequantizer
+from diffeo.bijections.dequantization import GaussianPixels as GaussianPixels
 from diffeo.bijections.dequantization import PixelDequantize as PixelDequantize
 from diffeo.bijections.dequantization import UniformDequantize as UniformDequantize
 from diffeo.bijections.elementwise import Center as Center
@@ -29,6 +30,9 @@ from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from diffeo.bijections.neural import DeepSigmoidal as DeepSigmoidal
 from diffeo.bijections.normalization import ActNorm as ActNorm
 from diffeo.bijections.normalization import BatchNorm as BatchNorm
+from diffeo.bijections.patches import Patches as Patches
+from diffeo.bijections.patches import ShuffledSplit as ShuffledSplit
+from diffeo.bijections.patches import TokenSplit as TokenSplit
 from diffeo.bijections.planar import Planar as Planar
 from diffeo.bijections.planar import Radial as Radial
 from diffeo.bijections.positive import Log as Log
@@ -46,8 +50,11 @@ from diffeo.bijections.splits import NoSplit as NoSplit
 from diffeo.bijections.splits import Split as Split
 from diffeo.bijections.sylvester import Sylvester as Sylvester
 from diffeo.bijections.tails import TailTransform as TailTransform
+from diffeo.bijections.tokens import TokenAutoregressive as TokenAutoregressive
 from diffeo.bijections.univariate import Additive as Additive
 from diffeo.bijections.univariate import Affine as Affine
+from diffeo.bijections.univariate import LocationScale as LocationScale
+from diffeo.bijections.univariate import SigmoidAffine as SigmoidAffine
 from diffeo.bijections.univariate import Univariate as Univariate
 from diffeo.bijections.whitening import Whiten as Whiten
 

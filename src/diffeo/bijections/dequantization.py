@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from diffeo.utils.config import Configurable
 from diffeo.utils.machine import widest
-from diffeo.utils.ranges import Bits, NonNegative
+from diffeo.utils.ranges import Bits, NonNegative, Positive
 
 DIGITS = 53  # binary ones, of a float64
 
@@ -153,3 +153,40 @@ class PixelDequantize(Dequantizer):
         # A latent far out may decode to infinity or NaN of a cell: still a pixel.
         cell = y.floor().nan_to_num(0.0).clamp(0, 2**self.bits - 1)
         return (cell * 2 ** (8 - self.bits)).to(torch.uint8)
+
+
+class GaussianPixels(Dequantizer):
+    """The dequantizer of images that adds Gaussian noise, wider than a cell, to 8-bit pixels.
+
+        forward:  y = x + 1/2
+        noisy:    y = x + 1/2 + 128 std e,   e ~ N(0, 1)
+        inverse:  x = clamp(floor(y), 0, 255)
+
+    with log-determinant 0. What is learned is the density of noisy images, per grey level: it is no
+    bound of log P(x). Samples of it are noisy as well, and can be denoised (`TarFlow.denoise`).
+
+    Args:
+        std: standard deviation of the noise, where the range of pixels is [-1, 1]; 0.05 is 6.4
+            grey levels.
+
+    (Zhai et al. 2024, section 2.4)
+    """
+
+    input_dtype = torch.uint8
+
+    def __init__(self, std: Positive) -> None:
+        super().__init__()
+        self.std = 128 * std
+        self.pixels = PixelDequantize()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pixels(x)
+
+    def noisy(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        y, log_det = self(x)
+        device = generator.device if generator else y.device
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=device)
+        return y + self.std * noise.to(y.device), log_det
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.pixels.inverse(y)

@@ -272,32 +272,36 @@ class Logit(Bijection):
 
 
 class Center(Bijection):
-    """From [0, scale], where pixels lie, to [-1/2, 1/2].
+    """From [0, scale], where pixels lie, to an interval around 0.
 
-        y = x / scale - 1/2,   log|det dy/dx| = -dims log(scale)
+        y = width (x / scale - 1/2),   log|det dy/dx| = dims log(width / scale)
 
     Args:
         scale: the upper end, 2^bits for dequantized pixels.
+        width: of the interval; 1 is [-1/2, 1/2], as Glow has it, and 2 is [-1, 1].
 
     (Kingma & Dhariwal 2018, in their code)
     """
 
-    def __init__(self, scale: Positive) -> None:
+    def __init__(self, scale: Positive, width: Positive = 1.0) -> None:
         super().__init__()
         self.scale = scale
+        self.width = width
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x / self.scale - 0.5, self._log_det(x)
+        return self.width * (x / self.scale - 0.5), self._log_det(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (y + 0.5) * self.scale, -self._log_det(y)
+        return (y / self.width + 0.5) * self.scale, -self._log_det(y)
 
     def _log_det(self, x: Tensor) -> Tensor:
-        return x.new_full((x.shape[0],), -math.log(self.scale) * x[:1].numel())
+        each = math.log(self.width / self.scale)
+        return x.new_full((x.shape[0],), each * math.prod(x.shape[1:]))
 
     @classmethod
     def examples(cls) -> Iterable[Example]:
         yield Example(lambda: cls(scale=16.0), (2, 3), "constant", interval=(0.5, 15.5))
+        yield Example(lambda: cls(16.0, 2.0), (2, 3), "constant", interval=(0.5, 15.5))
 
 
 def _sum(log_std: Tensor, x: Tensor) -> Tensor:

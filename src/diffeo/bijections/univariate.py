@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.networks.fused import call, gradients_with_graph
@@ -99,6 +101,59 @@ class Affine(Univariate):
     def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.chunk(2, dim=1)
         return self.bound * torch.tanh(raw / self.bound), shift
+
+
+class LocationScale(Univariate):
+    """Standardize by a location and a scale, neither of them bounded.
+
+        y = (x - t) exp(-a),   log|det dy/dx| = -sum(a)
+
+    where (a, t) are the parameters: y ~ N(0, 1) says that x ~ N(t, exp(2 a)).
+
+    (Zhai et al. 2024, section 2.2)
+    """
+
+    parameters_each = 2
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = parameters.chunk(2, dim=1)
+        return (x - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = parameters.chunk(2, dim=1)
+        return y * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+
+
+class SigmoidAffine(Univariate):
+    """Shift and scale, with a scale between 0 and a limit.
+
+        y = (x + t) limit sigmoid(a),   log|det dy/dx| = sum(log limit + log sigmoid(a))
+
+    where (a, t) are the parameters.
+
+    Args:
+        limit: the largest scale; with 2, parameters of zero are the identity.
+
+    (Kolesnikov et al. 2024, section 3.1)
+    """
+
+    parameters_each = 2
+
+    def __init__(self, limit: Positive = 2.0) -> None:
+        super().__init__()
+        self.limit = float(limit)
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._log_scale_and_shift(parameters)
+        return (x + shift) * log_scale.exp(), log_scale.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._log_scale_and_shift(parameters)
+        return y * (-log_scale).exp() - shift, -log_scale.flatten(1).sum(1)
+
+    def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = parameters.chunk(2, dim=1)
+        return math.log(self.limit) + F.logsigmoid(raw), shift
 
 
 class _Affine(torch.autograd.Function):

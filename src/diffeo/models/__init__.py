@@ -8,11 +8,13 @@ from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
 from diffeo.models.circular import CircularNSF as CircularNSF
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
+from diffeo.models.jet import Jet as Jet
 from diffeo.models.mixed import MixedFlow as MixedFlow
 from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
 from diffeo.models.tables import TableFlow as TableFlow
 from diffeo.models.tails import TailFlow as TailFlow
+from diffeo.models.tarflow import TarFlow as TarFlow
 from diffeo.models.unrestricted import ContinuousFlow as ContinuousFlow
 from diffeo.models.unrestricted import PlanarFlow as PlanarFlow
 from diffeo.models.unrestricted import ResidualFlow as ResidualFlow

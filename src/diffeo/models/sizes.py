@@ -40,3 +40,12 @@ def most_halvings(height: int, width: int, most: int) -> int:
     while count > 1 and (height % 2**count or width % 2**count):
         count -= 1
     return count
+
+
+def largest_patch(height: int, width: int, most: int, fold: int = 1) -> int:
+    """The largest patch, up to `most` and at least 1, that divides both a multiple of `fold` times.
+
+    Where there is none, 1.
+    """
+    fits = (p for p in range(most, 1, -1) if not height % (fold * p) and not width % (fold * p))
+    return next(fits, 1)

@@ -69,7 +69,8 @@ class OptimizerOptions:
     """How the weights are learned.
 
     Args:
-        lr: Largest learning rate of Adam; by default 8e-3 for tables and 4e-3 for images.
+        lr: Largest learning rate of Adam; by default 8e-3 for tables, 4e-3 for images, and 1e-3 for
+            transformers.
         l2: L2 penalty on weights (not on biases and scales), added to their gradient; of
             weight-normalised ones, on the magnitudes.
         schedule: "cosine" falls to 0 at the end; "constant" stays.
@@ -91,7 +92,7 @@ class OptimizerOptions:
 
     def largest_lr(self, flow: Flow) -> float:
         """The largest learning rate for a flow."""
-        return self.lr or (IMAGES_LR if flow.takes_pixels else TABLE_LR)
+        return self.lr or flow.usual_lr or (IMAGES_LR if flow.takes_pixels else TABLE_LR)
 
     def lr_factor(self, done: float) -> float:
         """Share of the largest learning rate after the share `done` of the steps."""
