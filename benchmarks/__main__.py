@@ -28,7 +28,7 @@ MORE = (GPU, "checkerboards", "autoregressive")
 # These have options of their own, and need data, or a run to look at.
 SCRIPTS = (
     *("tables-nll", "splines-nll", "glow-bpd", "editing", "families", "targets"),
-    *("numeric", "mixed", "outliers", "image-outliers", "gaps", "coverage"),
+    *("numeric", "mixed", "outliers", "image-outliers", "gaps", "coverage", "tarflow-sample"),
 )
 
 

@@ -230,8 +230,7 @@ class Flow(PretrainedModel):
         """Set what starts from data: pass the whole training split, or a good part of it.
 
         Before, a standardization or an actnorm is the identity. What was initialised before stays
-        as it is, and so does all if the data are refused. Training loops call this. Returns the
-        flow itself.
+        as it is, and so does all if the data are refused. Returns the flow itself.
         """
         context = self._check(x, context)
         before = {name: tensor.clone() for name, tensor in self.state_dict().items()}
@@ -281,8 +280,7 @@ class Flow(PretrainedModel):
     def set_memory(self, memory: Memory) -> Self:
         """Choose what training stores: "stored" activations, or "constant" memory (see `Chain`).
 
-        Constant memory does not grow with depth, and costs about a third more time. Returns the
-        flow itself.
+        Constant memory does not grow with depth, for a third more time. Returns the flow itself.
         """
         for module in self.modules():
             if isinstance(module, Chain):

@@ -51,7 +51,7 @@ class Jet(Flow):
             three.
         couplings: K, their number.
         layers: of each transformer.
-        hidden_channels: of each transformer.
+        hidden_channels: of each transformer, in heads of 64, and in four where that would be fewer.
         cycle: the kinds of couplings, which repeat; the paper has four of channels and one spatial.
         univariate: the elementwise map of each coupling; by default `SigmoidAffine()`.
         network: the network of each coupling; by default a `VisionTransformer` with so many layers.
@@ -102,7 +102,8 @@ class Jet(Flow):
             )
         if not cycle:
             raise ValueError("the cycle is empty: choose one or more of channels and spatial.")
-        make = network or partial(VisionTransformer, layers=layers)
+        heads = max(4, hidden_channels // 64)
+        make = network or partial(VisionTransformer, layers=layers, heads=heads)
         seeds = itertools.count()
         spatial = itertools.cycle(itertools.product(PATTERNS, ("first", "second")))
 
