@@ -91,7 +91,7 @@ class TokenAutoregressive(Conditioned):
     ) -> tuple[Tensor, Tensor]:
         """The inverse with other parameters, for samples: no inverse of `forward` any more."""
         y, seen = self._ordered(y), self.conditioner.memory()
-        start = y.new_zeros(len(y), self.univariate.parameters_each * y.shape[1], 1)
+        start = y.new_zeros(y.shape[0], self.univariate.parameters_each * y.shape[1], 1)
         x, log_det = self.univariate.inverse(y[:, :, :1], start)
         found, self.passes = [x], 0
         for first in range(1, y.shape[2], self.group):
@@ -111,7 +111,7 @@ class TokenAutoregressive(Conditioned):
         seen: Sequence[KeyValues],
     ) -> tuple[Tensor, Tensor]:
         """The tokens of y, and log|det dx/dy|, given the last token before them and its place."""
-        most, x, log_det = y.shape[2], y, y.new_zeros(len(y))
+        most, x, log_det = y.shape[2], y, y.new_zeros(y.shape[0])
         every = 1 if y.device.type == "cpu" else CHECK_EVERY
         # What has not been set right yet may be huge, and become NaN in the network.
         limit = torch.finfo(y.dtype).max ** 0.25

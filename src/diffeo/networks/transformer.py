@@ -74,7 +74,7 @@ class CausalTransformer(Configurable, nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, tokens)` of x `(batch, inputs, tokens)`."""
         rest = self.following(x[:, :, :-1], 0, context)
-        return torch.cat((rest.new_zeros(len(x), self.outputs, 1), rest), dim=2)
+        return torch.cat((rest.new_zeros(x.shape[0], self.outputs, 1), rest), dim=2)
 
     def following(
         self,
