@@ -124,6 +124,16 @@ def test_densities_of_the_families_integrate_to_one_and_are_those_of_their_draws
         assert float(log_q.mean()) == pytest.approx(float(mean), abs=0.06), name
 
 
+def test_samples_of_tarflow_are_the_same_by_all_methods(tmp_path: Path) -> None:
+    file, sizes = tmp_path / "samples.csv", ["--seconds", "0.5", "--images", "1", "--rounds", "1"]
+    assert command.main(["tarflow-sample", *sizes, "--out", str(file)]) == 0
+    with file.open(newline="", encoding="utf-8") as lines:
+        found = {line["method"]: line for line in csv.DictReader(lines)}
+    exact = ("plain", "group 8, tolerance 0", "group 64, tolerance 0")
+    assert all(float(found[name]["largest_error"]) < 0.1 for name in exact)
+    assert all(float(line["seconds"]) > 0 for line in found.values())
+
+
 def test_a_group_of_families_is_drawn_and_adds_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "families.csv"
     known = ["family,density,nats", "TailFlow,moons,1.25", "NICE,moons,inf"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffeo import Flow, Jet
 from diffeo.bijections import Coupling, Patches
+from diffeo.context import ContextSpec
 
 # A folder with jet.py and vit.py; flax and einops have to be installed.
 PUBLIC = os.environ.get("DIFFEO_JET")
@@ -152,6 +153,19 @@ def test_images_come_back_and_densities_are_normalized_by_sampling():
     x = uint8(64, 3, 8, 8)
     flow = model(image_shape=(3, 8, 8))
     assert torch.equal(flow.decode(flow.encode(x)), x)
+
+
+def test_constant_memory_has_the_same_gradients():
+    flow, x = model(by=0.05, context=ContextSpec.classes(2)).double().train(), uint8(4, 3, 4, 8)
+    found = []
+    for memory in ("stored", "constant"):
+        flow.set_memory(memory).zero_grad()
+        noise = torch.Generator().manual_seed(0)
+        flow.log_prob(x, torch.tensor([0, 1, 1, 0]), generator=noise).mean().backward()
+        found.append([weight.grad.clone() for weight in flow.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert one.any()
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_by_default_the_patch_leaves_a_grid_with_halves():

@@ -25,6 +25,7 @@ from diffeo.bijections import (
 )
 from diffeo.bijections.tokens import Guidance
 from diffeo.context import ContextSpec
+from diffeo.evaluation.likelihood import log_probs
 
 PUBLIC = os.environ.get("DIFFEO_TARFLOW")
 
@@ -247,6 +248,13 @@ def test_gaussian_noise_has_its_deviation_and_leaves_the_middle():
     assert abs(noise.mean().item()) < 0.2
     assert not log_det.any()
     assert torch.equal(dequantizer.inverse(dequantizer(x)[0]), x)
+
+
+def test_no_bound_is_claimed_of_noisy_images():
+    flow, batch = model(noise_std=0.05), (uint8(4, 3, 4, 4), None)
+    assert torch.cat([*log_probs(flow, [batch])]).isfinite().all()
+    with pytest.raises(ValueError, match="noise beyond a cell"):
+        list(log_probs(flow, [batch], samples=2))
 
 
 def test_denoising_is_the_posterior_mean_where_that_is_known():

@@ -24,9 +24,12 @@ class Dequantizer(Configurable, nn.Module, ABC):
 
     Attributes:
         input_dtype: the dtype of discrete data; None for that of the flow.
+        bounds: whether the mean log-density over the noise is a lower bound of the log-probability
+            of the discrete value: not if the noise leaves the cell.
     """
 
     input_dtype: torch.dtype | None = None
+    bounds = True
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,6 +176,7 @@ class GaussianPixels(Dequantizer):
     """
 
     input_dtype = torch.uint8
+    bounds = False
 
     def __init__(self, std: Positive) -> None:
         super().__init__()

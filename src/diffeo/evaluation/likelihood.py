@@ -37,12 +37,11 @@ def log_probs(
     mixture of all classes, equally likely (`mixture_log_prob`).
 
     Raises:
-        ValueError: if K is above 1 for a flow that draws no noise.
+        ValueError: if K is above 1 for a flow that draws no noise, or noise beyond a cell.
     """
-    if samples > 1 and flow.dequantizer is None:
-        raise ValueError(
-            f"samples is {samples}, and this flow draws no noise to average over: choose 1."
-        )
+    if samples > 1 and (flow.dequantizer is None or not flow.dequantizer.bounds):
+        noise = "no noise to average over" if flow.dequantizer is None else "noise beyond a cell"
+        raise ValueError(f"samples is {samples}, and this flow draws {noise}: choose 1.")
     generator = Generator().manual_seed(seed)
 
     def bound(x: Tensor, context: Tensor | None) -> Tensor:

@@ -137,6 +137,11 @@ def _scores(
             "Each image is scored by one noisy copy, so that these are upper bounds of the "
             "bits/dim of the images themselves; ± is the standard error over images."
         ]
+        if flow.dequantizer is not None and not flow.dequantizer.bounds:
+            notes = [
+                "These are bits/dim of images with Gaussian noise, and comparable with nothing "
+                "else; ± is the standard error over images."
+            ]
     if dtype is not None:
         try:
             with console.status("scoring the rounded weights on the test split"):
