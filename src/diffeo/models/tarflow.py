@@ -205,10 +205,11 @@ class TarFlow(Flow):
         return x.detach() + self.dequantizer.std**2 * score
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Self:
-        """See `Flow.initialize`; only the normalization of a context starts from data."""
+        """See `Flow.initialize`; only what encodes a context starts from data."""
         context = self._check(x, context)
-        if self.context_encoder is not None and context is not None:
-            self.context_encoder.initialize(context)
+        for encoder in (self.embedding, self.context_encoder):
+            if encoder is not None and context is not None:
+                context = encoder.initialize(context)
         return self
 
     @checked
