@@ -104,24 +104,37 @@ class Affine(Univariate):
 
 
 class LocationScale(Univariate):
-    """Standardize by a location and a scale, neither of them bounded.
+    """Standardize by a location and a scale.
 
         y = (x - t) exp(-a),   log|det dy/dx| = -sum(a)
 
-    where (a, t) are the parameters: y ~ N(0, 1) says that x ~ N(t, exp(2 a)).
+    where (a, t) are the parameters: y ~ N(0, 1) says that x ~ N(t, exp(2 a)). Scales are those of
+    the network as it answers, up to a limit that no data need. It matters in samples of a network
+    that meets what it has never seen, since what leaves float range there comes back as NaN.
 
-    (Zhai et al. 2024, section 2.2)
+    Args:
+        limit: the largest |a|; 15 stretches by at most 3e6.
+
+    (Zhai et al. 2024, section 2.2, there without a limit)
     """
 
     parameters_each = 2
 
+    def __init__(self, limit: Positive = 15.0) -> None:
+        super().__init__()
+        self.limit = float(limit)
+
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = parameters.chunk(2, dim=1)
+        log_scale, shift = self._log_scale_and_shift(parameters)
         return (x - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = parameters.chunk(2, dim=1)
+        log_scale, shift = self._log_scale_and_shift(parameters)
         return y * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+
+    def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = parameters.chunk(2, dim=1)
+        return raw.clamp(-self.limit, self.limit), shift
 
 
 class SigmoidAffine(Univariate):
