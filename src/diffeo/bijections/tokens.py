@@ -115,9 +115,11 @@ class TokenAutoregressive(Conditioned):
         every = 1 if y.device.type == "cpu" else CHECK_EVERY
         # What has not been set right yet may be huge, and become NaN in the network.
         limit = torch.finfo(y.dtype).max ** 0.25
+        before = last
         for count in range(1, most + 1):
-            guess = x[:, :, :-1].nan_to_num(0.0).clamp(-limit, limit)
-            before = torch.cat((last, guess), dim=2)
+            if most > 1:
+                guess = x[:, :, :-1].nan_to_num(0.0).clamp(-limit, limit)
+                before = torch.cat((last, guess), dim=2)
             parameters = self._following(before, place, context, guidance, seen)
             known = x
             x, log_det = self.univariate.inverse(y, parameters)

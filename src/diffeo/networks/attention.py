@@ -27,10 +27,9 @@ class KeyValues:
         self.tokens, self.length, self.offered = tokens, 0, 0
         self._both: Tensor | None = None
 
-    def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Those that stay and these `(batch, heads, n, channels)`, one after another."""
-        new = torch.stack((keys, values))
-        self.offered = self.length + keys.shape[2]
+    def extended(self, new: Tensor) -> Tensor:
+        """Those that stay and these `(2, batch, heads, n, channels)`, one after another."""
+        self.offered = self.length + new.shape[3]
         if torch.is_grad_enabled():
             before = [] if self._both is None else [self._both[:, :, :, : self.length]]
             self._both = torch.cat((*before, new), dim=3)
@@ -39,8 +38,7 @@ class KeyValues:
                 shape = (*new.shape[:3], self.tokens, new.shape[4])
                 self._both = new.new_empty(shape)
             self._both[:, :, :, self.length : self.offered] = new
-        seen_keys, seen_values = self._both[:, :, :, : self.offered]
-        return seen_keys, seen_values
+        return self._both[:, :, :, : self.offered]
 
     def commit(self) -> None:
         """Let those of the last call stay."""
@@ -82,12 +80,13 @@ class Attention(Configurable, nn.Module):
 
     def forward(self, x: Tensor, seen: KeyValues | None = None) -> Tensor:
         """`(batch, tokens, channels)` for x of that shape, which follow on those seen."""
-        parts = self.qkv(self.norm(x)).unflatten(2, (3, self.heads, x.shape[2] // self.heads))
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        shape = *x.shape[:2], 3, self.heads, x.shape[2] // self.heads
+        parts = self.qkv(self.norm(x)).view(shape).permute(2, 0, 3, 1, 4)
         if seen is None:
+            q, k, v = parts
             out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         else:
-            k, v = seen.extended(k, v)
+            q, (k, v) = parts[0], seen.extended(parts[1:])
             n, total = q.shape[2], k.shape[2]
             mask = None
             if n > 1:
