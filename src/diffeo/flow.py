@@ -100,6 +100,11 @@ class Flow(PretrainedModel):
         return self.dequantizer is not None and self.dequantizer.input_dtype is not None
 
     @property
+    def exact(self) -> bool:
+        """Whether `log_prob` of discrete events is their log-probability, and no lower bound."""
+        return self.dequantizer is not None and self.dequantizer.exact
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self._reference().device
@@ -119,7 +124,8 @@ class Flow(PretrainedModel):
     ) -> Tensor:
         """Log-density of each event of x `(batch, *shape)`: `(batch,)`, in nats, in x's units.
 
-        With a dequantizer it is that of one noisy copy, drawn with `generator`.
+        With a dequantizer it is that of one noisy copy, drawn with `generator`; where the flow is
+        `exact`, it is the log-probability of x, and nothing is drawn.
 
         In eval mode it is -inf where an event is so far from all data that it leaves the range of
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
@@ -129,7 +135,8 @@ class Flow(PretrainedModel):
         given = x
         entry: Tensor | float = 0.0
         if self.dequantizer is not None:
-            x, entry = self.dequantizer.noisy(x, generator)
+            dequantizer = self.dequantizer
+            x, entry = dequantizer(x) if dequantizer.exact else dequantizer.noisy(x, generator)
         with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self.base.log_prob(z) + log_det + entry

@@ -17,6 +17,8 @@ from diffeo.bijections.dequantization import Dequantizer as Dequantizer
 from diffeo.bijections.dequantization import GaussianPixels as GaussianPixels
 from diffeo.bijections.dequantization import PixelDequantize as PixelDequantize
 from diffeo.bijections.dequantization import UniformDequantize as UniformDequantize
+from diffeo.bijections.discrete import LogisticsCDF as LogisticsCDF
+from diffeo.bijections.discrete import SoftmaxCDF as SoftmaxCDF
 from diffeo.bijections.elementwise import Center as Center
 from diffeo.bijections.elementwise import LearnedPrior as LearnedPrior
 from diffeo.bijections.elementwise import Logit as Logit
@@ -33,6 +35,7 @@ from diffeo.bijections.normalization import BatchNorm as BatchNorm
 from diffeo.bijections.patches import Patches as Patches
 from diffeo.bijections.patches import ShuffledSplit as ShuffledSplit
 from diffeo.bijections.patches import TokenSplit as TokenSplit
+from diffeo.bijections.pixels import PixelAutoregressive as PixelAutoregressive
 from diffeo.bijections.planar import Planar as Planar
 from diffeo.bijections.planar import Radial as Radial
 from diffeo.bijections.positive import Log as Log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -87,13 +88,13 @@ class Autoregressive(Conditioned):
         def step(x: Tensor) -> tuple[Tensor, Tensor]:
             return self._pass(x, y, context)
 
-        x, log_det, self.passes = _repeat(step, y, y.shape[1])
+        x, log_det, self.passes = _repeat(step, y, math.prod(y.shape[1:]))
         return x, log_det
 
     def _unrolled(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """The solution by D passes, each with a graph."""
         x, log_det = self._pass(y, y, context)
-        for _ in range(y.shape[1] - 1):
+        for _ in range(math.prod(y.shape[1:]) - 1):
             x, log_det = self._pass(x, y, context)
         return x, log_det
 
@@ -151,7 +152,8 @@ class _Solution(torch.autograd.Function):
 
         (direct,) = back([found, log_det], [x], [torch.zeros_like(grad), grad_log_det])
         start = grad + direct
-        u, _, _ = _repeat(lambda u: (start + back([found], [x], [u])[0], u), start, x.shape[1])
+        most = math.prod(x.shape[1:])
+        u, _, _ = _repeat(lambda u: (start + back([found], [x], [u])[0], u), start, most)
         inputs = [y, *([] if context is None else [context]), *weights]
         by_y, *others = back([found, log_det], inputs, [u, grad_log_det])
         by_context = None if context is None else others.pop(0)

@@ -26,10 +26,13 @@ class Dequantizer(Configurable, nn.Module, ABC):
         input_dtype: the dtype of discrete data; None for that of the flow.
         bounds: whether the mean log-density over the noise is a lower bound of the log-probability
             of the discrete value: not if the noise leaves the cell.
+        exact: whether the density of the flow is constant in each cell. Then it is the probability
+            of the value, and `Flow.log_prob` draws no noise.
     """
 
     input_dtype: torch.dtype | None = None
     bounds = True
+    exact: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,15 +139,16 @@ class PixelDequantize(Dequantizer):
 
     Args:
         bits: how many bits of each pixel are modelled, 1 to 8.
+        exact: whether the flow has a constant density in each cell (see `Dequantizer`).
 
     (Theis et al. 2016, section 3.1)
     """
 
     input_dtype = torch.uint8
 
-    def __init__(self, bits: Bits = 8) -> None:
+    def __init__(self, bits: Bits = 8, exact: bool = False) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.exact = bits, exact
         # Only its dtype and device are of interest: they are those of the rest of the flow.
         self.like = nn.Buffer(torch.zeros(()), persistent=False)
 

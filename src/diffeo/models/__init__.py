@@ -10,6 +10,7 @@ from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.jet import Jet as Jet
 from diffeo.models.mixed import MixedFlow as MixedFlow
+from diffeo.models.pixel import PixelFlow as PixelFlow
 from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
 from diffeo.models.tables import TableFlow as TableFlow

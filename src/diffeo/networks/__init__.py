@@ -9,6 +9,7 @@ from diffeo.networks.masked import MaskedLinear as MaskedLinear
 from diffeo.networks.masked import MaskedMLP as MaskedMLP
 from diffeo.networks.mlp import MLP as MLP
 from diffeo.networks.periodic import Periodic as Periodic
+from diffeo.networks.pixel import GatedPixelNet as GatedPixelNet
 from diffeo.networks.resnet import ConvNet as ConvNet
 from diffeo.networks.resnet import ResNet as ResNet
 from diffeo.networks.smooth import LipschitzMLP as LipschitzMLP

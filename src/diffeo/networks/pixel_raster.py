@@ -1,0 +1,102 @@
+"""A causal network of images, evaluated pixel by pixel: only what is new is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffeo.networks.pixel import GatedLayer, GatedPixelNet
+
+# Called with the parameters `(batch, each)` of one channel of one pixel, and its channel, row and
+# column, it returns the value `(batch,)` that the network sees from then on.
+Choose: TypeAlias = Callable[[Tensor, int, int, int], Tensor]
+
+
+@torch.no_grad()
+def raster(net: GatedPixelNet, x: Tensor, context: Tensor | None, choose: Choose) -> None:
+    """Call `choose` with the parameters of each channel of each pixel, in raster order.
+
+    When a row begins, the vertical stack computes that row at once. For each pixel the horizontal
+    stack computes that pixel; what it knows of the pixels to the left it has kept.
+
+    Args:
+        net: the network.
+        x: has the shape `(batch, inputs, H, W)`, the dtype and the device of the input. Its values
+            are not read: those that `choose` returns are.
+        context: `(batch, context_features)`, or None.
+        choose: see `Choose`.
+    """
+    n, channels, height, width = x.shape
+    first_rows, left = net.above.kernel_size[0], net.before.kernel_size[1]
+    # With the zeros around an image that the convolutions see.
+    seen = x.new_zeros(n, channels + 1, first_rows + height, left + width)
+    seen[:, channels, first_rows:, left:] = 1.0
+    layers = [_Layer(layer, context, x) for layer in net.layers]
+    before = _flat(net.before)
+    for i in range(height):
+        rows = seen[:, :, i : i + first_rows, left:]
+        v = _row(net.above, rows)
+        starts = v[:, :, 0].movedim(2, 0)
+        for layer in layers:
+            v = layer.begin_row(v)
+        for j in range(width):
+            window = seen[:, :, first_rows + i, j : j + left]
+            h = starts[j] + F.linear(window.flatten(1), before, net.before.bias)
+            for layer in layers:
+                h = layer.step(h, j)
+            h = F.relu(h)[:, :, None, None]
+            for c, head in enumerate(net.heads):
+                known = seen[:, :c, first_rows + i, left + j, None, None]
+                value = choose(head(h, known)[:, :, 0, 0], c, i, j)
+                seen[:, c, first_rows + i, left + j] = value
+
+
+class _Layer:
+    """What a layer has to remember: its row above, and the row of h up to this pixel."""
+
+    def __init__(self, layer: GatedLayer, context: Tensor | None, x: Tensor) -> None:
+        n, width, channels = x.shape[0], x.shape[3], layer.out.out_channels
+        self.layer, self.context, self.channels = layer, context, channels
+        self.above = x.new_zeros(n, channels, layer.vertical.kernel_size[0] - 1, width)
+        self.left = layer.value.kernel_size[1]
+        self.row = x.new_zeros(n, channels, self.left - 1 + width)
+        self.kernel = torch.cat((_flat(layer.value), _flat(layer.gate)))
+        self.bias = torch.cat((_bias(layer.value), _bias(layer.gate)))
+        self.out = _flat(layer.out)
+        self.links = x
+
+    def begin_row(self, v: Tensor) -> Tensor:
+        """The vertical stack's v' of this row, from v `(batch, channels, 1, W)`."""
+        rows = torch.cat((self.above, v), dim=2)
+        self.above = rows[:, :, 1:]
+        v = v + F.relu(_row(self.layer.vertical, rows))
+        links = torch.cat(self.layer.links(v, self.context), dim=1)[:, :, 0]
+        self.links = links.movedim(2, 0) + self.bias
+        return v
+
+    def step(self, h: Tensor, j: int) -> Tensor:
+        """The horizontal stack's h' of pixel j, from h `(batch, channels)`."""
+        self.row[:, :, self.left - 1 + j] = h
+        window = self.row[:, :, j : j + self.left].flatten(1)
+        value, gate = (F.linear(window, self.kernel) + self.links[j]).chunk(2, dim=1)
+        return h + F.linear(value * gate.sigmoid(), self.out, self.layer.out.bias)
+
+
+def _row(conv: nn.Conv2d, rows: Tensor) -> Tensor:
+    """The last row of a convolution, from the rows that its kernel sees."""
+    return F.conv2d(rows, conv.weight, conv.bias, padding=(0, conv.kernel_size[1] // 2))
+
+
+def _flat(conv: nn.Conv2d) -> Tensor:
+    """The weight of a convolution of one row, as that of a linear map of the flat window."""
+    return conv.weight.flatten(1)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
