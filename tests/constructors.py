@@ -51,6 +51,7 @@ from diffeo.models import (
     Glow,
     ImageRealNVP,
     Jet,
+    PixelFlow,
     PlanarFlow,
     RealNVP,
     ResidualFlow,
@@ -192,6 +193,10 @@ def jet(**options) -> Chain:
     return Jet((1, 4, 4), **(settings | {"couplings": 4, "cycle": cycle} | options)).bijection
 
 
+def pixels(shape, **options) -> Chain:
+    return PixelFlow(shape, layers=2, hidden_channels=4, bits=4, **options).bijection
+
+
 def coupling(keep, features, context_features=0, univariate=None) -> Coupling:
     univariate, split = copy.deepcopy(univariate or Affine()), FeatureSplit(features, keep)
     outputs = univariate.parameters_each * split.transformed
@@ -305,6 +310,13 @@ COMBINATIONS: dict[str, Entry] = {
         interval=PIXELS,
         context_features=2,
         perturbation=0.2,
+    ),
+    "PixelFlow": Entry(lambda: pixels((1, 2, 3)), (1, 2, 3), interval=PIXELS),
+    "PixelFlow, logistics, context": Entry(
+        lambda: pixels((2, 2, 2), head="logistics", components=2, context=2),
+        (2, 2, 2),
+        interval=PIXELS,
+        context_features=2,
     ),
     "NICE of images": Entry(
         lambda: NICE((1, 2, 3), hidden=(8,), bits=4).bijection,

@@ -100,11 +100,6 @@ class Flow(PretrainedModel):
         return self.dequantizer is not None and self.dequantizer.input_dtype is not None
 
     @property
-    def exact(self) -> bool:
-        """Whether `log_prob` of discrete events is their log-probability, and no lower bound."""
-        return self.dequantizer is not None and self.dequantizer.exact
-
-    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self._reference().device
@@ -124,8 +119,7 @@ class Flow(PretrainedModel):
     ) -> Tensor:
         """Log-density of each event of x `(batch, *shape)`: `(batch,)`, in nats, in x's units.
 
-        With a dequantizer it is that of one noisy copy, drawn with `generator`; where the flow is
-        `exact`, it is the log-probability of x, and nothing is drawn.
+        With a dequantizer that is not `exact` it is that of a noisy copy, drawn with `generator`.
 
         In eval mode it is -inf where an event is so far from all data that it leaves the range of
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
@@ -135,8 +129,7 @@ class Flow(PretrainedModel):
         given = x
         entry: Tensor | float = 0.0
         if self.dequantizer is not None:
-            dequantizer = self.dequantizer
-            x, entry = dequantizer(x) if dequantizer.exact else dequantizer.noisy(x, generator)
+            x, entry = self.dequantizer.scored(x, generator)
         with self.naming():
             z, log_det = self.bijection(x, context)
         log_prob = self.base.log_prob(z) + log_det + entry

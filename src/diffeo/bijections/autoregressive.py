@@ -88,7 +88,7 @@ class Autoregressive(Conditioned):
         def step(x: Tensor) -> tuple[Tensor, Tensor]:
             return self._pass(x, y, context)
 
-        x, log_det, self.passes = _repeat(step, y, math.prod(y.shape[1:]))
+        x, log_det, self.passes = repeat(step, y, math.prod(y.shape[1:]))
         return x, log_det
 
     def _unrolled(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -153,14 +153,14 @@ class _Solution(torch.autograd.Function):
         (direct,) = back([found, log_det], [x], [torch.zeros_like(grad), grad_log_det])
         start = grad + direct
         most = math.prod(x.shape[1:])
-        u, _, _ = _repeat(lambda u: (start + back([found], [x], [u])[0], u), start, most)
+        u, _, _ = repeat(lambda u: (start + back([found], [x], [u])[0], u), start, most)
         inputs = [y, *([] if context is None else [context]), *weights]
         by_y, *others = back([found, log_det], inputs, [u, grad_log_det])
         by_context = None if context is None else others.pop(0)
         return None, by_y, by_context, *others
 
 
-def _repeat(
+def repeat(
     step: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, most: int
 ) -> tuple[Tensor, Tensor, int]:
     """Repeat a step until nothing changes, at most so often: what it returned, and how often."""
@@ -168,7 +168,7 @@ def _repeat(
     before, other, count = start, start, 0
     while count < most:
         (after, other), count = step(before), count + 1
-        if count % every == 0 and torch.equal(after, before):
+        if count % every == 0 and count < most and torch.equal(after, before):
             break
         before = after
     return before, other, count

@@ -45,6 +45,10 @@ class Dequantizer(Configurable, nn.Module, ABC):
         u = torch.rand(y.shape, generator=generator, dtype=y.dtype, device=device).to(y.device)
         return y + self.width(y) * (u - 0.5), log_det
 
+    def scored(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The point of each cell whose density is the score of x: `(y, log_det)`."""
+        return self(x) if self.exact else self.noisy(x, generator)
+
     def width(self, y: Tensor) -> Tensor | float:
         """That of the cell around each element of y, to which it broadcasts."""
         return 1.0

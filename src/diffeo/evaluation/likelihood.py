@@ -33,14 +33,17 @@ def log_probs(
 
         log P(x) >= E log(1/K sum_k p(x + u_k)),   u_k uniform in the cell
 
+    Of a flow that `is_exact` they are the log-likelihoods themselves.
+
     The seed is that of the noise u. A class-conditional flow takes a batch without context as a
     mixture of all classes, equally likely (`mixture_log_prob`).
 
     Raises:
         ValueError: if K is above 1 for a flow that draws no noise, or noise beyond a cell.
     """
-    if samples > 1 and (flow.dequantizer is None or not flow.dequantizer.bounds):
-        noise = "no noise to average over" if flow.dequantizer is None else "noise beyond a cell"
+    silent = flow.dequantizer is None or is_exact(flow)
+    if samples > 1 and (silent or not flow.dequantizer.bounds):
+        noise = "no noise to average over" if silent else "noise beyond a cell"
         raise ValueError(f"samples is {samples}, and this flow draws {noise}: choose 1.")
     generator = Generator().manual_seed(seed)
 
@@ -59,6 +62,11 @@ def log_probs(
         with torch.no_grad():
             result = in_chunks(bound, x, context, flow.chunk, flow.device)
         yield result.cpu()
+
+
+def is_exact(flow: Flow) -> bool:
+    """Whether the scores of images are those of the images themselves, and no bounds."""
+    return flow.dequantizer is not None and flow.dequantizer.exact
 
 
 def mixture_log_prob(flow: Flow, x: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -96,6 +104,7 @@ class Score:
     bits_per_dim: float | None = None  # in bits for each pixel and channel; of images
     bits_stderr: float | None = None
     samples: int = 1  # K of `log_probs`
+    exact: bool = False  # of images: whether this is their mean itself, and no bound of it
 
     @property
     def gap(self) -> float | None:
@@ -110,7 +119,8 @@ class Score:
     def __str__(self) -> str:
         text = f"NLL {_with_error(self.nll, self.stderr)} nats"
         if self.bits_per_dim is not None:
-            text = f"{_with_error(self.bits_per_dim, self.bits_stderr)} bits/dim ({text})"
+            exact = "exact bits/dim" if self.exact else "bits/dim"
+            text = f"{_with_error(self.bits_per_dim, self.bits_stderr)} {exact} ({text})"
         if self.samples > 1:
             text += f", the importance-weighted bound of {self.samples} samples"
         if self.standardized is not None:
@@ -176,7 +186,7 @@ def evaluate_batches(flow: Flow, batches: Iterable[Batch | Weighted], samples: i
     if count > 1 and math.isfinite(squares):
         spread = max(squares - 2 * mean * products + mean**2 * weights, 0.0)
         stderr = math.sqrt(count / (count - 1) * spread) / total
-    score = Score(rows, origin + mean, stderr, samples=samples)
+    score = Score(rows, origin + mean, stderr, samples=samples, exact=is_exact(flow))
     if flow.takes_pixels:
         bit = flow.nats_per_bpd
         in_bits = None if stderr is None else stderr / bit

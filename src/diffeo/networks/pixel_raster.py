@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from diffeo.networks.pixel import GatedLayer, GatedPixelNet
+from diffeo.networks.pixel_layers import GatedLayer, Head
 
 # Called with the parameters `(batch, each)` of one channel of one pixel, and its channel, row and
 # column, it returns the value `(batch,)` that the network sees from then on.
@@ -18,39 +17,50 @@ Choose: TypeAlias = Callable[[Tensor, int, int, int], Tensor]
 
 
 @torch.no_grad()
-def raster(net: GatedPixelNet, x: Tensor, context: Tensor | None, choose: Choose) -> None:
+def raster(
+    above: nn.Conv2d,
+    before: nn.Conv2d,
+    layers: list[GatedLayer],
+    heads: list[Head],
+    x: Tensor,
+    context: Tensor | None,
+    choose: Choose,
+) -> None:
     """Call `choose` with the parameters of each channel of each pixel, in raster order.
 
     When a row begins, the vertical stack computes that row at once. For each pixel the horizontal
     stack computes that pixel; what it knows of the pixels to the left it has kept.
 
     Args:
-        net: the network.
+        above: the first convolution of the vertical stack.
+        before: that of the horizontal one.
+        layers: the further layers of both.
+        heads: one for each channel.
         x: has the shape `(batch, inputs, H, W)`, the dtype and the device of the input. Its values
             are not read: those that `choose` returns are.
         context: `(batch, context_features)`, or None.
         choose: see `Choose`.
     """
     n, channels, height, width = x.shape
-    first_rows, left = net.above.kernel_size[0], net.before.kernel_size[1]
+    first_rows, left = above.kernel_size[0], before.kernel_size[1]
     # With the zeros around an image that the convolutions see.
     seen = x.new_zeros(n, channels + 1, first_rows + height, left + width)
     seen[:, channels, first_rows:, left:] = 1.0
-    layers = [_Layer(layer, context, x) for layer in net.layers]
-    before = _flat(net.before)
+    steps = [_Layer(layer, context, x) for layer in layers]
+    first = _flat(before)
     for i in range(height):
         rows = seen[:, :, i : i + first_rows, left:]
-        v = _row(net.above, rows)
+        v = _row(above, rows)
         starts = v[:, :, 0].movedim(2, 0)
-        for layer in layers:
-            v = layer.begin_row(v)
+        for step in steps:
+            v = step.begin_row(v)
         for j in range(width):
             window = seen[:, :, first_rows + i, j : j + left]
-            h = starts[j] + F.linear(window.flatten(1), before, net.before.bias)
-            for layer in layers:
-                h = layer.step(h, j)
+            h = starts[j] + F.linear(window.flatten(1), first, before.bias)
+            for step in steps:
+                h = step.right(h, j)
             h = F.relu(h)[:, :, None, None]
-            for c, head in enumerate(net.heads):
+            for c, head in enumerate(heads):
                 known = seen[:, :c, first_rows + i, left + j, None, None]
                 value = choose(head(h, known)[:, :, 0, 0], c, i, j)
                 seen[:, c, first_rows + i, left + j] = value
@@ -79,7 +89,7 @@ class _Layer:
         self.links = links.movedim(2, 0) + self.bias
         return v
 
-    def step(self, h: Tensor, j: int) -> Tensor:
+    def right(self, h: Tensor, j: int) -> Tensor:
         """The horizontal stack's h' of pixel j, from h `(batch, channels)`."""
         self.row[:, :, self.left - 1 + j] = h
         window = self.row[:, :, j : j + self.left].flatten(1)

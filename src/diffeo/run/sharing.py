@@ -24,7 +24,7 @@ from diffeo.data import SPLITS, DataOptions
 from diffeo.data.images.dataset import IMAGE_SETS
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
-from diffeo.evaluation.likelihood import Score, evaluate
+from diffeo.evaluation.likelihood import Score, evaluate, is_exact
 from diffeo.flow import Flow
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import presets
@@ -132,7 +132,9 @@ def _scores(
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: make it anew by training.") from error
     notes = ["In the units of the data; ± is the standard error over rows."]
-    if flow.takes_pixels:
+    if is_exact(flow):
+        notes = ["The bits/dim are exact, and no bounds; ± is the standard error over images."]
+    elif flow.takes_pixels:
         notes = [
             "Each image is scored by one noisy copy, so that these are upper bounds of the "
             "bits/dim of the images themselves; ± is the standard error over images."

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from rich.table import Table
 
 from diffeo.data import SPLITS, Batches
-from diffeo.evaluation.likelihood import Batch, Weighted, evaluate, evaluate_batches
+from diffeo.evaluation.likelihood import Batch, Weighted, evaluate, evaluate_batches, is_exact
 from diffeo.run import Run
 from diffeo.utils.ranges import Count
 
@@ -18,7 +18,8 @@ def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[T
     Args:
         data: Other rows with the same columns, or other images.
         samples: How many noisy copies of each image are averaged. More than 1 give the
-            importance-weighted bound, which is lower than that of one copy.
+            importance-weighted bound, which is lower than that of one copy. A model whose
+            bits/dim are exact, such as PixelFlow, has none to average.
     """
     flow, images = run.flow, run.flow.takes_pixels
     if data is None:
@@ -43,6 +44,7 @@ def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[T
         columns = {"NLL, nats": "nll", "± s.e.": "stderr"}
         columns |= {name: name for name in ("standardized", "floor", "gap")}
     title = f"importance-weighted bound, {samples} samples" if samples > 1 else None
+    title = "exact, no bound" if is_exact(flow) else title
     numbers = {
         name: [getattr(score, value) for score in scores.values()]
         for name, value in columns.items()

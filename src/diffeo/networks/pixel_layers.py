@@ -1,0 +1,106 @@
+"""The layers of causal networks of images: what a pixel sees are those before it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffeo.networks.mlp import start_at_zero
+from diffeo.utils.ranges import Count, Whole
+
+# Rows and columns that a layer sees of the vertical stack, and columns of the horizontal one.
+ROWS, COLUMNS, LEFT = 2, 3, 2
+
+
+class CausalConv(nn.Conv2d):
+    """A convolution that sees `rows` rows down to its own and `columns` columns around its own.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output, which has the size of the input.
+        rows: of the kernel; the last one is that of the pixel.
+        columns: of the kernel.
+        left: whether the last column is that of the pixel, and not the middle one.
+    """
+
+    def __init__(
+        self, inputs: Count, outputs: Count, rows: Count, columns: Count, left: bool = False
+    ) -> None:
+        before = columns - 1 if left else columns // 2
+        super().__init__(inputs, outputs, (rows, columns), padding=(rows - 1, before))
+        self.rows, self.left = rows, left
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        # Each part that is left out costs a copy of the gradient.
+        y = y[:, :, : x.shape[2]] if self.rows > 1 else y
+        return y[..., : x.shape[3]] if self.left else y
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks.
+
+        v' = v + relu(conv(v)),   q = conv(h) + conv1x1(v') + W context
+        h' = h + conv1x1(q_1 * sigmoid(q_2)),   (q_1, q_2) = q
+
+    Args:
+        channels: of v and of h.
+        context_features: width of the context.
+    """
+
+    def __init__(self, channels: Count, context_features: Whole) -> None:
+        super().__init__()
+        self.vertical = CausalConv(channels, channels, ROWS, COLUMNS)
+        self.value = CausalConv(channels, channels, 1, LEFT, left=True)
+        self.gate = CausalConv(channels, channels, 1, LEFT, left=True)
+        self.value_link = nn.Conv2d(channels, channels, 1)
+        self.gate_link = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        self.context = nn.Linear(context_features, 2 * channels) if context_features else None
+
+    def down(self, v: Tensor) -> Tensor:
+        """The vertical stack's v'."""
+        return v + F.relu(self.vertical(v))
+
+    def links(self, v: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the vertical stack's v' and the context add to q_1 and to q_2."""
+        links = self.value_link(v), self.gate_link(v)
+        if self.context is None or context is None:
+            return links
+        value, gate = self.context(context)[:, :, None, None].chunk(2, dim=1)
+        return links[0] + value, links[1] + gate
+
+    def right(self, h: Tensor, links: tuple[Tensor, Tensor]) -> Tensor:
+        """The horizontal stack's h'."""
+        value, gate = self.value(h) + links[0], self.gate(h) + links[1]
+        return h + self.out(value * gate.sigmoid())
+
+
+class Head(nn.Module):
+    """The parameters of one channel, given what its pixel's context and earlier channels are.
+
+        out = W [relu(U [h, x]), x] + b
+
+    Args:
+        before: the number of channels x before it.
+        channels: of h.
+        outputs: how many parameters.
+
+    The last layer starts at zero.
+    """
+
+    def __init__(self, before: Whole, channels: Count, outputs: Count) -> None:
+        super().__init__()
+        self.hidden = nn.Conv2d(channels + before, 2 * channels, 1)
+        self.out = start_at_zero(nn.Conv2d(2 * channels + before, outputs, 1))
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        hidden = F.relu(self.hidden(_joined(h, x)))
+        out: Tensor = self.out(_joined(hidden, x))
+        return out
+
+
+def _joined(h: Tensor, x: Tensor) -> Tensor:
+    """The channels of both; h itself where x has none, since a copy takes time."""
+    return torch.cat((h, x.to(h.dtype)), dim=1) if x.shape[1] else h
