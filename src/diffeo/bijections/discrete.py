@@ -13,6 +13,7 @@ from diffeo.bijections.cells import Integer
 from diffeo.bijections.mixture_cdf import components_at, first_components
 from diffeo.bijections.quantiles import NOISE, Shape
 from diffeo.bijections.univariate import Univariate
+from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Count
 
 # Of each number. A cell narrower than the rounding of y would not come back from it. In float32
@@ -60,26 +61,26 @@ class DiscreteCDF(Univariate):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         k = (x.detach().floor() - self.low).clamp(0, self.numbers - 1)
-        y, log_slope = self._scores(x, k, *self.sums(x, parameters)(k))
+        y, log_slope = self._scores(x, k, *_wide(*self.sums(x, parameters)(k)))
         return y, log_slope.flatten(1).sum(1)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         sums = self.sums(y, parameters)
-        negative = y < 0
+        (wide,), negative = _wide(y), y < 0
         # The smaller tail, since the larger one has fewer digits to spare.
-        tail = self.noise.log_cdf_and_hazard(torch.where(negative, y, -y))[0].exp()
+        tail = self.noise.log_cdf_and_hazard(torch.where(negative, wide, -wide))[0].exp()
         with torch.no_grad():
             k, last = torch.zeros_like(y), torch.full_like(y, self.numbers - 1)
             for _ in range((self.numbers - 1).bit_length()):
                 middle = ((k + last + 1) / 2).floor()
-                below, at, above = sums(middle)
+                below, at, above = _wide(*sums(middle))
                 reached = torch.where(negative, tail >= below, tail <= above + at)
                 k, last = torch.where(reached, middle, k), torch.where(reached, last, middle - 1)
-        below, at, above = sums(k)
+        below, at, above = _wide(*sums(k))
         u = torch.where(negative, (tail - below) / at, 1 - (tail - above) / at)
         # A float of a large number has fewer digits for what follows the point.
         most = 1 - torch.finfo(y.dtype).eps * max(abs(self.low), abs(self.high + 1), 1)
-        x = self.low + k + u.clamp(0.0, most)
+        x = self.low + k + u.to(y.dtype).clamp(0.0, most)
         return x, -self._scores(x, k, below, at, above)[1].flatten(1).sum(1)
 
     def _scores(
@@ -94,7 +95,12 @@ class DiscreteCDF(Univariate):
         log_cdf, log_hazard = self.noise.log_cdf_and_hazard(z)
         exists = (x >= self.low) & (x < self.high + 1)
         log_slope = torch.where(exists, at.log(), -torch.inf) - log_cdf - log_hazard
-        return torch.where(negative, z, -z), log_slope
+        return torch.where(negative, z, -z).to(x.dtype), log_slope.to(x.dtype)
+
+
+def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the widest floats of the device: between equal sums, only the rounding of y remains."""
+    return tuple(tensor.to(widest(tensor.device)) for tensor in tensors)
 
 
 class SoftmaxCDF(DiscreteCDF):
