@@ -17,7 +17,7 @@ from diffeo.bijections.univariate import Univariate
 from diffeo.networks.pixel import GatedPixelNet
 from diffeo.utils.ranges import Count
 
-MOST_UNROLLED = 64  # passes of the network in one compiled program
+MOST_UNROLLED = 16  # passes of the network in one compiled program
 
 
 class PixelAutoregressive(Autoregressive):

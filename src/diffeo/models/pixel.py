@@ -71,7 +71,7 @@ class PixelFlow(Flow):
         univariate: Univariate = SoftmaxCDF(0, levels - 1)
         if head == "logistics":
             univariate = LogisticsCDF(components, 0, levels - 1)
-        make = network or partial(GatedPixelNet, layers=layers)
+        make = network or partial(GatedPixelNet, layers=layers, near=head == "logistics")
         outputs = univariate.parameters_each * channels
         conditioner = make(channels, outputs, hidden_channels, spec.width)
         super().__init__(

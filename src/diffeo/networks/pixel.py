@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.networks.pixel_layers import GatedLayer, Head
+from diffeo.networks.pixel_layers import GatedLayer, Head, neighbours
 from diffeo.networks.pixel_raster import Choose, raster
 from diffeo.networks.resnet import channels_last
 from diffeo.utils.config import Configurable
@@ -35,6 +35,8 @@ class GatedPixelNet(Configurable, nn.Module):
         hidden_channels: channels of v and of h.
         context_features: width of the context, which every layer sees.
         layers: number of layers; each sees one row more, and one pixel to the left.
+        near: whether outputs are also a linear function of the four nearest pixels. Distributions
+            that lie around a place near to them, as of photographs, are then learned sooner.
 
     All parameters start at zero. The masks of the paper are here in the padding: kernels have no
     weights for what is masked. The vertical stack has residuals and ReLU for the paper's gates.
@@ -52,6 +54,7 @@ class GatedPixelNet(Configurable, nn.Module):
         hidden_channels: Count = 32,
         context_features: Whole = 0,
         layers: Count = 12,
+        near: bool = False,
     ) -> None:
         super().__init__()
         if outputs % inputs:
@@ -59,13 +62,14 @@ class GatedPixelNet(Configurable, nn.Module):
                 f"outputs is {outputs}, which {inputs} channels cannot share: choose a multiple."
             )
         c = hidden_channels
-        self.inputs, self.channels = inputs, c
+        self.near = near
         self.above = nn.Conv2d(
             inputs + 1, c, (FIRST_ROWS, FIRST_COLUMNS), padding=(FIRST_ROWS, FIRST_COLUMNS // 2)
         )
         self.before = nn.Conv2d(inputs + 1, c, (1, FIRST_LEFT), padding=(0, FIRST_LEFT))
         self.layers = nn.ModuleList(GatedLayer(c, context_features) for _ in range(layers))
-        self.heads = nn.ModuleList(Head(i, c, outputs // inputs) for i in range(inputs))
+        each, neighbouring = outputs // inputs, 4 * inputs if near else 0
+        self.heads = nn.ModuleList(Head(i, c, each, neighbouring) for i in range(inputs))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
@@ -78,11 +82,12 @@ class GatedPixelNet(Configurable, nn.Module):
             v = layer.down(v)
             h = layer.right(h, layer.links(v, context))
         h = F.relu(h)
-        parts = [head(h, x[:, :i]) for i, head in enumerate(self.heads)]
+        near = neighbours(x) if self.near else x[:, :0]
+        parts = [head(h, x[:, :i], near) for i, head in enumerate(self.heads)]
         return parts[0] if len(parts) == 1 else torch.stack(parts, dim=2).flatten(1, 2)
 
     def raster(self, x: Tensor, context: Tensor | None, choose: Choose) -> None:
         """Evaluate the network pixel by pixel while x comes into being; see `raster`."""
         layers = cast(list[GatedLayer], list(self.layers))
         heads = cast(list[Head], list(self.heads))
-        raster(self.above, self.before, layers, heads, x, context, choose)
+        raster(self.above, self.before, layers, heads, self.near, x, context, choose)

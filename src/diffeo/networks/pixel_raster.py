@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.networks.pixel_layers import GatedLayer, Head
+from diffeo.networks.pixel_layers import GatedLayer, Head, neighbours
 
 # Called with the parameters `(batch, each)` of one channel of one pixel, and its channel, row and
 # column, it returns the value `(batch,)` that the network sees from then on.
@@ -22,6 +22,7 @@ def raster(
     before: nn.Conv2d,
     layers: list[GatedLayer],
     heads: list[Head],
+    near: bool,
     x: Tensor,
     context: Tensor | None,
     choose: Choose,
@@ -36,6 +37,7 @@ def raster(
         before: that of the horizontal one.
         layers: the further layers of both.
         heads: one for each channel.
+        near: whether they take neighbours.
         x: has the shape `(batch, inputs, H, W)`, the dtype and the device of the input. Its values
             are not read: those that `choose` returns are.
         context: `(batch, context_features)`, or None.
@@ -44,12 +46,12 @@ def raster(
     n, channels, height, width = x.shape
     first_rows, left = above.kernel_size[0], before.kernel_size[1]
     # With the zeros around an image that the convolutions see.
-    seen = x.new_zeros(n, channels + 1, first_rows + height, left + width)
-    seen[:, channels, first_rows:, left:] = 1.0
+    seen = x.new_zeros(n, channels + 1, first_rows + height, left + width + 1)
+    seen[:, channels, first_rows:, left : left + width] = 1.0
     steps = [_Layer(layer, context, x) for layer in layers]
     first = _flat(before)
     for i in range(height):
-        rows = seen[:, :, i : i + first_rows, left:]
+        rows = seen[:, :, i : i + first_rows, left : left + width]
         v = _row(above, rows)
         starts = v[:, :, 0].movedim(2, 0)
         for step in steps:
@@ -60,10 +62,13 @@ def raster(
             for step in steps:
                 h = step.right(h, j)
             h = F.relu(h)[:, :, None, None]
+            row, column = first_rows + i, left + j
+            around = seen[:, :channels, row - 1 : row + 1, column - 1 : column + 2]
+            closest = neighbours(around)[:, :, 1:, 1:2] if near else around[:, :0, 1:, 1:2]
             for c, head in enumerate(heads):
-                known = seen[:, :c, first_rows + i, left + j, None, None]
-                value = choose(head(h, known)[:, :, 0, 0], c, i, j)
-                seen[:, c, first_rows + i, left + j] = value
+                known = seen[:, :c, row, column, None, None]
+                value = choose(head(h, known, closest)[:, :, 0, 0], c, i, j)
+                seen[:, c, row, column] = value
 
 
 class _Layer:
