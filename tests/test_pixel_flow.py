@@ -95,11 +95,11 @@ def test_a_softmax_is_torchs_own():
 def test_logistics_have_the_probabilities_of_their_distribution_function():
     univariate = LogisticsCDF(1, 0, 7)
     shift, change = 0.3, -0.7
-    parameters = torch.tensor([[0.0, shift, change]]).double().expand(8, -1)
+    parameters = torch.tensor([[0.5, 0.0, shift, change]]).double().expand(8, -1)
     k = torch.arange(8).double()[:, None]
     y, log_det = univariate(k + 0.5, parameters)
     log_p = log_det + torch.distributions.Normal(0.0, 1.0).log_prob(y)[:, 0]
-    place, scale = 4 + 2 * shift, 2 * math.exp(5 * math.tanh(change / 5))
+    place, scale = 4 + (shift + 0.5) / 4, math.exp(5 * math.tanh(change / 5)) / 4
     ends = ((torch.arange(1, 8).double() - place) / scale).sigmoid()
     truth = torch.cat((ends, torch.ones(1))) - torch.cat((torch.zeros(1), ends))
     torch.testing.assert_close(log_p.exp(), truth.double(), rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ from diffeo.utils.ranges import Count
 # rounding is about 1e-7; for 256 numbers this costs less than 2e-4 bits.
 LEAST = 5e-7
 MOST_NUMBERS = 100_000
+UNIT = 1 / 32  # of the parameters of logistic distributions, in the range
 
 # The probability of all numbers before k, of k itself, and of all after it.
 Sums: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -147,10 +148,11 @@ class LogisticsCDF(DiscreteCDF):
         Q_k = sum_c w_c (L((k + 1 - m_c) / s_c) - L((k - m_c) / s_c)),   L(v) = 1 / (1 + e^-v)
 
     See `DiscreteCDF`. The first and the last number have the mixture's tails too. Parameters of an
-    element: those of a `MixtureCDF`, in units of a quarter of the range around its middle.
+    element: the place of the whole mixture, and then those of a `MixtureCDF`, all in units of
+    1/32 of the range. Those of zero lie around its middle.
 
     Args:
-        components: their number; an element has three parameters for each.
+        components: their number; an element has three parameters for each, and one for all.
         low: the smallest number.
         high: the largest number.
         shape: of the noise; choose that of the base.
@@ -166,16 +168,17 @@ class LogisticsCDF(DiscreteCDF):
         shape: Shape = "normal",
     ) -> None:
         super().__init__(low, high, shape)
-        self.components, self.parameters_each = components, 3 * components
+        self.components, self.parameters_each = components, 1 + 3 * components
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:
         """See `DiscreteCDF.sums`."""
-        raw = parameters.unflatten(1, (3, self.components, x.shape[1])).movedim(1, 0)
+        place, rest = parameters.split((x.shape[1], parameters.shape[1] - x.shape[1]), dim=1)
+        raw = rest.unflatten(1, (3, self.components, x.shape[1])).movedim(1, 0)
         logits, shift, change = raw.movedim(2, 1)
-        weight, unit = logits.softmax(0), self.numbers / 4
+        weight, unit = logits.softmax(0), self.numbers * UNIT
         mean, log_scale = components_at(shift, change, self.places, self.scale)
-        center, rate = self.numbers / 2 + unit * mean, (-log_scale).exp() / unit
+        center, rate = self.numbers / 2 + unit * (place + mean), (-log_scale).exp() / unit
         # Of a cell, without a difference: (1 - exp(-1 / s)) L(end) L(-start).
         width = -torch.expm1(-rate)
         factor = 1 - self.numbers * LEAST

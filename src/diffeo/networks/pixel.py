@@ -35,10 +35,11 @@ class GatedPixelNet(Configurable, nn.Module):
         hidden_channels: channels of v and of h.
         context_features: width of the context, which every layer sees.
         layers: number of layers; each sees one row more, and one pixel to the left.
-        near: whether outputs are also a linear function of the four nearest pixels. Distributions
-            that lie around a place near to them, as of photographs, are then learned sooner.
+        near: whether outputs are also a linear function of the four nearest pixels, and the first
+            one starts as a guess from them, for a `LogisticsCDF`. Pixels that resemble those next
+            to them, as in photographs, are then learned sooner.
 
-    All parameters start at zero. The masks of the paper are here in the padding: kernels have no
+    Else all parameters start at zero. The masks of the paper are here in the padding: kernels have no
     weights for what is masked. The vertical stack has residuals and ReLU for the paper's gates.
 
     Raises:

@@ -12,6 +12,7 @@ from diffeo.utils.ranges import Count, Whole
 # Rows and columns that a layer sees of the vertical stack, and columns of the horizontal one.
 ROWS, COLUMNS, LEFT = 2, 3, 2
 LINEAR = 4.0  # of the linear part of a head
+GUESS = 16.0  # from -1 to 1 in units of 1/32 of the range
 
 
 class CausalConv(nn.Conv2d):
@@ -83,7 +84,9 @@ class Head(nn.Module):
 
         out = W [relu(U [h, x]), 4 x, 4 neighbours] + b
 
-    The factor of 4 lets an optimizer of small steps find the linear part first.
+    The factor of 4 lets an optimizer of small steps find the linear part first. With neighbours a
+    guess from them, times 16, is added to the first output: the place of a `LogisticsCDF`. It has
+    the error of the guess of the channel before it added, since channels resemble each other.
 
     Args:
         before: the number of channels x before it.
@@ -96,18 +99,36 @@ class Head(nn.Module):
 
     def __init__(self, before: Whole, channels: Count, outputs: Count, near: Whole = 0) -> None:
         super().__init__()
+        self.before = before
         self.hidden = nn.Conv2d(channels + before, 2 * channels, 1)
         self.out = start_at_zero(nn.Conv2d(2 * channels + before + near, outputs, 1))
 
     def forward(self, h: Tensor, x: Tensor, near: Tensor) -> Tensor:
         hidden = F.relu(self.hidden(_joined(h, x)))
         out: Tensor = self.out(_joined(hidden, LINEAR * _joined(near, x)))
-        return out
+        if not near.shape[1]:
+            return out
+        guess, c = _guess(near, self.before), self.before
+        if c:
+            guess = guess + x[:, c - 1 : c] - _guess(near, c - 1)
+        # In the precision of x, which the network may compute in a lower one.
+        return torch.cat((out[:, :1].to(x.dtype) + GUESS * guess, out[:, 1:].to(x.dtype)), dim=1)
 
 
 def _joined(h: Tensor, x: Tensor) -> Tensor:
     """The channels of both; h itself where x has none, since a copy takes time."""
     return torch.cat((h, x.to(h.dtype)), dim=1) if x.shape[1] else h
+
+
+def _guess(near: Tensor, channel: int) -> Tensor:
+    """A channel as its neighbours have it: `(batch, 1, H, W)`.
+
+    The median of left, above, and left + above - above to the left, which follows edges (Weinberger
+    et al. 2000).
+    """
+    left, corner, above, _ = near[:, channel :: near.shape[1] // 4].chunk(4, dim=1)
+    lowest, highest = torch.minimum(left, above), torch.maximum(left, above)
+    return torch.minimum(torch.maximum(left + above - corner, lowest), highest)
 
 
 def neighbours(x: Tensor) -> Tensor:
