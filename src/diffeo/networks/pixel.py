@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.networks.pixel_layers import GatedLayer, Head, neighbours
+from diffeo.networks.pixel_layers import GatedLayer, Head, differences, neighbours
 from diffeo.networks.pixel_raster import Choose, raster
 from diffeo.networks.resnet import channels_last
 from diffeo.utils.config import Configurable
@@ -75,6 +75,7 @@ class GatedPixelNet(Configurable, nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
         height, width = x.shape[2:]
+        x = differences(x) if self.near else x
         seen = channels_last(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))
         # Each has a pixel of padding too much, so that the pixel itself and its row stay unseen.
         v = self.above(seen)[:, :, :height]

@@ -12,6 +12,7 @@ from diffeo.utils.ranges import Count, Whole
 # Rows and columns that a layer sees of the vertical stack, and columns of the horizontal one.
 ROWS, COLUMNS, LEFT = 2, 3, 2
 LINEAR = 4.0  # of the linear part of a head
+DIFFERENCE = 4.0  # of channels
 GUESS = 16.0  # from -1 to 1 in units of 1/32 of the range
 
 
@@ -85,8 +86,8 @@ class Head(nn.Module):
         out = W [relu(U [h, x]), 4 x, 4 neighbours] + b
 
     The factor of 4 lets an optimizer of small steps find the linear part first. With neighbours a
-    guess from them, times 16, is added to the first output: the place of a `LogisticsCDF`. It has
-    the error of the guess of the channel before it added, since channels resemble each other.
+    guess of the channel from them, times 16, is added to the first output: the place of a
+    `LogisticsCDF`. Channels are then `differences`.
 
     Args:
         before: the number of channels x before it.
@@ -108,9 +109,9 @@ class Head(nn.Module):
         out: Tensor = self.out(_joined(hidden, LINEAR * _joined(near, x)))
         if not near.shape[1]:
             return out
-        guess, c = _guess(near, self.before), self.before
-        if c:
-            guess = guess + x[:, c - 1 : c] - _guess(near, c - 1)
+        guess = _guess(near, self.before)
+        if self.before:
+            guess = original(x)[:, -1:] + guess / DIFFERENCE
         # In the precision of x, which the network may compute in a lower one.
         return torch.cat((out[:, :1].to(x.dtype) + GUESS * guess, out[:, 1:].to(x.dtype)), dim=1)
 
@@ -118,6 +119,19 @@ class Head(nn.Module):
 def _joined(h: Tensor, x: Tensor) -> Tensor:
     """The channels of both; h itself where x has none, since a copy takes time."""
     return torch.cat((h, x.to(h.dtype)), dim=1) if x.shape[1] else h
+
+
+def differences(x: Tensor) -> Tensor:
+    """The first channel, and four times the difference of each other one from that before it.
+
+    Colours change less from pixel to pixel than brightness does.
+    """
+    return torch.cat((x[:, :1], DIFFERENCE * (x[:, 1:] - x[:, :-1])), dim=1)
+
+
+def original(x: Tensor) -> Tensor:
+    """The channels of `differences`, as they were."""
+    return torch.cat((x[:, :1], x[:, 1:] / DIFFERENCE), dim=1).cumsum(1)
 
 
 def _guess(near: Tensor, channel: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.networks.pixel_layers import GatedLayer, Head, neighbours
+from diffeo.networks.pixel_layers import GatedLayer, Head, differences, neighbours
 
 # Called with the parameters `(batch, each)` of one channel of one pixel, and its channel, row and
 # column, it returns the value `(batch,)` that the network sees from then on.
@@ -65,10 +65,13 @@ def raster(
             row, column = first_rows + i, left + j
             around = seen[:, :channels, row - 1 : row + 1, column - 1 : column + 2]
             closest = neighbours(around)[:, :, 1:, 1:2] if near else around[:, :0, 1:, 1:2]
+            value = h.new_zeros(n)
             for c, head in enumerate(heads):
                 known = seen[:, :c, row, column, None, None]
-                value = choose(head(h, known, closest)[:, :, 0, 0], c, i, j)
-                seen[:, c, row, column] = value
+                last, value = value, choose(head(h, known, closest)[:, :, 0, 0], c, i, j)
+                pair = torch.stack((last, value), 1)[..., None, None]
+                shown = differences(pair)[:, 1, 0, 0] if near and c else value
+                seen[:, c, row, column] = shown
 
 
 class _Layer:
