@@ -39,8 +39,9 @@ class GatedPixelNet(Configurable, nn.Module):
             one starts as a guess from them, for a `LogisticsCDF`. Pixels that resemble those next
             to them, as in photographs, are then learned sooner.
 
-    Else all parameters start at zero. The masks of the paper are here in the padding: kernels have no
-    weights for what is masked. The vertical stack has residuals and ReLU for the paper's gates.
+    Without `near` all parameters start at zero. The masks of the paper are here in the padding:
+    kernels have no weights for what is masked. The vertical stack has residuals and ReLU for the
+    paper's gates.
 
     Raises:
         ValueError: if `outputs` is no multiple of `inputs`.
