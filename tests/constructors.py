@@ -311,9 +311,9 @@ COMBINATIONS: dict[str, Entry] = {
         context_features=2,
         perturbation=0.2,
     ),
-    "PixelFlow": Entry(lambda: pixels((1, 2, 3)), (1, 2, 3), interval=PIXELS),
+    "PixelFlow": Entry(lambda: pixels((1, 2, 3), head="softmax"), (1, 2, 3), interval=PIXELS),
     "PixelFlow, logistics, context": Entry(
-        lambda: pixels((2, 2, 2), head="logistics", components=2, context=2),
+        lambda: pixels((2, 2, 2), components=2, context=2),
         (2, 2, 2),
         interval=PIXELS,
         context_features=2,
