@@ -13,8 +13,10 @@ from constructors import perturb
 from diffeo import Flow, PixelFlow
 from diffeo.bijections import LogisticsCDF, PixelAutoregressive, SoftmaxCDF
 from diffeo.bijections.dequantization import PixelDequantize
+from diffeo.cli import main
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.evaluation.likelihood import evaluate_batches, log_probs
+from diffeo.latent import interpolate
 from diffeo.networks import GatedPixelNet
 
 SMALL = {"layers": 2, "hidden_channels": 6}
@@ -319,3 +321,27 @@ def test_what_cannot_be_is_refused():
     beyond = torch.tensor([[-0.5], [16.0], [15.99]])
     _, log_det = SoftmaxCDF(0, 15)(beyond, torch.zeros(3, 16))
     assert log_det.isinf().tolist() == [True, True, False]
+
+
+# In runs
+
+
+def test_runs_say_that_their_bits_are_exact(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    words = ["train", "--model", "PixelFlow", "--model.layers", "1", "--model.hidden_channels", "4"]
+    words += ["--data", "digits", "--data.rows", "60", "--data.context", "label", "--out", folder]
+    assert main([*words, "--trainer.max_epochs", "1"]) == 0
+    assert "exact bits/dim" in capsys.readouterr().out
+    assert main(["eval", folder]) == 0
+    assert "exact" in capsys.readouterr().out
+    assert main(["eval", folder, "--samples", "2"]) != 0
+    assert "draws no noise" in capsys.readouterr().err
+    assert main(["export", folder, "--to", "torch", "--what", "sample", "--out", folder]) != 0
+    assert "what='score'" in capsys.readouterr().err
+
+
+def test_arithmetic_on_latents():
+    flow, x = made((1, 4, 4), torch.float32, bits=4), pixels(2, 1, 4, 4, bits=4)
+    between = interpolate(flow, x[:1], x[1:], 5)[0]
+    assert torch.equal(between[0].flatten(), x[0].flatten())
+    assert torch.equal(between[-1].flatten(), x[1].flatten())
