@@ -41,8 +41,9 @@ def log_probs(
     Raises:
         ValueError: if K is above 1 for a flow that draws no noise, or noise beyond a cell.
     """
-    silent = flow.dequantizer is None or is_exact(flow)
-    if samples > 1 and (silent or not flow.dequantizer.bounds):
+    dequantizer = flow.dequantizer
+    silent = dequantizer is None or dequantizer.exact
+    if samples > 1 and (dequantizer is None or dequantizer.exact or not dequantizer.bounds):
         noise = "no noise to average over" if silent else "noise beyond a cell"
         raise ValueError(f"samples is {samples}, and this flow draws {noise}: choose 1.")
     generator = Generator().manual_seed(seed)
