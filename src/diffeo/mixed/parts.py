@@ -63,8 +63,8 @@ class Parts(NamedTuple):
             found += [(w + log_prob(wide, m, s, self.cells)).logsumexp(-1) for w, m, s in pieces]
         return torch.stack(found).logsumexp(0)
 
-    def noise(self, scores: Sequence[Scores]) -> tuple[Tensor, Tensor, Tensor]:
-        """Both ends and the middle of cells `(n,)` on the scale of the noise: low, point, high.
+    def tails(self, scores: Sequence[Scores]) -> tuple[Tensor, Tensor]:
+        """What lies below and above cells `(n,)`; empty cells are above.
 
         Args:
             scores: of the values on the scale of each of the marginals.
@@ -77,6 +77,15 @@ class Parts(NamedTuple):
             rate, w, cdf = (-log_s).exp(), log_w.exp(), NOISE[shape].cdf
             below = below + (w * cdf((low[:, None] - mean) * rate)).sum(1)
             above = above + (w * cdf((mean - high[:, None]) * rate)).sum(1)
+        return below, above
+
+    def noise(self, scores: Sequence[Scores]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both ends and the middle of cells `(n,)` on the scale of the noise: low, point, high.
+
+        Args:
+            scores: of the values on the scale of each of the marginals.
+        """
+        below, above = self.tails(scores)
         mass = (1 - below - above).clamp(min=0)
         mass = torch.where(scores[0].high > scores[0].low, mass, 0.0)
         point = quantile(below + mass / 2, above + mass / 2)

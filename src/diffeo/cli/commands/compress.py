@@ -1,0 +1,54 @@
+"""`diffeo compress`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffeo.run import Run
+from diffeo.utils.files import atomic_write
+
+PLACES = " DATA --with RUN"
+
+
+def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
+    """Write a table or images as a small file, by what a model says is likely; nothing is lost.
+
+    Example: `diffeo compress penguins.csv --with runs/penguins --out penguins.flow`. `diffeo
+    decompress` makes the data again, with the same model on the same kind of machine. The model is
+    one of tables, or a PixelFlow: bits/dim of other models are bounds.
+
+    Args:
+        data: A table, or images.
+        out: The file.
+    """
+    file = Path(out)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the name of a file.")
+    if run.flow.takes_pixels:
+        from diffeo.compression import compress_images
+
+        images = run.gallery(data).images
+        x, context = images.all()
+        packed, what, count = compress_images(run.flow, x, context), "images", len(x)
+        share = f"{8 * len(packed) / x.numel():.4f} bits/dim"
+    else:
+        from diffeo.cli.tables import table_frame, table_model
+        from diffeo.compression import compress_table
+
+        frame = table_frame(run, data)
+        packed, what, count = compress_table(table_model(run), frame), "rows", len(frame)
+        share = f"{8 * len(packed) / max(count, 1):.1f} bits a row"
+    with atomic_write(file) as partial:
+        partial.write_bytes(packed)
+    yield f"{count:,} {what} in {len(packed):,} bytes, {share}, written to {file}."
+
+
+def expand(words: list[str]) -> list[str]:
+    """Put the run of `--with` where a run belongs: before the data."""
+    found, runs, rest = [], [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name == "--with":
+            runs.append(value if equals else next(rest, ""))
+        else:
+            found.append(word)
+    return [*runs[-1:], *found]

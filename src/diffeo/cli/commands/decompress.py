@@ -1,0 +1,43 @@
+"""`diffeo decompress`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffeo.cli.commands.compress import expand as expand
+from diffeo.data import check_writable, write_columns
+from diffeo.run import Run
+
+PLACES = " FILE --with RUN"
+
+
+def main(run: Run, file: str, *, out: str | None = None) -> Iterator[str]:
+    """Make the table or the images again that `diffeo compress` wrote.
+
+    Example: `diffeo decompress penguins.flow --with runs/penguins --out penguins.csv`. A file of
+    another model, of another precision, or that is damaged is refused.
+
+    Args:
+        file: What `diffeo compress` wrote.
+        out: For a table a .csv or .parquet file, by default decompressed.csv; for images a folder
+            of PNG files, by default decompressed, or a .npy or .npz file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: give one that `diffeo compress` wrote.")
+    packed = path.read_bytes()
+    if run.flow.takes_pixels:
+        from diffeo.cli.images import check_pixels, write_pixels
+        from diffeo.compression import decompress_images
+
+        target = check_pixels(out or "decompressed")
+        x = decompress_images(run.flow, packed)
+        write_pixels(iter([x]), target)
+        yield f"{len(x):,} images written to {target}."
+        return
+    from diffeo.cli.tables import table_model
+    from diffeo.compression import decompress_table
+
+    target = check_writable(out or "decompressed.csv")
+    frame = decompress_table(table_model(run), packed)
+    write_columns(target, {str(name): frame[name] for name in frame.columns})
+    yield f"{len(frame):,} rows written to {target}."

@@ -1,0 +1,4 @@
+"""Lossless files: what a model says is likely takes few bits. It belongs to no model or command."""
+
+from diffeo.compression.tables import compress_table as compress_table
+from diffeo.compression.tables import decompress_table as decompress_table

@@ -1,0 +1,122 @@
+"""Images in few bytes: each pixel by its distribution given the pixels before it."""
+
+from __future__ import annotations
+
+import io
+import lzma
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffeo.bijections.pixels import PixelAutoregressive
+from diffeo.compression.coder import Coder, Reader, Writer
+from diffeo.compression.container import Container, digest
+from diffeo.flow import Flow
+from diffeo.utils.machine import one_thread
+
+IMAGES = 500  # that grow at once, pixel by pixel
+
+
+def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> bytes:
+    """Images uint8 `(n, C, H, W)` as few bytes, from which `decompress_images` makes them again.
+
+        bits = -sum_i log2 P(pixel i | the pixels before it)
+
+    Args:
+        flow: a `PixelFlow` of 8 bits.
+        x: the images.
+        context: of each `(n, context_features)`, for a conditional flow; it is in the file too.
+
+    Raises:
+        ValueError: if the flow has no exact probabilities or fewer bits, or images of another
+            shape, or constriction is missing.
+    """
+    pixels = _pixels(flow)
+    if x.dtype != torch.uint8 or x.shape[1:] != flow.shape:
+        raise ValueError(
+            f"images {tuple(x.shape[1:])} of {x.dtype} do not fit the model: give it "
+            f"{tuple(flow.shape)} of torch.uint8."
+        )
+    writer, encoded = Writer(), _encoded(flow, len(x), context)
+    with one_thread(), torch.no_grad():
+        for start in range(0, len(x), IMAGES):
+            _code(writer, pixels, encoded[start : start + IMAGES], x[start : start + IMAGES])
+    return Container(
+        kind="images",
+        model=digest(flow),
+        facts={"images": len(x)},
+        parts={"pixels": writer.finish(), "context": _packed(context)},
+    ).pack()
+
+
+def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
+    """The images `(n, C, H, W)` of `compress_images` and their context.
+
+    Raises:
+        ValueError: if the file is damaged, or was made with another model.
+    """
+    pixels = _pixels(flow)
+    container = Container.unpack(data, "images", digest(flow))
+    count, context = container.facts["images"], _unpacked(container.parts["context"])
+    reader, encoded, found = Reader(container.parts["pixels"]), _encoded(flow, count, context), []
+    with one_thread(), torch.no_grad():
+        for start in range(0, count, IMAGES):
+            found.append(_code(reader, pixels, encoded[start : start + IMAGES]))
+    x = torch.cat(found) if found else torch.zeros(0, *flow.shape, dtype=torch.uint8)
+    return x, context
+
+
+def _pixels(flow: Flow) -> PixelAutoregressive:
+    """The part of a flow that has the distribution of each pixel."""
+    found = [part for part in flow.modules() if isinstance(part, PixelAutoregressive)]
+    if len(found) != 1 or getattr(flow.dequantizer, "bits", 0) != 8:
+        raise ValueError(
+            f"a {type(flow).__name__} compresses no images, since it has no exact probabilities of "
+            "their 8 bits: train a PixelFlow."
+        )
+    return found[0]
+
+
+def _encoded(flow: Flow, n: int, context: Tensor | None) -> Tensor:
+    """What the network takes as context of n images, of no columns if it takes none."""
+    found: Any = None
+    if context is not None:
+        with torch.no_grad():
+            found = flow._encode_context(context.to(flow.device))
+    return torch.zeros(n, 0) if found is None else found
+
+
+def _code(
+    coder: Coder, pixels: PixelAutoregressive, context: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Write images, or read them."""
+    shape: Any = pixels.shape
+    x = torch.zeros(len(context), *shape)
+
+    def choose(parameters: Tensor, c: int, i: int, j: int) -> Tensor:
+        p = pixels.univariate.probabilities(parameters)
+        symbols = coder.code(p, None if known is None else known[:, c, i, j].long())
+        x[:, c, i, j] = symbols.float()
+        return pixels.scaled(symbols.float())
+
+    pixels.conditioner.raster(x.clone(), context if context.shape[1] else None, choose)
+    return x.to(torch.uint8)
+
+
+def _packed(context: Tensor | None) -> bytes:
+    if context is None:
+        return b""
+    different, which = context.unique(dim=0, return_inverse=True)
+    kind = np.min_scalar_type(max(len(different) - 1, 0))
+    file = io.BytesIO()
+    np.savez(file, values=different.numpy(force=True), which=which.numpy(force=True).astype(kind))
+    return lzma.compress(file.getvalue(), preset=9)
+
+
+def _unpacked(data: bytes) -> Tensor | None:
+    if not data:
+        return None
+    with np.load(io.BytesIO(lzma.decompress(data)), allow_pickle=False) as file:
+        return torch.from_numpy(file["values"])[torch.from_numpy(file["which"]).long()]
