@@ -16,7 +16,8 @@ LAYERS = [
     {"bijections", "networks", "bases", "context", "embedding", "schema", "data"} | {"mixed"},
     {"flow", "distribution", "mixture", "pretrained"},
     {"models"},
-    {"training", "evaluation", "latent", "figures", "export", "losses", "answers"},
+    {"training", "evaluation", "latent", "figures", "export", "losses", "answers"}
+    | {"compression"},
     {"run", "sklearn"},
     {"explorer", "scale", "integrations"},
     {"cli"},

@@ -60,6 +60,12 @@ class DiscreteCDF(Univariate):
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:
         """The function from k, counted from low, to the sums of P; each of the shape of x."""
 
+    def probabilities(self, parameters: Tensor) -> Tensor:
+        """Those of all numbers `(n, K)`, of the parameters `(n, parameters_each)` of n elements."""
+        k = torch.arange(self.numbers, device=parameters.device).to(parameters)
+        k = k.expand(len(parameters), 1, -1)
+        return self.sums(k, parameters[..., None].expand(-1, -1, self.numbers))(k)[1][:, 0]
+
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         k = (x.detach().floor() - self.low).clamp(0, self.numbers - 1)
         y, log_slope = self._scores(x, k, *_wide(*self.sums(x, parameters)(k)))
@@ -126,7 +132,7 @@ class SoftmaxCDF(DiscreteCDF):
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:
         """See `DiscreteCDF.sums`."""
         logits = parameters.unflatten(1, (self.numbers, x.shape[1])).movedim(1, -1)
-        share = (1 - self.numbers * LEAST) * logits.softmax(-1) + LEAST
+        share = self.probabilities(logits)
         number = torch.arange(self.numbers, device=x.device)
 
         def sums(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,6 +142,9 @@ class SoftmaxCDF(DiscreteCDF):
             return below, share.gather(-1, k)[..., 0], above
 
         return sums
+
+    def probabilities(self, parameters: Tensor) -> Tensor:
+        return (1 - self.numbers * LEAST) * parameters.softmax(-1) + LEAST
 
     @classmethod
     def examples(cls) -> Iterable[Univariate]:

@@ -48,9 +48,9 @@ class PixelAutoregressive(Autoregressive):
         self.levels = levels
 
     def _parameters_for(self, a: Tensor, context: Tensor | None) -> Tensor:
-        return super()._parameters_for(self._scaled(a), context)
+        return super()._parameters_for(self.scaled(a), context)
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def scaled(self, x: Tensor) -> Tensor:
         """The whole numbers of x as the network sees them."""
         most = max(self.levels - 1, 1)
         return x.detach().floor().clamp(0, most) * (2 / most) - 1
@@ -95,7 +95,7 @@ class PixelAutoregressive(Autoregressive):
             number = (i * width + j) * channels + c
             value = torch.where((number < known)[:, None, None, None], x[here], value)
             found[here] = value
-            return self._scaled(value)[:, 0, 0, 0]
+            return self.scaled(value)[:, 0, 0, 0]
 
         raster: Any = self.conditioner.raster
         lower = None if self.precision is None else torch.autocast(y.device.type, self.precision)

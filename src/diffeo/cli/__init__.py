@@ -39,6 +39,8 @@ COMMANDS = (
     "ask",
     "fill",
     "explain",
+    "compress",
+    "decompress",
     "doctor",
 )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffeo.bijections.pixels import PixelAutoregressive
 from diffeo.compression.coder import Coder, Reader, Writer
 from diffeo.compression.container import Container, digest
+from diffeo.compression.numbers import code_numbers
 from diffeo.flow import Flow
 from diffeo.utils.machine import one_thread
 
@@ -40,14 +41,22 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
             f"{tuple(flow.shape)} of torch.uint8."
         )
     writer, encoded = Writer(), _encoded(flow, len(x), context)
+    values = torch.zeros(0)
+    if context is not None:
+        values, which = context.unique(dim=0, return_inverse=True)
+        _rows(writer, len(x), len(values), which)
     with one_thread(), torch.no_grad():
         for start in range(0, len(x), IMAGES):
-            _code(writer, pixels, encoded[start : start + IMAGES], x[start : start + IMAGES])
+            part = slice(start, start + IMAGES)
+            _code(writer, pixels, flow.shape, encoded[part], x[part])
     return Container(
         kind="images",
         model=digest(flow),
         facts={"images": len(x)},
-        parts={"pixels": writer.finish(), "context": _packed(context)},
+        parts={
+            "pixels": writer.finish(),
+            "context": b"" if context is None else _packed(values),
+        },
     ).pack()
 
 
@@ -59,11 +68,16 @@ def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
     """
     pixels = _pixels(flow)
     container = Container.unpack(data, "images", digest(flow))
-    count, context = container.facts["images"], _unpacked(container.parts["context"])
-    reader, encoded, found = Reader(container.parts["pixels"]), _encoded(flow, count, context), []
+    count, context = container.facts["images"], None
+    reader, found = Reader(container.parts["pixels"]), []
+    if container.parts["context"]:
+        values = _unpacked(container.parts["context"])
+        context = values[_rows(reader, count, len(values))]
+    encoded = _encoded(flow, count, context)
     with one_thread(), torch.no_grad():
         for start in range(0, count, IMAGES):
-            found.append(_code(reader, pixels, encoded[start : start + IMAGES]))
+            part = encoded[start : start + IMAGES]
+            found.append(_code(reader, pixels, flow.shape, part))
     x = torch.cat(found) if found else torch.zeros(0, *flow.shape, dtype=torch.uint8)
     return x, context
 
@@ -89,10 +103,13 @@ def _encoded(flow: Flow, n: int, context: Tensor | None) -> Tensor:
 
 
 def _code(
-    coder: Coder, pixels: PixelAutoregressive, context: Tensor, known: Tensor | None = None
+    coder: Coder,
+    pixels: PixelAutoregressive,
+    shape: tuple[int, ...],
+    context: Tensor,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Write images, or read them."""
-    shape: Any = pixels.shape
     x = torch.zeros(len(context), *shape)
 
     def choose(parameters: Tensor, c: int, i: int, j: int) -> Tensor:
@@ -101,22 +118,26 @@ def _code(
         x[:, c, i, j] = symbols.float()
         return pixels.scaled(symbols.float())
 
-    pixels.conditioner.raster(x.clone(), context if context.shape[1] else None, choose)
+    raster: Any = pixels.conditioner.raster
+    raster(x.clone(), context if context.shape[1] else None, choose)
     return x.to(torch.uint8)
 
 
-def _packed(context: Tensor | None) -> bytes:
-    if context is None:
-        return b""
-    different, which = context.unique(dim=0, return_inverse=True)
-    kind = np.min_scalar_type(max(len(different) - 1, 0))
+def _rows(coder: Coder, n: int, count: int, which: Tensor | None = None) -> Tensor:
+    """Which of the different rows of a context each image has; all of them are equally likely."""
+
+    def tails(keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        below = keys.double() / count
+        return below, 1 - below
+
+    return code_numbers(coder, tails, n, 0, count - 1, which)
+
+
+def _packed(values: Tensor) -> bytes:
     file = io.BytesIO()
-    np.savez(file, values=different.numpy(force=True), which=which.numpy(force=True).astype(kind))
+    np.save(file, values.numpy(force=True))
     return lzma.compress(file.getvalue(), preset=9)
 
 
-def _unpacked(data: bytes) -> Tensor | None:
-    if not data:
-        return None
-    with np.load(io.BytesIO(lzma.decompress(data)), allow_pickle=False) as file:
-        return torch.from_numpy(file["values"])[torch.from_numpy(file["which"]).long()]
+def _unpacked(data: bytes) -> Tensor:
+    return torch.from_numpy(np.load(io.BytesIO(lzma.decompress(data)), allow_pickle=False))

@@ -15,7 +15,6 @@ from diffeo.compression.coder import Coder, Reader, Writer
 from diffeo.compression.container import Container, digest
 from diffeo.compression.lattice import Floats, Lattice, lattices_of
 from diffeo.compression.numbers import code_numbers
-from diffeo.data.tables.cells import Cells
 from diffeo.data.tables.frames import decode, encode
 from diffeo.mixed.growing import Growing
 from diffeo.mixed.parts import Parts
@@ -150,9 +149,7 @@ def _limits(tools: Tools, x: Tensor) -> Limits:
     return found
 
 
-def _code(
-    coder: Coder, tools: Tools, limits: Limits, n: int, rows: Tensor | None = None
-) -> Tensor:
+def _code(coder: Coder, tools: Tools, limits: Limits, n: int, rows: Tensor | None = None) -> Tensor:
     """Write rows `(n, columns)`, or read them."""
     growing = Growing(tools, n)
     while growing.at < len(tools.stack.layout.columns):

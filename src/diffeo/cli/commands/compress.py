@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from diffeo.run import Run
 from diffeo.utils.files import atomic_write
 
@@ -27,7 +29,7 @@ def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
         from diffeo.compression import compress_images
 
         images = run.gallery(data).images
-        x, context = images.all()
+        x, context = images.take(torch.arange(len(images)))
         packed, what, count = compress_images(run.flow, x, context), "images", len(x)
         share = f"{8 * len(packed) / x.numel():.4f} bits/dim"
     else:

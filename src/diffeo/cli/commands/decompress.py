@@ -26,11 +26,13 @@ def main(run: Run, file: str, *, out: str | None = None) -> Iterator[str]:
         raise ValueError(f"there is no file {path}: give one that `diffeo compress` wrote.")
     packed = path.read_bytes()
     if run.flow.takes_pixels:
-        from diffeo.cli.images import check_pixels, write_pixels
+        from diffeo.cli.images import write_pixels
         from diffeo.compression import decompress_images
 
-        target = check_pixels(out or "decompressed")
-        x = decompress_images(run.flow, packed)
+        target = Path(out or "decompressed")
+        if target.suffix not in {"", ".npy", ".npz"}:
+            raise ValueError(f"{target} would lose images: name a folder, a .npy or a .npz file.")
+        x, _ = decompress_images(run.flow, packed)
         write_pixels(iter([x]), target)
         yield f"{len(x):,} images written to {target}."
         return

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from diffeo.cli.contexts import Contexts, choose_contexts, read_contexts
-from diffeo.data import Table, check_writable, write_columns
+from diffeo.cli.images import write_pixels
+from diffeo.data import Table
 from diffeo.data.tables.writing import is_folder
 from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts
@@ -107,7 +108,7 @@ def _write(
     images = run.flow.takes_pixels
     file = Path(out or ("samples.png" if images else "samples.csv"))
     if images:
-        _write_images(run.stream_samples(count, context, temperature, seed), file)
+        write_pixels(run.stream_samples(count, context, temperature, seed), file)
     elif file.suffix == ".png":
         from diffeo import figures
 
@@ -137,17 +138,3 @@ def _draw_temperatures(
     noise = seeded(seed)
     x = latent.at_temperatures(run.flow, count, temperatures, context=rows, generator=noise)
     return draw_columns(x.unbind(1), [*map(tick, temperatures)], "temperature", file)
-
-
-def _write_images(parts: Iterator[Tensor], file: Path) -> None:
-    if file.suffix.lower() in {".npy", ".npz"}:
-        check_writable(file)
-        write_columns(file, {"images": torch.cat(list(parts)).numpy()})
-    elif file.suffix:
-        from diffeo.data.images.writing import save_images
-
-        save_images(torch.cat(list(parts)), file)
-    else:
-        from diffeo.data.images.writing import write_images
-
-        write_images(parts, file)
