@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffeo import PixelFlow, RealNVP
+from diffeo.bijections.discrete import SoftmaxCDF
 from diffeo.cli import main
 from diffeo.compression import (
     compress_images,
@@ -73,6 +74,7 @@ def test_rows_that_the_model_cannot_have_come_back_too(flow, frame):
     other.loc[10, "a"] = -0.0
     found = decompress_table(flow, compress_table(flow, other))
     pd.testing.assert_frame_equal(found, other, check_exact=True)
+    assert np.signbit(found["a"][10])
 
 
 def test_a_table_of_known_probabilities_takes_their_bits():
@@ -177,6 +179,16 @@ def test_a_file_of_another_model_or_precision_or_a_damaged_one_is_refused(flow, 
             decompress_images(one, part)
     with pytest.raises(ValueError, match="no file of `diffeo compress`"):
         decompress_images(one, b"PNG")
+
+
+def test_arithmetic_that_rounds_otherwise_is_found_out(monkeypatch):
+    one = small_flow()
+    x = torch.randint(256, (30, 1, 5, 4), dtype=torch.uint8)
+    packed = compress_images(one, x)
+    exact = SoftmaxCDF.probabilities
+    monkeypatch.setattr(SoftmaxCDF, "probabilities", lambda self, p: exact(self, p * 1.001))
+    with pytest.raises(ValueError, match="rounds otherwise"):
+        decompress_images(one, packed)
 
 
 def test_models_without_exact_probabilities_are_refused():

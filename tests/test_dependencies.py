@@ -33,7 +33,7 @@ def name_of(requirement):
 ALWAYS = {name_of(line) for line in PROJECT["dependencies"]}
 EXTRAS = {
     name_of(line)
-    for extra in ("hub", "pyro", "onnx", "ode", "explorer", "ray")
+    for extra in ("hub", "pyro", "onnx", "ode", "compression", "explorer", "ray")
     for line in PROJECT["optional-dependencies"][extra]
 }
 

@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+OTHERWISE = (
+    "the file cannot be read by this arithmetic, which rounds otherwise than the one that made it: "
+    "use the kind of processor and the release of PyTorch that it was made with."
+)
+
 
 class Coder(ABC):
     """One end of a line of symbols; code that knows the probabilities serves both ends alike.
@@ -57,7 +62,10 @@ class Reader(Coder):
         if not len(p):
             return torch.zeros(0, dtype=torch.long)
         family = constriction().stream.model.Categorical(perfect=False)
-        found = self._decoder.decode(family, _rounded(p))
+        try:
+            found = self._decoder.decode(family, _rounded(p))
+        except Exception as error:  # of the library, of bytes that other probabilities would give
+            raise ValueError(OTHERWISE) from error
         return torch.from_numpy(found.astype(np.int64)).to(p.device)
 
 

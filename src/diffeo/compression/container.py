@@ -9,6 +9,9 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from diffeo.flow import Flow
 from diffeo.utils.config import to_config
 from diffeo.utils.files import parse_json
@@ -80,6 +83,14 @@ class Container:
             parts[name] = body[at : at + length]
             at += length
         return cls(kind, model, header["facts"], parts)
+
+
+def check_sum(x: Tensor) -> int:
+    """That of the values of a tensor, by which reading finds out that it went wrong."""
+    values = x.detach().cpu().contiguous()
+    if values.dtype.is_floating_point:
+        values = torch.where(values.isnan(), torch.nan, values)
+    return zlib.crc32(values.numpy().tobytes())
 
 
 def digest(flow: Flow) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections.pixels import PixelAutoregressive
-from diffeo.compression.coder import Coder, Reader, Writer
-from diffeo.compression.container import Container, digest
+from diffeo.compression.coder import OTHERWISE, Coder, Reader, Writer
+from diffeo.compression.container import Container, check_sum, digest
 from diffeo.compression.numbers import code_numbers
 from diffeo.flow import Flow
 from diffeo.utils.machine import one_thread
@@ -52,7 +52,7 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
     return Container(
         kind="images",
         model=digest(flow),
-        facts={"images": len(x)},
+        facts={"images": len(x), "sum": check_sum(x)},
         parts={
             "pixels": writer.finish(),
             "context": b"" if context is None else _packed(values),
@@ -64,7 +64,7 @@ def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
     """The images `(n, C, H, W)` of `compress_images` and their context.
 
     Raises:
-        ValueError: if the file is damaged, or was made with another model.
+        ValueError: if the file is damaged, or was made with another model or by other arithmetic.
     """
     pixels = _pixels(flow)
     container = Container.unpack(data, "images", digest(flow))
@@ -79,6 +79,8 @@ def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
             part = encoded[start : start + IMAGES]
             found.append(_code(reader, pixels, flow.shape, part))
     x = torch.cat(found) if found else torch.zeros(0, *flow.shape, dtype=torch.uint8)
+    if check_sum(x) != container.facts["sum"]:
+        raise ValueError(OTHERWISE)
     return x, context
 
 

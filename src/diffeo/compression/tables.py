@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffeo.compression.coder import Coder, Reader, Writer
-from diffeo.compression.container import Container, digest
+from diffeo.compression.coder import OTHERWISE, Coder, Reader, Writer
+from diffeo.compression.container import Container, check_sum, digest
 from diffeo.compression.lattice import Floats, Lattice, lattices_of
 from diffeo.compression.numbers import code_numbers
 from diffeo.data.tables.frames import decode, encode
@@ -57,7 +57,7 @@ def compress_table(flow: MixedFlow, frame: Any) -> bytes:
     return Container(
         kind="table",
         model=digest(flow),
-        facts={"rows": len(frame), "coded": len(x), "limits": limits},
+        facts={"rows": len(frame), "coded": len(x), "limits": limits, "sum": check_sum(x)},
         parts={
             "cells": writer.finish(),
             "others": _packed(frame.loc[coded, others]) if others else b"",
@@ -85,7 +85,10 @@ def decompress_table(flow: MixedFlow, data: bytes) -> Any:
         tools = Tools(flow.stack)
         for start in range(0, count, ROWS):
             found.append(_code(reader, tools, facts["limits"], min(ROWS, count - start)))
-    x = torch.cat(found) if found else torch.zeros(0, len(flow.schema.modelled))
+    nothing = torch.zeros(0, len(flow.schema.modelled), dtype=torch.float64)
+    x = torch.cat([nothing, *found])
+    if check_sum(x) != facts["sum"]:
+        raise ValueError(OTHERWISE)
     made = _typed(decode(flow.schema, x.numpy()), rest)
     if parts["others"]:
         made = pandas.concat([made, _unpacked(parts["others"])], axis=1)
@@ -115,6 +118,8 @@ def _coded_rows(tools: Tools, flow: MixedFlow, frame: Any) -> tuple[Tensor, Any]
         old, new = frame[column.name].reset_index(drop=True), again[column.name]
         same = (old.isna() & new.isna()) | (old == new).fillna(False)
         coded &= same.to_numpy(dtype=bool)
+        if old.dtype.kind == "f":  # -0.0 equals 0.0, and would come back as that
+            coded &= ~(np.signbit(old.to_numpy()) & (old == 0).to_numpy())
     x = torch.from_numpy(matrix)
     coded &= ~flow.impossible(x).any(1).numpy()
     for c, i in enumerate(flow.stack.layout.numbers):
