@@ -31,6 +31,7 @@ FOLDS = 5  # each of which one member leaves out
 SMALL_FOLDS = 10  # of many rows, of which two are left out
 MIXTURE_ROWS, STACK_ROWS = 6_000, 5_000  # at most, for mixtures and for weights
 STACK_STEPS = 100
+BATCH = 256  # rows of a step, by default: of many rows too, since larger ones overfit sooner
 NONE = 1e-3  # weight of plain mixtures, and of networks, below which they are left out
 
 
@@ -256,9 +257,7 @@ def _train(
         Split(packed, None, w),
         Split(packed[held], None, None if w is None else w[held]),
         optimizer=OptimizerOptions(settings.lr, settings.l2, ema=0.99),
-        options=TrainerOptions(
-            batch_size=settings.batch_size or (256 if n < MANY else 512), device=settings.device
-        ),
+        options=TrainerOptions(batch_size=settings.batch_size or BATCH, device=settings.device),
         seed=seed,
         observers=[best, *settings.observers],
         augment=input_noise(len(networks.layout.numbers), settings.noise),
