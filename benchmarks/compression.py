@@ -83,7 +83,7 @@ def single_files(x: np.ndarray, form: str, **options: object) -> int:
     return total
 
 
-def sheet(x: np.ndarray, form: str, **options: object) -> int:
+def one_file(x: np.ndarray, form: str, **options: object) -> int:
     """The size of one image with all of them below each other."""
     file = io.BytesIO()
     columns = np.concatenate(np.array_split(x.reshape(-1, *x.shape[1:]), 10), axis=2)
@@ -117,9 +117,9 @@ def image_sizes(model: str, folder: Path, count: int) -> dict[str, float]:
         "diffeo": len(packed),
         "lzma": len(lzma.compress(grey.tobytes(), preset=9 | lzma.PRESET_EXTREME)),
         "png": single_files(grey, "PNG", optimize=True),
-        "png, one sheet": sheet(grey, "PNG", optimize=True),
+        "png, all in one": one_file(grey, "PNG", optimize=True),
         "webp": single_files(grey, "WEBP", lossless=True, quality=100, method=6),
-        "webp, one sheet": sheet(grey, "WEBP", lossless=True, quality=100, method=6),
+        "webp, all in one": one_file(grey, "WEBP", lossless=True, quality=100, method=6),
         "compress seconds": round(middle - start, 1),
         "decompress seconds": round(time.process_time() - middle, 1),
     }

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("hub", "pyro", "onnx", "ode", "ray")
+EXTRAS = ("hub", "pyro", "onnx", "ode", "compression", "ray")
 
 
 def bounds() -> dict[str, str]:

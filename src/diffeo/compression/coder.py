@@ -85,7 +85,6 @@ def constriction() -> Any:
         import constriction
     except ImportError:
         raise ValueError(
-            "constriction is missing, which codes lossless files: pip install "
-            "'diffeo[compression]'."
+            "constriction is missing, which lossless files need: pip install 'diffeo[compression]'."
         ) from None
     return constriction

@@ -12,7 +12,9 @@ PLACES = " DATA --with RUN"
 
 
 def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
-    """Write a table or images as a small file, by what a model says is likely; nothing is lost.
+    """Write a table or images as a small file, without loss.
+
+    What a model says is likely takes few bits.
 
     Example: `diffeo compress penguins.csv --with runs/penguins --out penguins.flow`. `diffeo
     decompress` makes the data again, with the same model on the same kind of machine. The model is
