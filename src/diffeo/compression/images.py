@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffeo.bijections.discrete import DiscreteCDF
 from diffeo.bijections.pixels import PixelAutoregressive
 from diffeo.compression.coder import OTHERWISE, Coder, Reader, Writer
 from diffeo.compression.container import Container, check_sum, digest
@@ -87,7 +88,8 @@ def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
 def _pixels(flow: Flow) -> PixelAutoregressive:
     """The part of a flow that has the distribution of each pixel."""
     found = [part for part in flow.modules() if isinstance(part, PixelAutoregressive)]
-    if len(found) != 1 or getattr(flow.dequantizer, "bits", 0) != 8:
+    exact = len(found) == 1 and isinstance(found[0].univariate, DiscreteCDF)
+    if not exact or getattr(flow.dequantizer, "bits", 0) != 8:
         raise ValueError(
             f"a {type(flow).__name__} compresses no images, since it has no exact probabilities of "
             "their 8 bits: train a PixelFlow."
@@ -113,9 +115,11 @@ def _code(
 ) -> Tensor:
     """Write images, or read them."""
     x = torch.zeros(len(context), *shape)
+    univariate = pixels.univariate
+    assert isinstance(univariate, DiscreteCDF)  # as `_pixels` has seen to
 
     def choose(parameters: Tensor, c: int, i: int, j: int) -> Tensor:
-        p = pixels.univariate.probabilities(parameters)
+        p = univariate.probabilities(parameters)
         symbols = coder.code(p, None if known is None else known[:, c, i, j].long())
         x[:, c, i, j] = symbols.float()
         return pixels.scaled(symbols.float())
