@@ -60,16 +60,18 @@ docs: .venv/dev  ## the site of the documentation, into site/; a warning is an e
 	$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-zoo: .venv/installed  ## train the model that ships, an hour on one core: make zoo DATA=FOLDER of MNIST
+zoo: .venv/installed  ## train the models that ship, two hours on one core: make zoo DATA=FOLDER of MNIST
 	@test -n "$(DATA)" || { echo "make zoo DATA=FOLDER: name the folder of MNIST."; exit 2; }
 	$(BIN)/diffeo train --preset mnist-labels --data "$(DATA)" --out runs/zoo-mnist
-	$(MAKE) zoo-files RUN=runs/zoo-mnist
+	$(MAKE) zoo-files RUN=runs/zoo-mnist NAME=mnist OPTIONS="--dtype bfloat16"
+	$(BIN)/diffeo train --preset pixel-mnist --data "$(DATA)" --out runs/zoo-pixel-mnist
+	$(MAKE) zoo-files RUN=runs/zoo-pixel-mnist NAME=pixel-mnist
 
-zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-files RUN=FOLDER
+zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-files RUN=FOLDER NAME=mnist
 	rm -rf build/zoo
-	$(BIN)/diffeo share "$(RUN)" mnist --dtype bfloat16 --license apache-2.0 --out build/zoo/mnist
-	rm -rf src/diffeo/pretrained/zoo/mnist
-	mv build/zoo/mnist src/diffeo/pretrained/zoo/mnist
+	$(BIN)/diffeo share "$(RUN)" $(NAME) $(OPTIONS) --license apache-2.0 --out build/zoo/$(NAME)
+	rm -rf src/diffeo/pretrained/zoo/$(NAME)
+	mv build/zoo/$(NAME) src/diffeo/pretrained/zoo/$(NAME)
 
 clean:
 	rm -rf .venv .venv-lowest site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

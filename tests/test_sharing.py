@@ -618,22 +618,27 @@ def test_what_cannot_be_shared_is_refused(run, capsys, monkeypatch):
 # What ships ---------------------------------------------------------------------------------------
 
 
-def test_mnist_ships_small_and_says_how_good_it_is():
-    folder = zoo.FOLDER / "mnist"
+SHIPPED = {"mnist": "mnist-labels", "pixel-mnist": "pixel-mnist"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_model_ships_small_and_says_how_good_it_is(name):
+    folder = zoo.FOLDER / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     header, body = card_of(folder)
     assert header["license"] == "apache-2.0"
-    assert re.search(r"- test: 1\.\d{4} ± 0\.\d{4} bits/dim.*10,000 images", body)
-    assert "diffeo train --preset mnist-labels" in body
+    assert re.search(r"- test: [01]\.\d{4} ± 0\.\d{4} (exact )?bits/dim.*10,000 images", body)
+    assert f"diffeo train --preset {SHIPPED[name]}" in body
     assert not re.search(r"[\s'\"](/|~/)\w", body)
-    x = diffeo.load("mnist").sample(2, torch.eye(10)[[3, 8]])
+    x = diffeo.load(name).sample(2, torch.eye(10)[[3, 8]])
     assert x.shape == (2, 1, 28, 28)
 
 
 @pytest.mark.slow
-def test_mnist_is_as_good_as_its_card_says(shared_data):
-    given = float(re.search(r"- test: (1\.\d+)", card_of(zoo.FOLDER / "mnist")[1])[1])
-    run = Run("mnist")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_model_is_as_good_as_its_card_says(name, shared_data):
+    given = float(re.search(r"- test: ([01]\.\d+)", card_of(zoo.FOLDER / name)[1])[1])
+    run = Run(name)
     gallery = run.gallery(str(shared_data / "mnist" / "test.parquet"))
     x, context = gallery.images.take(torch.arange(2_000))
     with torch.no_grad():

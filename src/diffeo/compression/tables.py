@@ -112,7 +112,13 @@ def _check(flow: MixedFlow) -> None:
 def _coded_rows(tools: Tools, flow: MixedFlow, frame: Any) -> tuple[Tensor, Any]:
     """The rows `(n, columns)` that come back as they are, and which of the frame's they are."""
     matrix = encode(flow.schema, frame, strict=False)
-    again = _typed(decode(flow.schema, matrix), frame)
+    x = torch.from_numpy(matrix)
+    for c, i in enumerate(flow.stack.layout.numbers):
+        lattice, values = lattices_of(tools, c)[0], x[:, i]
+        if not isinstance(lattice, Floats):
+            known = lattice.values(lattice.keys(values.nan_to_num()))
+            x[:, i] = torch.where(values.isnan(), torch.nan, known)
+    again = _typed(decode(flow.schema, x.numpy()), frame)
     coded = np.ones(len(frame), dtype=bool)
     for column in flow.schema.modelled:
         old, new = frame[column.name].reset_index(drop=True), again[column.name]
@@ -120,14 +126,7 @@ def _coded_rows(tools: Tools, flow: MixedFlow, frame: Any) -> tuple[Tensor, Any]
         coded &= same.to_numpy(dtype=bool)
         if old.dtype.kind == "f":  # -0.0 equals 0.0, and would come back as that
             coded &= ~(np.signbit(old.to_numpy()) & (old == 0).to_numpy())
-    x = torch.from_numpy(matrix)
     coded &= ~flow.impossible(x).any(1).numpy()
-    for c, i in enumerate(flow.stack.layout.numbers):
-        lattice, values = lattices_of(tools, c)[0], x[:, i]
-        if not isinstance(lattice, Floats):
-            # Not so numbers that are too large to count, or times between the steps of a grid.
-            same = lattice.values(lattice.keys(values.nan_to_num())) == values
-            coded &= (same | values.isnan()).numpy()
     for i, column in enumerate(flow.schema.modelled):
         if isinstance(column, CategoryColumn) and column.other:
             coded &= matrix[:, i] < len(column.values)
