@@ -110,7 +110,8 @@ def test_the_command_compares_on_mixed_rows(
     monkeypatch.setattr(mixed, "OURS", {"diffeo": mixed.copula})
     samples = mixed.SAMPLERS["Gaussian copula"]
     sdv = mixed.SAMPLERS["SDV CTGAN"]
-    monkeypatch.setattr(mixed, "SAMPLERS", {"diffeo": samples, "c": samples, "s": sdv})
+    samplers = {"diffeo": samples, "training rows": mixed.training_rows, "c": samples, "s": sdv}
+    monkeypatch.setattr(mixed, "SAMPLERS", samplers)
     arguments = ["mixed", "--tables", "cars", "penguins", "--splits", "1"]
     arguments += ["--out", str(tmp_path), "--data", str(tmp_path)]
     assert command.main(arguments) == 0
@@ -119,5 +120,6 @@ def test_the_command_compares_on_mixed_rows(
     assert command.main([*arguments, "--samples", "--draws", "5000"]) == 0
     assert "DIFFEO_SDV names no interpreter" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "mixed-samples.csv")
-    assert [*found["method"]] == ["diffeo", "training rows", "c"]
+    assert [*found["method"].unique()] == ["diffeo", "training rows", "c"]
+    assert [*found["split"]] == [*range(mixed.FEW_SPLITS)] * 3  # since there are few rows
     assert found["outside"].max() == 0

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Generator, Tensor
 
 from diffeo import figures
-from diffeo.data import Images, ImageSplit, check_writable, write_columns
+from diffeo.data import Images, ImageSplit
 from diffeo.latent import DirectionKind, Directions, find_directions
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole
@@ -70,21 +70,6 @@ def check_figure(name: str) -> Path:
     if out.suffix not in {".png", ".pdf", ".svg"}:
         raise ValueError(f"{out} cannot hold a figure: end its name in .png, .pdf or .svg.")
     return out
-
-
-def write_pixels(parts: Iterator[Tensor], file: Path) -> None:
-    """Write images as an array, as one image of all, or into a folder, by the name's ending."""
-    if file.suffix.lower() in {".npy", ".npz"}:
-        check_writable(file)
-        write_columns(file, {"images": torch.cat(list(parts)).numpy()})
-    elif file.suffix:
-        from diffeo.data.images.writing import save_images
-
-        save_images(torch.cat(list(parts)), file)
-    else:
-        from diffeo.data.images.writing import write_images
-
-        write_images(parts, file)
 
 
 def draw_columns(columns: Sequence[Tensor], labels: list[str], caption: str, out: Path) -> str:

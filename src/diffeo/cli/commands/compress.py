@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from diffeo.cli.parser import Parser
 from diffeo.run import Run
 from diffeo.utils.files import atomic_write
 
@@ -44,6 +45,11 @@ def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
     with atomic_write(file) as partial:
         partial.write_bytes(packed)
     yield f"{count:,} {what} in {len(packed):,} bytes, {share}, written to {file}."
+
+
+def add_options(parser: Parser) -> None:
+    """The option that names the run."""
+    parser.add_argument("--with", metavar="RUN", help="The same as RUN: the run or the model.")
 
 
 def expand(words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffeo.cli.commands.compress import add_options as add_options
 from diffeo.cli.commands.compress import expand as expand
 from diffeo.data import check_writable, write_columns
 from diffeo.run import Run
@@ -26,14 +27,14 @@ def main(run: Run, file: str, *, out: str | None = None) -> Iterator[str]:
         raise ValueError(f"there is no file {path}: give one that `diffeo compress` wrote.")
     packed = path.read_bytes()
     if run.flow.takes_pixels:
-        from diffeo.cli.images import write_pixels
         from diffeo.compression import decompress_images
+        from diffeo.data.images.writing import write_any_images
 
         target = Path(out or "decompressed")
         if target.suffix not in {"", ".npy", ".npz"}:
             raise ValueError(f"{target} would lose images: name a folder, a .npy or a .npz file.")
         x, _ = decompress_images(run.flow, packed)
-        write_pixels(iter([x]), target)
+        write_any_images([x], target)
         yield f"{len(x):,} images written to {target}."
         return
     from diffeo.cli.tables import table_model

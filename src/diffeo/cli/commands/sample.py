@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from diffeo.cli.contexts import Contexts, choose_contexts, read_contexts
-from diffeo.cli.images import write_pixels
 from diffeo.data import Table
 from diffeo.data.tables.writing import is_folder
 from diffeo.run import Run
@@ -108,7 +107,9 @@ def _write(
     images = run.flow.takes_pixels
     file = Path(out or ("samples.png" if images else "samples.csv"))
     if images:
-        write_pixels(run.stream_samples(count, context, temperature, seed), file)
+        from diffeo.data.images.writing import write_any_images
+
+        write_any_images(run.stream_samples(count, context, temperature, seed), file)
     elif file.suffix == ".png":
         from diffeo import figures
 

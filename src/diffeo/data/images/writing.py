@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffeo.data.images.dataset import Pixels
+from diffeo.data.tables.writing import check_writable, write_columns
 from diffeo.utils.files import atomic_write
 
 PAPER = (233, 236, 241)  # shows between images, and where there is none
@@ -144,6 +145,21 @@ def write_images(batches: Iterable[Tensor], folder: str | os.PathLike[str]) -> i
                 image.save(partial)
             count += 1
     return count
+
+
+def write_any_images(batches: Iterable[Tensor], path: Path) -> None:
+    """Write images as an array (.npy, .npz), as one image of all, or into a folder, by the name.
+
+    Raises:
+        ValueError: as `save_images`, `write_images` and `check_writable`.
+    """
+    if path.suffix.lower() in {".npy", ".npz"}:
+        check_writable(path)
+        write_columns(path, {IMAGE + "s": torch.cat([*batches]).numpy()})
+    elif path.suffix:
+        save_images(torch.cat([*batches]), path)
+    else:
+        write_images(batches, path)
 
 
 def write_image_table(
