@@ -95,7 +95,7 @@ def test_a_table_of_known_probabilities_takes_their_bits():
 def size_of_cells(flow, frame):
     """In bytes, of all that the model codes."""
     packed = compress_table(flow, frame)
-    return len(Container.unpack(packed, "table", digest(flow)).parts["cells"])
+    return len(Container.unpack(packed, "tables", digest(flow)).parts["cells"])
 
 
 def test_sizes_are_those_of_the_model_of_discrete_tables(frame):

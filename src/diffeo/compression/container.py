@@ -18,7 +18,7 @@ from diffeo.utils.files import parse_json
 
 MAGIC, VERSION = b"diffeo\x00\x00", 1
 LENGTHS = struct.Struct("<III")  # of the header, and check sums of the header and of what follows
-Kind = Literal["table", "images"]
+Kind = Literal["tables", "images"]
 
 
 @dataclass
@@ -71,7 +71,10 @@ class Container:
                 "install the one that wrote it."
             )
         if header["kind"] != kind:
-            raise ValueError(f"the file holds {header['kind']}, and the model is one of {kind}.")
+            raise ValueError(
+                f"the file holds {header['kind']}, and the model is one of {kind}: give "
+                "the run that compressed it."
+            )
         if header["model"] != model:
             raise ValueError(
                 "the file was made with another model, or in another precision: give the run that "

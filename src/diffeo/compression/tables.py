@@ -55,7 +55,7 @@ def compress_table(flow: MixedFlow, frame: Any) -> bytes:
         for part in x.split(ROWS):
             _code(writer, tools, limits, len(part), part)
     return Container(
-        kind="table",
+        kind="tables",
         model=digest(flow),
         facts={"rows": len(frame), "coded": len(x), "limits": limits, "sum": check_sum(x)},
         parts={
@@ -77,7 +77,7 @@ def decompress_table(flow: MixedFlow, data: bytes) -> Any:
     import pandas
 
     _check(flow)
-    container = Container.unpack(data, "table", digest(flow))
+    container = Container.unpack(data, "tables", digest(flow))
     facts, parts = container.facts, container.parts
     rest, count = _unpacked(parts["rows"]), facts["coded"]
     reader, found = Reader(parts["cells"]), []
