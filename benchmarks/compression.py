@@ -1,4 +1,4 @@
-"""Lossless files: tables and the test images of MNIST, beside general methods.
+"""Lossless files: tables and the test images of MNIST, and what general methods make of them.
 
     python -m benchmarks compression [--data FOLDER] [--only tables|images] [--model pixel-mnist]
 

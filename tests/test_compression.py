@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import torch
+from commands import refused
 
 from diffeo import PixelFlow, RealNVP
 from diffeo.bijections.discrete import SoftmaxCDF
@@ -212,6 +214,26 @@ def test_models_without_exact_probabilities_are_refused():
         compress_images(RealNVP(4), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="do not fit the model"):
         compress_images(small_flow(), torch.zeros(2, 1, 9, 4, dtype=torch.uint8))
+
+
+def test_images_that_would_be_scaled_are_refused(tmp_path, capsys):
+    small_flow().save_pretrained(tmp_path / "model")
+    for folder, size in (("larger", (8, 10)), ("equal", (4, 5))):
+        (tmp_path / folder).mkdir()
+        PIL.Image.new("L", size, 7).save(tmp_path / folder / "one.png")
+    small, back = tmp_path / "small.flow", tmp_path / "back.npy"
+    arguments = ["--with", str(tmp_path / "model"), "--out"]
+    sizes = ("8 x 10 pixels in 1 channel", "4 x 5 pixels in 1 channel")
+    refused(["compress", str(tmp_path / "larger"), *arguments, str(small)], capsys, *sizes)
+    assert not small.exists()
+    assert main(["compress", str(tmp_path / "equal"), *arguments, str(small)]) == 0
+    assert main(["decompress", str(small), *arguments, str(back)]) == 0
+    assert np.array_equal(np.load(back), np.full((1, 1, 5, 4), 7))
+
+
+def test_columns_without_names_are_refused(flow):
+    with pytest.raises(ValueError, match="no text"):
+        compress_table(flow, pd.DataFrame({0: [1.0]}))
 
 
 def test_the_commands_round_trip_a_csv(tmp_path, frame):

@@ -183,7 +183,7 @@ def test_images_come_back_bit_for_bit(shape, options, precision):
 
 
 def test_pixel_by_pixel_is_the_plain_inverse():
-    """The fixed point of passes of the whole network, which knows of no rows kept."""
+    """The fixed point of passes of the whole network, which remembers no rows."""
     flow = made((2, 4, 3), bits=4, context=2)
     z = torch.randn(5, flow.dims, generator=torch.Generator().manual_seed(3)).double()
     context = torch.randn(5, 2, generator=torch.Generator().manual_seed(4)).double()

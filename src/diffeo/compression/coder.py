@@ -20,6 +20,8 @@ class Coder(ABC):
 
     A symbol of probability p takes -log2 p bits. Probabilities are rounded to 24 bits, so that no
     symbol is impossible.
+
+    (Martin 1979)
     """
 
     @abstractmethod
@@ -76,7 +78,7 @@ def _rounded(p: Tensor) -> Any:
 
 
 def constriction() -> Any:
-    """The library of range coders (Bamler 2022).
+    """The library (Bamler 2022).
 
     Raises:
         ValueError: if it is not installed.

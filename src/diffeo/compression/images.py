@@ -27,7 +27,7 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
         bits = -sum_i log2 P(pixel i | the pixels before it)
 
     Args:
-        flow: a `PixelFlow` of 8 bits.
+        flow: a `PixelFlow` of 8 bits, on the CPU.
         x: the images.
         context: of each `(n, context_features)`, for a conditional flow; it is in the file too.
 

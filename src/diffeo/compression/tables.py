@@ -38,17 +38,20 @@ def compress_table(flow: MixedFlow, frame: Any) -> bytes:
     model cannot have, are compressed without it.
 
     Args:
-        flow: a model of such tables without context, in float64.
-        frame: with the columns of its schema.
+        flow: a model of such tables without context, in float64, on the CPU.
+        frame: with the columns of its schema. Its index is not in the file.
 
     Raises:
-        ValueError: if a column is missing, or constriction.
+        ValueError: if a column is missing, or has a name that is no text, or constriction is
+            missing.
     """
     _check(flow)
+    if odd := [name for name in frame.columns if not isinstance(name, str)]:
+        raise ValueError(f"column {odd[0]!r} has a name that is no text: rename it.")
     tools = Tools(flow.stack)
     x, coded = _coded_rows(tools, flow, frame)
     names = {column.name for column in flow.schema.modelled}
-    others = [c for c in frame.columns if str(c) not in names]
+    others = [c for c in frame.columns if c not in names]
     writer = Writer()
     with one_thread(), torch.no_grad():
         limits = _limits(tools, x)
@@ -190,7 +193,8 @@ def _number(
     lattices = lattices_of(rows.tools, c)
     side = torch.zeros(len(filled), dtype=torch.long)
     if all(limits) and len(lattices) > 1:
-        below, above = _tails(parts, lattices[0], 0, side, torch.arange(len(side)))
+        zeros, every = torch.zeros_like(side), torch.arange(len(side))
+        below, above = _tails(parts, lattices[0], 0, zeros, every)
         p = torch.stack((above - parts.gap, below), 1)
         side = coder.code(p, None if x is None else (~lattices[0].has(x)).long())
     elif not limits[0]:

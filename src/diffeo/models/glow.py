@@ -17,7 +17,7 @@ from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
-from diffeo.models.sizes import ImageShape, check_size, most_halvings
+from diffeo.models.sizes import ImageShape, check_size, most_halvings, usual_margin
 from diffeo.networks.glow import GlowNet, ZeroConv
 from diffeo.utils.ranges import Bits, Count, Positive
 
@@ -91,7 +91,7 @@ class Glow(Flow):
         levels = usual[0] if levels is None else levels
         steps = usual[1] if steps is None else steps
         hidden_channels = usual[2] if hidden_channels is None else hidden_channels
-        margin = margin if margin is not None else 1e-5 if channels == 1 else 0.0
+        margin = usual_margin(channels) if margin is None else margin
         check_size(height, width, levels, "level")
         latent_shapes: list[tuple[int, ...]] = []
 

@@ -10,18 +10,18 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from torch import Tensor, nn
 
-from diffeo.bijections.chain import Chain, Inverse
 from diffeo.bijections.coupling import Coupling
 from diffeo.bijections.dequantization import PixelDequantize
-from diffeo.bijections.elementwise import Center, Logit, Margin
+from diffeo.bijections.elementwise import Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.patches import Patches, Pattern, ShuffledSplit, TokenSplit
-from diffeo.bijections.reshape import Flatten, Permutation
+from diffeo.bijections.reshape import Permutation
 from diffeo.bijections.splits import FeatureSplit, Split
 from diffeo.bijections.univariate import SigmoidAffine, Univariate
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
-from diffeo.models.sizes import ImageShape, largest_patch
+from diffeo.models.patched import patched
+from diffeo.models.sizes import ImageShape, largest_patch, usual_margin
 from diffeo.networks.transformer import VisionTransformer
 from diffeo.utils.ranges import Bits, Count
 
@@ -92,7 +92,7 @@ class Jet(Flow):
         couplings = usual[1] if couplings is None else couplings
         layers = usual[2] if layers is None else layers
         hidden_channels = usual[3] if hidden_channels is None else hidden_channels
-        margin = margin if margin is not None else 1e-5 if channels == 1 else 0.0
+        margin = usual_margin(channels) if margin is None else margin
         patches = Patches(height, width, patch, pixels_first=True)
         token, tokens = channels * patch**2, patches.rows * patches.columns
         if token % 2:
@@ -120,13 +120,7 @@ class Jet(Flow):
 
         kinds = itertools.islice(itertools.cycle(cycle), couplings)
         super().__init__(
-            Chain(
-                Logit(2.0**bits, margin) if margin else Center(2.0**bits, 2.0),
-                patches,
-                *(coupling(kind) for kind in kinds),
-                Inverse(copy.deepcopy(patches)),
-                Flatten(channels, height, width),
-            ),
+            patched(image_shape, patches, map(coupling, kinds), 2.0**bits, margin),
             (channels, height, width),
             context=spec,
             context_encoder=ActNorm(spec.width) if spec and spec.category is None else None,

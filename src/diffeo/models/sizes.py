@@ -49,3 +49,8 @@ def largest_patch(height: int, width: int, most: int, fold: int = 1) -> int:
     """
     fits = (p for p in range(most, 1, -1) if not height % (fold * p) and not width % (fold * p))
     return next(fits, 1)
+
+
+def usual_margin(channels: int) -> float:
+    """That of a `Logit` for grey images, which have much black and white; 0 for no logit."""
+    return 1e-5 if channels == 1 else 0.0

@@ -10,17 +10,17 @@ from typing import Any, ClassVar, Self, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from diffeo.bijections.chain import Chain, Inverse
+from diffeo.bijections.chain import Chain
 from diffeo.bijections.dequantization import Dequantizer, GaussianPixels, PixelDequantize
-from diffeo.bijections.elementwise import Center, Logit, Margin
+from diffeo.bijections.elementwise import Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.patches import Patches
-from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.tokens import Guidance, TokenAutoregressive
 from diffeo.bijections.univariate import LocationScale, Univariate
 from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.flow import Flow
-from diffeo.models.sizes import ImageShape, largest_patch
+from diffeo.models.patched import patched
+from diffeo.models.sizes import ImageShape, largest_patch, usual_margin
 from diffeo.networks.transformer import CausalTransformer
 from diffeo.utils.ranges import Bits, Count, NonNegative, Share, Whole, checked
 
@@ -93,7 +93,8 @@ class TarFlow(Flow):
         blocks = usual[1] if blocks is None else blocks
         layers = usual[2] if layers is None else layers
         hidden_channels = usual[3] if hidden_channels is None else hidden_channels
-        margin = _usual_margin(channels, noise_std) if margin is None else margin
+        if margin is None:
+            margin = 0.0 if noise_std else usual_margin(channels)
         if noise_std and (margin or bits < 8):
             raise ValueError("Gaussian noise leaves the range of pixels: take margin 0 and 8 bits.")
         if class_dropout and spec.category is None:
@@ -113,13 +114,7 @@ class TarFlow(Flow):
         if noise_std:
             dequantizer = GaussianPixels(noise_std)
         super().__init__(
-            Chain(
-                Logit(2.0**bits, margin) if margin else Center(2.0**bits, 2.0),
-                patches,
-                *(block(number) for number in range(blocks)),
-                Inverse(copy.deepcopy(patches)),
-                Flatten(channels, height, width),
-            ),
+            patched(image_shape, patches, map(block, range(blocks)), 2.0**bits, margin),
             (channels, height, width),
             context=spec,
             context_encoder=ActNorm(spec.width) if spec and spec.category is None else None,
@@ -252,7 +247,3 @@ def usual_settings(height: int, width: int) -> tuple[int, int, int, int]:
     """
     patch = largest_patch(height, width, 4 if min(height, width) >= 16 else 2)
     return patch, 4, 2, 128
-
-
-def _usual_margin(channels: int, noise_std: float) -> float:
-    return 1e-5 if channels == 1 and not noise_std else 0.0

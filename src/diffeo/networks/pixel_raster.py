@@ -30,7 +30,7 @@ def raster(
     """Call `choose` with the parameters of each channel of each pixel, in raster order.
 
     When a row begins, the vertical stack computes that row at once. For each pixel the horizontal
-    stack computes that pixel; what it knows of the pixels to the left it has kept.
+    stack computes that pixel; it remembers what it knows of the pixels to the left.
 
     Args:
         above: the first convolution of the vertical stack.

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from diffeo.cli.parser import Parser
+from diffeo.data import ImageOptions, load_gallery
 from diffeo.run import Run
 from diffeo.utils.files import atomic_write
 
 PLACES = " DATA --with RUN"
+FIXED = {"device": "cpu", "precision": "float32"}  # both directions have to round alike
 
 
 def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
@@ -19,7 +21,8 @@ def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
 
     Example: `diffeo compress penguins.csv --with runs/penguins --out penguins.flow`. `diffeo
     decompress` makes the data again, with the same model on the same kind of machine. The model is
-    one of tables, or a PixelFlow: bits/dim of other models are bounds.
+    one of tables, or a PixelFlow: bits/dim of other models are bounds. Images have the size and the
+    colours of the model, since to scale them is a loss.
 
     Args:
         data: A table, or images.
@@ -30,7 +33,14 @@ def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:
         raise ValueError(f"{file} is a folder: give the name of a file.")
     if run.flow.takes_pixels:
         from diffeo.compression import compress_images
+        from diffeo.data.images.dataset import size_of
 
+        written = load_gallery(ImageOptions(data, strict=True)).images.pixels.shape[1:]
+        if written != run.flow.shape:
+            raise ValueError(
+                f"{data} has images of {size_of(written)}, and the model is one of "
+                f"{size_of(run.flow.shape)}: give images of that size, since to scale is a loss."
+            )
         images = run.gallery(data).images
         x, context = images.take(torch.arange(len(images)))
         packed, what, count = compress_images(run.flow, x, context), "images", len(x)

@@ -9,13 +9,15 @@ from diffeo.data import check_writable, write_columns
 from diffeo.run import Run
 
 PLACES = " FILE --with RUN"
+FIXED = {"device": "cpu", "precision": "float32"}
 
 
 def main(run: Run, file: str, *, out: str | None = None) -> Iterator[str]:
     """Make the table or the images again that `diffeo compress` wrote.
 
     Example: `diffeo decompress penguins.flow --with runs/penguins --out penguins.csv`. A file of
-    another model, of another precision, or that is damaged is refused.
+    another model, of another precision, or that is damaged is refused. Of images, labels and names
+    of files are not written.
 
     Args:
         file: What `diffeo compress` wrote.

@@ -155,7 +155,7 @@ def write_any_images(batches: Iterable[Tensor], path: Path) -> None:
     """
     if path.suffix.lower() in {".npy", ".npz"}:
         check_writable(path)
-        write_columns(path, {IMAGE + "s": torch.cat([*batches]).numpy()})
+        write_columns(path, {"images": torch.cat([*batches]).numpy()})
     elif path.suffix:
         save_images(torch.cat([*batches]), path)
     else:
