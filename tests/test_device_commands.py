@@ -115,13 +115,18 @@ def test_every_command_that_opens_a_run_takes_a_device_or_says_why_not(capsys, r
         parser = make_parser(name)
         if "run" in parser.names and "--device" not in parser._option_string_actions:
             without.append(name)
-    assert without == ["export"]
-    assert main(["export", "table", "--to", "torch", "--device", "cpu"]) == 2
-    err = capsys.readouterr().err
-    assert err == (
-        "diffeo: --device is no option of export: the files are written and checked on the CPU, "
-        "in float32.\n"
-    )
+    assert sorted(without) == ["compress", "decompress", "export"]
+    written = "files are written and read on the CPU, in float32"
+    reasons = {
+        "export table --to torch": "the files are written and checked on the CPU, in float32",
+        "compress moons.csv --with table": written,
+        "decompress moons.flow --with table": written,
+    }
+    for command, reason in reasons.items():
+        assert main([*command.split(), "--device", "cpu"]) == 2
+        err = capsys.readouterr().err
+        name = command.split()[0]
+        assert err == f"diffeo: --device is no option of {name}: {reason}.\n"
 
 
 @pytest.mark.parametrize("name", ["plot", "share", "score"])

@@ -12,6 +12,9 @@ from diffeo.utils.files import atomic_write
 
 PLACES = " DATA --with RUN"
 FIXED = {"device": "cpu", "precision": "float32"}  # both directions have to round alike
+WITHOUT = dict.fromkeys(
+    ("--device", "--precision"), "files are written and read on the CPU, in float32"
+)
 
 
 def main(run: Run, data: str, *, out: str = "data.flow") -> Iterator[str]:

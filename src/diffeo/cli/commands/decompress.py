@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffeo.cli.commands.compress import FIXED as FIXED
+from diffeo.cli.commands.compress import WITHOUT as WITHOUT
 from diffeo.cli.commands.compress import add_options as add_options
 from diffeo.cli.commands.compress import expand as expand
 from diffeo.data import check_writable, write_columns
 from diffeo.run import Run
 
 PLACES = " FILE --with RUN"
-FIXED = {"device": "cpu", "precision": "float32"}
 
 
 def main(run: Run, file: str, *, out: str | None = None) -> Iterator[str]:
