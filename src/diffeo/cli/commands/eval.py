@@ -1,27 +1,46 @@
 """`diffeo eval`."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from rich.table import Table
 
+from diffeo.cli.quality import check_quality, measure_samples
 from diffeo.data import SPLITS, Batches
 from diffeo.evaluation.likelihood import Batch, Weighted, evaluate, evaluate_batches, is_exact
 from diffeo.run import Run
-from diffeo.utils.ranges import Count
+from diffeo.utils.ranges import Count, NonNegative
 
 
-def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[Table | str]:
+def main(
+    run: Run,
+    *,
+    data: str | None = None,
+    samples: Count = 1,
+    quality: Count | None = None,
+    temperature: NonNegative = 1.0,
+    out: str = "quality.json",
+) -> Iterator[Table | str]:
     """Print the mean negative log-likelihood of each split, or of other data.
 
     The unit is nats for tables, and bits/dim for images.
+
+    With --quality, samples are drawn and compared with training images, as held-out images are: by
+    a Fréchet distance, precision and recall, and the nearest training image of each.
 
     Args:
         data: Other rows with the same columns, or other images.
         samples: How many noisy copies of each image are averaged. More than 1 give the
             importance-weighted bound, which is lower than that of one copy. A model whose
             bits/dim are exact, such as PixelFlow, has none to average.
+        quality: How many samples are drawn, such as 1000, to judge how they look; of images.
+        temperature: Of these samples.
+        out: A .json file for how they look; a .png of the same name shows the samples that are
+            nearest to training images, and these.
     """
     flow, images = run.flow, run.flow.takes_pixels
+    if quality is not None:
+        check_quality(run, out)
     if data is None:
         known = run.data()
         scores = {split: evaluate(flow, known, split, samples) for split in SPLITS}
@@ -59,3 +78,5 @@ def main(run: Run, *, data: str | None = None, samples: Count = 1) -> Iterator[T
         cells = ["" if number is None else f"{number:.4f}" for number in row]
         table.add_row(name, f"{score.rows:,}", *cells)
     yield table
+    if quality is not None:
+        yield from measure_samples(run, data, quality, temperature, Path(out))
