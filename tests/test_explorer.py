@@ -637,7 +637,7 @@ def test_of_each_visitor_only_what_the_controls_need_is_remembered(labels):
                 shown[name] = ask(name, uploaded, [], files)[1]
             assert shown["one"] != shown["two"]
             for name in brought:
-                _, _, after, *_ = ask(name, again, [None])
+                _, _, after, *_ = ask(name, again, [None, -1])
                 source = re.compile('<img src="(data:image/png[^"]+)')
                 assert source.search(after)[1] == source.search(shown[name])[1]
                 memory = page.app.state_holder[name]

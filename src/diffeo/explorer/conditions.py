@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,12 +20,13 @@ MOST = 64  # contexts over which the density of an event of unknown context is a
 
 @dataclass(frozen=True)
 class Control:
-    """A variable of the context, its columns, and the range of a number."""
+    """A variable of the context, its columns, and of a number the range and a usual value."""
 
     variable: Variable
     columns: slice
     low: float = 0.0
     high: float = 1.0
+    usual: float | None = None
 
     @property
     def name(self) -> str:
@@ -39,13 +40,21 @@ class Control:
 
     @property
     def first(self) -> Any:
-        """The value at first: the first class, or the middle of the range."""
-        return self.values[0] if self.values else (self.low + self.high) / 2
+        """The value at first: the first class, a usual number, or the middle of the range."""
+        if self.values:
+            return self.values[0]
+        return self.rounded((self.low + self.high) / 2 if self.usual is None else self.usual)
+
+    def rounded(self, number: float) -> float:
+        """A number as few digits say it, a thousandth of the range apart."""
+        return round(number, _decimals(self.high - self.low))
 
     def read(self, context: Tensor) -> Any:
         """Its value in a context `(1, width)`."""
         columns = context[0, self.columns]
-        return self.values[int(columns.argmax())] if self.values else float(columns[0])
+        if self.values:
+            return self.values[int(columns.argmax())]
+        return self.rounded(float(columns[0]))
 
     def write(self, context: Tensor, value: Any) -> None:
         """Set its value in all rows of a context `(n, width)`.
@@ -77,8 +86,16 @@ class Conditions:
     @classmethod
     def of(cls, flow: Flow, known: Tensor | None) -> Conditions:
         """Those of a flow; without data, numbers go two standard deviations up and down."""
-        low, high = _usual_range(flow) if known is None else (known.amin(0), known.amax(0))
-        return cls(make_controls(flow.context, low, high), known)
+        if known is None:
+            return cls(make_controls(flow.context, *_usual_range(flow)))
+        controls = make_controls(flow.context, known.amin(0), known.amax(0))
+        # The median, since the mean of truth values is none.
+        usual = known.median(0).values
+        controls = [
+            part if part.values else replace(part, usual=float(usual[part.columns.start]))
+            for part in controls
+        ]
+        return cls(controls, known)
 
     def __bool__(self) -> bool:
         return bool(self.controls)
@@ -156,9 +173,21 @@ def make_controls(context: ContextSpec, low: Tensor, high: Tensor) -> list[Contr
     return [
         Control(variable, columns)
         if isinstance(variable, Category)
-        else Control(variable, columns, float(low[columns.start]), float(high[columns.start]))
+        else _number(variable, columns, low, high)
         for variable, columns in context.parts()
     ]
+
+
+def _decimals(span: float) -> int:
+    """Digits behind the point of a thousandth of a range; below 0 for large ones."""
+    return math.ceil(3 - math.log10(span)) if 0 < span < math.inf else 15
+
+
+def _number(variable: Variable, columns: slice, low: Tensor, high: Tensor) -> Control:
+    """The control of a number, whose range has ends of few digits."""
+    first, last = float(low[columns.start]), float(high[columns.start])
+    digits = _decimals(last - first)
+    return Control(variable, columns, round(first, digits), round(last, digits))
 
 
 def _usual_range(flow: Flow) -> tuple[Tensor, Tensor]:

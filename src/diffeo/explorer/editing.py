@@ -41,7 +41,13 @@ def edit(subject: Subject, slot: Slot, values: Sequence[Any]) -> Tensor:
     if values == rest(subject, slot):
         return decode(subject.flow, slot.z, slot.context)
     if by_condition(subject):
-        return decode(subject.flow, slot.z, subject.conditions.row(values))
+        assert slot.context is not None
+        context = slot.context.clone()
+        controls = subject.conditions.controls
+        for control, value, own in zip(controls, values, rest(subject, slot), strict=True):
+            if value != own:  # a number that is shown is rounded
+                control.write(context, value)
+        return decode(subject.flow, slot.z, context)
     directions, z = subject.directions, slot.z
     for name, strength in zip(subject.attributes, values, strict=True):
         if strength:

@@ -92,6 +92,9 @@ def check_inputs(controls: Sequence[Any], values: Sequence[Any], state: Any) -> 
         elif isinstance(control, gr.Checkbox):
             if not isinstance(value, bool):
                 raise _refusal(control, value, "choose yes or no.")
+        elif isinstance(control, gr.Textbox):
+            if not isinstance(value, str):
+                raise _refusal(control, value, "load the page again.")
         elif isinstance(control, gr.Radio | gr.Dropdown):
             _check_choice(control, value)
         elif isinstance(control, gr.CheckboxGroup):

@@ -22,8 +22,13 @@ from diffeo.figures.style import STYLE
 
 def png(x: Tensor) -> str:
     """An image `(C, H, W)`, uint8, pixel by pixel, as a data address."""
+    return png_of(pixels_of(x))
+
+
+def pixels_of(x: Tensor) -> Pixels:
+    """Those of an image `(C, H, W)`: grey `(H, W)`, RGB or RGBA `(H, W, C)`."""
     pixels = x.permute(1, 2, 0).contiguous().numpy()
-    return png_of(pixels if pixels.shape[2] in (3, 4) else pixels[..., 0])
+    return pixels if pixels.shape[2] in (3, 4) else pixels[..., 0]
 
 
 def png_of(pixels: Pixels) -> str:
@@ -59,6 +64,12 @@ def captioned(x: Tensor, caption: str, title: str = "") -> str:
         f'width="{x.shape[2]}" height="{x.shape[1]}">'
         f"<figcaption>{head}{escape(caption)}</figcaption></figure>"
     )
+
+
+def save_link(pixels: Pixels, name: str) -> str:
+    """A link that saves grey `(H, W)` or RGB `(H, W, C)` as a file of that name."""
+    source = png_of(pixels)
+    return f'<a class="save" download="{escape(name, quote=True)}" href="{source}">Save as PNG</a>'
 
 
 def drawn(figure: Figure, alt: str) -> str:

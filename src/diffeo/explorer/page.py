@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 
+from diffeo.explorer import links
 from diffeo.explorer.events import Page
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs import ask, columns, edit, inspect, interpolate, oddities, plane, sample
-from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN
+from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN, Begin
 
-TABS: dict[str, dict[str, Callable[[Subject], Any]]] = {
+TABS: dict[str, dict[str, Callable[[Subject], Begin | None]]] = {
     "images": {
         "Sample": sample.add,
         "Interpolate": interpolate.add,
@@ -41,32 +43,36 @@ def build(subject: Subject) -> gr.Blocks:
             gr.HTML(_head(subject))
             turn = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="theme")
             turn.click(None, js=TURN, **AT_ONCE)
-        opened = [gr.State(False) for _ in TABS[subject.kind]]
-        with gr.Tabs():
-            for i, (name, add) in enumerate(TABS[subject.kind].items()):
+        message = gr.HTML(elem_id="address-trouble", elem_classes="message")
+        begins: dict[str, Begin] = {}
+        with gr.Tabs() as tabs:
+            for name, add in TABS[subject.kind].items():
                 with gr.Tab(name, id=name) as tab:
                     begin = add(subject)
-                if begin is None:
-                    continue
-                handler, inputs, outputs = begin
-                if i == 0:
-                    page.load(handler, inputs, outputs, **AT_ONCE)
-                    continue
-                # Once: what a visitor has made stays when the tab is left and opened again.
-                once = _once(handler, [opened[i], *inputs], [opened[i], *outputs])
-                # One sign that it is at work, not one for each output.
-                busy = next(output for output in outputs if isinstance(output, gr.HTML))
-                tab.select(*once, **IN_TURN, show_progress_on=busy)
+                    if begin is not None:  # the first one begins with the page
+                        begins[name] = _once(begin) if begins else begin
+                links.follow(name, tab, begin.linked if begin else {})
+                if begin is not None and len(begins) > 1:
+                    # One sign that it is at work, not one for each output.
+                    busy = next(part for part in begin.outputs if isinstance(part, gr.HTML))
+                    once = begins[name]
+                    event = once.handler, once.inputs, once.outputs
+                    tab.select(*event, **IN_TURN, show_progress_on=busy)
+        links.open_at(page, tabs, begins, message)
     return page
 
 
-def _once(handler: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> tuple[Any, ...]:
-    def begin(opened: bool, *rest: Any) -> list[Any]:
+def _once(begin: Begin) -> Begin:
+    """Once: what a visitor has made stays when the tab is left and opened again."""
+    opened = gr.State(False)
+    outputs = [opened, *begin.outputs]
+
+    def handler(opened: bool, *rest: Any) -> list[Any]:
         if opened:
             return [gr.skip() for _ in outputs]
-        return [True, *handler(*rest)]
+        return [True, *begin.handler(*rest)]
 
-    return begin, inputs, outputs
+    return replace(begin, handler=handler, inputs=[opened, *begin.inputs], outputs=outputs)
 
 
 def _head(subject: Subject) -> str:

@@ -11,7 +11,7 @@ from diffeo.explorer import asking, images
 from diffeo.explorer.asking import Question
 from diffeo.explorer.events import answers
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN, on_move
+from diffeo.explorer.tabs.parts import AT_ONCE, IN_TURN, Begin, on_move
 from diffeo.schema import CategoryColumn
 
 HINT = (
@@ -20,7 +20,7 @@ HINT = (
 )
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the tab is opened: `(handler, inputs, outputs)`."""
     asked = asking.questions(subject)
     count = len(asked)
@@ -84,7 +84,7 @@ def add(subject: Subject) -> Any:
         on_move(control, moved(i), inputs, [*charts, check, message])
     clear.click(nothing, inputs, [*charts, *checks, message], **AT_ONCE)
     draw.click(rows, inputs, [drawn, message], **IN_TURN, show_progress_on=drawn)
-    return show, inputs, [*charts, message]
+    return Begin(show, inputs, [*charts, message])
 
 
 def _control(question: Question, i: int) -> Any:

@@ -10,14 +10,14 @@ from diffeo.data.tables.grids import Floats
 from diffeo.explorer import columns, images
 from diffeo.explorer.events import answers
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE
+from diffeo.explorer.tabs.parts import AT_ONCE, Begin
 
 BOTH = "Blue bars are the data; the orange outline is {n:,} samples of the model."
 ALONE = "The orange outline is {n:,} samples of the model."
 SEEDS = 2**31
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     names = [column.name for column in columns.mixed_flow(subject).schema.modelled]
     chosen = columns.start_pair(subject)
@@ -58,4 +58,4 @@ def add(subject: Subject) -> Any:
     redraw.click(draw, [seed, *menus], [marginals, pair, seed, samples, message], **AT_ONCE)
     for menu in menus:
         menu.input(choose, [samples, *menus], [pair, message], **AT_ONCE)
-    return begin, [samples, *menus], [marginals, pair, message]
+    return Begin(begin, [samples, *menus], [marginals, pair, message])

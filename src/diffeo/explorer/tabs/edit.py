@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 
 from diffeo.explorer import editing, images, mixing, uploads
 from diffeo.explorer.events import answers
+from diffeo.explorer.links import name_controls
 from diffeo.explorer.mixing import Slot
 from diffeo.explorer.subject import Subject
 from diffeo.explorer.tabs.parts import (
     AT_ONCE,
     BROUGHT,
+    Begin,
     context_controls,
     on_move,
     sent,
@@ -26,13 +30,20 @@ NONE = (
 )
 
 
-def add(subject: Subject) -> Any:
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def add(subject: Subject) -> Begin | None:
     """Lay out the tab; what is to be done when the page is opened, or None."""
     by_condition = editing.by_condition(subject)
     if not by_condition and not subject.attributes:
         gr.HTML(images.note(NONE))
         return None
-    slot = gr.State(None)
+    slot, wanted = gr.State(None), gr.State({})
+    # Which image it is, for the address of the page; -1 for one's own.
+    number = gr.Number(
+        0, label="Image", precision=0, minimum=-1, visible="hidden", elem_id="number"
+    )
     with gr.Row(elem_classes="pair wide"):
         another = gr.Button("Another image", elem_id="another", min_width=130)
         own = upload("Your own image", elem_id="own")
@@ -58,48 +69,54 @@ def add(subject: Subject) -> Any:
             after = gr.HTML(elem_id="after", elem_classes="stage", min_width=130)
 
     def shown(slot: Slot, values: list[Any]) -> str:
-        x = editing.edit(subject, slot, values)
-        return images.captioned(x[0], editing.changed(slot.x[0], x[0]), "After")
+        x = editing.edit(subject, slot, values)[0]
+        save = images.save_link(images.pixels_of(x), "edited.png")
+        return images.captioned(x, editing.changed(slot.x[0], x), "After") + save
 
-    def chosen(slot: Slot) -> list[Any]:
-        values = editing.rest(subject, slot)
+    def chosen(slot: Slot, number: int, wanted: Mapping[str, Any] = NOTHING) -> list[Any]:
+        pairs = zip(named, editing.rest(subject, slot), strict=True)
+        values = [wanted.get(name, value) for name, value in pairs]
         first = images.captioned(slot.x[0], slot.caption, "Before")
-        return [slot, first, shown(slot, values), *values]
+        return [slot, first, shown(slot, values), *values, number]
 
-    outputs = [slot, before, after, *controls, message]
+    def numbered(number: int, wanted: Mapping[str, Any] = NOTHING) -> list[Any]:
+        number = max(0, number) % subject.image_count
+        return chosen(mixing.slot(subject, *subject.image(number)), number, wanted)
+
+    names = [control.name for control in subject.conditions.controls]
+    named = name_controls(names if by_condition else subject.attributes, controls, ["image"])
+    outputs = [slot, before, after, *controls, number, message]
 
     @answers
-    def begin() -> list[Any]:
+    def begin(wanted: Mapping[str, Any]) -> list[Any]:
         if not by_condition:
             _ = subject.directions  # found now, so that no slider waits for them
-        return chosen(mixing.slot(subject, *subject.image(0)))
+        return numbered(wanted.get("image", 0), wanted)
 
     @answers
-    def choose(slot: Slot) -> list[Any]:
-        words = slot.caption.rsplit(" ", 1)[-1]
-        number = int(words) + 1 if words.isdigit() else 0
-        return chosen(mixing.slot(subject, *subject.image(number)))
+    def choose(number: int) -> list[Any]:
+        return numbered(number + 1)
 
     @answers
     def bring(event: gr.EventData) -> list[Any]:
         file = uploads.receive(sent(event, "files"))[0]
         x, name = uploads.read_image(subject, file)
-        return chosen(mixing.slot(subject, x, None, name))
+        return chosen(mixing.slot(subject, x, None, name), -1)
 
     @answers
-    def undo(slot: Slot) -> list[Any]:
-        return chosen(slot)
+    def undo(slot: Slot, number: int) -> list[Any]:
+        return chosen(slot, number)
 
     @answers
     def move(slot: Slot, *values: Any) -> str:
         return shown(slot, list(values))
 
-    another.click(choose, slot, outputs, **AT_ONCE)
+    another.click(choose, number, outputs, **AT_ONCE)
     own.upload(bring, None, outputs, **BROUGHT)
-    reset.click(undo, slot, outputs, **AT_ONCE)
+    reset.click(undo, [slot, number], outputs, **AT_ONCE)
     for control in controls:
         on_move(control, move, [slot, *controls], [after, message])
-    return begin, [], outputs
+    return Begin(begin, [wanted], outputs, {"image": number} | named, wanted)
 
 
 def _explanation(by_condition: bool) -> str:

@@ -9,12 +9,12 @@ import gradio as gr
 from diffeo.explorer import images, inspecting, uploads
 from diffeo.explorer.events import answers
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import IN_TURN, sent, upload
+from diffeo.explorer.tabs.parts import IN_TURN, Begin, sent, upload
 
 FEW = 8  # images of the data that are shown at first
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the tab is opened: `(handler, inputs, outputs)`."""
     of_images = subject.kind == "images"
     with gr.Row(elem_classes="pair wide"):
@@ -78,4 +78,4 @@ def add(subject: Subject) -> Any:
 
     own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple", show_progress_on=head)
     some.click(begin, None, outputs, **IN_TURN, show_progress_on=head)
-    return begin, [], outputs
+    return Begin(begin, [], outputs)

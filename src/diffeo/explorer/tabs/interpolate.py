@@ -14,6 +14,7 @@ from diffeo.explorer.tabs.parts import (
     AT_ONCE,
     BROUGHT,
     IN_TURN,
+    Begin,
     asset,
     on_move,
     sent,
@@ -25,7 +26,7 @@ CORNERS = ["A", "B", "C", "D"]
 TWO, FOUR = "two images", "four images"
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     slots = gr.State(None)
     cards, others, owns, columns = [], [], [], []
@@ -181,7 +182,7 @@ def add(subject: Subject) -> Any:
         )
 
     make.click(write, [slots, count, kind], [gif, message], **IN_TURN)
-    return begin, position, everything
+    return Begin(begin, position, everything)
 
 
 def _next(subject: Subject, slots: list[Slot], which: int) -> int:

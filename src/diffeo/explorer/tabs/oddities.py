@@ -9,10 +9,10 @@ import gradio as gr
 from diffeo.explorer import images, inspecting, oddities, uploads
 from diffeo.explorer.events import answers
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import IN_TURN, sent, upload
+from diffeo.explorer.tabs.parts import IN_TURN, Begin, sent, upload
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the tab is opened: `(handler, inputs, outputs)`."""
     with gr.Row(elem_classes="pair wide"):
         label, kind = "Drop a CSV here, or choose one", ".csv,text/csv"
@@ -53,4 +53,4 @@ def add(subject: Subject) -> Any:
 
     own.upload(bring, None, outputs, **IN_TURN, trigger_mode="multiple", show_progress_on=head)
     some.click(begin, None, outputs, **IN_TURN, show_progress_on=head)
-    return begin, [], outputs
+    return Begin(begin, [], outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -23,6 +24,26 @@ AT_ONCE: dict[str, Any] = {
 BROUGHT: dict[str, Any] = {**AT_ONCE, "trigger_mode": "multiple"}
 # What takes its time waits in the queue, and says so.
 IN_TURN: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2}
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What is to be done when a tab is opened first.
+
+    Args:
+        handler: the function of an event.
+        inputs: its inputs.
+        outputs: its outputs, the last of which is the message of the tab.
+        linked: the controls whose values are in the address of the page, by their names there.
+        wanted: the input that gets the values of the address, where the handler sets the controls
+            itself; None where the controls get them.
+    """
+
+    handler: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
+    linked: dict[str, Any] = field(default_factory=dict)
+    wanted: Any = None
 
 
 def asset(name: str) -> str:
@@ -70,12 +91,12 @@ def context_controls(conditions: Conditions, *, any_of: bool) -> list[Any]:
 
 def number_slider(control: Control) -> gr.Slider:
     """The slider of a number, of a hundred steps."""
-    span = control.high - control.low or 1.0
+    span = control.high - control.low
     return gr.Slider(
         control.low,
         control.high,
         value=control.first,
-        step=span / 100,
+        step=control.rounded(span / 100) or 0.01,
         label=title(control.name),
     )
 

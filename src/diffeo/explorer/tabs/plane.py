@@ -10,7 +10,7 @@ from diffeo.explorer.conditions import Conditions
 from diffeo.explorer.events import answers
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import Subject
-from diffeo.explorer.tabs.parts import AT_ONCE, asset, context_controls, on_move
+from diffeo.explorer.tabs.parts import AT_ONCE, Begin, asset, context_controls, on_move
 
 HINT = (
     "Click into the plane, or move the cross with the arrow keys, to see the path of that point "
@@ -18,7 +18,7 @@ HINT = (
 )
 
 
-def add_density(subject: Subject) -> Any:
+def add_density(subject: Subject) -> Begin:
     """Lay out the tab of the density; what is to be done when it is opened."""
     columns, plain = subject.run.columns, _plane(subject, [])
     with gr.Row(elem_classes="split"):
@@ -66,10 +66,10 @@ def add_density(subject: Subject) -> Any:
     shown.select(picked, [shown, *controls], [*outputs, across, up, message], **AT_ONCE)
     for control in (across, up, *controls):
         on_move(control, moved, [across, up, *controls], [*outputs, message])
-    return begin, controls, [*outputs, across, up, message]
+    return Begin(begin, controls, [*outputs, across, up, message])
 
 
-def add_flow(subject: Subject) -> Any:
+def add_flow(subject: Subject) -> Begin:
     """Lay out the tab of the film; what is to be done when it is opened."""
     film = gr.HTML(
         html_template=asset("film.html"), js_on_load=asset("film.js"), elem_id="film", value=None
@@ -94,7 +94,7 @@ def add_flow(subject: Subject) -> Any:
     inputs = [seed, *controls]
     for control in inputs:
         on_move(control, draw, inputs, [film, message])
-    return draw, inputs, [film, message]
+    return Begin(draw, inputs, [film, message])
 
 
 def _controls(conditions: Conditions) -> list[Any]:

@@ -8,19 +8,21 @@ from typing import Any
 import gradio as gr
 from torch import Tensor
 
+from diffeo import figures
 from diffeo.explorer import charts, images, inspecting, sampling
 from diffeo.explorer.conditions import ANY
 from diffeo.explorer.events import answers
+from diffeo.explorer.links import name_controls
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import COOL, Subject, first, table_of
-from diffeo.explorer.tabs.parts import AT_ONCE, context_controls, on_move
+from diffeo.explorer.tabs.parts import AT_ONCE, Begin, context_controls, on_move
 
 AS_IN_DATA = "Draw the numbers as they occur in the data"
 ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
 FEW = 8  # samples of a table in numbers
 
 
-def add(subject: Subject) -> Any:
+def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     of_images, conditions = subject.kind == "images", subject.conditions
     levels = sampling.level_names(subject)
@@ -113,7 +115,13 @@ def add(subject: Subject) -> Any:
         else:  # the numbers count as soon as one of them is moved
             on_move(control, draw_number, inputs, [*outputs, as_data, message])
     redraw.click(redraw_all, inputs, [*outputs, seed, message], **AT_ONCE)
-    return draw, inputs, [*outputs, message]
+    linked = {"seed": seed, "temperature": temperature}
+    if of_images:
+        linked["grid"] = side
+    if conditions.has_numbers:
+        linked["as-data"] = as_data
+    linked |= name_controls([control.name for control in conditions.controls], controls, linked)
+    return Begin(draw, inputs, [*outputs, message], linked)
 
 
 def show(subject: Subject, x: Tensor, context: Tensor | None, side: int, amiss: str = "") -> str:
@@ -122,7 +130,8 @@ def show(subject: Subject, x: Tensor, context: Tensor | None, side: int, amiss: 
         words = ["a sample"] * len(x)
         if context is not None:
             words = [f"a sample: {subject.conditions.describe(row[None])}" for row in context]
-        return images.grid(x, words, side) + images.note(amiss)
+        save = images.save_link(figures.tile(x, side), "samples.png")
+        return images.grid(x, words, side) + save + images.note(amiss)
     if subject.kind == "plane" and (outside := Plane(subject).outside(x)):
         amiss += f" {outside:,} of {len(x):,} samples lie outside of the plane that is shown."
     return drawn(subject, x) + images.note(amiss)
