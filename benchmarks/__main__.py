@@ -30,6 +30,7 @@ SCRIPTS = (
     *("tables-nll", "splines-nll", "glow-bpd", "editing", "families", "targets"),
     *("numeric", "mixed", "outliers", "image-outliers", "gaps", "coverage", "tarflow-sample"),
     "compression",
+    "attributes",
 )
 
 

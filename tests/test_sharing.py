@@ -618,7 +618,8 @@ def test_what_cannot_be_shared_is_refused(run, capsys, monkeypatch):
 # What ships ---------------------------------------------------------------------------------------
 
 
-SHIPPED = {"mnist": "mnist-labels", "pixel-mnist": "pixel-mnist"}
+SHIPPED = {"mnist": "mnist-labels", "pixel-mnist": "pixel-mnist", "shapes": "glow-shapes"}
+OF_MNIST = ("mnist", "pixel-mnist")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -627,15 +628,58 @@ def test_a_model_ships_small_and_says_how_good_it_is(name):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     header, body = card_of(folder)
     assert header["license"] == "apache-2.0"
-    assert re.search(r"- test: [01]\.\d{4} ± 0\.\d{4} (exact )?bits/dim.*10,000 images", body)
+    count = "10,000" if name in OF_MNIST else "2,000"
+    score = rf"- test: [01]\.\d{{4}} ± 0\.\d{{4}} (exact )?bits/dim.*{count} images"
+    assert re.search(score, body)
     assert f"diffeo train --preset {SHIPPED[name]}" in body
     assert not re.search(r"[\s'\"](/|~/)\w", body)
+
+
+@pytest.mark.parametrize("name", OF_MNIST)
+def test_a_model_of_mnist_draws_by_class(name):
     x = diffeo.load(name).sample(2, torch.eye(10)[[3, 8]])
     assert x.shape == (2, 1, 28, 28)
 
 
+def test_the_data_of_the_model_of_shapes_are_at_hand(capsys):
+    """They are drawn as then, so that all commands work without a file."""
+    run = Run("shapes")
+    data = run.data()
+    assert [len(data.split(name)) for name in ("train", "val", "test")] == [16_000, 2_000, 2_000]
+    x, context = data.test.take(torch.arange(300))
+    with torch.no_grad():
+        bits = run.flow.bits_per_dim(x, context, generator=torch.Generator().manual_seed(0))
+    given = float(re.search(r"- test: ([01]\.\d+)", card_of(zoo.FOLDER / "shapes")[1])[1])
+    assert bits.mean().item() == pytest.approx(given, abs=4 * bits.std().item() / 300**0.5)
+    asked = "--context=shape=circle,x=0.4,filled=1"
+    assert main(["sample", "shapes", "-n", "4", "--seed=0", asked, "--out=circles.png"]) == 0
+    refused(["sample", "shapes", "--context=shape=star"], capsys, "circle, square, triangle")
+
+
+def test_samples_of_shapes_have_the_attributes_that_are_asked_for():
+    """As their pixels say: the place of what is not background, and its area and colour."""
+    run = Run("shapes")
+    _, context = run.data().test.take(torch.arange(200))
+    x = run.sample(200, context=context, temperature=0.7, seed=0).double()
+    column = dict(zip(run.context_columns, context.double().T, strict=True))
+    border = torch.cat([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], dim=2)
+    apart = (x - border.median(2).values[:, :, None, None]).abs().sum(1)
+    steps = (torch.arange(24) + 0.5).double() / 24
+    mass = apart * (apart > 60)
+    total = mass.sum((1, 2))
+    for name, places in (
+        ("x", (mass.sum(1) @ steps) / total),
+        ("y", (mass.sum(2) @ steps) / total),
+    ):
+        assert torch.corrcoef(torch.stack([places, column[name]]))[0, 1] > 0.95
+    hue = torch.stack([(x[:, i] * mass).sum((1, 2)) / total for i in (2, 1, 0)], dim=1)
+    wanted = torch.stack([column[f"colour={name}"] for name in ("blue", "green", "red")], dim=1)
+    assert (hue.argmax(1) == wanted.argmax(1)).double().mean() > 0.95
+    assert ((border.mean((1, 2)) < 128) == (column["dark"] > 0.5)).all()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", OF_MNIST)
 def test_a_model_is_as_good_as_its_card_says(name, shared_data):
     given = float(re.search(r"- test: ([01]\.\d+)", card_of(zoo.FOLDER / name)[1])[1])
     run = Run(name)

@@ -135,20 +135,19 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
     folder, name = Path(name), str(name)
     # A misspelt argument is refused where nothing is downloaded, too.
     inspect.signature(huggingface_hub.snapshot_download).bind(name, **download)
+    if is_shipped(name):
+        return zoo.FOLDER / name
     if (folder / CONFIG).is_file():
         return folder
     if (folder / "model").is_dir():  # of a run folder
         return folder / "model"
-    # A folder without a model, such as one of data, hides none that ships.
-    if name in (shipped := zoo.names()):
-        return zoo.FOLDER / name
     if folder.is_dir():
         return folder
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in {".", ".."}:
         raise ValueError(
             f"{name} is neither a folder nor a hub name like owner/name, nor a model that ships "
-            f"with diffeo: {', '.join(shipped)}."
+            f"with diffeo: {', '.join(zoo.names())}."
         )
     try:
         return Path(
@@ -159,6 +158,15 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
         raise ValueError(
             f"{name} is no folder here and could not be fetched from the hub ({reason})."
         ) from error
+
+
+def is_shipped(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a model that ships with diffeo, and no folder has such a model.
+
+    A folder without a model, such as one of data, hides none that ships.
+    """
+    here = (Path(name) / CONFIG).is_file() or (Path(name) / "model").is_dir()
+    return str(name) in zoo.names() and not here
 
 
 @contextmanager

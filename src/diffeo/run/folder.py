@@ -31,6 +31,8 @@ from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import FORM, open_table
 from diffeo.flow import Flow
 from diffeo.models.mixed import MixedFlow
+from diffeo.pretrained import zoo
+from diffeo.pretrained.storage import is_shipped
 from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
 from diffeo.utils.modules import all_finite
@@ -53,8 +55,8 @@ class Run:
 
     def __init__(self, name: str | os.PathLike[str], *, trust: bool = False) -> None:
         self.folder = Path(name)
-        inner = self.folder / "model"
-        if self.config_file.is_file() and not inner.is_dir():
+        own, inner = self.folder / "config.yaml", self.folder / "model"
+        if own.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
         self.flow = Flow.from_pretrained(name, trust=trust)
         if self.flow.embedding is not None:
@@ -79,8 +81,9 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        """Where its settings are."""
-        return self.folder / "config.yaml"
+        """Where its settings are; those of a model that ships are among its files."""
+        folder = zoo.FOLDER / self.folder if is_shipped(self.folder) else self.folder
+        return folder / "config.yaml"
 
     def data(self) -> Data:
         """What it was trained on, split as then.
