@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CircularNSF,
         ContinuousFlow,
         CouplingNSF,
+        FlowPlusPlus,
         Glow,
         ImageRealNVP,
         Jet,
@@ -51,6 +52,7 @@ __all__ = [
     "CouplingNSF",
     "Flow",
     "FlowMixture",
+    "FlowPlusPlus",
     "Glow",
     "ImageRealNVP",
     "Inverse",
@@ -89,6 +91,7 @@ MODELS = (
     "TailFlow",
     "TarFlow",
     "Jet",
+    "FlowPlusPlus",
 )
 
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.

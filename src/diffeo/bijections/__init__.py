@@ -28,6 +28,7 @@ from diffeo.bijections.elementwise import Standardize as Standardize
 from diffeo.bijections.gaussian_mixture import GaussianMixtureMap as GaussianMixtureMap
 from diffeo.bijections.linear import Householder as Householder
 from diffeo.bijections.linear import LULinear as LULinear
+from diffeo.bijections.mixture_affine import MixtureAffine as MixtureAffine
 from diffeo.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from diffeo.bijections.neural import DeepSigmoidal as DeepSigmoidal
 from diffeo.bijections.normalization import ActNorm as ActNorm

@@ -34,6 +34,8 @@ class Bernstein(Univariate):
     (Hothorn et al. 2018; Ramasinghe et al. 2021)
     """
 
+    cheap_inverse = False
+
     def __init__(
         self, degree: Count = 12, bound: Positive = 5.0, min_slope: Proportion = 1e-3
     ) -> None:

@@ -70,6 +70,11 @@ class Coupling(Conditioned):
         self.univariate = univariate
         self.conditioner = conditioner
 
+    @property
+    def cheap_inverse(self) -> bool:  # type: ignore[override]
+        """Whether that of the univariate map is."""
+        return self.univariate.cheap_inverse
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = self.split.split(x)
         b, log_det = self.univariate(b, self._parameters_for(a, context))

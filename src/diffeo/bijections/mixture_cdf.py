@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections.expectation import fit_gaussians
-from diffeo.bijections.quantiles import NOISE, Noise, Shape
+from diffeo.bijections.mixture_fused import LOG_SCALE, Fused
+from diffeo.bijections.quantiles import NOISE, LogisticNoise, Noise, Shape
 from diffeo.bijections.roots import invert
 from diffeo.bijections.univariate import Univariate
+from diffeo.networks.fused import call
 from diffeo.utils.ranges import Count
 
 OVERLAP = 0.6  # scale of the components at the start, in units of that of the whole
-LOG_SCALE = 5.0  # largest change of a log-scale
 NARROWEST = 0.02  # component that EM makes, in spreads of the column
 
 
@@ -41,6 +42,8 @@ class MixtureCDF(Univariate):
     (Ho et al. 2019, for logistic components)
     """
 
+    cheap_inverse = False
+
     def __init__(self, components: Count = 8, shape: Shape = "normal") -> None:
         super().__init__()
         self.components = components
@@ -49,8 +52,18 @@ class MixtureCDF(Univariate):
         self.places, self.scale = first_components(components, self.noise)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_slope = self._scores(x, *self._mixture(x, parameters))
-        return y, log_slope.flatten(1).sum(1)
+        # Feature by feature in memory: all loops over events are then long.
+        given, raw = x.transpose(0, 1), self._by_parameter(x, parameters).transpose(2, 3)
+        if isinstance(self.noise, LogisticNoise) and x.dtype == raw.dtype:
+            given, raw = given.contiguous(), raw.contiguous()
+            y, log_slope = call(Fused, MixtureCDF.plain, self, given, raw)
+        else:
+            y, log_slope = self.plain(given, raw)
+        return y.transpose(0, 1), log_slope.transpose(0, 1).flatten(1).sum(1)
+
+    def plain(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, log dy/dx) of elements x, with raw parameters `(3, K, *x.shape)`."""
+        return self._scores(x, *self._from_raw(raw))
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_w, mean, log_s = self._mixture(y, parameters)
@@ -79,8 +92,14 @@ class MixtureCDF(Univariate):
 
     def _mixture(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, each `(K, *x.shape)`."""
-        raw = parameters.unflatten(1, (3, self.components, x.shape[1])).movedim(1, 0)
-        logits, shift, change = raw.movedim(2, 1)
+        return self._from_raw(self._by_parameter(x, parameters))
+
+    def _by_parameter(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """The three kinds of parameters of each component: `(3, K, *x.shape)`."""
+        return parameters.unflatten(1, (3, self.components, x.shape[1])).movedim((1, 2), (0, 1))
+
+    def _from_raw(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, shift, change = raw
         return logits.log_softmax(0), *components_at(shift, change, self.places, self.scale)
 
     def _scores(

@@ -59,6 +59,8 @@ class DeepSigmoidal(Univariate):
     (Huang et al. 2018)
     """
 
+    cheap_inverse = False
+
     def __init__(
         self,
         units: Annotated[int, Range(2)] = 8,

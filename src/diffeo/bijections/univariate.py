@@ -25,9 +25,11 @@ class Univariate(Configurable, nn.Module, ABC):
             x `(batch, n, *rest)` comes with `(batch, parameters_each * n, *rest)`: first the
             first parameter of all n elements, then the second, and so on. Parameters of zero
             should be the identity, or near to it: networks start there.
+        cheap_inverse: False where the inverse needs a solver (see `Bijection`).
     """
 
     parameters_each: int
+    cheap_inverse: bool = True
 
     @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from diffeo.models.autoregressive import NAF as NAF
 from diffeo.models.autoregressive import NSF as NSF
 from diffeo.models.autoregressive import CouplingNSF as CouplingNSF
 from diffeo.models.circular import CircularNSF as CircularNSF
+from diffeo.models.flowpp import FlowPlusPlus as FlowPlusPlus
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.jet import Jet as Jet

@@ -3,6 +3,7 @@
 from diffeo.networks.attention import Attention as Attention
 from diffeo.networks.attention import TransformerLayer as TransformerLayer
 from diffeo.networks.constant import Constant as Constant
+from diffeo.networks.gated import GatedResNet as GatedResNet
 from diffeo.networks.glow import GlowNet as GlowNet
 from diffeo.networks.glow import ZeroConv as ZeroConv
 from diffeo.networks.masked import MaskedLinear as MaskedLinear

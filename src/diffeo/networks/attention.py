@@ -57,6 +57,7 @@ class Attention(Configurable, nn.Module):
         heads: their number, which divides the channels.
         causal: whether a token sees only itself and those before.
         eps: of the normalization.
+        outputs: channels of each token of the output; by default as many.
 
     Raises:
         ValueError: if the heads do not divide the channels.
@@ -65,7 +66,12 @@ class Attention(Configurable, nn.Module):
     """
 
     def __init__(
-        self, channels: Count, heads: Count, causal: bool = False, eps: Positive = 1e-5
+        self,
+        channels: Count,
+        heads: Count,
+        causal: bool = False,
+        eps: Positive = 1e-5,
+        outputs: Count | None = None,
     ) -> None:
         super().__init__()
         if channels % heads:
@@ -76,10 +82,10 @@ class Attention(Configurable, nn.Module):
         self.heads, self.causal = heads, causal
         self.norm = nn.LayerNorm(channels, eps)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, outputs or channels)
 
     def forward(self, x: Tensor, seen: KeyValues | None = None) -> Tensor:
-        """`(batch, tokens, channels)` for x of that shape, which follow on those seen."""
+        """`(batch, tokens, outputs)` for x `(batch, tokens, channels)`, which follow on those seen."""
         shape = *x.shape[:2], 3, self.heads, x.shape[2] // self.heads
         parts = self.qkv(self.norm(x)).view(shape).permute(2, 0, 3, 1, 4)
         if seen is None:
