@@ -87,6 +87,8 @@ class Flow(PretrainedModel):
         if isinstance(self.context, EmbeddedContext):
             self.context_encoder, self.embedding = None, Embedding(self.context)
         self.dequantizer = dequantizer
+        if dequantizer is not None:
+            dequantizer.prepare(self.shape)
         self.metadata: dict[str, Any] = {}
 
     @property

@@ -60,6 +60,7 @@ from diffeo.bijections.univariate import Affine as Affine
 from diffeo.bijections.univariate import LocationScale as LocationScale
 from diffeo.bijections.univariate import SigmoidAffine as SigmoidAffine
 from diffeo.bijections.univariate import Univariate as Univariate
+from diffeo.bijections.variational import VariationalDequantize as VariationalDequantize
 from diffeo.bijections.whitening import Whiten as Whiten
 
 # The classes: names that are not all in small letters.

@@ -20,7 +20,9 @@ class Dequantizer(Configurable, nn.Module, ABC):
     """Maps discrete data to the continuum and back; not a bijection, since it draws noise.
 
     `forward` puts a value at the middle of its cell, `noisy` anywhere in the cell, and `inverse`
-    returns any point of the cell to the value, so `inverse(forward(x))` is x bit for bit.
+    returns any point of the cell to the value, so `inverse(forward(x))` is x bit for bit. What they
+    return as log_det is added to the log-density of y: of `noisy`, it is -log q for noise of a
+    density q, in units of the cell.
 
     Attributes:
         input_dtype: the dtype of discrete data; None for that of the flow.
@@ -56,6 +58,9 @@ class Dequantizer(Configurable, nn.Module, ABC):
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
         """The value whose cell contains y."""
+
+    def prepare(self, shape: Sequence[int]) -> None:
+        """Make what is learned for events of a shape; every flow calls this once."""
 
     def initialize(self, x: Tensor) -> None:
         """Set what starts from data, unless it was set before."""

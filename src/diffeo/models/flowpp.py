@@ -12,13 +12,13 @@ from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling, Network
-from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Center, Logit, Margin
 from diffeo.bijections.mixture_affine import MixtureAffine
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten, Squeeze
 from diffeo.bijections.splits import CompactCheckerboard, Diagonal, FeatureSplit, Split
 from diffeo.bijections.univariate import Univariate
+from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.models.sizes import ImageShape, check_size, usual_margin
@@ -51,6 +51,8 @@ class FlowPlusPlus(Flow):
         bits: how many bits of each pixel are modelled, 1 to 8.
         margin: 0 to center pixels, or that of a `Logit` instead (see `Glow`); the paper has 0.05.
             By default 1e-5 for images of one channel, and 0 for others.
+        dequantizer: what learns the noise that spreads pixels over their cells: a
+            `VariationalDequantize()`. By default the noise is uniform.
         base: by default `Normal()`.
         context: of a conditional density: a `ContextSpec`, or how many numbers there are. An
             actnorm of its own normalizes it; it is added to the inputs of the networks as further
@@ -75,6 +77,7 @@ class FlowPlusPlus(Flow):
         network: Network | None = None,
         bits: Bits = 8,
         margin: Margin | None = None,
+        dequantizer: VariationalDequantize | None = None,
         base: Base | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
@@ -121,7 +124,7 @@ class FlowPlusPlus(Flow):
             base=base,
             context=spec,
             context_encoder=ActNorm(spec.width) if spec else None,
-            dequantizer=PixelDequantize(bits),
+            dequantizer=pixel_dequantizer(bits, dequantizer),
             latent_shapes=[squeezed],
         )
         self._record(

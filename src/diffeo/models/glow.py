@@ -9,12 +9,12 @@ from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain, FactorOut
 from diffeo.bijections.convolution import InvertibleConv1x1, NormalizedConv1x1
 from diffeo.bijections.coupling import Coupling, Network, coupling
-from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Center, LearnedPrior, Logit, Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.reshape import Flatten, Permutation, Squeeze
 from diffeo.bijections.splits import FeatureSplit
 from diffeo.bijections.univariate import Affine, Univariate
+from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.models.sizes import ImageShape, check_size, most_halvings, usual_margin
@@ -54,6 +54,8 @@ class Glow(Flow):
             channel, and 0 for others.
         learned_top_prior: whether the last level's prior is learned; with a context it always is.
         actnorm_scale: standard deviation of what each actnorm of a step makes of its first batch.
+        dequantizer: what learns the noise that spreads pixels over their cells: a
+            `VariationalDequantize()`. By default the noise is uniform.
         base: by default `Normal()`.
         context: of a conditional density: a `ContextSpec` (`ContextSpec.classes(10)` for ten
             classes), or how many numbers there are. An actnorm of its own normalizes it. The priors
@@ -81,6 +83,7 @@ class Glow(Flow):
         margin: Margin | None = None,
         learned_top_prior: bool = True,
         actnorm_scale: Positive = 1.0,
+        dequantizer: VariationalDequantize | None = None,
         base: Base | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
@@ -128,7 +131,7 @@ class Glow(Flow):
             base=base,
             context=spec,
             context_encoder=ActNorm(spec.width) if spec else None,
-            dequantizer=PixelDequantize(bits),
+            dequantizer=pixel_dequantizer(bits, dequantizer),
             latent_shapes=latent_shapes,
         )
         self._record(

@@ -10,7 +10,6 @@ from diffeo.bases import Base
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain, FactorOut, Inverse
 from diffeo.bijections.coupling import Coupling, Network
-from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Logit
 from diffeo.bijections.normalization import ActNorm, BatchNorm
 from diffeo.bijections.reshape import Flatten, Squeeze
@@ -23,6 +22,7 @@ from diffeo.bijections.splits import (
     Split,
 )
 from diffeo.bijections.univariate import Affine, Univariate
+from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.models.sizes import ImageShape, check_size, most_halvings
@@ -51,6 +51,8 @@ class ImageRealNVP(Flow):
         checkerboard: "compact" packs the pixels of a colour; "masked" puts zeros between, as in the
             paper.
         bits: how many bits of each pixel are modelled, 1 to 8.
+        dequantizer: what learns the noise that spreads pixels over their cells: a
+            `VariationalDequantize()`. By default the noise is uniform.
         base: by default `Normal()`.
         context: of a conditional density: a `ContextSpec`, or how many numbers there are. An
             actnorm of its own normalizes it.
@@ -74,6 +76,7 @@ class ImageRealNVP(Flow):
         mask: Literal["checkerboard+channel", "checkerboard", "channel"] = "checkerboard+channel",
         checkerboard: Literal["compact", "masked"] = "compact",
         bits: Bits = 8,
+        dequantizer: VariationalDequantize | None = None,
         base: Base | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
@@ -136,7 +139,7 @@ class ImageRealNVP(Flow):
             base=base,
             context=spec,
             context_encoder=ActNorm(spec.width) if spec else None,
-            dequantizer=PixelDequantize(bits),
+            dequantizer=pixel_dequantizer(bits, dequantizer),
             latent_shapes=latent_shapes,
         )
         self._record(

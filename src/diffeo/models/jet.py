@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 from torch import Tensor, nn
 
 from diffeo.bijections.coupling import Coupling
-from diffeo.bijections.dequantization import PixelDequantize
 from diffeo.bijections.elementwise import Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.patches import Patches, Pattern, ShuffledSplit, TokenSplit
 from diffeo.bijections.reshape import Permutation
 from diffeo.bijections.splits import FeatureSplit, Split
 from diffeo.bijections.univariate import SigmoidAffine, Univariate
+from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.models.patched import patched
@@ -58,6 +58,8 @@ class Jet(Flow):
         bits: how many bits of each pixel are modelled, 1 to 8.
         margin: 0 to center pixels, as the paper does; or that of a `Logit` instead (see `Glow`).
             By default 1e-5 for images of one channel, and 0 for others.
+        dequantizer: what learns the noise that spreads pixels over their cells: a
+            `VariationalDequantize()`. By default the noise is uniform.
         context: of a conditional density: a `ContextSpec`, or how many numbers there are. It is
             embedded into the tokens; numbers are normalized by an actnorm before.
 
@@ -82,6 +84,7 @@ class Jet(Flow):
         network: PatchNetwork | None = None,
         bits: Bits = 8,
         margin: Margin | None = None,
+        dequantizer: VariationalDequantize | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
         spec = ContextSpec.of(context)
@@ -124,7 +127,7 @@ class Jet(Flow):
             (channels, height, width),
             context=spec,
             context_encoder=ActNorm(spec.width) if spec and spec.category is None else None,
-            dequantizer=PixelDequantize(bits),
+            dequantizer=pixel_dequantizer(bits, dequantizer),
             latent_shapes=[(channels, height, width)],
         )
         self._record(

@@ -11,12 +11,13 @@ import torch
 from torch import Generator, Tensor
 
 from diffeo.bijections.chain import Chain
-from diffeo.bijections.dequantization import Dequantizer, GaussianPixels, PixelDequantize
+from diffeo.bijections.dequantization import Dequantizer, GaussianPixels
 from diffeo.bijections.elementwise import Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.patches import Patches
 from diffeo.bijections.tokens import Guidance, TokenAutoregressive
 from diffeo.bijections.univariate import LocationScale, Univariate
+from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.flow import Flow
 from diffeo.models.patched import patched
@@ -57,12 +58,14 @@ class TarFlow(Flow):
         bits: how many bits of each pixel are modelled, 1 to 8; with Gaussian noise 8.
         margin: 0 to center pixels, as the paper does; or that of a `Logit` instead (see `Glow`).
             By default 1e-5 for images of one channel and uniform noise, and 0 for others.
+        dequantizer: what learns the noise that spreads pixels over their cells: a
+            `VariationalDequantize()`. By default the noise is uniform.
         context: of a conditional density: a `ContextSpec`, or how many numbers there are. It is
             embedded into the tokens; numbers are normalized by an actnorm before.
 
     Raises:
         ValueError: if the patch does not divide height and width, or there is only one; if Gaussian
-            noise has a margin or fewer bits than 8; or if there are no classes to drop.
+            noise has a margin, fewer bits than 8, or a dequantizer; or if there are no classes to drop.
 
     (Zhai et al. 2024)
     """
@@ -83,6 +86,7 @@ class TarFlow(Flow):
         class_dropout: Share = 0.0,
         bits: Bits = 8,
         margin: Margin | None = None,
+        dequantizer: VariationalDequantize | None = None,
         context: ContextSpec | Width | None = None,
     ) -> None:
         spec = ContextSpec.of(context)
@@ -97,6 +101,8 @@ class TarFlow(Flow):
             margin = 0.0 if noise_std else usual_margin(channels)
         if noise_std and (margin or bits < 8):
             raise ValueError("Gaussian noise leaves the range of pixels: take margin 0 and 8 bits.")
+        if noise_std and dequantizer is not None:
+            raise ValueError("the noise is Gaussian or learned: leave noise_std or dequantizer out.")
         if class_dropout and spec.category is None:
             raise ValueError("class_dropout needs classes: give context=ContextSpec.classes(...).")
         patches = Patches(height, width, patch)
@@ -110,15 +116,15 @@ class TarFlow(Flow):
             net = make(token, outputs, tokens, hidden_channels, spec.width)
             return TokenAutoregressive(copy.deepcopy(chosen), net, flip=number % 2 == 1)
 
-        dequantizer: Dequantizer = PixelDequantize(bits)
+        noise: Dequantizer = pixel_dequantizer(bits, dequantizer)
         if noise_std:
-            dequantizer = GaussianPixels(noise_std)
+            noise = GaussianPixels(noise_std)
         super().__init__(
             patched(image_shape, patches, map(block, range(blocks)), 2.0**bits, margin),
             (channels, height, width),
             context=spec,
             context_encoder=ActNorm(spec.width) if spec and spec.category is None else None,
-            dequantizer=dequantizer,
+            dequantizer=noise,
             latent_shapes=[(channels, height, width)],
         )
         self.class_dropout = class_dropout

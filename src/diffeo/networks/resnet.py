@@ -128,7 +128,12 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def context_channels(context: Tensor | None, x: Tensor) -> list[Tensor]:
-    """The context as channels of the size of x; none without a context."""
+    """The context as channels of the size of x; none without a context.
+
+    It is `(batch, features)`, or has channels of that size, `(batch, features, H, W)`.
+    """
     if context is None:
         return []
+    if context.ndim == 4:
+        return [context]
     return [context[:, :, None, None].expand(-1, -1, *x.shape[2:])]
