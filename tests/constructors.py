@@ -48,6 +48,7 @@ from diffeo.models import (
     CircularNSF,
     ContinuousFlow,
     CouplingNSF,
+    FlowPlusPlus,
     Glow,
     ImageRealNVP,
     Jet,
@@ -193,6 +194,11 @@ def jet(**options) -> Chain:
     return Jet((1, 4, 4), **(settings | {"couplings": 4, "cycle": cycle} | options)).bijection
 
 
+def flowpp(**options) -> Chain:
+    settings = {"couplings": (2, 2, 1), "hidden_channels": 4, "bits": 4, "margin": 0} | options
+    return FlowPlusPlus((1, 4, 4), **settings).bijection
+
+
 def pixels(shape, **options) -> Chain:
     return PixelFlow(shape, layers=2, hidden_channels=4, bits=4, **options).bijection
 
@@ -306,6 +312,14 @@ COMBINATIONS: dict[str, Entry] = {
     "Jet": Entry(lambda: jet(), (1, 4, 4), interval=PIXELS, perturbation=0.2),
     "Jet, context": Entry(
         lambda: jet(couplings=2, margin=1e-2, context=2),
+        (1, 4, 4),
+        interval=PIXELS,
+        context_features=2,
+        perturbation=0.2,
+    ),
+    "FlowPlusPlus": Entry(lambda: flowpp(), (1, 4, 4), interval=PIXELS, perturbation=0.2),
+    "FlowPlusPlus, context": Entry(
+        lambda: flowpp(couplings=(1, 2, 0), margin=1e-2, context=2),
         (1, 4, 4),
         interval=PIXELS,
         context_features=2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ class VariationalDequantize(Dequantizer):
         couplings: K, their number. Each maps every second pixel, in turns.
         hidden_channels: width of their networks.
         univariate: the elementwise map of each coupling; by default `Affine()`.
-        network: the network of each coupling (see `diffeo.bijections.coupling.Network`).
+        network: the network of each coupling (see `diffeo.bijections.coupling.Network`); by
+            default a `GatedResNet` of one block without attention.
         bits: how many bits of each pixel are modelled, 1 to 8; a model of images takes its own.
 
     Raises:
@@ -60,11 +62,12 @@ class VariationalDequantize(Dequantizer):
         couplings: Count = 2,
         hidden_channels: Count = 32,
         univariate: Univariate | None = None,
-        network: Network = GatedResNet,
+        network: Network | None = None,
         bits: Bits = 8,
     ) -> None:
         super().__init__()
-        self.couplings, self.hidden_channels, self.network = couplings, hidden_channels, network
+        self.couplings, self.hidden_channels = couplings, hidden_channels
+        self.network = network or partial(GatedResNet, blocks=1, heads=0)
         self.univariate = univariate or self.defaults["univariate"]
         self.bits = bits
         self.pixels, self.squeeze = PixelDequantize(bits), Squeeze(ordered=True)

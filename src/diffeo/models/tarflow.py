@@ -102,7 +102,9 @@ class TarFlow(Flow):
         if noise_std and (margin or bits < 8):
             raise ValueError("Gaussian noise leaves the range of pixels: take margin 0 and 8 bits.")
         if noise_std and dequantizer is not None:
-            raise ValueError("the noise is Gaussian or learned: leave noise_std or dequantizer out.")
+            raise ValueError(
+                "the noise is Gaussian or learned: leave noise_std or dequantizer out."
+            )
         if class_dropout and spec.category is None:
             raise ValueError("class_dropout needs classes: give context=ContextSpec.classes(...).")
         patches = Patches(height, width, patch)
