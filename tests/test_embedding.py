@@ -108,7 +108,7 @@ def test_gradients_in_constant_memory_are_those_of_stored_activations(memory):
 @pytest.mark.parametrize("name", sorted({*diffeo.MODELS} - {"MixedFlow"}))
 def test_every_model_takes_such_a_context(name):
     torch.manual_seed(0)
-    images = name in ("Glow", "ImageRealNVP", "TarFlow", "Jet", "PixelFlow")
+    images = name in ("Glow", "ImageRealNVP", "TarFlow", "Jet", "PixelFlow", "FlowPlusPlus")
     shape = (1, 4, 4) if images else 2
     sizes = {"hidden_channels": 4} if images else {"hidden": (8,)}
     network, size, _ = SHAPES["a series"]

@@ -86,9 +86,7 @@ class Flow(PretrainedModel):
         self.context_encoder, self.embedding = context_encoder, None
         if isinstance(self.context, EmbeddedContext):
             self.context_encoder, self.embedding = None, Embedding(self.context)
-        self.dequantizer = dequantizer
-        if dequantizer is not None:
-            dequantizer.prepare(self.shape)
+        self.dequantizer = dequantizer and dequantizer.prepare(self.shape)
         self.metadata: dict[str, Any] = {}
 
     @property

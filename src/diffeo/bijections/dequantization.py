@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -59,8 +60,9 @@ class Dequantizer(Configurable, nn.Module, ABC):
     def inverse(self, y: Tensor) -> Tensor:
         """The value whose cell contains y."""
 
-    def prepare(self, shape: Sequence[int]) -> None:
-        """Make what is learned for events of a shape; every flow calls this once."""
+    def prepare(self, shape: Sequence[int]) -> Self:
+        """Make what is learned for events of a shape, which every flow does; itself."""
+        return self
 
     def initialize(self, x: Tensor) -> None:
         """Set what starts from data, unless it was set before."""

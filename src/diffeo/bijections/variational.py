@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -30,8 +29,8 @@ class VariationalDequantize(Dequantizer):
         noisy:    y = v + u,   u = sigmoid(f(e; v)) ~ q(u | v),   e logistic noise
         inverse:  x = 2^(8 - bits) * clamp(floor(y), 0, 2^bits - 1)
 
-    where f is K couplings whose networks see v too. The log-determinant of `noisy` is -log q(u | v),
-    and with it the mean log-density over the noise is a lower bound of the log-probability:
+    where f is K couplings whose networks see v too. The log-determinant of `noisy` is
+    -log q(u | v), with which the mean over the noise is a lower bound of the log-probability:
 
         log P(v) >= E_q[log p(v + u) - log q(u | v)]
 
@@ -74,7 +73,7 @@ class VariationalDequantize(Dequantizer):
         self.noise = Logistic()
         self.flow = Chain()
 
-    def prepare(self, shape: Sequence[int]) -> None:
+    def prepare(self, shape: Sequence[int]) -> Self:
         if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:
             raise ValueError(
                 f"variational dequantization is for images of even height and width, not for "
@@ -94,6 +93,7 @@ class VariationalDequantize(Dequantizer):
                 for i in range(self.couplings)
             )
         )
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.pixels(x)

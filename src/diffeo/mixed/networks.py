@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.bijections.mixture_cdf import LOG_SCALE, first_components
+from diffeo.bijections.mixture_cdf import first_components
+from diffeo.bijections.mixture_fused import LOG_SCALE
 from diffeo.bijections.quantiles import NOISE
 from diffeo.mixed.marginals import split
 from diffeo.mixed.rows import Layout, Rows

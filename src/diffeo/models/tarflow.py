@@ -65,7 +65,8 @@ class TarFlow(Flow):
 
     Raises:
         ValueError: if the patch does not divide height and width, or there is only one; if Gaussian
-            noise has a margin, fewer bits than 8, or a dequantizer; or if there are no classes to drop.
+            noise has a margin, fewer bits than 8, or a dequantizer; or if there are no classes to
+            drop.
 
     (Zhai et al. 2024)
     """

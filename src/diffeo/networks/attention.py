@@ -85,7 +85,7 @@ class Attention(Configurable, nn.Module):
         self.proj = nn.Linear(channels, outputs or channels)
 
     def forward(self, x: Tensor, seen: KeyValues | None = None) -> Tensor:
-        """`(batch, tokens, outputs)` for x `(batch, tokens, channels)`, which follow on those seen."""
+        """`(batch, tokens, outputs)` of x `(batch, tokens, channels)`, which follow those seen."""
         shape = *x.shape[:2], 3, self.heads, x.shape[2] // self.heads
         parts = self.qkv(self.norm(x)).view(shape).permute(2, 0, 3, 1, 4)
         if seen is None:

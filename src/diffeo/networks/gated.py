@@ -62,13 +62,14 @@ class GatedResNet(Configurable, nn.Module):
         self.places = nn.Linear(4 * WAVES, c, bias=False)
         self.blocks = nn.ModuleList(_GatedBlock(c, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(c)
-        self.exit = start_at_zero(nn.Linear(c, outputs))
+        self.exit = nn.Linear(c, outputs)
+        start_at_zero(self.exit)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
         h = self.entry(channels_last(torch.cat((x, *context_channels(context, x)), dim=1)))
         h = h.permute(0, 2, 3, 1)  # as it lies in memory, and as norms and attention take it
-        h = h + self.places(positions(*x.shape[2:], like=x))
+        h = h + self.places(positions(x))
         for block in self.blocks:
             h = block(h)
         return _channel_by_channel(self.exit, F.elu(self.norm(h)))
@@ -100,15 +101,16 @@ def _channel_by_channel(linear: nn.Linear, h: Tensor) -> Tensor:
     over their parameters.
     """
     out = torch.addmm(linear.bias[:, None], linear.weight, h.flatten(0, 2).t())
-    return out.view(-1, *h.shape[:3]).transpose(0, 1)
+    return out.view(len(out), *h.shape[:3]).transpose(0, 1)
 
 
-def positions(height: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines of the row and column of each pixel: `(H, W, 4 WAVES)`."""
-    waves = math.pi / 2 * 0.5 ** torch.arange(WAVES, device=like.device)
+def positions(x: Tensor) -> Tensor:
+    """Sines and cosines of the row and column of each pixel of x: `(H, W, 4 WAVES)`."""
+    height, width = x.shape[2:]
+    waves = math.pi / 2 * 0.5 ** torch.arange(WAVES, dtype=x.dtype, device=x.device)
     parts = []
     for size, shape in ((height, (height, 1, -1)), (width, (1, width, -1))):
-        angles = torch.arange(size, device=like.device)[:, None] * waves
+        angles = torch.arange(size, dtype=x.dtype, device=x.device)[:, None] * waves
         both = torch.cat((angles.sin(), angles.cos()), dim=1)
         parts.append(both.view(*shape).expand(height, width, -1))
-    return torch.cat(parts, dim=2).to(like.dtype)
+    return torch.cat(parts, dim=2)
