@@ -53,8 +53,8 @@ class Score(Program):
         dequantizer = flow.dequantizer
         if not isinstance(dequantizer, PixelDequantize | UniformDequantize | None):
             raise ValueError(
-                f"{type(dequantizer).__name__} cannot be exported, only diffeo's own dequantizers: "
-                "export the sampling alone, or a flow without it."
+                f"{type(dequantizer).__name__} cannot be exported, only PixelDequantize and "
+                "UniformDequantize: export the sampling alone, or a flow without it."
             )
 
     def forward(

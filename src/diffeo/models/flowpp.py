@@ -42,12 +42,13 @@ class FlowPlusPlus(Flow):
 
     Args:
         image_shape: (C, H, W) of the images; H and W are even, and multiples of 4 if N_3 is not 0.
-        couplings: N_1, N_2 and N_3; by default those of `usual_settings`, as are the next two.
+        couplings: N_1, N_2 and N_3; by default those of `usual_settings`, as are the next three.
         hidden_channels: width of the networks.
         blocks: of each network.
+        heads: of the attention of each block; 0 for none.
         univariate: the elementwise map of each coupling; by default `MixtureAffine(8)`.
         network: the network of each coupling (see `diffeo.bijections.coupling.Network`); by default
-            a `GatedResNet` with so many blocks.
+            a `GatedResNet` with so many blocks and heads.
         bits: how many bits of each pixel are modelled, 1 to 8.
         margin: 0 to center pixels, or that of a `Logit` instead (see `Glow`); the paper has 0.05.
             By default 1e-5 for images of one channel, and 0 for others.
@@ -73,6 +74,7 @@ class FlowPlusPlus(Flow):
         couplings: tuple[Whole, Whole, Whole] | None = None,
         hidden_channels: Count | None = None,
         blocks: Count | None = None,
+        heads: Whole | None = None,
         univariate: Univariate | None = None,
         network: Network | None = None,
         bits: Bits = 8,
@@ -88,10 +90,11 @@ class FlowPlusPlus(Flow):
         couplings = usual[0] if couplings is None else couplings
         hidden_channels = usual[1] if hidden_channels is None else hidden_channels
         blocks = usual[2] if blocks is None else blocks
+        heads = usual[3] if heads is None else heads
         margin = usual_margin(channels) if margin is None else margin
         first, middle, last = couplings
         check_size(height, width, 2 if last else 1, "squeeze")
-        make_network = network or partial(GatedResNet, blocks=blocks)
+        make_network = network or partial(GatedResNet, blocks=blocks, heads=heads)
 
         def steps(c: int, each: int, splits: Iterable[Split]) -> list[Bijection]:
             """Couplings of c channels, whose two parts have so many channels each."""
@@ -131,16 +134,17 @@ class FlowPlusPlus(Flow):
             couplings=couplings,
             hidden_channels=hidden_channels,
             blocks=blocks,
+            heads=heads,
             univariate=chosen,
             margin=margin,
         )
 
 
-def usual_settings(height: int, width: int) -> tuple[tuple[int, int, int], int, int]:
-    """Couplings, hidden channels and blocks by the size of the images, in pixels.
+def usual_settings(height: int, width: int) -> tuple[tuple[int, int, int], int, int, int]:
+    """Couplings, hidden channels, blocks and heads by the size of the images, in pixels.
 
     For two cores; those of the paper are a preset of `diffeo train`. The last checkerboards are
     left out where the size cannot be halved twice.
     """
     last = 0 if height % 4 or width % 4 else 3
-    return (4, 2, last), 32, 1
+    return (4, 2, last), 32, 1, 0
