@@ -36,11 +36,9 @@ class Fused(torch.autograd.Function):
         u.mul_(rate)
         below, above = u.sigmoid(), (-u).sigmoid()
         log_below = torch.nn.functional.logsigmoid(u)
-        b = log_below.add_(log_w)
-        a = b - u
-        log_f, log_g = b.logsumexp(0), a.logsumexp(0)
-        b.sub_(log_f).exp_()
-        a.sub_(log_g).exp_()
+        log_below.add_(log_w)
+        a, log_g = _shares(log_below - u)
+        b, log_f = _shares(log_below)
         b_above, a_below = b * above, a * below
         # Of the smaller tail, since the other product underflows there.
         lower = log_f < log_g
@@ -73,3 +71,11 @@ class Fused(torch.autograd.Function):
         torch.addcmul(g_p, b, less, out=g_weight).addcmul_(a, more, value=-1)
         g_weight.addcmul_(log_w.exp(), g_weight.sum(0), value=-1)
         return None, g_x, of_raw
+
+
+def _shares(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """The shares of terms, given by their logarithms, of their sum, and its logarithm; in place."""
+    most = terms.amax(0)
+    shares = terms.sub_(most).exp_()
+    total = shares.sum(0)
+    return shares.mul_(total.reciprocal()), total.log_().add_(most)
