@@ -66,7 +66,7 @@ class FlowPlusPlus(Flow):
     """
 
     defaults: ClassVar[dict[str, Any]] = {"univariate": MixtureAffine(8)}
-    usual_lr: ClassVar[float | None] = 2e-3
+    usual_lr: ClassVar[float | None] = 4e-3
 
     def __init__(
         self,
