@@ -169,7 +169,7 @@ def test_held_out_rows_score_as_new_rows_do_where_values_lie_on_fine_grids():
 def normal_rows(y: torch.Tensor, empty: torch.Tensor, places: torch.Tensor) -> Rows:
     """Rows whose scores are y themselves."""
     y = torch.where(empty, 0.0, y)
-    return Rows(Scores(y, y, y, torch.zeros_like(y)), empty, places, y[:, :0])
+    return Rows(Scores(y, y, y, torch.zeros_like(y)), empty, places, y[:, :0], y[:, :0])
 
 
 def test_a_number_that_is_missing_narrows_no_component():

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from diffeo.data.tables.grids import Floats
-from diffeo.mixed.parts import Parts
+from diffeo.mixed.parts import REACH, Parts
 from diffeo.mixed.rows import Rows
 from diffeo.mixed.scores import Scores
 from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
 
 CELLS = 200  # of a grid, that are summed one by one
-REACH = 7.5  # scores, beyond which there is no probability to speak of
 ROUNDS = (49, 49, 121)  # nodes of each, on the interval that the one before found
 ALONE = 481  # of the last, of one row
+FINE, SHARP = 8_193, 48  # scores that are tried for narrow places, and nodes at each of them
+NARROW = 4  # components whose places are nodes
 CHUNK = 2**17  # rows with a node that are evaluated at once
 
 # The log-density, by the score, of rows (n,) with values (n, nodes) of the column.
@@ -107,7 +108,12 @@ class Spread:
 
 
 def number_spread(
-    tools: Tools, c: int, n: int, log_density: LogDensity, empty: Tensor | None = None
+    tools: Tools,
+    c: int,
+    n: int,
+    log_density: LogDensity,
+    empty: Tensor | None = None,
+    sharp: Tensor | None = None,
 ) -> Spread:
     """The distribution of a column of numbers, from a log-density that need not be normalized.
 
@@ -121,6 +127,8 @@ def number_spread(
         n: how many rows.
         log_density: of each value, by the score.
         empty: the log-probability of an empty cell on the same scale.
+        sharp: scores `(n, M)` to add to the nodes, where the density may be narrower than the
+            distances of those.
     """
     inverse = tools.inverse(0, c)
     index = torch.arange(n, device=inverse.x.device)
@@ -138,6 +146,8 @@ def number_spread(
     for number, count in enumerate(rounds):
         t = torch.linspace(0, 1, count, dtype=torch.float64, device=low.device)
         y = low[:, None] + (high - low)[:, None] * t
+        if sharp is not None:
+            y = torch.cat((y, sharp), 1).sort(1).values
         x = inverse(y.flatten())
         scores = Scores(*(part.unflatten(0, y.shape) for part in inverse.scores(x)))
         x = x.unflatten(0, y.shape)
@@ -149,13 +159,15 @@ def number_spread(
         if number + 1 < len(rounds):
             low, high = _interval(y, log_mass, (high - low) / (count - 1))
     # Where cells are about as narrow as nodes are apart, a node stands for its neighbours, too.
-    jumps = cell & (scores.high - scores.low > 2 * (y[:, 1:2] - y[:, :1]))
+    apart = y.diff(dim=1)
+    apart = torch.cat((apart[:, :1], (apart[:, 1:] + apart[:, :-1]) / 2, apart[:, -1:]), 1)
+    jumps = cell & (scores.high - scores.low > 2 * apart)
     return _normalized(x, log_mass, jumps, log_f, empty)
 
 
 def _edges(y: Tensor, scores: Scores, cell: Tensor) -> Tensor:
     """The ends of what each node stands for `(n, nodes + 1)`, on the scale of scores."""
-    half = (y[:, 1:2] - y[:, :1]) / 2
+    before, after = ((y[:, i + 1] - y[:, i])[:, None] / 2 for i in (0, -2))
     middle = (y[:, 1:] + y[:, :-1]) / 2
     left, right = scores.high[:, :-1], scores.low[:, 1:]
     same = right < left - 1e-9
@@ -164,8 +176,8 @@ def _edges(y: Tensor, scores: Scores, cell: Tensor) -> Tensor:
         left.where(cell[:, :-1], between)
     )
     inner = torch.where(same, middle, between)
-    first = torch.where(cell[:, :1], scores.low[:, :1], y[:, :1] - half)
-    last = torch.where(cell[:, -1:], scores.high[:, -1:], y[:, -1:] + half)
+    first = torch.where(cell[:, :1], scores.low[:, :1], y[:, :1] - before)
+    last = torch.where(cell[:, -1:], scores.high[:, -1:], y[:, -1:] + after)
     return torch.cat((first, inner, last), 1)
 
 
@@ -211,7 +223,8 @@ def parts_spread(tools: Tools, c: int, parts: Parts) -> Spread:
         return _log_density(tools, c, parts, x)
 
     empty = parts.gap.clamp(1e-300, 1 - 1e-12).log() if tools.stack.layout.gaps[c] else None
-    return number_spread(tools, c, len(parts.gap), log_density, empty)
+    sharp = parts.narrow(NARROW) if tools.rules(c) else None
+    return number_spread(tools, c, len(parts.gap), log_density, empty, sharp)
 
 
 def _log_density(tools: Tools, c: int, parts: Parts, x: Tensor) -> Tensor:
@@ -237,17 +250,41 @@ def given_all_others(tools: Tools, x: Tensor, column: int) -> Spread:
     if isinstance(kind, CategoryColumn):
         g = layout.categories.index(column)
         places = torch.arange(layout.sizes[g], device=x.device).expand(n, -1)
-        return category_spread(_joint(tools, scales, index, (False, g), places), kind.missing)
+        return category_spread(_joint(tools, x, scales, index, (False, g), places), kind.missing)
     c = layout.numbers.index(column)
 
     def log_density(index: Tensor, value: Tensor) -> Tensor:
-        return _joint(tools, scales, index, (True, c), value)
+        return _joint(tools, x, scales, index, (True, c), value)
 
     empty = None
     if layout.gaps[c]:
         gap = torch.full((n, 1), math.nan, dtype=torch.float64, device=x.device)
-        empty = _joint(tools, scales, index, (True, c), gap)[:, 0]
-    return number_spread(tools, c, n, log_density, empty)
+        empty = _joint(tools, x, scales, index, (True, c), gap)[:, 0]
+    return number_spread(tools, c, n, log_density, empty, _sharp(tools, c, x))
+
+
+def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
+    """Scores `(n, M)` of a column at which all that `Regressors` expect in rows x is near.
+
+    Those are the narrow places of its distribution given all others; None where there are none.
+    """
+    rules, stack = tools.rules(c), tools.stack
+    if not rules:
+        return None
+    regressors, marginals, place = stack.regressors, stack.marginals, stack.layout.numbers[c]
+    assert regressors is not None
+    y = torch.linspace(-REACH, REACH, FINE, dtype=torch.float64, device=x.device)
+    values, found = tools.inverse(0, c)(y), []
+    for rows in x.split(max(1, CHUNK // FINE)):
+        table, near = rows.repeat_interleave(FINE, 0), []
+        table[:, place] = values.repeat(len(rows))
+        for j in rules:
+            target = regressors.targets[j]
+            own = tools.score(0, target, table[:, stack.layout.numbers[target]]).point
+            away = (regressors.one(j, marginals, table) - own).abs().view(-1, FINE)
+            near.append(y[away.topk(SHARP, largest=False).indices])
+        found.append(torch.cat(near, 1))
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -263,14 +300,20 @@ def log_conditional(tools: Tools, x: Tensor, column: int) -> Tensor:
     kind = layout.columns[column]
     if isinstance(kind, CategoryColumn):
         value = value.nan_to_num(float(kind.count)).long()
-    return _joint(tools, tools.stack.read(x), index, (number, place), value)[:, 0]
+    return _joint(tools, x, tools.stack.read(x), index, (number, place), value)[:, 0]
 
 
 def _joint(
-    tools: Tools, scales: list[Rows], index: Tensor, which: tuple[bool, int], values: Tensor
+    tools: Tools,
+    x: Tensor,
+    scales: list[Rows],
+    index: Tensor,
+    which: tuple[bool, int],
+    values: Tensor,
 ) -> Tensor:
     """The log-density of rows with each of some values of a column `(n, nodes)`, by its score."""
     stack, (number, place), found = tools.stack, which, []
+    layout = stack.layout
     rows_of = index.repeat_interleave(values.shape[1])
     flat = values.flatten()
     for start in range(0, len(flat), CHUNK):
@@ -286,6 +329,11 @@ def _joint(
         else:
             for rows in changed:
                 rows.places[:, place] = value
+        table = x[part]
+        table[:, (layout.numbers if number else layout.categories)[place]] = (
+            value if number else layout.category(place, value)
+        )
+        changed[0] = stack.follow(changed[0], table)
         log_p = stack.member_log_prob(changed).double()
         found.append((stack.log_w.double() + log_p).logsumexp(1) - width)
     return torch.cat(found).unflatten(0, values.shape)

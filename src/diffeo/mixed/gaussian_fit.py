@@ -79,7 +79,7 @@ def _drawn(rows: Rows) -> Rows:
     drawn = normal.icdf((low + u * (high - low)).clamp(1e-12, 1 - 1e-12)).to(scores.point)
     wide = scores.high - scores.low > 1e-3
     scores = scores._replace(point=torch.where(wide, drawn, scores.point))
-    return Rows(scores, rows.empty, rows.places, rows.waves)
+    return rows.having(scores=scores)
 
 
 def held_out(

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from diffeo.bijections.quantiles import NOISE, Shape, log_ndtri
+from diffeo.bijections.quantiles import NOISE, Shape
 from diffeo.mixed.gaussians import Conditionals
 from diffeo.mixed.parts import Parts, log_normal, quantile
-from diffeo.mixed.scores import Scores, logistic_log_prob, logistic_scores
+from diffeo.mixed.scores import Scores, logistic_log_prob, logistic_scores, normal_of_logit
 from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
 
@@ -114,7 +114,8 @@ class Growing:
         if self._memo is None:
             if self._hidden is None:
                 self._hidden = networks.hidden(self.scales[0], self.which)
-            self._memo = networks.column(self._hidden, *self.next, self.which)
+            expected = self.scales[0].expected
+            self._memo = networks.column(self._hidden, *self.next, expected, self.which)
         return self._memo
 
     def log_probabilities(self) -> Tensor:
@@ -174,7 +175,8 @@ class Growing:
         """The values of the next column whose noise is z `(n,)`, which are not put in yet."""
         number, place = self.next
         if not number:
-            return self._category(pick(self.log_probabilities().exp(), NOISE["normal"].cdf(z)))
+            index = pick(self.log_probabilities().exp(), NOISE["normal"].cdf(z))
+            return self.stack.layout.category(place, index).to(self.x)
         parts = self.parts()
 
         def noise(x: Tensor, at: Tensor) -> Scores:
@@ -203,13 +205,7 @@ class Growing:
         p = self.log_probabilities().exp()
         if self.stack.layout.columns[self.column].missing:
             p[:, -1] = torch.where(filled, 0.0, p[:, -1])
-        return self._category(pick(p, u[0]))
-
-    def _category(self, index: Tensor) -> Tensor:
-        """The places of values of the next column, NaN for an empty cell."""
-        column = self.stack.layout.columns[self.column]
-        assert isinstance(column, CategoryColumn)
-        return torch.where(index == column.count, math.nan, index.to(self.x))
+        return self.stack.layout.category(place, pick(p, u[0])).to(self.x)
 
     def put(self, value: Tensor) -> Tensor:
         """Go on by a column with these values `(n,)`; returns their log-probability.
@@ -237,7 +233,20 @@ class Growing:
             assert isinstance(column, CategoryColumn)
             for rows in self.scales:
                 rows.places[:, place] = value.nan_to_num(float(column.count)).long()
-        return torch.where(outside, -math.inf, self.go_on())
+        found = torch.where(outside, -math.inf, self.go_on())
+        self._expect()
+        return found
+
+    def _expect(self) -> None:
+        """What is expected of the next column, now that those before it are known."""
+        regressors = self.stack.regressors
+        if regressors is None or not self._has_networks or self.at == len(self.stack.layout.order):
+            return
+        number, place = self.next
+        if number and place in regressors.targets:
+            j, rows = regressors.targets.index(place), self.scales[0]
+            found = regressors.one(j, self.stack.marginals, self.x)
+            rows.expected[:, j] = found.to(rows.expected)
 
     def go_on(self) -> Tensor:
         """Go on past the next column, whose values are known; returns their log-probability."""
@@ -299,7 +308,7 @@ def draw_number(parts: Parts, u: Tensor, filled: Tensor, tools: Tools, c: int) -
         if len(which):
             noise = torch.special.ndtri(inside) if shape == "normal" else inside.logit()
             y = (mean + scale * noise)[which]
-            y = y if shape == "normal" else _normal_score(y)
+            y = y if shape == "normal" else normal_of_logit(y)
             x[which] = tools.inverse(number, c)(y.clamp(-37.0, 37.0))
     return x
 
@@ -311,9 +320,3 @@ def pick(p: Tensor, u: Tensor) -> Tensor:
     # A weight of 0 at the end is no choice, whatever rounding does.
     last = ((p > 0) * torch.arange(1, p.shape[1] + 1, device=p.device)).amax(1) - 1
     return index.minimum(last.clamp(min=0))
-
-
-def _normal_score(t: Tensor) -> Tensor:
-    """The normal score of a logistic one."""
-    y = log_ndtri(F.logsigmoid(-t.abs()).clamp(min=-700.0))
-    return torch.where(t < 0, y, -y)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffeo.mixed.gaussians import GaussianMembers
 from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.networks import NetworkMembers
+from diffeo.mixed.regressors import Regressors
 from diffeo.mixed.rows import Layout, Rows
 from diffeo.mixed.scores import logistic_scores
 from diffeo.schema import Column, DateColumn
@@ -34,6 +35,8 @@ class Sizes(Configurable):
         components: of the distributions that networks predict.
         plain: how many members are mixtures of plain numbers, whose marginals are normal.
         plain_mixture: components of each.
+        expected: columns that others nearly determine, as places among the numbers.
+        inputs: the columns that each of them depends on, as places in the table.
     """
 
     levels: Whole = 1
@@ -46,6 +49,8 @@ class Sizes(Configurable):
     components: Count = 8
     plain: Whole = 0
     plain_mixture: Count = 1
+    expected: Sequence[Whole] = ()
+    inputs: Sequence[Sequence[Whole]] = ()
 
 
 class MixedMembers(nn.Module):
@@ -69,7 +74,7 @@ class MixedMembers(nn.Module):
         kinds, numbers = layout.kinds, len(layout.numbers)
         self.marginals = Marginals(kinds, sizes.levels, pieces=sizes.pieces)
         self.gaussians = GaussianMembers(numbers, layout.sizes, sizes.mixtures, sizes.mixture)
-        self.plain_marginals = self.plain_gaussians = self.networks = None
+        self.plain_marginals = self.plain_gaussians = self.networks = self.regressors = None
         if sizes.plain:
             self.plain_marginals = Marginals(kinds, sizes.levels, 1)
             self.plain_gaussians = GaussianMembers(
@@ -77,8 +82,16 @@ class MixedMembers(nn.Module):
             )
         if sizes.networks:
             self.networks = NetworkMembers(
-                columns, first, sizes.networks, sizes.hidden, sizes.blocks, sizes.components
+                columns,
+                first,
+                sizes.networks,
+                sizes.hidden,
+                sizes.blocks,
+                sizes.components,
+                sizes.expected,
             )
+            if sizes.expected:
+                self.regressors = Regressors(columns, first, sizes.expected, sizes.inputs)
         count = sizes.mixtures + sizes.networks + sizes.plain
         self.log_w = nn.Buffer(torch.full((count,), -math.log(count)))
         # A date has a probability: per day, or per year, would be a density.
@@ -112,7 +125,17 @@ class MixedMembers(nn.Module):
 
     def read(self, table: Tensor) -> list[Rows]:
         """Rows of a table, conditions first, on the scale of each of the marginals."""
-        return [self.layout.rows(marginals, table) for marginals, _ in self.scales]
+        found = [self.layout.rows(marginals, table) for marginals, _ in self.scales]
+        if self.regressors is not None:  # networks read the first
+            found[0] = found[0].having(expected=self.regressors(self.marginals, table))
+        return found
+
+    def follow(self, rows: Rows, table: Tensor) -> Rows:
+        """Rows on the first scale, with what depends on several values of a table that changed."""
+        rows = rows.having(waves=self.layout.waves(table[:, self.layout.numbers]).to(rows.waves))
+        if self.regressors is None:
+            return rows
+        return rows.having(expected=self.regressors(self.marginals, table).to(rows.expected))
 
     def member_log_prob(self, scales: Sequence[Rows]) -> Tensor:
         """The log-probability of each row under each member `(n, members)`, given conditions.

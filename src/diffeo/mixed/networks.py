@@ -15,13 +15,17 @@ from diffeo.bijections.mixture_fused import LOG_SCALE
 from diffeo.bijections.quantiles import NOISE
 from diffeo.mixed.marginals import split
 from diffeo.mixed.rows import Layout, Rows
-from diffeo.mixed.scores import Scores, logistic_log_prob
+from diffeo.mixed.scores import Scores, logistic_log_prob, logit_of_normal
 from diffeo.schema import Column
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
 EVERY = slice(None)
 FAR = 6.0  # scores beyond which a network sees no difference
+ERRORS = (0.4, 0.75, 0.95)  # of a regression: quantiles that are scales of components at the start
+NEAR = len(ERRORS)  # components at a value that is expected
+LOG_SCALES = -6.0, 4.0  # of those: no narrower than what `answers` can find
+NEAR_SIZE = 1 + 3 * NEAR  # outputs of a network for them
 
 
 class MaskedLinears(nn.Module):
@@ -71,6 +75,8 @@ class NetworkMembers(Configurable, nn.Module):
         hidden: width of the layers.
         blocks: residual blocks of two layers.
         components: of the mixtures.
+        expected: columns that `Regressors` expect, as places among the numbers. Their distribution
+            has some more components, whose means start at the value that is expected.
 
     (Germain et al. 2015; Nash & Durkan 2019)
     """
@@ -83,19 +89,22 @@ class NetworkMembers(Configurable, nn.Module):
         hidden: Count = 128,
         blocks: Whole = 2,
         components: Count = 12,
+        expected: Sequence[Whole] = (),
     ) -> None:
         super().__init__()
         self.layout = layout = Layout(columns, first)
-        self.members, self.components = members, components
+        self.members, self.components, self.expected = members, components, tuple(expected)
         rank = {place: number + 1 for number, place in enumerate(layout.order)}
         inputs = [rank[True, c] for c in range(len(layout.numbers))]
         inputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         inputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
         inputs += 2 * [rank[True, date] for date, _ in layout.cycles]
+        inputs += [rank[True, c] - 1 for c in expected]
         self.size = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         outputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
+        outputs += [rank[True, c] for c in expected for _ in range(NEAR_SIZE)]
         # Units that see nothing but what comes first, up to those that see all but the last.
         low = min(len(first), len(columns) - 1)
         degrees = low + torch.arange(hidden, device="cpu") * (len(columns) - low) // hidden
@@ -119,9 +128,16 @@ class NetworkMembers(Configurable, nn.Module):
         return F.relu(h)
 
     def column(
-        self, h: Tensor, number: bool, place: int, members: slice = EVERY
+        self, h: Tensor, number: bool, place: int, expected: Tensor, members: slice = EVERY
     ) -> tuple[Tensor, ...]:
         """The distribution of one column under some members, from their hidden layer.
+
+        Args:
+            h: the hidden layer.
+            number: whether the column is one of numbers.
+            place: of the column among them, or among the categories.
+            expected: scores that are expected (see `Rows`).
+            members: which.
 
         Returns:
             Of a number log-weights, means and log-scales `(members, K, n)`, and the logit of a gap
@@ -135,7 +151,15 @@ class NetworkMembers(Configurable, nn.Module):
             own = slice(start, start + layout.sizes[place])
             return (self.leave(h, members, own).log_softmax(1),)
         own = slice(self.size * place, self.size * (place + 1))
-        found = self.mixture(self.leave(h, members, own))
+        found: tuple[Tensor, ...] = self.mixture(self.leave(h, members, own))
+        if place in self.expected:
+            at = self.expected.index(place)
+            start = gap + sum(layout.gaps) + sum(layout.sizes) + at * NEAR_SIZE
+            out = self.leave(h, members, slice(start, start + NEAR_SIZE))
+            gate, near = _near(out, expected[:, at])
+            far = (found[0] + F.logsigmoid(-gate), *found[1:])
+            parts = zip(far, (near[0] + F.logsigmoid(gate), *near[1:]), strict=True)
+            found = tuple(torch.cat(pair, 1) for pair in parts)
         if not layout.gaps[place]:
             return found
         gap += sum(layout.gaps[:place])
@@ -153,7 +177,10 @@ class NetworkMembers(Configurable, nn.Module):
         order = layout.order[first:]
         out = self.leave(self.hidden(rows))
         count = self.size * len(layout.numbers)
-        numbers, gaps, *categories = out.split([count, sum(layout.gaps), *layout.sizes], dim=1)
+        near = [NEAR_SIZE] * len(self.expected)
+        widths = [count, sum(layout.gaps), *layout.sizes, *near]
+        numbers, gaps, *rest = out.split(widths, dim=1)
+        categories, near_outputs = rest[: len(layout.sizes)], rest[len(layout.sizes) :]
         found = out.new_zeros(len(out), len(rows))
         which = [place for number, place in order if number]
         if which:
@@ -164,6 +191,12 @@ class NetworkMembers(Configurable, nn.Module):
                 log_w, mean, log_s = self.mixture(numbers[:, some])
                 log_p = log_w + logistic_log_prob(parts, mean, log_s, cells)
                 known[:, some] = log_p.logsumexp(-2)
+            for at, c in enumerate(self.expected):
+                parts = Scores(*(part[:, c] for part in scores))
+                gate, (log_w, mean, log_s) = _near(near_outputs[at], rows.expected[:, at])
+                log_p = log_w + logistic_log_prob(parts, mean, log_s, layout.cells[c])
+                far = known[:, c] + F.logsigmoid(-gate[:, 0])
+                known[:, c] = torch.logaddexp(far, F.logsigmoid(gate[:, 0]) + log_p.logsumexp(1))
             if any(layout.gaps):
                 logits = torch.zeros_like(known)
                 logits[:, [c for c, gap in enumerate(layout.gaps) if gap]] = gaps
@@ -192,8 +225,13 @@ class NetworkMembers(Configurable, nn.Module):
         mean = place + log_whole.exp() * (shift + places)
         return logits.log_softmax(-2), mean, log_whole + log_scale
 
-    def start(self, rows: Rows) -> None:
-        """Set the biases of categories and gaps to their shares, which are the start."""
+    def start(self, rows: Rows, scores: Scores) -> None:
+        """Set what is known before: the shares of categories and gaps, the errors of regressions.
+
+        Args:
+            rows: of the table.
+            scores: logistic ones.
+        """
         layout = self.layout
         count = self.size * len(layout.numbers)
         with torch.no_grad():
@@ -206,6 +244,13 @@ class NetworkMembers(Configurable, nn.Module):
                 seen = rows.places[:, g].bincount(minlength=size).to(bias)
                 bias[..., at : at + size] = ((seen + 0.5) / (seen.sum() + 0.5 * size)).log()
                 at += size
+            for j, c in enumerate(self.expected):
+                error = (scores.point[:, c] - logit_of_normal(rows.expected[:, j])).abs()
+                error = error[~rows.empty[:, c]].to(bias)
+                for k, level in enumerate(ERRORS):
+                    spread = error.kthvalue(max(1, round(level * len(error)))).values
+                    bias[..., at + NEAR_SIZE - NEAR + k] = spread.log().clamp(LOG_SCALES[0], 0.0)
+                at += NEAR_SIZE
 
     def _features(self, rows: Rows) -> Tensor:
         parts = [rows.scores.point.clamp(-FAR, FAR)]
@@ -214,4 +259,18 @@ class NetworkMembers(Configurable, nn.Module):
                 parts.append(rows.empty[:, c : c + 1].to(parts[0]))
         for g, size in enumerate(self.layout.sizes):
             parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
-        return torch.cat((*parts, rows.waves.to(parts[0])), 1)
+        parts += [rows.waves.to(parts[0]), rows.expected.to(parts[0]).clamp(-FAR, FAR)]
+        return torch.cat(parts, 1)
+
+
+def _near(out: Tensor, expected: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Components at the value that is expected: the logit of their share, and what they are.
+
+    Args:
+        out: of a network for them `(members, NEAR_SIZE, n)`.
+        expected: the normal score of the value `(n,)`.
+    """
+    gate, logits, shift, log_s = out.split([1, NEAR, NEAR, NEAR], 1)
+    log_s = log_s.clamp(*LOG_SCALES)
+    mean = logit_of_normal(expected).to(out) + log_s.exp() * shift
+    return gate, (logits.log_softmax(1), mean, log_s)

@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from diffeo.bijections.quantiles import NOISE, Shape, log_ndtri
-from diffeo.mixed.scores import LOG_PROB, Scores, logistic_scores, logit_of_normal
+from diffeo.mixed.scores import (
+    LOG_PROB,
+    Scores,
+    logistic_scores,
+    logit_of_normal,
+    normal_of_logit,
+)
 
+REACH = 7.5  # scores, beyond which there is no probability to speak of
 AT_ONCE = 2**22  # numbers, of nodes and components
 
 
@@ -34,6 +41,22 @@ class Parts(NamedTuple):
         """Those of some of the rows."""
         groups = [(g[0], g[1], g[2][which], g[3][which], g[4][which]) for g in self.groups]
         return Parts(groups, self.gap[which], self.cells)
+
+    def narrow(self, count: int) -> Tensor:
+        """Normal scores `(n, nodes)` on and around the highest peaks of the first scale.
+
+        Args:
+            count: of the components that count, those of the largest weight over the scale.
+        """
+        offsets = torch.linspace(-3, 3, 13, dtype=torch.float64, device=self.gap.device).sinh() / 2
+        found = []
+        for shape, scale, log_w, mean, log_s in self.groups:
+            if scale == 0:
+                best = (log_w - log_s).topk(min(count, log_w.shape[1])).indices
+                mean, width = mean.gather(1, best), log_s.gather(1, best).exp()
+                y = (mean[..., None] + width[..., None] * offsets).flatten(1)
+                found.append(normal_of_logit(y) if shape == "logistic" else y)
+        return torch.cat(found, 1).clamp(-REACH, REACH)
 
     def weighted(self, w: Tensor) -> Parts:
         """One mixture for each n rows, of m times as many with weights `(n, m)`."""

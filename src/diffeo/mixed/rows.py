@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,24 +29,31 @@ class Rows(NamedTuple):
         empty: which numbers are missing `(n, C)`.
         places: of the values of categories `(n, G)`, whole numbers; an empty cell is the last.
         waves: sine and cosine of each cycle of dates `(n, 2 * cycles)`; 0 where a cell is empty.
+        expected: normal scores of the values that `Regressors` expect `(n, targets)`.
     """
 
     scores: Scores
     empty: Tensor
     places: Tensor
     waves: Tensor
+    expected: Tensor
 
     def __len__(self) -> int:
         return len(self.empty)
 
+    def having(self, **parts: Any) -> Rows:
+        """With other parts."""
+        return Rows(**(self._asdict() | parts))
+
     def take(self, which: Tensor | slice) -> Rows:
         """Some of the rows."""
-        parts = (part[which] for part in self.scores)
-        return Rows(Scores(*parts), self.empty[which], self.places[which], self.waves[which])
+        scores = Scores(*(part[which] for part in self.scores))
+        return Rows(scores, *(part[which] for part in self[1:]))
 
     def to(self, dtype: torch.dtype) -> Rows:
         """With scores of another dtype."""
-        return Rows(self.scores.to(dtype), self.empty, self.places, self.waves.to(dtype))
+        waves, expected = self.waves.to(dtype), self.expected.to(dtype)
+        return Rows(self.scores.to(dtype), self.empty, self.places, waves, expected)
 
 
 class Layout:
@@ -123,11 +130,21 @@ class Layout:
         """The rows of a table `(n, D)`, with the scores that their numbers have by themselves."""
         numbers = x[:, self.numbers]
         _, scores = marginals(numbers)
+        none = x.new_zeros(len(x), 0)
+        return Rows(scores, numbers.isnan(), self.places(x), self.waves(numbers), none)
+
+    def category(self, g: int, places: Tensor) -> Tensor:
+        """The values in a table of places of a category; NaN for an empty cell."""
+        column = self.columns[self.categories[g]]
+        assert isinstance(column, CategoryColumn)
+        return torch.where(places == column.count, math.nan, places.double())
+
+    def places(self, x: Tensor) -> Tensor:
+        """The places of the values of categories of a table (see `Rows`)."""
         places = []
         for i in self.categories:
             column = self.columns[i]
             assert isinstance(column, CategoryColumn)
             place = x[:, i].nan_to_num(float(column.count)).long()
             places.append(place.clamp(0, column.count + column.missing - 1))
-        stacked = torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)
-        return Rows(scores, numbers.isnan(), stacked, self.waves(numbers))
+        return torch.stack(places, 1) if places else x.new_zeros(len(x), 0, dtype=torch.long)

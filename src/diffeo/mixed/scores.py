@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.special import log_ndtr
 
+from diffeo.bijections.quantiles import log_ndtri
+
 EDGE = 30.0  # scores beyond which a cell reaches as far as the noise does
 
 
@@ -52,6 +54,12 @@ def logistic_scores(scores: Scores) -> Scores:
 def logit_of_normal(y: Tensor) -> Tensor:
     """The logistic quantile of what is below y, log Phi(y) - log Phi(-y)."""
     return log_ndtr(y) - log_ndtr(-y)
+
+
+def normal_of_logit(t: Tensor) -> Tensor:
+    """The normal score of a logistic one: the inverse of `logit_of_normal`."""
+    y = log_ndtri(F.logsigmoid(-t.abs()).clamp(min=-700.0))
+    return torch.where(t < 0, y, -y)
 
 
 def normal_log_prob(scores: Scores, mean: Tensor, log_scale: Tensor, cells: bool = True) -> Tensor:

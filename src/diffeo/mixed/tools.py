@@ -35,6 +35,14 @@ class Tools:
         columns = range(len(self.stack.layout.numbers))
         return [[marginals.one(c) for c in columns] for marginals, _ in self.stack.scales]
 
+    def rules(self, c: int) -> list[int]:
+        """The targets of `Regressors` that are, or depend on, a column of numbers."""
+        regressors, layout = self.stack.regressors, self.stack.layout
+        if regressors is None:
+            return []
+        pairs = enumerate(zip(regressors.targets, regressors.inputs, strict=True))
+        return [j for j, (own, inputs) in pairs if own == c or layout.numbers[c] in inputs]
+
     def scores(self, c: int, x: Tensor) -> list[Scores]:
         """Where values `(n,)` of a column of numbers lie, on each scale."""
         return [self.score(scale, c, x) for scale in range(len(self.one))]

@@ -23,7 +23,8 @@ class MixedFlow(Flow):
 
         p(row) = sum_m w_m prod_i p_m(x_i | x_j before i)
 
-    Members m are mixtures of normal distributions and masked networks (see `MixedStack`).
+    Members m are mixtures of normal distributions and masked networks (see `MixedStack`). Columns
+    that others nearly determine are learned as such (see `rules`).
     `log_prob` is exact: the probability of what is discrete times the density of what is not, in
     the units of the columns. x `(batch, columns)` are the columns of `schema.modelled`: numbers as
     they are, places of categories, NaN for empty cells. It is in float64.
@@ -53,6 +54,16 @@ class MixedFlow(Flow):
         """The bijection."""
         found: Any = self.bijection
         return found
+
+    @property
+    def rules(self) -> dict[str, list[str]]:
+        """The columns that others nearly determine, each with the names of these others."""
+        regressors, layout = self.stack.regressors, self.stack.layout
+        if regressors is None:
+            return {}
+        pairs = zip(regressors.targets, regressors.inputs, strict=True)
+        names = [column.name for column in layout.columns]
+        return {names[layout.numbers[c]]: [names[i] for i in inputs] for c, inputs in pairs}
 
     @property
     def chunk(self) -> int:

@@ -98,6 +98,9 @@ def train_mixed(
                 ),
             ).flow
         seconds = time.perf_counter() - start
+        for name, others in flow.rules.items():
+            line = f"{name} nearly follows from {listing(others)}, and is learned so."
+            console.print(line, highlight=False, soft_wrap=True)
         flow.metadata = {"data": table.name, "columns": table.columns}
         if options.weights is not None:
             flow.metadata["weights"] = options.weights

@@ -177,7 +177,10 @@ class Part:
         kind, layout = whole.kind, whole.stack.layout
         self.c = layout.numbers.index(whole.place) if isinstance(kind, NumberColumn) else -1
         spread = whole.spread(x, unknown)
-        self.smooth = copies == 1 and isinstance(kind, NumberColumn) and not has_cells(kind)
+        smooth = copies == 1 and isinstance(kind, NumberColumn) and not has_cells(kind)
+        self.smooth = smooth and not whole.tools.rules(
+            self.c
+        )  # else nodes are not at equal distances
         self.spread = spread if copies == 1 else _mixed(spread, log_w)
         self.x, self.mass = self.spread.x.cpu().numpy(), self.spread.mass.cpu().numpy()
         if self.smooth:

@@ -67,7 +67,7 @@ class Bag(nn.Module):
 
 def pack(folds: Tensor, rows: Rows, scores: Scores) -> Tensor:
     """Rows, their logistic scores and their folds as one tensor `(n, width)`, in float32."""
-    parts = [folds[:, None], rows.scores.point, *scores, rows.empty, rows.places, rows.waves]
+    parts = [folds[:, None], rows.scores.point, *scores, *rows[1:]]
     return torch.cat([part.float() for part in parts], 1)
 
 
@@ -75,9 +75,9 @@ def unpack(x: Tensor, networks: NetworkMembers) -> tuple[Tensor, Rows, Scores]:
     """What `pack` was given."""
     layout = networks.layout
     numbers, categories = len(layout.numbers), len(layout.sizes)
-    widths = [1, *[numbers] * 6, categories, 2 * len(layout.cycles)]
-    fold, point, *scores, empty, places, waves = x.split(widths, dim=1)
-    rows = Rows(Scores(point, point, point, point), empty > 0, places.long(), waves)
+    widths = [1, *[numbers] * 6, categories, 2 * len(layout.cycles), len(networks.expected)]
+    fold, point, *scores, empty, places, waves, expected = x.split(widths, dim=1)
+    rows = Rows(Scores(point, point, point, point), empty > 0, places.long(), waves, expected)
     return fold[:, 0], rows, Scores(*scores)
 
 

@@ -24,6 +24,7 @@ from diffeo.schema import Schema
 from diffeo.training.bag import Bag, BestWeights, input_noise, pack
 from diffeo.training.loop import Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
+from diffeo.training.regressors import Learner
 from diffeo.utils.machine import Device, one_thread
 
 FEW, MANY = 1_500, 5_000  # rows: fewer need no networks, but for dates; more have small folds
@@ -136,13 +137,27 @@ def fit_mixed(
         blocks=settings.blocks,
         components=settings.components,
     )
-    networks = best = None
+    networks = best = regressors = None
     log_p = [first.held_out, plain_kind.held_out]
     if count:
+        if n >= MANY:
+            learns = folds >= members  # the rows that all networks learn from
+            regressors = Learner(
+                layout, first.marginals, table, learns, len(given), weights, seed
+            ).find()
+            expected = regressors(first.marginals, table)
+            first = first._replace(rows=first.rows.having(expected=expected))
+            sizes = replace(sizes, expected=regressors.targets, inputs=regressors.inputs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # which first weights are drawn from
             networks = NetworkMembers(
-                columns, range(len(given)), count, sizes.hidden, sizes.blocks, sizes.components
+                columns,
+                range(len(given)),
+                count,
+                sizes.hidden,
+                sizes.blocks,
+                sizes.components,
+                sizes.expected,
             )
         best = _train(networks, first.rows, folds, weights, len(given), seed, settings)
         log_p.append(best.held_out(held) - first.gained)
@@ -151,7 +166,7 @@ def fit_mixed(
         plain_mixture = plain_kind.mixtures.log_w.shape[1]
         sizes = replace(sizes, plain=members, plain_mixture=plain_mixture)
     if count and settings.networks is None and shares[2] <= NONE:
-        sizes = replace(sizes, networks=0)
+        sizes = replace(sizes, networks=0, expected=(), inputs=())
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, to be replaced
         flow = MixedFlow(schema, sizes, conditions=conditions)
     stack = flow.stack
@@ -160,6 +175,8 @@ def fit_mixed(
     each = [shares[0] / members] * members
     if networks is not None and stack.networks is not None:
         stack.networks.load_state_dict(networks.state_dict())
+        if stack.regressors is not None and regressors is not None:
+            stack.regressors.load_state_dict(regressors.state_dict())
         each += [shares[2] / count] * count
     if stack.plain_marginals is not None and stack.plain_gaussians is not None:
         stack.plain_marginals.load_smaller(plain_kind.marginals)
@@ -243,8 +260,9 @@ def _train(
     settings: Settings,
 ) -> BestWeights:
     """Train networks, each on the rows of the other folds, and take the best weights."""
-    networks.start(rows)
-    packed = pack(folds, rows, logistic_scores(rows.scores))
+    scores = logistic_scores(rows.scores)
+    networks.start(rows, scores)
+    packed = pack(folds, rows, scores)
     n, count = len(packed), networks.members
     bag: Any = Bag(networks, packed.shape[1], ignored)
     steps = settings.steps or round(15 * n**0.6)

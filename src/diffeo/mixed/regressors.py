@@ -1,0 +1,110 @@
+"""Regressions of the columns of numbers that the columns before them nearly determine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffeo.mixed.marginals import Marginals
+from diffeo.mixed.rows import Layout
+from diffeo.schema import Column
+from diffeo.utils.config import Configurable
+from diffeo.utils.ranges import Count, Whole
+
+FAR = 10.0  # spreads beyond which a network sees no difference
+MOST = 20.0  # spreads from the center that an expected value has at most
+
+
+class Regressors(Configurable, nn.Module):
+    """Small networks that expect a value of some columns, given some of those before.
+
+        x_c = scale_c^-1(center_c + spread_c f_c(standardized columns))
+
+    Such are sums, differences and ratios of columns, and other units of one. A masked network of
+    all columns finds them only nearly, since it learns from few outputs of many. Numbers are on the
+    scale of their marginals (linear, arsinh or log), and an expected value is one that its column
+    can have.
+
+    Args:
+        columns: of the table.
+        first: columns that come first (see `Layout`).
+        targets: the columns that are expected, as places among the numbers.
+        inputs: the columns that each depends on, as places in the table, all before it.
+        hidden: width of both layers of each network.
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        first: Sequence[Whole] = (),
+        targets: Sequence[Whole] = (),
+        inputs: Sequence[Sequence[Whole]] = (),
+        hidden: Count = 32,
+    ) -> None:
+        super().__init__()
+        self.layout = layout = Layout(columns, first)
+        self.targets, self.inputs = tuple(targets), [tuple(each) for each in inputs]
+        # The column, by its place in the table, that each feature is of.
+        owners = [*layout.numbers, *(i for c, i in enumerate(layout.numbers) if layout.gaps[c])]
+        owners += [layout.categories[g] for g, size in enumerate(layout.sizes) for _ in range(size)]
+        self.owners = owners + 2 * [layout.numbers[date] for date, _ in layout.cycles]
+        self.seen = [[i for i, own in enumerate(self.owners) if own in each] for each in inputs]
+        self.networks = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(len(seen), hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, 1),
+            )
+            for seen in self.seen
+        )
+        self.register_buffer("center", torch.zeros(len(layout.numbers)))
+        self.register_buffer("spread", torch.ones(len(layout.numbers)))
+
+    def forward(self, marginals: Marginals, table: Tensor) -> Tensor:
+        """The normal scores of the values that are expected `(n, targets)`.
+
+        Args:
+            marginals: of the numbers.
+            table: the rows `(n, columns)`; of a target only its inputs count.
+        """
+        features = self.features(marginals, table)
+        found = [self._score(j, marginals, features) for j in range(len(self.targets))]
+        return torch.stack(found, 1).to(table)
+
+    def one(self, j: int, marginals: Marginals, table: Tensor) -> Tensor:
+        """The scores of one target `(n,)`."""
+        return self._score(j, marginals, self.features(marginals, table)).to(table)
+
+    def standardized(self, marginals: Marginals, table: Tensor) -> Tensor:
+        """Numbers in units of their spread `(n, numbers)`, NaN where a cell is empty."""
+        scaled, _ = marginals.some().scaled(table[:, self.layout.numbers])
+        return (scaled - self.center) / self.spread
+
+    def features(self, marginals: Marginals, table: Tensor) -> Tensor:
+        """What the networks see `(n, features)`: numbers, gaps, categories and waves of dates."""
+        layout, numbers = self.layout, table[:, self.layout.numbers]
+        known = self.standardized(marginals, table).nan_to_num(0.0).clamp(-FAR, FAR)
+        gaps = [c for c, gap in enumerate(layout.gaps) if gap]
+        parts = [known, numbers[:, gaps].isnan().to(known)]
+        places = layout.places(table)
+        parts += [F.one_hot(places[:, g], size).to(known) for g, size in enumerate(layout.sizes)]
+        return torch.cat((*parts, layout.waves(numbers)), 1).to(self.center.dtype)
+
+    def predict(self, j: int, features: Tensor) -> Tensor:
+        """The standardized value that is expected of one target `(n,)`."""
+        return self.networks[j](features[:, self.seen[j]])[:, 0]
+
+    def _score(self, j: int, marginals: Marginals, features: Tensor) -> Tensor:
+        c = self.targets[j]
+        y = self.predict(j, features).clamp(-MOST, MOST)
+        one = marginals.one(c)
+        x = one.from_scale((self.center[c] + self.spread[c] * y).double()[:, None])
+        return one(x)[1].point[:, 0]
