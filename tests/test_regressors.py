@@ -72,7 +72,7 @@ def test_probabilities_of_the_column_sum_to_one_and_are_sharp(flow):
     inside = p[:, :-1] / p[:, :-1].sum(1, keepdim=True)
     assert float(inside.amax(1).mean()) > 0.5
     # Away from the peak a node stands for its neighbours.
-    np.testing.assert_allclose(spread.mean, (inside * cells[:-1]).sum(1), atol=2e-3)
+    np.testing.assert_allclose(spread.mean, (inside * cells[:-1]).sum(1), atol=1e-3)
     np.testing.assert_allclose(spread.empty, p[:, -1], atol=1e-4)
     # Given only the columns before, in the order of prediction, they sum to one too.
     grown = Growing(Tools(flow.stack), len(cells))
@@ -93,7 +93,7 @@ def test_a_column_that_determines_another_is_answered_by_it(flow, column):
     joint[:, place] = cells.repeat(len(rows))
     p = flow.stack.log_joint(joint).view(len(rows), -1).softmax(1)
     mean = given_all_others(Tools(flow.stack), rows, place).mean
-    np.testing.assert_allclose(mean, (p * cells).sum(1), atol=2e-3)
+    np.testing.assert_allclose(mean, (p * cells).sum(1), atol=1e-3)
     other = rows[:, 1 - place]
     assert float((torch.tensor(mean) - rows[:, 2] / other).abs().median()) < 0.03
 

@@ -16,7 +16,7 @@ from diffeo.mixed.scores import Scores
 from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
 
-CELLS = 200  # of a grid, that are summed one by one
+CELLS, ALL = 200, 4_096  # of a grid, that are summed one by one: in general, and of mixtures
 ROUNDS = (49, 49, 121)  # nodes of each, on the interval that the one before found
 ALONE = 481  # of the last, of one row
 FINE, SHARP = 8_193, 48  # scores that are tried for narrow places, and nodes at each of them
@@ -114,6 +114,7 @@ def number_spread(
     log_density: LogDensity,
     empty: Tensor | None = None,
     sharp: Tensor | None = None,
+    cells: int = CELLS,
 ) -> Spread:
     """The distribution of a column of numbers, from a log-density that need not be normalized.
 
@@ -129,11 +130,12 @@ def number_spread(
         empty: the log-probability of an empty cell on the same scale.
         sharp: scores `(n, M)` to add to the nodes, where the density may be narrower than the
             distances of those.
+        cells: of a grid, that are summed one by one.
     """
     inverse = tools.inverse(0, c)
     index = torch.arange(n, device=inverse.x.device)
     inside = (inverse.high > -REACH) & (inverse.low < REACH)
-    if inverse.grid and int(inside.sum()) <= CELLS and inverse.complete:
+    if inverse.grid and int(inside.sum()) <= cells and inverse.complete:
         x = inverse.x[inside].expand(n, -1)
         scores = inverse.scores(inverse.x[inside])
         log_f = log_density(index, x)
@@ -224,7 +226,8 @@ def parts_spread(tools: Tools, c: int, parts: Parts) -> Spread:
 
     empty = parts.gap.clamp(1e-300, 1 - 1e-12).log() if tools.stack.layout.gaps[c] else None
     sharp = parts.narrow(NARROW) if tools.rules(c) else None
-    return number_spread(tools, c, len(parts.gap), log_density, empty, sharp)
+    cells = CELLS if sharp is None else ALL
+    return number_spread(tools, c, len(parts.gap), log_density, empty, sharp, cells)
 
 
 def _log_density(tools: Tools, c: int, parts: Parts, x: Tensor) -> Tensor:
@@ -273,16 +276,22 @@ def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
         return None
     regressors, marginals, place = stack.regressors, stack.marginals, stack.layout.numbers[c]
     assert regressors is not None
-    y = torch.linspace(-REACH, REACH, FINE, dtype=torch.float64, device=x.device)
-    values, found = tools.inverse(0, c)(y), []
-    for rows in x.split(max(1, CHUNK // FINE)):
-        table, near = rows.repeat_interleave(FINE, 0), []
+    inverse, found = tools.inverse(0, c), []
+    if inverse.grid and inverse.complete:
+        values = inverse.x  # so that all nodes are different cells
+        y = inverse.scores(values).point.clamp(-REACH, REACH)
+    else:
+        y = torch.linspace(-REACH, REACH, FINE, dtype=torch.float64, device=x.device)
+        values = inverse(y)
+    count = len(y)
+    for rows in x.split(max(1, CHUNK // count)):
+        table, near = rows.repeat_interleave(count, 0), []
         table[:, place] = values.repeat(len(rows))
         for j in rules:
             target = regressors.targets[j]
             own = tools.score(0, target, table[:, stack.layout.numbers[target]]).point
-            away = (regressors.one(j, marginals, table) - own).abs().view(-1, FINE)
-            near.append(y[away.topk(SHARP, largest=False).indices])
+            away = (regressors.one(j, marginals, table) - own).abs().view(-1, count)
+            near.append(y[away.topk(min(SHARP, count), largest=False).indices])
         found.append(torch.cat(near, 1))
     return torch.cat(found)
 
