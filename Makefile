@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test robustness lowest audit browser slow lint format mutants bench docs zoo zoo-files clean
+.PHONY: demo test robustness lowest audit browser slow lint format mutants bench wheel docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -55,6 +55,13 @@ mutants: .venv/dev  ## change the formulas one by one, and list what no test not
 bench: .venv/dev  ## time and memory against peers and the bare networks, into benchmarks/results
 	$(PIP) -e ".[bench]"
 	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks all
+
+wheel: .venv/bin/python  ## build wheel and source archive, and test the wheel in empty environments
+	rm -rf build dist
+	$(PIP) build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) tests/wheel_check.py dist constraints.txt
 
 docs: .venv/dev  ## the site of the documentation, into site/; a warning is an error
 	$(PIP) -e ".[docs]"

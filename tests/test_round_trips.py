@@ -18,7 +18,8 @@ from torch.nn.utils import prune
 import diffeo
 from diffeo.cli import main
 from diffeo.evaluation.likelihood import Score, evaluate_batches
-from diffeo.utils.files import dump_json, dump_yaml
+from diffeo.utils.files import dump_json
+from diffeo.utils.yaml import dump_yaml
 
 SHORT = ["--trainer.max_epochs", "1", "--compile", "off"]
 

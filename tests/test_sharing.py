@@ -16,7 +16,7 @@ import torch
 import yaml
 from commands import refused
 from constructors import perturb
-from huggingface_hub import HfApi, ModelHubMixin
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from jsonargparse import Namespace
 from markdown_it import MarkdownIt
@@ -213,12 +213,11 @@ def test_whoever_may_read_the_config_may_read_the_weights():
     assert len({path.stat().st_mode for path in Path("m").iterdir()}) == 1
 
 
-# The mixin ----------------------------------------------------------------------------------------
+# The hub ------------------------------------------------------------------------------------------
 
 
-def test_a_flow_is_the_mixins_and_keeps_its_contract(tmp_path):
+def test_options_of_a_download_do_no_harm_to_a_folder(tmp_path):
     flow = glow()
-    assert isinstance(flow, ModelHubMixin)
     flow.save_pretrained(tmp_path / "m")
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "config.json",
@@ -279,15 +278,23 @@ def test_saving_may_push(hub):
     assert hub["create"]["private"]
     assert b"stored_as" in hub["files"]["config.json"]
     assert {path.name for path in Path("mine").iterdir()} == {"config.json", "model.safetensors"}
-    with pytest.raises(ValueError, match="leave config out"):
-        glow().save_pretrained("other", config={"levels": 3})
 
 
-def test_the_mixin_makes_the_card():
-    card = glow().generate_model_card(name="me/mine", license="mit")
+def test_a_card_has_a_header_for_the_hub():
+    glow().save_pretrained("mine", model_card_kwargs={"name": "me/mine", "license": "mit"})
+    card = huggingface_hub.ModelCard.load("mine/README.md")
     assert card.data.library_name == "diffeo"
     assert card.data.license == "mit"
     assert {"glow", "normalizing-flow"} <= set(card.data.tags)
+
+
+def test_a_model_that_cannot_be_saved_makes_no_repository(hub):
+    flow = glow()
+    with torch.no_grad():
+        next(flow.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        flow.push_to_hub("me/mine")
+    assert "create" not in hub
 
 
 # Names --------------------------------------------------------------------------------------------

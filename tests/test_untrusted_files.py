@@ -32,7 +32,8 @@ from diffeo.latent import Directions
 from diffeo.pretrained import storage
 from diffeo.run import Run
 from diffeo.utils.console import PlainConsole, printable
-from diffeo.utils.files import parse_yaml, read_text
+from diffeo.utils.files import read_text
+from diffeo.utils.yaml import parse_yaml
 
 FAILING = sorted((Path(__file__).parent / "failing_inputs").glob("*-*"))
 
@@ -146,7 +147,7 @@ def test_every_model_of_ours_may_be_named():
         return {model}.union(*map(below, model.__subclasses__()))
 
     ours = {m for m in below(Flow) - {Flow} if m.__module__.startswith("diffeo.")}
-    assert ours == {value for value in vars(models).values() if isinstance(value, type)}
+    assert ours == {getattr(models, name) for name in diffeo.MODELS}
 
 
 def test_no_module_is_found_where_the_user_is_unless_a_class_is_named(here, capsys, monkeypatch):

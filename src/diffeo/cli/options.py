@@ -16,7 +16,7 @@ from torch import nn
 
 from diffeo.context import ContextSpec
 from diffeo.utils.config import Configurable, known_classes, public_name
-from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, read_text
 from diffeo.utils.ranges import (
     alternatives,
     closest,
@@ -26,6 +26,7 @@ from diffeo.utils.ranges import (
     near,
     suggestion,
 )
+from diffeo.utils.yaml import parse_yaml
 
 Given = list[
     tuple[str, Any]

@@ -14,7 +14,8 @@ from diffeo import bases, bijections, models, networks  # noqa: F401, so that th
 from diffeo.data import DataOptions
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.config import known_classes, public_name
-from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, read_text
+from diffeo.utils.yaml import parse_yaml
 
 # Of options. Where one is a single word, that is a file or a class.
 SECTIONS = {"data": DataOptions, "optimizer": OptimizerOptions, "trainer": TrainerOptions}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class RandomFeatures:
     """
 
     @checked
-    def __init__(self, shape: tuple[int, int, int], seed: Seed = 0) -> None:
+    def __init__(self, shape: Sequence[int], seed: Seed = 0) -> None:
         channels, side = shape[0], min(shape[1:])
         generator = Generator().manual_seed(seed)
         self.filters: list[Tensor] = []

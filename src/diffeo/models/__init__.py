@@ -1,5 +1,7 @@
 """Flows assembled as the papers have them; no mathematics of their own."""
 
+from typing import TYPE_CHECKING
+
 from diffeo.models.autoregressive import IAF as IAF
 from diffeo.models.autoregressive import MAF as MAF
 from diffeo.models.autoregressive import NAF as NAF
@@ -10,7 +12,6 @@ from diffeo.models.flowpp import FlowPlusPlus as FlowPlusPlus
 from diffeo.models.glow import Glow as Glow
 from diffeo.models.image_realnvp import ImageRealNVP as ImageRealNVP
 from diffeo.models.jet import Jet as Jet
-from diffeo.models.mixed import MixedFlow as MixedFlow
 from diffeo.models.pixel import PixelFlow as PixelFlow
 from diffeo.models.tables import NICE as NICE
 from diffeo.models.tables import RealNVP as RealNVP
@@ -21,3 +22,9 @@ from diffeo.models.unrestricted import ContinuousFlow as ContinuousFlow
 from diffeo.models.unrestricted import PlanarFlow as PlanarFlow
 from diffeo.models.unrestricted import ResidualFlow as ResidualFlow
 from diffeo.models.unrestricted import SylvesterFlow as SylvesterFlow
+from diffeo.utils.lazy import lazy_import
+
+if TYPE_CHECKING:
+    from diffeo.models.mixed import MixedFlow as MixedFlow
+
+__getattr__ = lazy_import(__name__, {"MixedFlow": "mixed"})  # whose rows become tables of pandas

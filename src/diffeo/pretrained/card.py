@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from huggingface_hub import ModelCardData
 
 from diffeo.context import Category
 from diffeo.utils.config import public_name
@@ -20,6 +19,7 @@ from diffeo.utils.files import atomic_write
 
 Flow: TypeAlias = Any  # a `diffeo.flow.Flow`, which is above this module
 CARD = "README.md"
+TAGS = ("normalizing-flow", "density-estimation")
 LISTED = 40  # names of columns or classes; of more, only so many
 
 
@@ -92,11 +92,12 @@ class Card:
         return "\n\n".join(sections) + "\n"
 
     def _header(self, flow: Flow) -> str:
-        known = flow._hub_mixin_info.model_card_data
+        from huggingface_hub import ModelCardData  # which only those who share need
+
         data = ModelCardData(
-            library_name=known.library_name,
+            library_name="diffeo",
             license=self.license,
-            tags=[*(known.tags or []), type(flow).__name__.lower()],
+            tags=[*TAGS, type(flow).__name__.lower()],
             pipeline_tag="unconditional-image-generation" if flow.takes_pixels else None,
             datasets=[self.dataset] if self.dataset else None,
         )

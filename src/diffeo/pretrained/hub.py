@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
 from diffeo.bijections.coupling import Coupling
@@ -18,31 +18,20 @@ from diffeo.utils.config import Configurable, find_class, from_config, to_config
 from diffeo.utils.modules import first_not_finite
 
 
-class PretrainedModel(
-    Configurable,
-    ModelHubMixin,
-    nn.Module,
-    library_name="diffeo",
-    tags=["normalizing-flow", "density-estimation"],
-):
-    """How a model is saved, loaded and pushed, with the interface of `huggingface_hub`.
+class PretrainedModel(Configurable, nn.Module):
+    """How a model is saved, loaded and pushed, with the methods of the Hugging Face libraries.
 
-    A class whose arguments are plain values and objects of diffeo's needs nothing more. The mixin's
-    own files, a config of its making and weights that may be pickled, are not used; its
-    `push_to_hub` is.
+    A class whose arguments are plain values and objects of diffeo's needs nothing more. The hub's
+    package is imported when it is asked.
     """
 
     metadata: dict[str, Any]
 
-    # The mixin's would record the arguments once more, and incompletely.
-    __new__ = Configurable.__new__  # type: ignore[assignment]
-
-    def save_pretrained(  # type: ignore[override]  # the mixin's first argument has a long name
+    def save_pretrained(
         self,
         folder: str | os.PathLike[str],
         *,
         dtype: torch.dtype | None = None,
-        config: None = None,
         model_card_kwargs: dict[str, Any] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
@@ -56,7 +45,6 @@ class PretrainedModel(
                 halves the file. What the bijections themselves learn (actnorms, 1x1 convolutions,
                 learned scales), biases, scales and buffers stay as they are. The model that is
                 loaded computes in the dtype of this one, with rounded kernels.
-            config: must be None; it is the mixin's.
             model_card_kwargs: the arguments of a `Card`, to write one into `README.md`; none is
                 written by default.
             push_to_hub: whether to push to the hub too; its address is returned then.
@@ -68,8 +56,6 @@ class PretrainedModel(
                 object of diffeo's, was changed since, has weights that are not finite, or dtype is
                 another; the folder stays as it was then.
         """
-        if config is not None:
-            raise ValueError("a flow's configuration is its own: leave config out.")
         card = None
         if model_card_kwargs is not None:
             card = Card(**({"dtype": dtype} | model_card_kwargs))
@@ -95,7 +81,7 @@ class PretrainedModel(
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # no argument of the model's own
+    def from_pretrained(
         cls, name: str | os.PathLike[str], *, trust: bool = False, **download: Any
     ) -> Self:
         """The flow that `save_pretrained` wrote, in eval mode.
@@ -141,12 +127,16 @@ class PretrainedModel(
         # For what is not saved, such as a dequantizer's dtype.
         return flow.to(flow._reference().dtype).eval()
 
-    def push_to_hub(  # type: ignore[override]  # the mixin's options go on as they are
+    def push_to_hub(
         self,
         repo_id: str,
         *,
         dtype: torch.dtype | None = None,
         model_card_kwargs: dict[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        commit_message: str = "Share a flow, by diffeo",
         **options: Any,
     ) -> str:
         """Push the model and a model card to the Hugging Face hub, and return the address.
@@ -156,20 +146,31 @@ class PretrainedModel(
             dtype: see `save_pretrained`.
             model_card_kwargs: what the card says beside what the model itself knows (see
                 `Card`). `diffeo share` and `diffeo.run.share` make it from a run.
-            options: those of `huggingface_hub`: private, token, branch, create_pr, commit_message
-                and others.
+            private: whether nobody else sees it; None for what is usual there.
+            token: that of the user; by default the one that `hf auth login` stored.
+            branch: where it goes; by default to the main one.
+            commit_message: of the commit there.
+            options: those of `huggingface_hub.HfApi.upload_folder`, such as create_pr.
 
         Raises:
             ValueError: as `save_pretrained`, or if the name is none.
             OSError: what `huggingface_hub` says of the server.
         """
-        card = {"name": repo_id} | (model_card_kwargs or {}) | {"dtype": dtype}
-        options = {"commit_message": "Share a flow, by diffeo"} | options
-        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
+        from huggingface_hub import HfApi
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card, from the model and from the arguments of a `Card`."""
-        return ModelCard(Card(*args, **kwargs).text(self))
+        card = {"name": repo_id} | (model_card_kwargs or {}) | {"dtype": dtype}
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made) / "model"
+            self.save_pretrained(folder, model_card_kwargs=card)  # refused before anything is sent
+            name = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+            return api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                revision=branch,
+                commit_message=commit_message,
+                **options,
+            )
 
     def _reference(self) -> Tensor:
         """Any floating tensor of the model, for its dtype and device; torch's own without one."""

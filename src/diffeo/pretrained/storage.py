@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -133,8 +131,10 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
         TypeError: if `snapshot_download` has no such argument.
     """
     folder, name = Path(name), str(name)
-    # A misspelt argument is refused where nothing is downloaded, too.
-    inspect.signature(huggingface_hub.snapshot_download).bind(name, **download)
+    if download:  # a misspelt argument is refused where nothing is downloaded, too
+        import huggingface_hub
+
+        inspect.signature(huggingface_hub.snapshot_download).bind(name, **download)
     if is_shipped(name):
         return zoo.FOLDER / name
     if (folder / CONFIG).is_file():
@@ -149,6 +149,14 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
             f"{name} is neither a folder nor a hub name like owner/name, nor a model that ships "
             f"with diffeo: {', '.join(zoo.names())}."
         )
+    return _fetched(name, **download)
+
+
+def _fetched(name: str, **download: Any) -> Path:
+    """The folder of a model of the hub, fetched from there unless it is at hand."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         return Path(
             huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **download)

@@ -18,14 +18,9 @@ from diffeo.bijections.convolution import SingularError
 from diffeo.data import DataOptions
 from diffeo.run.folder import data_options
 from diffeo.training.checkpoints import BEFORE, LAST, epochs_in
-from diffeo.utils.files import (
-    SETTINGS_BYTES,
-    atomic_write,
-    dump_yaml,
-    parse_yaml,
-    read_text,
-)
+from diffeo.utils.files import SETTINGS_BYTES, atomic_write, read_text
 from diffeo.utils.modules import NotFiniteError
+from diffeo.utils.yaml import dump_yaml, parse_yaml
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}

@@ -34,9 +34,10 @@ from diffeo.models.mixed import MixedFlow
 from diffeo.pretrained import zoo
 from diffeo.pretrained.storage import is_shipped
 from diffeo.utils.config import find_class, to_config
-from diffeo.utils.files import SETTINGS_BYTES, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, read_text
 from diffeo.utils.modules import all_finite
 from diffeo.utils.ranges import NonNegative, Seed, Whole, checked, fits
+from diffeo.utils.yaml import parse_yaml
 
 
 class Run:
@@ -98,8 +99,8 @@ class Run:
             )
         load: Any = load_table
         if isinstance(self.flow, MixedFlow):
-            schemas = {"schema": self.flow.schema, "conditions": self.flow.conditions}
-            load = partial(load_mixed, **schemas)
+            flow = self.flow
+            load = partial(load_mixed, schema=flow.schema, conditions=flow.conditions)
         return load_data(data_options(self.config_file), load_table=load)
 
     def rows(

@@ -9,7 +9,8 @@ from typing import Any
 from diffeo.data.tables.frames import kind_of, write_number
 from diffeo.data.tables.kinds import KINDS, Kinds
 from diffeo.schema import AnyColumn, DateColumn, Schema
-from diffeo.utils.files import SETTINGS_BYTES, dump_yaml, parse_yaml, read_text
+from diffeo.utils.files import SETTINGS_BYTES, read_text
+from diffeo.utils.yaml import dump_yaml, parse_yaml
 
 ENDINGS = (".yaml", ".yml", ".json")
 HEAD = """\

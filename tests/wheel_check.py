@@ -1,0 +1,70 @@
+"""Use a built wheel in empty environments: `python tests/wheel_check.py dist constraints.txt`.
+
+The first has torch, NumPy and safetensors alone, which the mathematics needs; the second has all
+that the wheel asks for. Both run in a folder of their own, so that nothing of the repository is
+imported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+THREE = ("torch", "numpy", "safetensors")
+BY_HAND = """
+import sys, torch, diffeo
+x = torch.randn(500, 3) @ torch.randn(3, 3)
+flow = diffeo.RealNVP(3).initialize(x)
+before = -float(flow.log_prob(x).mean())
+adam = torch.optim.Adam(flow.parameters(), 5e-3)
+for _ in range(50):
+    loss = -flow.log_prob(x).mean()
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+assert float(loss) < before, (float(loss), before)
+flow.eval().save_pretrained("model")
+assert torch.equal(diffeo.load("model").log_prob(x), flow.log_prob(x))
+assert not any(sys.modules.get(name) for name in ("pandas", "huggingface_hub", "yaml", "rich"))
+print(f"RealNVP learned by hand: {before:.3f} to {float(loss):.3f} nats")
+"""
+COMMANDS = (
+    ("--version",),
+    ("doctor",),
+    ("sample", "mnist", "--label", "3", "--num", "4", "--out", "threes.png"),
+    ("train", "--data", "my.csv", "--out", "run"),
+    ("score", "run", "--data", "my.csv", "--out", "scores.csv"),
+)
+
+
+def install(folder: Path, *what: str) -> Path:
+    """An empty environment with some packages, and its Python."""
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *what)
+    subprocess.run(pip, check=True)
+    return python
+
+
+def main(dist: str, constraints: str) -> None:
+    """Both environments."""
+    (wheel,) = Path(dist).resolve().glob("*.whl")
+    pinned = ("-c", str(Path(constraints).resolve()))
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        python = install(folder / "three", *pinned, *THREE)
+        pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        subprocess.run((*pip, "--no-deps", str(wheel)), check=True)
+        subprocess.run((str(python), "-c", BY_HAND), check=True, cwd=folder)
+        python = install(folder / "all", *pinned, str(wheel))
+        rows = "".join(f"{i % 7},{i % 3},{'ab'[i % 2]}\n" for i in range(200))
+        (folder / "my.csv").write_text(f"count,level,kind\n{rows}", encoding="utf-8")
+        for command in COMMANDS:
+            subprocess.run((str(python.parent / "diffeo"), *command), check=True, cwd=folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
