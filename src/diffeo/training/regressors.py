@@ -17,6 +17,7 @@ BATCH, LR = 1_024, 1e-2
 TRIAL, STEPS = 400, 2_000  # steps: of all columns, and of those for which there is hope
 HOPE, NEAR = 0.3, 0.02  # mean absolute errors on other rows, over the mean deviation
 MATTERS = 1.1  # how many times the error gets larger without an input that matters
+FEW_VALUES = 256  # of a column: so few have masses of their own, which networks learn
 HELD_OUT = 5_000  # rows, at most
 
 
@@ -63,7 +64,7 @@ class Learner:
         order = self.layout.order
         found = []
         for at, (number, c) in enumerate(order):
-            if number and at >= max(1, self.first):
+            if number and at >= max(1, self.first) and self._varied(c):
                 before = self.layout.table_order[:at]
                 trial = self._learned(c, before, TRIAL)
                 if self.error(trial) < HOPE:
@@ -77,6 +78,11 @@ class Learner:
         for network, one in zip(chosen.networks, found, strict=True):
             network.load_state_dict(one.networks[0].state_dict())
         return chosen.double().requires_grad_(False)
+
+    def _varied(self, c: int) -> bool:
+        """Whether a column has more values than networks learn one by one."""
+        values = self.values[self.learned, c]
+        return len(values[~values.isnan()].unique()) > FEW_VALUES
 
     def _made(self, targets: list[int], inputs: list[tuple[int, ...]]) -> Regressors:
         made = Regressors(self.layout.columns, range(self.first), targets, inputs)
