@@ -72,7 +72,7 @@ def test_probabilities_of_the_column_sum_to_one_and_are_sharp(flow):
     inside = p[:, :-1] / p[:, :-1].sum(1, keepdim=True)
     assert float(inside.amax(1).mean()) > 0.5
     # Away from the peak a node stands for its neighbours.
-    np.testing.assert_allclose(spread.mean, (inside * cells[:-1]).sum(1), atol=1e-3)
+    np.testing.assert_allclose(spread.mean, (inside * cells[:-1]).sum(1), atol=2e-3)
     np.testing.assert_allclose(spread.empty, p[:, -1], atol=1e-4)
     # Given only the columns before, in the order of prediction, they sum to one too.
     grown = Growing(Tools(flow.stack), len(cells))
@@ -93,7 +93,7 @@ def test_a_column_that_determines_another_is_answered_by_it(flow, column):
     joint[:, place] = cells.repeat(len(rows))
     p = flow.stack.log_joint(joint).view(len(rows), -1).softmax(1)
     mean = given_all_others(Tools(flow.stack), rows, place).mean
-    np.testing.assert_allclose(mean, (p * cells).sum(1), atol=1e-3)
+    np.testing.assert_allclose(mean, (p * cells).sum(1), atol=2e-3)
     other = rows[:, 1 - place]
     assert float((torch.tensor(mean) - rows[:, 2] / other).abs().median()) < 0.03
 
@@ -140,3 +140,12 @@ def test_a_date_and_what_follows_from_it_are_answered_with_their_cycles():
     found = torch.zeros(61).double()
     found.index_add_(0, spread.x[0].round().long(), spread.mass[0])
     assert torch.allclose(found, p, atol=1e-6)
+
+
+def test_a_table_without_rules_has_none():
+    x = torch.randn(6_000, 3, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 2] += 2 * x[:, 0]  # which the first column explains to four fifths
+    schema = Schema(tuple(NumberColumn(name) for name in "abc"))
+    fitted = fit_mixed(schema, x, settings=Settings(steps=20, hidden=8, networks=2))
+    assert fitted.flow.rules == {}
+    assert fitted.flow.stack.regressors is None

@@ -42,9 +42,12 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
             f"{tuple(flow.shape)} of torch.uint8."
         )
     writer, encoded = Writer(), _encoded(flow, len(x), context)
-    values = torch.zeros(0)
+    values, known = torch.zeros(0), _classes(flow)
     if context is not None:
-        values, which = context.unique(dim=0, return_inverse=True)
+        if known is None:
+            values, which = context.unique(dim=0, return_inverse=True)
+        else:
+            values, which = known, context.argmax(1)
         _rows(writer, len(x), len(values), which)
     with one_thread(), torch.no_grad():
         for start in range(0, len(x), IMAGES):
@@ -56,7 +59,7 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
         facts={"images": len(x), "sum": check_sum(x)},
         parts={
             "pixels": writer.finish(),
-            "context": b"" if context is None else _packed(values),
+            "context": b"" if context is None or known is not None else _packed(values),
         },
     ).pack()
 
@@ -69,10 +72,11 @@ def decompress_images(flow: Flow, data: bytes) -> tuple[Tensor, Tensor | None]:
     """
     pixels = _pixels(flow)
     container = Container.unpack(data, "images", digest(flow))
-    count, context = container.facts["images"], None
+    count, context, values = container.facts["images"], None, _classes(flow)
     reader, found = Reader(container.parts["pixels"]), []
     if container.parts["context"]:
         values = _unpacked(container.parts["context"])
+    if values is not None:
         context = values[_rows(reader, count, len(values))]
     encoded = _encoded(flow, count, context)
     with one_thread(), torch.no_grad():
@@ -95,6 +99,12 @@ def _pixels(flow: Flow) -> PixelAutoregressive:
             "their 8 bits: train a PixelFlow."
         )
     return found[0]
+
+
+def _classes(flow: Flow) -> Tensor | None:
+    """The rows of context of all classes of a class-conditional flow, which no file need hold."""
+    category = flow.context.category
+    return None if category is None else torch.eye(len(category.values))
 
 
 def _encoded(flow: Flow, n: int, context: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +17,7 @@ from diffeo.mixed.rows import Layout
 BATCH, LR = 1_024, 1e-2
 TRIAL, STEPS = 400, 2_000  # steps: of all columns, and of those for which there is hope
 HOPE, NEAR = 0.3, 0.02  # mean absolute errors on other rows, over the mean deviation
-MATTERS = 1.1  # how many times the error gets larger without an input that matters
+MATTERS = 0.01  # how much larger that error gets without an input that matters
 FEW_VALUES = 256  # of a column: so few have masses of their own, which networks learn
 HELD_OUT = 5_000  # rows, at most
 
@@ -67,10 +68,9 @@ class Learner:
             if number and at >= max(1, self.first) and self._varied(c):
                 before = self.layout.table_order[:at]
                 trial = self._learned(c, before, TRIAL)
-                if self.error(trial) < HOPE:
-                    inputs = [
-                        i for i in before if self.error(trial, i) > MATTERS * self.error(trial)
-                    ]
+                error = self.error(trial)
+                if error < HOPE:
+                    inputs = [i for i in before if self.error(trial, i) > error + MATTERS]
                     one = self._learned(c, inputs, STEPS)
                     if self.error(one) < NEAR:
                         found.append(one)
@@ -99,6 +99,8 @@ class Learner:
         rows = self.learned[~target[self.learned].isnan()]
         if not len(rows) or not inputs:
             return made
+        curve: Any = made.networks[0]
+        curve.start(self.features[rows][:, made.seen[0]], target[rows])
         optimizer = Adam(made.parameters(), LR)
         schedule = OneCycleLR(optimizer, LR, total_steps=steps)
         source = Generator().manual_seed(self.seed)
