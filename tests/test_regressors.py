@@ -73,7 +73,7 @@ def test_probabilities_of_the_column_sum_to_one_and_are_sharp(flow):
     assert float(inside.amax(1).mean()) > 0.5
     # Away from the peak a node stands for its neighbours.
     np.testing.assert_allclose(spread.mean, (inside * cells[:-1]).sum(1), atol=2e-3)
-    np.testing.assert_allclose(spread.empty, p[:, -1], atol=1e-4)
+    np.testing.assert_allclose(spread.empty, p[:, -1], atol=5e-4)
     # Given only the columns before, in the order of prediction, they sum to one too.
     grown = Growing(Tools(flow.stack), len(cells))
     while SCHEMA.modelled[grown.column].name != "area":
