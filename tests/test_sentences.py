@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffeo import NICE, Flow, RealNVP, TableFlow, models
+import diffeo
+from diffeo import NICE, Flow, RealNVP, TableFlow
 from diffeo.bijections import Bijection, Chain, Permutation
 from diffeo.cli import main
 from diffeo.context import Category, ContextSpec
@@ -53,7 +54,7 @@ def here(tmp_path_factory):
     return folder
 
 
-MODELS = ", ".join(sorted(name for name in vars(models) if name[0].isupper()))
+MODELS = ", ".join(sorted(diffeo.MODELS))
 COMMANDS = {
     # Names and choices
     "train --model glow": f"--model is glow (did you mean 'Glow'?): choose one of {MODELS}, or a "
