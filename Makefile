@@ -8,13 +8,23 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test robustness lowest audit browser slow lint format mutants bench wheel docs zoo zoo-files clean
+.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
 
 test: .venv/dev  ## the quick tests, one process a core
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+
+integrations:  ## the adapters to other packages, each tested with the package itself
+	$(PYTHON) -m venv .venv-integrations/most
+	$(PYTHON) -m venv .venv-integrations/sdv
+	.venv-integrations/most/bin/python -m pip --disable-pip-version-check install --quiet \
+		-c constraints.txt -e ".[sbi,nessai,pocomc,madnis]" hypothesis pytest
+	.venv-integrations/sdv/bin/python -m pip --disable-pip-version-check install --quiet \
+		torch==2.13.0 -e ".[sdv]" hypothesis pytest
+	OMP_NUM_THREADS=1 .venv-integrations/most/bin/python -m pytest tests/test_integrations*.py
+	OMP_NUM_THREADS=1 .venv-integrations/sdv/bin/python -m pytest tests/test_integrations_sdv.py
 
 browser: .venv/dev  ## the explorer in Chromium, which the system has to have
 	$(PIP) -e ".[browser]"
@@ -85,7 +95,7 @@ zoo-files: .venv/installed  ## the files that ship, of such a run: make zoo-file
 	mv build/zoo/$(NAME) src/diffeo/pretrained/zoo/$(NAME)
 
 clean:
-	rm -rf .venv .venv-lowest site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
+	rm -rf .venv .venv-lowest .venv-integrations site .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

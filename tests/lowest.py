@@ -1,8 +1,8 @@
 """The lower bounds of pyproject.toml as constraints for pip: `make lowest` tests with just these.
 
 PyTorch stays as constraints.txt has it, since older builds for a CPU alone are on no registry. The
-extra `explorer` is left out: its bound is the release that constraints.txt has, which the other
-tests take, and needs more of its neighbours than diffeo does.
+extra `explorer` and those of `diffeo.integrations` are left out: their bounds are the releases that
+the other tests take, and need more of their neighbours than diffeo does.
 """
 
 from __future__ import annotations

@@ -105,13 +105,15 @@ def anchors(page: Path) -> set[str]:
 
 
 def resolve(name: str) -> object:
-    """The object of a dotted name."""
+    """The object of a dotted name; None of a module that needs a package of an extra."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
             found: object = importlib.import_module(".".join(parts[:count]))
         except ModuleNotFoundError:
             continue
+        except ImportError:
+            return None
         for part in parts[count:]:
             found = getattr(found, part)
         return found

@@ -1,0 +1,69 @@
+"""What the adapters have in common: flows by class and options, and packages that are missing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from diffeo.context import ContextSpec
+from diffeo.flow import Flow
+from diffeo.utils.ranges import suggestion
+
+GIVEN = {"features", "context"}  # which follow from the data
+
+
+def missing(package: str, extra: str) -> ImportError:
+    """The error for a package that is not installed."""
+    return ImportError(f"{package} is missing: pip install 'diffeo[{extra}]'.", name=package)
+
+
+def make_flow(
+    kind: Callable[..., Flow],
+    features: int,
+    options: dict[str, Any],
+    context: ContextSpec | int | None = None,
+) -> Flow:
+    """A flow of a class such as `diffeo.NSF`, with options of its own.
+
+    Raises:
+        ValueError: if an option is none of the class's, or the class makes no flow of real vectors.
+    """
+    if not callable(kind):
+        raise ValueError(f"the flow is {kind!r}: give a class such as diffeo.NSF.")
+    parameters = inspect.signature(kind).parameters
+    name = getattr(kind, "__name__", "the flow")
+    for option in options:
+        if option in GIVEN:
+            raise ValueError(f"{option} of {name} follows from the data: leave it out.")
+        if option not in parameters:
+            known = [parameter for parameter in parameters if parameter not in GIVEN]
+            raise ValueError(
+                f"{option} is no option of {name}{suggestion(option, known)}: choose among "
+                f"{', '.join(known)}."
+            )
+    if "features" not in parameters or (context and "context" not in parameters):
+        raise ValueError(f"{name} makes no such density of rows: give a class such as diffeo.NSF.")
+    made = kind(features, **options, **({"context": context} if context else {}))
+    if not isinstance(made, Flow) or made.shape != (features,) or made.dequantizer is not None:
+        raise ValueError(f"{name} makes no density of real vectors: give one such as diffeo.NSF.")
+    return made
+
+
+class FirstBatch:
+    """Standardizes a flow by the first batch that it learns from, where nothing is known before.
+
+    Args:
+        flow: which starts as it is, and changes in training mode alone.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.seen = flow, False
+
+    def __call__(self, x: Tensor) -> None:
+        """Look at a batch `(n, features)`."""
+        if not self.seen and self.flow.training and len(x) > 1:
+            self.flow.initialize(x.detach())
+            self.seen = True
