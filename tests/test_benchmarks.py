@@ -149,6 +149,37 @@ def test_a_group_of_families_is_drawn_and_adds_its_figures(tmp_path: Path) -> No
     assert all(math.isfinite(float(row["nats"])) for row in rows)
 
 
+def test_posteriors_of_sbi_are_measured(tmp_path: Path) -> None:
+    pytest.importorskip("sbi", reason="needs sbi: pip install 'diffeo[sbi]'")
+    file = tmp_path / "sbi.csv"
+    sizes = ["--simulations", "100", "--seeds", "1", "--observations", "1", "--draws", "50"]
+    chosen = ["--tasks", "two_moons", "--estimators", "diffeo MAF", "--out", str(file)]
+    assert command.main(["sbi", *sizes, *chosen]) == 0
+    with file.open(newline="", encoding="utf-8") as lines:
+        (row,) = csv.DictReader(lines)
+    assert (row["task"], row["estimator"]) == ("two_moons", "diffeo MAF")
+    assert 0.4 < float(row["c2st"]) <= 1
+    assert float(row["train_seconds"]) > 0
+
+
+def test_exact_draws_of_sbis_tasks_give_the_data_back() -> None:
+    """Draws of the posterior, simulated again, are as likely as data of the prior would make them.
+
+    With theta drawn from the prior and x from it, a draw given x is one more pair with that x.
+    """
+    pytest.importorskip("sbi", reason="needs sbi: pip install 'diffeo[sbi]'")
+    from benchmarks import sbi
+
+    for make in sbi.TASKS.values():
+        task, source = make(), torch.Generator().manual_seed(0)
+        theta = task.prior.sample((1_000,))
+        x = task.simulate(theta, source)
+        again = torch.cat([task.posterior(one, 1, source) for one in x])
+        for moment in (lambda t, x: t, lambda t, x: t * x[:, :1], lambda t, x: (t + x).square()):
+            gap = (moment(theta, x) - moment(again, x)).double()
+            assert (gap.mean(0).abs() < 4 * gap.std(0) / len(x) ** 0.5).all()
+
+
 def test_the_command_lists_all_its_names(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--help"])

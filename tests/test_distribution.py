@@ -23,6 +23,7 @@ from torch.distributions.categorical import Categorical
 from torch.distributions.transforms import ExpTransform
 
 import diffeo
+from diffeo.bases import StudentT
 from diffeo.bijections import Chain, Scale, Standardize
 from diffeo.context import ContextSpec
 from diffeo.distribution import FlowDistribution, monte_carlo_kl
@@ -437,6 +438,50 @@ def test_a_flow_is_a_guide(pyro):
     # The bound is the evidence less that divergence.
     bounds = [-svi.evaluate_loss() for _ in range(20)]
     assert abs(sum(bounds) / 20 - float(evidence)) < 0.05
+
+
+GUIDES = {
+    "IAF": lambda: diffeo.IAF(2, layers=2, hidden=(16,)),
+    "MAF": lambda: diffeo.MAF(2, layers=2, hidden=(16,)),
+    "NSF": lambda: diffeo.NSF(2, layers=2, hidden=(16,)),
+    "NAF": lambda: diffeo.NAF(2, layers=1, hidden=(16,)),
+    "CouplingNSF": lambda: diffeo.CouplingNSF(2, layers=4, hidden=(16,)),
+    "TableFlow": lambda: diffeo.TableFlow(2, layers=2, hidden=(16,)),
+    "TailFlow": lambda: diffeo.TailFlow(2),
+    "SylvesterFlow": lambda: diffeo.SylvesterFlow(2, layers=2),
+    "PlanarFlow": lambda: diffeo.PlanarFlow(2, layers=4),
+    "ResidualFlow": lambda: diffeo.ResidualFlow(2, layers=2),
+    "a base of heavy tails": lambda: diffeo.RealNVP(2, layers=2, base=StudentT(5.0)),
+}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_all_families_are_guides(name, pyro):
+    """Pyro scores the draws of a trace as the flow does, and its gradient reaches the weights."""
+    from pyro import poutine
+    from pyro.infer import SVI, Trace_ELBO
+
+    flow = perturb(GUIDES[name]().initialize(torch.randn(50, 2) * 2 + 1), 0.05)
+
+    def model():
+        pyro.sample("theta", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def guide():
+        pyro.module("flow", flow)
+        return pyro.sample("theta", flow.distribution())
+
+    trace = poutine.trace(guide).get_trace()
+    trace.compute_log_prob()
+    site = trace.nodes["theta"]
+    expected = flow.log_prob(site["value"][None])[0]
+    torch.testing.assert_close(site["log_prob"], expected, rtol=1e-3, atol=1e-3)
+    elbo = Trace_ELBO(num_particles=32, vectorize_particles=True)
+    before = {key: value.clone() for key, value in flow.named_parameters()}
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
+    losses = [svi.step() for _ in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    moved = [key for key, value in flow.named_parameters() if not torch.equal(value, before[key])]
+    assert len(moved) == len(before)
 
 
 def test_a_flow_is_a_likelihood(pyro):

@@ -19,7 +19,7 @@ except ImportError:
 
 
 class NessaiFlow(BaseFlow):
-    """A flow as nessai trains and samples it, by its names for sizes.
+    """A flow as nessai trains and samples it.
 
     Args:
         n_inputs: number of features.
@@ -88,8 +88,7 @@ class NessaiFlow(BaseFlow):
         x, log_det = self.inverse(z, context)
         return x, self.flow.base.log_prob(z) - log_det
 
-    def reset_parameters(self) -> None:
-        """Forget what was learned, the standardization too, where nessai learns anew."""
+    def reset_parameters(self) -> None:  # by which nessai starts anew, standardization included
         self.flow.load_state_dict(self._make().state_dict())
         self._standardize.seen = False
 
