@@ -20,7 +20,7 @@ integrations:  ## the adapters to other packages, each tested with the package i
 	$(PYTHON) -m venv .venv-integrations/most
 	$(PYTHON) -m venv .venv-integrations/sdv
 	.venv-integrations/most/bin/python -m pip --disable-pip-version-check install --quiet \
-		-c constraints.txt -e ".[sbi,nessai,pocomc,madnis]" hypothesis pytest
+		-c constraints.txt -e ".[sbi,nessai,pocomc,madnis,bayesflow]" hypothesis pytest
 	.venv-integrations/sdv/bin/python -m pip --disable-pip-version-check install --quiet \
 		torch==2.13.0 -e ".[sdv]" hypothesis pytest
 	OMP_NUM_THREADS=1 .venv-integrations/most/bin/python -m pytest tests/test_integrations*.py

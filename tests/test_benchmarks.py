@@ -171,7 +171,7 @@ def test_exact_draws_of_sbis_tasks_give_the_data_back() -> None:
     from benchmarks import sbi
 
     for make in sbi.TASKS.values():
-        task, source = make(), torch.Generator().manual_seed(0)
+        task, source = make(), torch.Generator().manual_seed(1)  # another than that of theta
         theta = task.prior.sample((1_000,))
         x = task.simulate(theta, source)
         again = torch.cat([task.posterior(one, 1, source) for one in x])

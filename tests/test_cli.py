@@ -272,7 +272,7 @@ def test_what_is_heavy_is_imported_where_it_is_used():
     code = "import sys, diffeo\ndiffeo.Flow\nprint(*sys.modules)"
     loaded = {*output_of(code).split()}
     optional = {"datasets", "pyro", "onnx", "onnxruntime", "onnxscript", "gradio", "ray"}
-    optional |= {"sbi", "nessai", "zuko", "sdv"}
+    optional |= {"sbi", "nessai", "zuko", "sdv", "keras"}
     seldom = {"accelerate", "tensorboard", "matplotlib", "pandas", "sklearn", "jsonargparse"}
     assert "torch" in loaded
     assert loaded.isdisjoint(optional | seldom)

@@ -21,11 +21,12 @@ INSTALLED = {
     "pyro": "pyro-ppl",
     "sklearn": "scikit-learn",
     "fastapi": "gradio",  # which is made of it
+    "keras": "bayesflow",
     "starlette": "gradio",
     "yaml": "pyyaml",
 }
 # Extras whose bounds are the very releases that are tested, and so not lowest ones.
-NEWEST = ("explorer", "sbi", "nessai", "pocomc", "madnis", "sdv")
+NEWEST = ("explorer", "sbi", "nessai", "pocomc", "madnis", "bayesflow", "sdv")
 # Packages that are handed a flow, and which only tests import.
 HANDED = {"pocomc", "madnis"}
 # Modules of a package that import another one, which is needed for them alone.

@@ -12,7 +12,7 @@ import diffeo
 from diffeo.integrations.madnis import UnitCubeFlow
 from diffeo.integrations.making import FirstBatch, make_flow
 
-NEED = {"sbi": "sbi", "nessai": "nessai", "pocomc": "zuko", "sdv": "sdv"}
+NEED = {"sbi": "sbi", "nessai": "nessai", "pocomc": "zuko", "sdv": "sdv", "bayesflow": "keras"}
 
 
 MISSING = """
@@ -37,6 +37,7 @@ def test_packages_are_imported_when_asked_for_and_what_is_missing_names_its_extr
         "nessai nessai is missing: pip install 'diffeo[nessai]'.",
         "pocomc zuko is missing: pip install 'diffeo[pocomc]'.",
         "sdv SDV is missing: pip install 'diffeo[sdv]'.",
+        "bayesflow BayesFlow is missing: pip install 'diffeo[bayesflow]'.",
     ]
 
 

@@ -67,7 +67,7 @@ def test_it_is_standardized_by_the_first_batch_that_it_learns_from():
 
 
 def test_what_it_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="leave it out, pocoMC proposes normal noise"):
+    with pytest.raises(ValueError, match="pocoMC draws normal noise, and the base is Logistic"):
         zuko_flow(2, base=Logistic())
     with pytest.raises(ValueError, match="takes no context"):
         zuko_flow(2)(torch.zeros(3))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffeo.bases import Normal
 from diffeo.context import ContextSpec
 from diffeo.flow import Flow
 from diffeo.utils.ranges import suggestion
@@ -50,6 +51,19 @@ def make_flow(
     if not isinstance(made, Flow) or made.shape != (features,) or made.dequantizer is not None:
         raise ValueError(f"{name} makes no density of real vectors: give one such as diffeo.NSF.")
     return made
+
+
+def check_normal(flow: Flow, package: str) -> Flow:
+    """The flow itself, whose noise the package draws.
+
+    Raises:
+        ValueError: if it is not standard normal.
+    """
+    if type(flow.base) is not Normal:
+        raise ValueError(
+            f"{package} draws normal noise, and the base is {flow.base}: leave it out."
+        )
+    return flow
 
 
 class FirstBatch:

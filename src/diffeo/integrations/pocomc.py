@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from diffeo.bases import Normal
 from diffeo.flow import Flow
-from diffeo.integrations.making import FirstBatch, make_flow, missing
+from diffeo.integrations.making import FirstBatch, check_normal, make_flow, missing
 from diffeo.models import NSF
 from diffeo.utils.ranges import Count, checked
 
@@ -37,9 +36,7 @@ def zuko_flow(features: Count, flow: Callable[..., Flow] = NSF, **options: Any) 
     Raises:
         ValueError: if the class has no such option, or its base is not normal.
     """
-    made = make_flow(flow, features, options)
-    if type(made.base) is not Normal:
-        raise ValueError(f"the base is {made.base}: leave it out, pocoMC proposes normal noise.")
+    made = check_normal(make_flow(flow, features, options), "pocoMC")
     base = zuko.flows.UnconditionalDistribution(
         zuko.distributions.DiagNormal, torch.zeros(features), torch.ones(features), buffer=True
     )
