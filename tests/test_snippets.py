@@ -35,7 +35,7 @@ RUN = [page for page in PAGES if any(b.language in ("python", "console") for b i
 LEFT_OUT = [block for page in PAGES for block in blocks(page) if block.reason]
 # Options of other programs, and what the list of changes says is gone.
 ELSEWHERE = {"--logdir", "--trainer.precision", "--trainer.accelerator", "--trainer.strategy"}
-ELSEWHERE |= {"--trainer.num_nodes", "--node-rank"}
+ELSEWHERE |= {"--trainer.num_nodes", "--node-rank", "--no-deps"}
 LANGUAGES = {"bash", "python", "console", "text", "yaml", "bibtex", ""}
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
