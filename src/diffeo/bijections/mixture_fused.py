@@ -31,23 +31,24 @@ class Fused(torch.autograd.Function):
         logits, shift, change = raw
         log_w = logits.log_softmax(0)
         bounded = torch.tanh(change / LOG_SCALE)
-        rate = torch.mul(bounded, -LOG_SCALE).sub_(math.log(mixture.scale)).exp_()
+        log_rate = torch.mul(bounded, -LOG_SCALE).sub_(math.log(mixture.scale))
+        rate = log_rate.exp()
         u = torch.stack([x - shift[k] - place for k, place in enumerate(mixture.places)])
         u.mul_(rate)
         below, above = u.sigmoid(), (-u).sigmoid()
-        log_below = torch.nn.functional.logsigmoid(u)
-        log_below.add_(log_w)
-        a, log_g = _shares(log_below - u)
-        b, log_f = _shares(log_below)
-        b_above, a_below = b * above, a * below
-        # Of the smaller tail, since the other product underflows there.
+        # Of either tail by itself: a difference of both would lose its digits far out.
+        smaller = torch.nn.functional.logsigmoid(u.abs())
+        log_below, log_above = smaller + u.clamp(max=0), smaller.sub_(u.clamp(min=0))
+        b, log_b, log_f = _shares(log_below + log_w)
+        a, log_a, log_g = _shares(log_above + log_w)
+        # By the smaller tail, and in log space: between narrow components all products underflow.
         lower = log_f < log_g
-        p = torch.lerp(a_below, b_above, lower.to(x.dtype)).mul_(rate)
-        slope = p.sum(0)
-        p.div_(slope)
+        terms = torch.where(lower, log_above.add_(log_b), log_below.add_(log_a)).add_(log_rate)
+        p, _, log_hazard = _shares(terms)
+        b_above, a_below = b * above, a * below
         ctx.mixture = mixture
         ctx.save_for_backward(x, raw, log_w, bounded, rate, u, below, b, a, p, b_above, a_below)
-        return log_f - log_g, slope.log_().sub_(torch.where(lower, log_g, log_f))
+        return log_f - log_g, log_hazard.sub_(torch.where(lower, log_g, log_f))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_log: Tensor) -> Any:
@@ -73,9 +74,15 @@ class Fused(torch.autograd.Function):
         return None, g_x, of_raw
 
 
-def _shares(terms: Tensor) -> tuple[Tensor, Tensor]:
-    """The shares of terms, given by their logarithms, of their sum, and its logarithm; in place."""
+def _shares(terms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The shares of terms of their sum, their logarithms, and that of the sum.
+
+    Args:
+        terms: by their logarithms `(K, *shape)`; changed in place.
+    """
     most = terms.amax(0)
-    shares = terms.sub_(most).exp_()
+    shares = terms.sub_(most).exp()
     total = shares.sum(0)
-    return shares.mul_(total.reciprocal()), total.log_().add_(most)
+    shares.mul_(total.reciprocal())
+    log_total = total.log_()
+    return shares, terms.sub_(log_total), log_total + most
