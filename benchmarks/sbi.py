@@ -100,13 +100,12 @@ TASKS: dict[str, Callable[[], Task]] = {"two_moons": TwoMoons, "gaussian_linear"
 
 
 def estimators() -> dict[str, Any]:
-    """What `NPE` takes as `density_estimator`: ours, and sbi's by their names."""
+    """What `NPE` takes as `density_estimator`: ours, and sbi's by their names; with defaults."""
     from diffeo.integrations.sbi import posterior_estimator
 
     ours = {
-        "NSF": posterior_estimator(diffeo.NSF, hidden=(50, 50)),
-        "MAF": posterior_estimator(diffeo.MAF, hidden=(50, 50)),
-        "CouplingNSF": posterior_estimator(diffeo.CouplingNSF, layers=6, hidden=(50, 50)),
+        kind.__name__: posterior_estimator(kind)
+        for kind in (diffeo.NSF, diffeo.MAF, diffeo.CouplingNSF)
     }
     theirs = ("zuko_nsf", "zuko_maf", "nsf", "maf")
     return {f"diffeo {name}": made for name, made in ours.items()} | {

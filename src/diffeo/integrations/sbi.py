@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffeo.context import ContextSpec
 from diffeo.embedding import EmbeddedContext
 from diffeo.flow import Flow
-from diffeo.integrations.making import make_flow
+from diffeo.integrations.making import make_flow, start_small
 from diffeo.integrations.sbi_estimators import FlowEstimator, FlowRatio
 from diffeo.models import NSF
 from diffeo.utils.modules import eval_mode
@@ -36,7 +36,8 @@ def posterior_estimator(
             which each estimator has a copy. Without one the condition is flattened.
         options: of the class, such as `layers` and `hidden`.
 
-    Parameters and data are standardized by the simulations that are seen first.
+    Parameters and data are standardized by the simulations that are seen first, and networks start
+    with small weights, since simulations are few.
 
     Raises:
         ValueError: by what it makes, if the class has no such option or makes no such density.
@@ -57,7 +58,8 @@ def ratio_estimator(
     """What `NRE` takes as `classifier`, q(theta | x) / q(theta): see `posterior_estimator`."""
 
     def make(theta: Tensor, x: Tensor) -> FlowRatio:
-        marginal = make_flow(flow, theta[0].numel(), options).initialize(theta.flatten(1))
+        marginal = start_small(make_flow(flow, theta[0].numel(), options))
+        marginal.initialize(theta.flatten(1))
         return FlowRatio(_estimator(theta, x, flow, embedding_net, options), marginal)
 
     return make
@@ -78,5 +80,5 @@ def _estimator(
             outputs = network(condition[:2]).shape[1]
         # The columns of a vector have units of their own; the elements of an image one.
         width = EmbeddedContext(network, shape, outputs, axis=0 if len(shape) == 1 else None)
-    made = make_flow(flow, input[0].numel(), options, width)
+    made = start_small(make_flow(flow, input[0].numel(), options, width))
     return FlowEstimator(made.initialize(input.flatten(1), context), input.shape[1:], shape)
