@@ -158,6 +158,17 @@ def test_the_images_of_training_are_drawn_at_the_chosen_temperature(run):
     assert (grid[:64, :64] == grid[66:130, 66:130]).all()
 
 
+def assert_made_with(arguments, chosen):
+    """Arguments are what YAML says of them, which has lists alone, and objects by their class."""
+    for option, value in chosen.items():
+        part = arguments[option]
+        if isinstance(value, dict):
+            assert value["class_path"].endswith(f".{type(part).__name__}")
+            assert_made_with(part.arguments, value["init_args"])
+        else:
+            assert (list(part) if isinstance(part, tuple) else part) == value
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_settings_that_the_parser_takes(name):
     parser = make_parser("train")
@@ -170,13 +181,7 @@ def test_presets_are_settings_that_the_parser_takes(name):
         shape = 4 if source == "iris" else (1, side, side)
         flow = unwrapped(parser.instantiate(config).model)(shape)
     assert f"diffeo.{type(flow).__name__}" == config.model.class_path
-    for option, value in chosen.items():
-        part, written = flow.arguments[option], value
-        if isinstance(value, dict):  # a class
-            assert value["class_path"].endswith(f".{type(part).__name__}")
-            part, written = {**part.arguments, **value["init_args"]}, part.arguments
-        # YAML has lists alone, and some arguments are tuples of so many numbers.
-        assert (list(part) if isinstance(part, tuple) else part) == written
+    assert_made_with(flow.arguments, chosen)
     assert (config.data.source, config.trainer.max_epochs) == (source, 7)
 
 
