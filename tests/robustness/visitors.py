@@ -52,6 +52,8 @@ class Page:
             props, self.values[part["id"]] = part["props"], part["props"].get("value")
             self.names[part["id"]] = props.get("elem_id") or props.get("label")
         for function in self.config["dependencies"]:
+            if not function["outputs"]:  # it only writes the address, in the browser
+                continue
             for part, event in function["targets"]:
                 self.functions.setdefault(f"{self.names.get(part)}.{event}", function)
 
