@@ -21,6 +21,7 @@ from diffeo.compression import (
 from diffeo.compression.coder import Reader, Writer
 from diffeo.compression.container import Container, digest
 from diffeo.compression.numbers import code_numbers
+from diffeo.context import ContextSpec
 from diffeo.data.tables.frames import encode
 from diffeo.sklearn import FlowDensity
 
@@ -169,6 +170,20 @@ def test_the_context_of_images_comes_back():
     found, again = decompress_images(flow, compress_images(flow, x, context))
     assert torch.equal(found, x)
     assert torch.equal(again, context)
+
+
+def test_classes_and_shares_of_several_come_back():
+    flow = small_flow(context=ContextSpec.classes(3))
+    x = torch.randint(256, (4, 1, 5, 4), dtype=torch.uint8)
+    classes = torch.eye(3)[[2, 0, 1, 2]]
+    sizes = []
+    for context in (classes, torch.tensor([[0.5, 0.5, 0.0]]).expand(4, -1)):
+        packed = compress_images(flow, x, context)
+        found, again = decompress_images(flow, packed)
+        assert torch.equal(found, x)
+        assert torch.equal(again, context)
+        sizes.append(len(packed))
+    assert sizes[0] < sizes[1]  # the model knows the rows of its classes
 
 
 # Refused ----------------------------------------------------------------------------------------

@@ -338,11 +338,11 @@ def _joint(
         else:
             for rows in changed:
                 rows.places[:, place] = value
-        table = x[part]
-        table[:, (layout.numbers if number else layout.categories)[place]] = (
-            value if number else layout.category(place, value)
-        )
-        changed[0] = stack.follow(changed[0], table)
+        if layout.cycles or stack.regressors is not None:
+            table = x[part]
+            column = (layout.numbers if number else layout.categories)[place]
+            table[:, column] = value if number else layout.category(place, value)
+            changed[0] = stack.follow(changed[0], table)
         log_p = stack.member_log_prob(changed).double()
         found.append((stack.log_w.double() + log_p).logsumexp(1) - width)
     return torch.cat(found).unflatten(0, values.shape)

@@ -104,7 +104,7 @@ def _images(run: Run, data: str | None) -> tuple[ImageSplit, ImageSplit, str]:
         assert isinstance(known, Images)
         held_out = known.test if data is None else run.gallery(data, unlabelled=True).images
         return known.train, held_out, ""
-    note = f"The training images are not at hand: every second image of {data} stands for them."
+    note = f"The training images are not there: every second image of {data} stands for them."
     return _every_second(given, 0), _every_second(given, 1), note
 
 

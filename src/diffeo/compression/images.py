@@ -42,12 +42,9 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
             f"{tuple(flow.shape)} of torch.uint8."
         )
     writer, encoded = Writer(), _encoded(flow, len(x), context)
-    values, known = torch.zeros(0), _classes(flow)
+    stored = b""
     if context is not None:
-        if known is None:
-            values, which = context.unique(dim=0, return_inverse=True)
-        else:
-            values, which = known, context.argmax(1)
+        values, which, stored = _different(flow, context)
         _rows(writer, len(x), len(values), which)
     with one_thread(), torch.no_grad():
         for start in range(0, len(x), IMAGES):
@@ -59,7 +56,7 @@ def compress_images(flow: Flow, x: Tensor, context: Tensor | None = None) -> byt
         facts={"images": len(x), "sum": check_sum(x)},
         parts={
             "pixels": writer.finish(),
-            "context": b"" if context is None or known is not None else _packed(values),
+            "context": stored,
         },
     ).pack()
 
@@ -99,6 +96,17 @@ def _pixels(flow: Flow) -> PixelAutoregressive:
             "their 8 bits: train a PixelFlow."
         )
     return found[0]
+
+
+def _different(flow: Flow, context: Tensor) -> tuple[Tensor, Tensor, bytes]:
+    """The different rows of a context, which of them each image has, and what of them is stored."""
+    classes = _classes(flow)
+    if classes is not None:
+        which = context.argmax(1)
+        if torch.equal(classes[which], context):
+            return classes, which, b""
+    values, which = context.unique(dim=0, return_inverse=True)
+    return values, which, _packed(values)
 
 
 def _classes(flow: Flow) -> Tensor | None:

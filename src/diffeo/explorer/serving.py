@@ -114,7 +114,7 @@ def _tidy() -> None:
 class Sessions(StateHolder):
     """What Gradio remembers of each visitor, without a copy of the page as each one sees it.
 
-    It is kept for links to a page in some state, which is in the address of this one, and is a
+    It is for links to a page in some state, which is in the address of this one, and is a
     hundred times what the controls need.
     """
 

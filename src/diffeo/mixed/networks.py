@@ -95,10 +95,7 @@ class NetworkMembers(Configurable, nn.Module):
         self.layout = layout = Layout(columns, first)
         self.members, self.components, self.expected = members, components, tuple(expected)
         rank = {place: number + 1 for number, place in enumerate(layout.order)}
-        inputs = [rank[True, c] for c in range(len(layout.numbers))]
-        inputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
-        inputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
-        inputs += 2 * [rank[True, date] for date, _ in layout.cycles]
+        inputs = [layout.table_order.index(i) + 1 for i in layout.owners]
         inputs += [rank[True, c] - 1 for c in expected]
         self.size = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
@@ -253,14 +250,9 @@ class NetworkMembers(Configurable, nn.Module):
                 at += NEAR_SIZE
 
     def _features(self, rows: Rows) -> Tensor:
-        parts = [rows.scores.point.clamp(-FAR, FAR)]
-        for c, gap in enumerate(self.layout.gaps):
-            if gap:
-                parts.append(rows.empty[:, c : c + 1].to(parts[0]))
-        for g, size in enumerate(self.layout.sizes):
-            parts.append(F.one_hot(rows.places[:, g], size).to(parts[0]))
-        parts += [rows.waves.to(parts[0]), rows.expected.to(parts[0]).clamp(-FAR, FAR)]
-        return torch.cat(parts, 1)
+        numbers = rows.scores.point.clamp(-FAR, FAR)
+        seen = self.layout.features(numbers, rows.empty, rows.places, rows.waves)
+        return torch.cat((seen, rows.expected.to(seen).clamp(-FAR, FAR)), 1)
 
 
 def _near(out: Tensor, expected: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.mixed.marginals import Marginals
@@ -20,11 +19,15 @@ MOST = 20.0  # spreads from the center that an expected value has at most
 
 
 class Curve(nn.Module):
-    """A linear function, and a network of two layers that starts at zero and bends it.
+    """A linear function and a network of two hidden layers, which starts at zero, in sum.
 
         f(x) = w . x + b + W_3 silu(W_2 silu(W_1 x))
 
-    So sums, and on a log scale products, are as exact as the precision of numbers.
+    The linear function alone is exact for sums, and on a log scale for products.
+
+    Args:
+        inputs: number of features of x `(n, inputs)`.
+        hidden: width of both layers.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -47,7 +50,7 @@ class Curve(nn.Module):
 
     @torch.no_grad()
     def start(self, x: Tensor, y: Tensor) -> None:
-        """Let the linear function be the one of least squares (with a slight ridge)."""
+        """Let the linear function be that of least squares for y `(n,)`, with a slight ridge."""
         design = torch.cat((x, torch.ones_like(x[:, :1])), 1).double()
         gram = design.T @ design
         gram.diagonal().add_(RIDGE * len(x))
@@ -88,11 +91,7 @@ class Regressors(Configurable, nn.Module):
         super().__init__()
         self.layout = layout = Layout(columns, first)
         self.targets, self.inputs = tuple(targets), [tuple(each) for each in inputs]
-        # The column, by its place in the table, that each feature is of.
-        owners = [*layout.numbers, *(i for c, i in enumerate(layout.numbers) if layout.gaps[c])]
-        owners += [layout.categories[g] for g, size in enumerate(layout.sizes) for _ in range(size)]
-        self.owners = owners + 2 * [layout.numbers[date] for date, _ in layout.cycles]
-        self.seen = [[i for i, own in enumerate(self.owners) if own in each] for each in inputs]
+        self.seen = [[i for i, own in enumerate(layout.owners) if own in each] for each in inputs]
         self.networks = nn.ModuleList(Curve(len(seen), hidden) for seen in self.seen)
         self.register_buffer("center", torch.zeros(len(layout.numbers)))
         self.register_buffer("spread", torch.ones(len(layout.numbers)))
@@ -120,14 +119,11 @@ class Regressors(Configurable, nn.Module):
         return (scaled - self.center) / self.spread
 
     def features(self, marginals: Marginals, table: Tensor) -> Tensor:
-        """What the networks see `(n, features)`: numbers, gaps, categories and waves of dates."""
+        """What the networks see `(n, features)` (see `Layout.features`)."""
         layout, numbers = self.layout, table[:, self.layout.numbers]
         known = self.standardized(marginals, table).nan_to_num(0.0).clamp(-FAR, FAR)
-        gaps = [c for c, gap in enumerate(layout.gaps) if gap]
-        parts = [known, numbers[:, gaps].isnan().to(known)]
-        places = layout.places(table)
-        parts += [F.one_hot(places[:, g], size).to(known) for g, size in enumerate(layout.sizes)]
-        return torch.cat((*parts, layout.waves(numbers)), 1).to(self.center.dtype)
+        waves, places = layout.waves(numbers), layout.places(table)
+        return layout.features(known, numbers.isnan(), places, waves).to(self.center.dtype)
 
     def predict(self, j: int, features: Tensor) -> Tensor:
         """The standardized value that is expected of one target `(n,)`."""

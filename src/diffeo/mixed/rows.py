@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffeo.mixed.marginals import Marginals, has_cells
@@ -76,6 +77,7 @@ class Layout:
         cycles: of dates: their place among the numbers, and a period.
         order: for each column, in the order of prediction, whether it is a number, and its place
             among the numbers or the categories.
+        owners: of each of the `features`, the column that it is of, by its place in the table.
     """
 
     def __init__(self, columns: Sequence[Column], first: Sequence[int] = ()) -> None:
@@ -106,6 +108,12 @@ class Layout:
             else (False, self.categories.index(i))
             for i in self.table_order
         ]
+        self.owners = [
+            *self.numbers,
+            *(i for i, gap in zip(self.numbers, self.gaps, strict=True) if gap),
+            *(i for i, n in zip(self.categories, self.sizes, strict=True) for _ in range(n)),
+            *(2 * [self.numbers[date] for date, _ in self.cycles]),
+        ]
 
     def impossible(self, marginals: Marginals, x: Tensor) -> Tensor:
         """Which cells `(n, D)` of a table have no probability.
@@ -132,6 +140,19 @@ class Layout:
         _, scores = marginals(numbers)
         none = x.new_zeros(len(x), 0)
         return Rows(scores, numbers.isnan(), self.places(x), self.waves(numbers), none)
+
+    def features(self, numbers: Tensor, empty: Tensor, places: Tensor, waves: Tensor) -> Tensor:
+        """What networks see of rows `(n, features)`: numbers, gaps, categories and waves.
+
+        Args:
+            numbers: on a scale of their own `(n, C)`, finite where cells are empty too.
+            empty: which of them are (see `Rows`), as are the others.
+            places: of values of categories.
+            waves: of dates.
+        """
+        parts = [numbers, empty[:, [c for c, gap in enumerate(self.gaps) if gap]]]
+        parts += [F.one_hot(places[:, g], size) for g, size in enumerate(self.sizes)]
+        return torch.cat([part.to(numbers) for part in (*parts, waves)], 1)
 
     def category(self, g: int, places: Tensor) -> Tensor:
         """The values in a table of places of a category; NaN for an empty cell."""

@@ -153,7 +153,7 @@ def find_model(name: str | os.PathLike[str], **download: Any) -> Path:
 
 
 def _fetched(name: str, **download: Any) -> Path:
-    """The folder of a model of the hub, fetched from there unless it is at hand."""
+    """The folder of a model of the hub, fetched from there unless it was before."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -178,9 +178,8 @@ class Part:
         self.c = layout.numbers.index(whole.place) if isinstance(kind, NumberColumn) else -1
         spread = whole.spread(x, unknown)
         smooth = copies == 1 and isinstance(kind, NumberColumn) and not has_cells(kind)
-        self.smooth = smooth and not whole.tools.rules(
-            self.c
-        )  # else nodes are not at equal distances
+        # Nodes are not at equal distances where others nearly determine the column.
+        self.smooth = smooth and not whole.tools.rules(self.c)
         self.spread = spread if copies == 1 else _mixed(spread, log_w)
         self.x, self.mass = self.spread.x.cpu().numpy(), self.spread.mass.cpu().numpy()
         if self.smooth:

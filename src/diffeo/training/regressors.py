@@ -132,7 +132,7 @@ class Learner:
             return math.inf
         features = self.features[rows]
         if shuffled is not None:
-            own = [i for i, owner in enumerate(regressors.owners) if owner == shuffled]
+            own = [i for i, owner in enumerate(self.layout.owners) if owner == shuffled]
             features[:, own] = features[:, own].roll(1, 0)
         error = (regressors.predict(0, features) - target).abs().mean()
         deviation = (target - target.median()).abs().mean()
