@@ -150,7 +150,8 @@ class Layout:
             places: of values of categories.
             waves: of dates.
         """
-        parts = [numbers, empty[:, [c for c, gap in enumerate(self.gaps) if gap]]]
+        # By slices, since a list of places is copied to the device again and again.
+        parts = [numbers, *(empty[:, c : c + 1] for c, gap in enumerate(self.gaps) if gap)]
         parts += [F.one_hot(places[:, g], size) for g, size in enumerate(self.sizes)]
         return torch.cat([part.to(numbers) for part in (*parts, waves)], 1)
 
