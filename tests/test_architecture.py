@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import textwrap
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 LONGEST = 350
@@ -110,6 +115,32 @@ def cycles(graph: dict[str, set[str]]) -> set[str]:
 def test_the_structure_is_that_of_the_design():
     found = findings(SOURCE)
     assert not found, "\n".join(sorted(found))
+
+
+IMPORT_EACH = """
+import importlib, os, sys
+import torch, numpy  # once, since they take the longest; each child inherits them
+failed = []
+for name in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:  # an extra that is not installed
+            os._exit(str(error.name).startswith("diffeo"))
+        except ImportError:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+print(*failed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
+def test_each_module_can_be_the_first_that_is_imported():
+    packages = sorted({".".join(name.split(".")[:2]) for name in find_modules(SOURCE)})
+    run = [sys.executable, "-c", IMPORT_EACH, *packages]
+    assert subprocess.check_output(run, text=True).split() == []
 
 
 def test_violations_are_found(tmp_path):

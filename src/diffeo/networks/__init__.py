@@ -1,5 +1,7 @@
 """Networks that compute the parameters of a map, from one part of its input and the context."""
 
+# Some networks hold bijections, and bijections make networks: theirs come first, in either order.
+import diffeo.bijections as _bijections  # noqa: F401
 from diffeo.networks.attention import Attention as Attention
 from diffeo.networks.attention import TransformerLayer as TransformerLayer
 from diffeo.networks.constant import Constant as Constant
