@@ -77,6 +77,16 @@ class OnDevice(Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return self.place
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: OnDevice) -> None:
+        # Of what PyTorch's own code sees, and of the numbers.
+        Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.inner = value.inner
+
     def get_device(self) -> int:
         return 0
 

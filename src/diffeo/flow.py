@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
@@ -13,7 +12,7 @@ from torch import Generator, Tensor
 from diffeo.bases import Base, Normal
 from diffeo.bijections.base import Bijection
 from diffeo.bijections.chain import Chain
-from diffeo.bijections.convolution import SingularError
+from diffeo.bijections.convolution import naming
 from diffeo.bijections.coupling import Conditioned
 from diffeo.bijections.dequantization import Dequantizer
 from diffeo.bijections.memory import Memory
@@ -125,15 +124,24 @@ class Flow(PretrainedModel):
         its dtype on the way to z, and NaN only where x or context is. In training mode such an
         event may give NaN, which a training loop then notices.
         """
-        context = self._encode_context(self._check(x, context))
-        given = x
-        entry: Tensor | float = 0.0
-        if self.dequantizer is not None:
-            x, entry = self.dequantizer.scored(x, generator)
-        with self.naming():
-            z, log_det = self.bijection(x, context)
-        log_prob = self.base.log_prob(z) + log_det + entry
-        return log_prob if self.training else nan_to_minus_infinity(log_prob, given, context)
+        y, context, entry = self.prepared(x, context, generator)
+        with naming(self):
+            log_prob = self.log_density(y, context)
+        log_prob = log_prob if entry is None else log_prob + entry
+        return log_prob if self.training else nan_to_minus_infinity(log_prob, x, context)
+
+    def prepared(
+        self, x: Tensor, context: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `log_density` takes, and what dequantization adds to it; x and context checked."""
+        context = self._check(x, context)
+        y, entry = self.dequantizer.scored(x, generator) if self.dequantizer else (x, None)
+        return y, context, entry
+
+    def log_density(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """`log_prob` `(batch,)` of what is `prepared`, without what dequantization adds."""
+        z, log_det = self.bijection(x, self._encode_context(context))
+        return self.base.log_prob(z) + log_det
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -202,7 +210,7 @@ class Flow(PretrainedModel):
         if self.dequantizer is not None:
             dequantizer = self.dequantizer
             x, _ = dequantizer(x) if generator is None else dequantizer.noisy(x, generator)
-        with self.naming():
+        with naming(self):
             return self.bijection(x, context)[0].contiguous()
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -216,7 +224,7 @@ class Flow(PretrainedModel):
         if z.ndim != 2 or z.shape[1] != self.dims:
             raise ValueError(f"expected z of shape (batch, {self.dims}), got {tuple(z.shape)}.")
         context = self._encode_context(self._check_context(len(z), context))
-        with self.naming():
+        with naming(self):
             return self.bijection.inverse(z, context)
 
     def split_latents(self, z: Tensor) -> list[Tensor]:
@@ -301,15 +309,6 @@ class Flow(PretrainedModel):
         check_compiler(self.device.type)
         self.bijection.compile(*args, **{"dynamic": True} | options)
         return self
-
-    @contextmanager
-    def naming(self) -> Iterator[None]:
-        """Name the layer in the flow, where an error says that it cannot be inverted."""
-        try:
-            yield
-        except SingularError as error:
-            layers = {module: name for name, module in self.named_modules()}
-            raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None
 
     def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Refuse what does not fit; classes become rows."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -242,3 +243,13 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _per_row(log_det: Tensor, x: Tensor) -> Tensor:
     return (log_det * x.shape[2] * x.shape[3]).expand(x.shape[0])
+
+
+@contextmanager
+def naming(module: nn.Module) -> Iterator[None]:
+    """Name the layer in a module, where an error says that it cannot be inverted."""
+    try:
+        yield
+    except SingularError as error:
+        layers = {part: name for name, part in module.named_modules()}
+        raise SingularError(error.layer, f"the layer {layers[error.layer]}") from None

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
@@ -18,7 +17,7 @@ Masks: TypeAlias = Sequence[Tensor | None]  # what each weight is multiplied by,
 def plain(masks: Masks, h: Tensor, *layers: Tensor) -> Tensor:
     """Linear layers with ReLU between them; layers are weight and bias in turn."""
     for i, weight in enumerate(_masked(masks, layers[::2])):
-        h = F.linear(h.relu_() if i else h, weight, layers[2 * i + 1])
+        h = _linear(h.relu_() if i else h, weight, layers[2 * i + 1], i == len(masks) - 1)
     return h
 
 
@@ -36,13 +35,7 @@ class _Fused(torch.autograd.Function):
         weights = _masked(masks, layers[::2])
         for weight, bias in zip(weights, layers[1::2], strict=True):
             inputs.append(h.relu_() if inputs else h)
-            outputs, width = weight.shape
-            # Many parameters, as of splines, come out feature by feature in memory, as their maps
-            # compute; and so do few, since libraries are slow where a product is long and narrow.
-            if outputs < min(h.shape) or (bias is layers[-1] and outputs > 2 * width):
-                h = torch.addmm(bias[:, None], weight, h.t()).t()
-            else:
-                h = torch.addmm(bias, h, weight.t())
+            h = _linear(h, weight, bias, bias is layers[-1])
         ctx.masks = masks
         ctx.save_for_backward(*inputs, *weights, *layers)
         return h
@@ -72,6 +65,20 @@ class _Fused(torch.autograd.Function):
             if i > 0:
                 grad = backward_of_relu(grad, h)
         return None, grad, *found
+
+
+def _linear(h: Tensor, weight: Tensor, bias: Tensor, last: bool) -> Tensor:
+    """`F.linear`, laid out in memory as it is fast.
+
+    Many parameters, as of splines, come out feature by feature, as their maps compute; and so do
+    few, since libraries are slow where a product is long and narrow.
+    """
+    outputs, width = weight.shape
+    if outputs < width or (last and outputs > 2 * width):
+        return torch.addmm(bias[:, None], weight, h.t()).t()
+    # Its gradient is long and narrow too, and lies in memory as what it is the gradient of.
+    across = weight.t().contiguous() if width < outputs else weight.t()
+    return torch.addmm(bias, h, across)
 
 
 def _masked(masks: Masks, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -59,10 +58,6 @@ class Bag(nn.Module):
     def recalibrate(self, batches: Any, *, generator: Generator | None = None) -> Self:
         """Nothing: there are no averages of batches."""
         return self
-
-    def naming(self) -> AbstractContextManager[None]:
-        """Nothing: there are no layers that cannot be inverted."""
-        return nullcontext()
 
 
 def pack(folds: Tensor, rows: Rows, scores: Scores) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from diffeo.bijections.convolution import naming
 from diffeo.data.datasets import Batches, Rows, mix
 from diffeo.flow import Flow
+from diffeo.training.adam import AveragedAdam
 from diffeo.training.objective import Objective
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes
@@ -75,7 +75,7 @@ class Training:
     Attributes:
         averaged: the flow with the running average of the weights, which is validated and saved.
         epoch, step: how many are done.
-        train_loss, val_loss, lr, gradient_norm: of the last epoch; the first and last are means.
+        train_loss, val_loss, gradient_norm: of the last epoch; the first and last are means.
         val_losses: the validation loss of each event, in this process.
         history: for each epoch its number, step, losses and learning rate.
         best_loss, best_epoch: the lowest validation loss, and the epoch that ended with it.
@@ -119,12 +119,11 @@ class Training:
         # As it will be used: the precision of the networks is a matter of training alone.
         self.averaged = copy.deepcopy(flow).requires_grad_(False).eval().set_precision(None)
         flow.set_precision(precision)
-        # Lists, since to walk through the modules at each step takes longer than to average them.
-        self.weights, self.averages = [*flow.parameters()], [*self.averaged.parameters()]
         self.noise = None if flow.dequantizer is None else Generator(self.device)
-        self.lr = self.largest_lr = optimizer.largest_lr(flow)
-        self.adam = torch.optim.Adam(optimizer.groups(flow), lr=self.lr, fused=True)
+        self.adam = AveragedAdam(flow, self.averaged, optimizer, optimizer.largest_lr(flow))
         self.model: nn.Module = Objective(flow, self.nats)
+        # What computes the loss and its gradient: by autograd, until another one takes its place.
+        self.gradient: Callable[..., Tensor] = self._differentiate
         self.epoch = self.step = self.index = self.skipped = self.best_epoch = 0
         self.train_loss = self.val_loss = self.gradient_norm = math.nan
         self.best_loss = math.inf
@@ -166,6 +165,7 @@ class Training:
                 self.finished = True
             finally:
                 self._notify("on_end")
+                self.adam.release()
         return self
 
     def _notify(self, event: str) -> None:
@@ -209,43 +209,39 @@ class Training:
         if self.val_loss < self.best_loss:
             self.best_loss, self.best_epoch = self.val_loss, self.epoch
         row = {"epoch": self.epoch, "step": self.step, f"train_{self.metric}": self.train_loss}
-        self.history.append(row | {f"val_{self.metric}": self.val_loss, "lr": self.lr})
+        self.history.append(row | {f"val_{self.metric}": self.val_loss, "lr": self.adam.lr})
         self._notify("on_epoch_end")
 
     def _take_step(self, batch: Batch, weights: Tensor | None) -> Tensor:
         """Move the weights down the gradient, and their averages towards them: its norm."""
         self.seek(batch)
-        loss = self.model(*batch, weights, self.noise)
-        self.loss = loss.detach()
-        self.adam.zero_grad()
-        with self.flow.naming():
-            loss.backward()
-        options = self.optimizer_options
-        norm = clip_grad_norm_(self.weights, options.clip)
+        self.loss = self.gradient(*batch, weights, self.noise)
+        norm = self.adam.clip()
         finite = norm.isfinite()
         if self.options.detect_anomaly:
             finite = finite & self.loss.isfinite()
         if finite:
             self.skipped = 0
+            self.adam.step(self.done)
         else:
             self._skip(batch)
             norm = torch.zeros_like(norm)
-        self.lr = self.largest_lr * options.lr_factor(self.done)
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr
-        self.adam.step()
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(options.ema, (self.step + 1) / (self.step + 11))
-        get_ema_multi_avg_fn(decay)(self.averages, self.weights, self.step)
+        self.adam.average(self.step)
         self.step += 1
         return norm
+
+    def _differentiate(self, *batch: Any) -> Tensor:
+        """The loss of what an `Objective` takes; its gradient is in that of the weights."""
+        loss = self.model(*batch)
+        self.adam.weights.start()
+        with naming(self.flow):
+            loss.backward()
+        return loss.detach()
 
     def _skip(self, batch: Batch) -> None:
         """Leave the weights as they are, and name the layer whose numbers are not finite."""
         from diffeo.training.anomaly import find_fault  # which is seldom needed
 
-        for weight in self.weights:
-            weight.grad = None
         self.skipped += 1
         self.seek(batch)
         fault = find_fault(self.flow, *batch, self.noise, self.nats)
@@ -269,7 +265,8 @@ class Training:
         # The rows of the processes before this one come first, and so does their noise.
         if self.noise is not None:
             self.noise.manual_seed(seed)
-            skipped, dtype = self.processes.rank * rows * self.flow.dims, self.averages[0].dtype
+            skipped = self.processes.rank * rows * self.flow.dims
+            dtype = next(self.averaged.parameters()).dtype
             torch.rand(skipped, generator=self.noise, device=self.device, dtype=dtype)
 
     # Validation ---------------------------------------------------------------------------------

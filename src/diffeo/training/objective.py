@@ -29,6 +29,20 @@ class Objective(nn.Module):
         self, x: Tensor, context: Tensor | None, weights: Tensor | None, generator: Generator | None
     ) -> Tensor:
         """The loss of events x `(batch, *shape)` with weights `(batch,)`."""
-        log_prob = self.flow.log_prob(x, context, generator=generator)
+        return self.mean(self.flow.log_prob(x, context, generator=generator), weights)
+
+    def mean(self, log_prob: Tensor, weights: Tensor | None) -> Tensor:
+        """The loss of events with log-likelihoods `(batch,)`, in nats."""
         weights = None if weights is None else weights.to(log_prob.device)
         return -weighted(log_prob, weights).mean() / self.nats
+
+
+class PreparedObjective(Objective):
+    """The same of events that are dequantized already, without what draws or refuses."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, context: Tensor | None, entry: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
+        """The loss of what `Flow.prepared` returns, with weights `(batch,)`."""
+        log_prob = self.flow.log_density(x, context)
+        return self.mean(log_prob if entry is None else log_prob + entry, weights)

@@ -129,7 +129,7 @@ class TensorBoard(Observer):
         with self._open() as writer:
             writer.add_scalar("loss/train", training.train_loss, training.step)
             writer.add_scalar("loss/val", training.val_loss, training.step)
-            writer.add_scalar("learning_rate", training.lr, training.step)
+            writer.add_scalar("learning_rate", training.adam.lr, training.step)
             writer.add_scalar("gradient_norm", training.gradient_norm, training.step)
             writer.flush()
 

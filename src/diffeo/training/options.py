@@ -108,8 +108,9 @@ class OptimizerOptions:
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, weight in model.named_parameters():
-            decays = weight.ndim > 1 and not name.endswith(DIRECTION)
-            (decayed if decays else others).append(weight)
+            if weight.requires_grad:
+                decays = weight.ndim > 1 and not name.endswith(DIRECTION)
+                (decayed if decays else others).append(weight)
         return [
             {"params": decayed, "weight_decay": self.l2},
             {"params": others, "weight_decay": 0.0},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,7 +15,9 @@ from torch import Generator, Tensor
 from diffeo.bijections.chain import Chain
 from diffeo.bijections.memory import Memory
 from diffeo.flow import Flow
+from diffeo.training.compiled import CompiledGradient, can_be_one_program
 from diffeo.training.loop import Batch, Training
+from diffeo.training.objective import Objective
 from diffeo.utils.console import size_text
 from diffeo.utils.machine import forked_random, free_memory
 
@@ -94,11 +98,12 @@ def _saved(flow: Flow, batch: Batch) -> int:
 
 
 def choose_compile(training: Training, console: Console) -> None:
-    """Compile the flow of a training if it is asked for, or if measured steps say that it pays.
+    """Compile the steps of a training if it is asked for, or if measured ones say that it pays.
 
-    "auto" measures a few steps of a copy, as it is and compiled, and prints what it chose. It
-    compiles neither short trainings nor those of several processes or in constant memory. A
-    resumed training stays as it was, so that its numbers are those of an unbroken one.
+    The gradient is compiled as one program where that can be, and else the flow's bijection.
+    "auto" measures a few steps, as they are and compiled, and prints what it chose. It compiles
+    neither short trainings nor those of several processes or in constant memory. A resumed
+    training stays as it was, so that its numbers are those of an unbroken one.
 
     Raises:
         ValueError: if "on" is asked for and there is no compiler.
@@ -108,47 +113,72 @@ def choose_compile(training: Training, console: Console) -> None:
         training.compiled = _compiling_pays(training, console)
     elif asked != "auto":
         training.compiled = asked == "on"
-    if training.compiled:
-        training.flow.compile()
+    if training.compiled and not isinstance(training.gradient, CompiledGradient):
+        if program := _as_one_program(training):
+            training.gradient = program
+        else:
+            training.flow.compile()
+
+
+def _as_one_program(training: Training) -> CompiledGradient | None:
+    if training.processes.world > 1 or not can_be_one_program(training.flow):
+        return None
+    return CompiledGradient(training.flow, training.nats, training.adam.weights)
 
 
 def _compiling_pays(training: Training, console: Console) -> bool:
-    flow, left = training.flow, training.steps
+    flow = training.flow
     constant = any(isinstance(part, Chain) and part.memory == "constant" for part in flow.modules())
     if training.processes.world > 1 or constant:
         return False
-    batch = training.place(training.calibration[0])
-    plain, _ = _measure(copy.deepcopy(flow), batch)
-    if plain * left < WORTH:
+    plain, _ = _measure(training, _differentiate(copy.deepcopy(flow)))
+    if plain * training.steps < WORTH:
         return False
     try:
-        compiled, first = _measure(copy.deepcopy(flow).compile(), batch)
+        program = _as_one_program(training)
+        trial = program or _differentiate(copy.deepcopy(flow).compile())
+        compiled, first = _measure(training, trial)
     except Exception as error:  # whatever a compiler makes of a model of somebody's own
-        reason = str(error).strip().splitlines()[0] if isinstance(error, ValueError) else ""
-        reason = reason.rstrip(".") or f"torch.compile failed with {type(error).__name__}"
+        reason = str(error).rstrip(".") if isinstance(error, ValueError) else type(error).__name__
         _print(console, f"Steps are not compiled: {reason}.")
         return False
-    pays = (plain - compiled) * left > first
     times = f"{compiled * 1e3:.1f} ms compiled, {plain * 1e3:.1f} ms as they are"
+    pays = (plain - compiled) * training.steps > first
     text = f"Steps are not compiled, since that would save no time ({times})."
     if pays:
         text = f"Steps are compiled ({times}); --trainer.compile off computes them as they are."
+        training.gradient = program or training.gradient
     _print(console, text)
     return pays
 
 
-def _measure(flow: Flow, batch: Batch) -> tuple[float, float]:
-    """The median seconds of a step, and those of the first, which compiles."""
-    flow.train()
+def _measure(training: Training, gradient: Callable[..., Tensor]) -> tuple[float, float]:
+    """The median seconds of a gradient, and those of the first, which may compile."""
+    batch, device = training.place(training.calibration[0]), training.device
+    training.flow.train()
     seconds = []
     for _ in range(STEPS + 1):
+        noise = None if training.noise is None else Generator(device).manual_seed(0)
         start = time.perf_counter()
-        _loss(flow, batch).backward()
-        if flow.device.type != "cpu":
+        with forked_random(device):
+            gradient(*batch, None, noise)
+        if device.type != "cpu":
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     first, *others = seconds
     return statistics.median(others), first
+
+
+def _differentiate(flow: Flow) -> Callable[..., Tensor]:
+    """The gradient of a flow's loss by autograd, as a function of what an `Objective` takes."""
+    objective = Objective(flow.train(), 1.0)
+
+    def gradient(*batch: Any) -> Tensor:
+        loss = objective(*batch)
+        loss.backward()
+        return loss
+
+    return gradient
 
 
 def _loss(flow: Flow, batch: Batch) -> Tensor:

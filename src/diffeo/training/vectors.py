@@ -1,0 +1,91 @@
+"""The weights of a model as vectors, so that an optimizer moves all of them in a few operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Vectors:
+    """Weights laid one after another in memory: a vector for each group of an optimizer.
+
+    The weights and their gradients are views of the vectors and of the vectors' gradients, so a
+    step on the vectors is one on the weights. A model of a hundred small layers then takes one
+    operation where it would take a hundred.
+
+    Args:
+        groups: of weights; those of a group share a dtype and a device, and learn or do not.
+
+    Attributes:
+        weights: those of each group that has any.
+        vectors: a parameter for each of these groups; of weights that learn, with a gradient.
+    """
+
+    def __init__(self, groups: Iterable[Iterable[nn.Parameter]]) -> None:
+        self.weights = [group for group in map(list, groups) if group]
+        self.vectors: list[nn.Parameter] = []
+        for group in self.weights:
+            vector = nn.Parameter(_joined(group), requires_grad=group[0].requires_grad)
+            for weight, value in zip(group, _views(vector.data, group), strict=True):
+                weight.data = value
+            if vector.requires_grad:
+                vector.grad = torch.zeros_like(vector)
+                for weight, gradient in zip(group, _views(vector.grad, group), strict=True):
+                    weight.grad = gradient
+            self.vectors.append(vector)
+
+    def start(self) -> None:
+        """Set the gradients to zero, before `backward` adds to them."""
+        for vector in self.vectors:
+            if vector.grad is not None:
+                vector.grad.zero_()
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Give each weight memory of its own again, and no gradient."""
+        for group in self.weights:
+            for weight in group:
+                weight.data, weight.grad = weight.data.clone(), None
+
+    def joined(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of an optimizer of these vectors, also from one of the single weights."""
+        known = state["state"]
+        if len(known) in (0, len(self.vectors)):
+            return state
+        groups, found = [], {}
+        for index, (group, weights) in enumerate(
+            zip(state["param_groups"], self.weights, strict=True)
+        ):
+            states = [known[number] for number in group["params"]]
+            found[index] = {
+                name: _joined([part[name] for part in states], weights) if value.ndim else value
+                for name, value in states[0].items()
+            }
+            groups.append(group | {"params": [index]})
+        return {"state": found, "param_groups": groups}
+
+
+def _joined(tensors: Sequence[Tensor], like: Sequence[Tensor] | None = None) -> Tensor:
+    """Tensors one after another, each as it, or another of its shape, lies in memory."""
+    like = like or tensors
+    vector = torch.empty(
+        sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype, device=tensors[0].device
+    )
+    with torch.no_grad():
+        for view, tensor in zip(_views(vector, like), tensors, strict=True):
+            view.copy_(tensor)
+    return vector
+
+
+def _views(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Pieces of a vector with the shapes of tensors, and their order in memory."""
+    pieces = vector.split([tensor.numel() for tensor in like])
+    return [
+        piece.as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride())
+        if tensor.ndim > 1
+        else piece.view(tensor.shape)
+        for piece, tensor in zip(pieces, like, strict=True)
+    ]
