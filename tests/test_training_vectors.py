@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from diffeo.training.adam import AveragedAdam
+from diffeo.training.options import OptimizerOptions
 from diffeo.training.vectors import Vectors
 
 
@@ -23,38 +25,79 @@ def groups(net):
     ]
 
 
-def learn(net, adam, start, count):
-    for seed in range(count):
-        x = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(seed)).double()
-        start()
-        net(x).square().sum().backward()
+def loss(net, seed):
+    x = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(seed)).double()
+    return net(x).square().sum()
+
+
+def learn(net, adam, seeds, clip):
+    """The norms of the gradients of steps of one of torch's optimizers."""
+    norms = []
+    for seed in seeds:
+        adam.zero_grad()
+        loss(net, seed).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(net.parameters(), clip))
         adam.step()
+    return norms
 
 
-def test_steps_on_vectors_are_those_on_single_weights():
-    single, joined = network(), network()
-    options = [{"weight_decay": 0.1}, {"weight_decay": 0.0}]
-    one = torch.optim.Adam(
-        [{"params": g} | o for g, o in zip(groups(single), options, strict=True)], lr=0.1
-    )
-    vectors = Vectors(groups(joined))
-    many = torch.optim.Adam(
-        [{"params": [v]} | o for v, o in zip(vectors.vectors, options, strict=True)], lr=0.1
-    )
-    learn(single, one, one.zero_grad, 5)
-    learn(joined, many, vectors.start, 5)
-    for left, right in zip(single.parameters(), joined.parameters(), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-13)
-    # A state of single weights goes on as one of vectors.
-    resumes = Vectors(groups(again := copy.deepcopy(single)))
-    resumed = torch.optim.Adam(
-        [{"params": [v]} | o for v, o in zip(resumes.vectors, options, strict=True)], lr=0.1
-    )
-    resumed.load_state_dict(resumes.joined(copy.deepcopy(one.state_dict())))
-    learn(single, one, one.zero_grad, 3)
-    learn(again, resumed, resumes.start, 3)
-    for left, right in zip(single.parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-13)
+def learn_averaged(net, adam, seeds):
+    norms = []
+    for seed in seeds:
+        adam.weights.start()
+        loss(net, seed).backward()
+        norms.append(adam.clip())
+        adam.step(0.5)
+    return norms
+
+
+def assert_same_weights(one, other):
+    for left, right in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_steps_are_those_of_adam_of_torch_and_go_on_from_its_state(l2):
+    options = OptimizerOptions(l2=l2, schedule="constant", clip=4.0)
+    single, ours = network(), network()
+    theirs = torch.optim.Adam(options.groups(single), lr=0.1)
+    adam = AveragedAdam(ours, copy.deepcopy(ours).requires_grad_(False), options, 0.1)
+    norms = learn(single, theirs, range(5), 4.0)
+    torch.testing.assert_close(learn_averaged(ours, adam, range(5)), norms)
+    assert min(norms) < 4.0 < max(norms)
+    assert_same_weights(single, ours)
+    for state in (copy.deepcopy(theirs.state_dict()), copy.deepcopy(adam.state_dict())):
+        again = copy.deepcopy(ours)
+        resumed = AveragedAdam(again, copy.deepcopy(again).requires_grad_(False), options, 0.1)
+        resumed.load_state_dict(state)
+        twin = copy.deepcopy(single)
+        other = torch.optim.Adam(options.groups(twin), lr=0.1)
+        other.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        learn(twin, other, range(5, 8), 4.0)
+        learn_averaged(again, resumed, range(5, 8))
+        assert_same_weights(twin, again)
+
+
+def test_averages_follow_the_weights():
+    net = network()
+    averaged = copy.deepcopy(net).requires_grad_(False)
+    before = [weight.clone() for weight in net.parameters()]
+    adam = AveragedAdam(net, averaged, OptimizerOptions(ema=0.5), 0.1)
+    learn_averaged(net, adam, range(1))
+    adam.average(step=100)
+    for old, new, average in zip(before, net.parameters(), averaged.parameters(), strict=True):
+        assert not torch.equal(old, new)
+        torch.testing.assert_close(average, (old + new) / 2)
+
+
+def test_a_state_of_other_weights_is_refused():
+    small, large = nn.Linear(2, 3), nn.Linear(3, 3)
+    adams = [
+        AveragedAdam(net, copy.deepcopy(net).requires_grad_(False), OptimizerOptions(), 0.1)
+        for net in (small, large)
+    ]
+    with pytest.raises(ValueError, match="6 weights are not 9"):
+        adams[1].load_state_dict(adams[0].state_dict())
 
 
 def test_weights_keep_their_values_and_their_order_in_memory():

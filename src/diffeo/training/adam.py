@@ -6,14 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from diffeo.training.options import OptimizerOptions
 from diffeo.training.vectors import Vectors
 
+MEAN, SQUARE, EPS = 0.9, 0.999, 1e-8  # decays of both moments, as in the paper, and its epsilon
+
 
 class AveragedAdam:
     """Move weights down their gradient, and the weights of another model towards them.
+
+        m <- 0.9 m + 0.1 g,   v <- 0.999 v + 0.001 g^2,   w <- w - lr m' / (sqrt(v') + 1e-8)
+        average <- decay average + (1 - decay) w
+
+    where g is the gradient, with the penalty l2 w, and m' and v' are m and v over one minus their
+    decay to the power of the number of steps. On vectors it is a handful of operations; the
+    optimizers of torch would do the same, and load its compiler first, which takes two seconds.
 
     Args:
         model: what learns.
@@ -36,20 +44,37 @@ class AveragedAdam:
         average_of = dict(zip(model.parameters(), averaged.parameters(), strict=True))
         self.weights = Vectors(group["params"] for group in groups)
         self.averages = Vectors([average_of[w] for w in group] for group in self.weights.weights)
-        for group, vector in zip(groups, self.weights.vectors, strict=True):
-            group["params"] = [vector]
-        self.adam = torch.optim.Adam(groups or [{"params": []}], lr=lr, fused=True)
+        self.l2 = [group["weight_decay"] for group in groups]
+        self.means = [torch.zeros_like(vector.data) for vector in self.weights.vectors]
+        self.squares = [torch.zeros_like(vector.data) for vector in self.weights.vectors]
+        self.steps = 0
 
+    @torch.no_grad()
     def clip(self) -> Tensor:
         """Shorten the gradient to the largest norm that is allowed: the norm before."""
-        return clip_grad_norm_(self.weights.vectors, self.options.clip)
+        gradients = self.weights.gradients()
+        norm = torch.stack([gradient.norm() for gradient in gradients] or [torch.zeros(())]).norm()
+        factor = (self.options.clip / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
+        return norm
 
+    @torch.no_grad()
     def step(self, done: float) -> None:
         """Move the weights, when the share `done` of all steps is done."""
-        self.lr = self.largest_lr * self.options.lr_factor(done)
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr
-        self.adam.step()
+        self.lr, self.steps = self.largest_lr * self.options.lr_factor(done), self.steps + 1
+        rate = self.lr / (1 - MEAN**self.steps)
+        spread = (1 - SQUARE**self.steps) ** 0.5
+        parts = zip(self.weights.vectors, self.weights.gradients(), self.l2, strict=True)
+        for (vector, gradient, l2), mean, square in zip(
+            parts, self.means, self.squares, strict=True
+        ):
+            weight = vector.data
+            if l2:
+                gradient = gradient.add(weight, alpha=l2)
+            mean.lerp_(gradient, 1 - MEAN)
+            square.mul_(SQUARE).addcmul_(gradient, gradient, value=1 - SQUARE)
+            weight.addcdiv_(mean, (square.sqrt() / spread).add_(EPS), value=-rate)
 
     def average(self, step: int) -> None:
         """Move the averages, after so many steps."""
@@ -64,9 +89,40 @@ class AveragedAdam:
         self.averages.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of Adam."""
-        return self.adam.state_dict()
+        """Both moments, and after how many steps."""
+        return {"steps": self.steps, "means": self.means, "squares": self.squares}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.adam.load_state_dict(self.weights.joined(state))
+        """Go on from a state.
+
+        Raises:
+            ValueError: if it is that of other weights.
+        """
+        if "param_groups" in state:
+            state = self._of_torch(state)
+        for ours, saved in (self.means, state["means"]), (self.squares, state["squares"]):
+            for vector, value in zip(ours, saved, strict=True):
+                if vector.shape != value.shape:
+                    raise ValueError(f"{len(value)} weights are not {len(vector)}.")
+                vector.copy_(value)
+        self.steps = int(state["steps"])
+
+    def _of_torch(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of one of torch's optimizers, in checkpoints of before 0.2."""
+        groups = [group["params"] for group in state["param_groups"] if group["params"]]
+        known = [[state["state"].get(number) for number in group] for group in groups]
+        if any(part is None for group in known for part in group):
+            known = []  # it has not made a step
+        means, squares = (
+            [
+                self.weights.joined([part[name] for part in group], index)
+                for index, group in enumerate(known)
+            ]
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        return {
+            "steps": known[0][0]["step"] if known else 0,
+            "means": means if known else self.means,
+            "squares": squares if known else self.squares,
+        }

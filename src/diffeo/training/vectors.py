@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +38,8 @@ class Vectors:
 
     def start(self) -> None:
         """Set the gradients to zero, before `backward` adds to them."""
-        for vector in self.vectors:
-            if vector.grad is not None:
-                vector.grad.zero_()
+        for gradient in self.gradients():
+            gradient.zero_()
 
     @torch.no_grad()
     def release(self) -> None:
@@ -50,22 +48,13 @@ class Vectors:
             for weight in group:
                 weight.data, weight.grad = weight.data.clone(), None
 
-    def joined(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state of an optimizer of these vectors, also from one of the single weights."""
-        known = state["state"]
-        if len(known) in (0, len(self.vectors)):
-            return state
-        groups, found = [], {}
-        for index, (group, weights) in enumerate(
-            zip(state["param_groups"], self.weights, strict=True)
-        ):
-            states = [known[number] for number in group["params"]]
-            found[index] = {
-                name: _joined([part[name] for part in states], weights) if value.ndim else value
-                for name, value in states[0].items()
-            }
-            groups.append(group | {"params": [index]})
-        return {"state": found, "param_groups": groups}
+    def gradients(self) -> list[Tensor]:
+        """That of each vector."""
+        return [vector.grad for vector in self.vectors if vector.grad is not None]
+
+    def joined(self, tensors: Sequence[Tensor], group: int) -> Tensor:
+        """One tensor for each weight of a group, as a vector."""
+        return _joined(tensors, self.weights[group])
 
 
 def _joined(tensors: Sequence[Tensor], like: Sequence[Tensor] | None = None) -> Tensor:
