@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyro
@@ -32,6 +33,7 @@ from torch import Tensor
 
 import diffeo
 from diffeo.distribution import FlowDistribution
+from diffeo.figures.style import LINE, MODEL, house_style, save
 
 NAMES = ["log infections a day", "log recoveries a day"]
 PRIOR = torch.tensor([math.log(0.4), math.log(0.15)]), torch.tensor([0.4, 0.3])
@@ -135,39 +137,43 @@ def uniform(ranked: Tensor) -> list[float]:
     return [float(chisquare(each.numpy()).pvalue) for each in counts(ranked)]
 
 
+@house_style()
 def draw(ranked: Tensor, path: Path) -> None:
     """A histogram of the ranks of each parameter, and where 99 % of its bars should end."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
     low, high = binom.interval(0.99, len(ranked), 1 / BINS)
     for axes, name, each in zip(figure.subplots(1, 2), NAMES, counts(ranked), strict=True):
-        axes.axhspan(low, high, color="0.9", label="99 % of bars, if calibrated")
-        axes.bar(torch.arange(BINS) + 0.5, each, width=0.9)
+        axes.axhspan(low, high, color=LINE, alpha=0.6, lw=0, label="99 % of bars, if calibrated")
+        axes.bar(torch.arange(BINS) + 0.5, each, width=0.9, color=MODEL)
         axes.set(title=name, xlabel="rank of the truth", ylabel="epidemics", xticks=[0, BINS])
         axes.set_xticklabels(["lowest", "highest"])
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+        axes.set_ylim(0, 1.3 * high)
+    axes.legend(loc="upper right")
+    save(figure, path)
 
 
-def main() -> None:
-    """Learn, check, and say what came out."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Learn, check, and say what came out; 1 if ranks are not uniform."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="of learning")
     parser.add_argument("--epidemics", type=int, default=1_000, help="to check it by")
     parser.add_argument("--width", type=float, default=1.0, help="0.7 narrows the posterior")
     parser.add_argument("--out", type=Path, help="draw the ranks into this image")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     start = time.perf_counter()
     pyro.set_rng_seed(0)
     town = Epidemics(256)
     town.learn(options.steps)
     print(f"learned in {time.perf_counter() - start:.0f} s")
     ranked = ranks(town, options.epidemics, width=options.width)
-    for name, p in zip(NAMES, uniform(ranked), strict=True):
+    found = uniform(ranked)
+    for name, p in zip(NAMES, found, strict=True):
         verdict = "calibrated, as far as this tells" if p > 0.001 else "NOT calibrated"
         print(f"{name}: ranks uniform with p = {p:.2g}, {verdict}")
     if options.out:
         draw(ranked, options.out)
+    return int(min(found) <= 0.001)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -160,7 +160,8 @@ def _known_options() -> set[str]:
     for model in diffeo.MODELS:
         names = getattr(diffeo, model).__init__.__annotations__
         known |= {f"--model.{name}" for name in names}
-    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "robustness").glob("*.py")]
+    folders = "benchmarks", "examples", "tests/robustness"
+    scripts = [script for folder in folders for script in (ROOT / folder).glob("*.py")]
     for script in [*scripts, ROOT / "tests" / "mutation" / "__main__.py"]:
         known |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text(encoding="utf-8")))
     return known
