@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from scipy.stats import norm
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {"posterior": {"pyro": "pyro"}, "lossless": {"constriction": "compression"}}
@@ -70,3 +75,106 @@ def test_a_posterior_is_learned_and_its_ranks_are_looked_at(example, capsys):
     assert example.main(["--steps", "1", "--epidemics", "500"]) == 0
     assert example.main(["--steps", "1", "--epidemics", "500", "--width", "0.7"]) == 1
     assert "NOT calibrated" in capsys.readouterr().out
+
+
+@problem("eight_schools")
+def test_the_posterior_of_eight_schools_is_that_of_one_integral(example, tmp_path):
+    assert example.main(["--steps", "300", "--out", str(tmp_path / "s.png")]) == 0
+    assert drawn(tmp_path / "s.png")
+    poor = example.solve(example.learn(10), 2_000).checks()
+    assert not poor["means of the guide within 0.1 standard deviations"]
+
+
+@problem("eight_schools")
+def test_the_truth_of_eight_schools_is_that_of_weighted_draws_of_the_prior(example):
+    """By another road: the likelihood as weights, with neither flow nor closed forms."""
+    noise = torch.randn(400_000, 10, dtype=torch.float64)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(1)
+    log_weights = example.log_joint(noise) - prior
+    weights, drawn_values = log_weights.softmax(0), example.parameters(noise)
+    mean, std, evidence, _ = example.exact()
+    found = weights @ drawn_values
+    error = (weights.square() @ (drawn_values - found).square()).sqrt()
+    assert ((found - mean).abs() < 4.5 * error).all()
+    assert float(error.max()) < 0.1
+    assert (weights @ (drawn_values - found).square()).sqrt().numpy() == pytest.approx(
+        std.numpy(), rel=0.03
+    )
+    assert float(log_weights.logsumexp(0)) - math.log(len(noise)) == pytest.approx(
+        evidence, abs=0.02
+    )
+
+
+@problem("forecast")
+def test_forecasts_are_calibrated_where_those_of_a_regression_are_not(example, tmp_path):
+    new, found = example.forecasts(1_400, 600, seed=0)
+    held = {name: example.checks(each, found["truth"], new, 1_400) for name, each in found.items()}
+    assert all(held["truth"].values())
+    assert all(held["flow"].values()), held["flow"]
+    assert not held["regression"]["coverage of calm times within 4 standard errors"]
+    assert not held["regression"]["CRPS at most 5 % above that of the truth"]
+    example.draw(new, found, tmp_path / "f.png")
+    assert drawn(tmp_path / "f.png")
+
+
+@problem("forecast")
+def test_the_score_of_quantiles_is_the_crps(example):
+    """Of a standard normal forecast it is known in closed form (Gneiting & Raftery 2007)."""
+    y = np.array([-1.5, 0.0, 0.4])
+    found = example.of_quantiles(lambda a: norm.ppf(a)[None].repeat(3, 0), norm.cdf(y), y)
+    closed = y * (2 * norm.cdf(y) - 1) + 2 * norm.pdf(y) - 1 / math.sqrt(math.pi)
+    assert found.crps == pytest.approx(closed, abs=3e-3)
+
+
+@problem("rare_event")
+def test_the_probability_of_a_rare_event_is_that_of_an_integral(example, tmp_path):
+    assert example.main(["--steps", "250", "--out", str(tmp_path / "r.png")]) == 0
+    assert drawn(tmp_path / "r.png")
+    assert not example.solve(0, 2_000).checks()["standard error below 5 %"]
+
+
+@problem("rare_event")
+def test_the_integral_is_that_of_plain_draws_where_failures_are_common(example, monkeypatch):
+    monkeypatch.setattr(example, "LIMITS", (1.0, 1.3))
+    failed = (example.margins(torch.randn(200_000, example.INPUTS)) > 0).double()
+    assert abs(float(failed.mean()) - example.truth()) < 4.5 * float(failed.std()) / 200_000**0.5
+
+
+@problem("odd_cells")
+def test_the_wrong_cell_of_a_row_is_named(example, tmp_path):
+    answer = example.solve(1)
+    assert all(answer.checks().values()), answer.checks()
+    example.draw(answer, tmp_path / "o.png")
+    assert drawn(tmp_path / "o.png")
+    # Rows without an error are neither found nor explained.
+    random = np.random.default_rng(0)
+    blind = dataclasses.replace(
+        answer,
+        wrong=answer.intact,
+        first=random.uniform(size=len(answer.first)) < 1 / 7,
+    )
+    assert list(blind.checks().values()) == [False, False, True]
+
+
+@problem("odd_cells")
+def test_one_cell_of_each_row_is_exchanged(example):
+    rows = example.tumours()
+    wrong, places = example.exchanged(rows, np.random.default_rng(0))
+    assert ((wrong != rows).to_numpy().sum(1) == 1).all()
+    assert (wrong != rows).to_numpy()[np.arange(len(rows)), places].all()
+
+
+@problem("synthetic_table")
+def test_synthetic_rows_are_as_good_as_real_ones_and_bad_ones_are_found(example, tmp_path):
+    new, made, reports = example.solve(800)
+    failed = {
+        name: [check.split()[0] for check, holds in found.checks().items() if not holds]
+        for name, found in reports.items()
+    }
+    assert failed["flow"] == failed["other real rows"] == []
+    assert failed["columns alone"] == ["forest:", "correlations", "the"]
+    assert failed["copies"] == ["not"]
+    example.draw(new, made, tmp_path / "s.png")
+    assert drawn(tmp_path / "s.png")
+    assert example.outside(made.assign(rooms=0)) == len(made)
+    assert example.outside(made.assign(kind="castle")) == len(made)
