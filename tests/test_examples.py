@@ -13,7 +13,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.special import xlogy
+from scipy.stats import norm, poisson
+from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {"posterior": {"pyro": "pyro"}, "lossless": {"constriction": "compression"}}
@@ -178,3 +180,65 @@ def test_synthetic_rows_are_as_good_as_real_ones_and_bad_ones_are_found(example,
     assert drawn(tmp_path / "s.png")
     assert example.outside(made.assign(rooms=0)) == len(made)
     assert example.outside(made.assign(kind="castle")) == len(made)
+
+
+@problem("lossless")
+def test_a_file_is_as_small_as_the_probability_of_its_table(example, tmp_path):
+    answer = example.solve(rows=1_500, learned=800)
+    checks = answer.checks()
+    # Of so few rows the header is a good part, so that general methods may be as good.
+    assert all(holds for name, holds in checks.items() if "general" not in name), checks
+    example.draw(answer, tmp_path / "l.png")
+    assert drawn(tmp_path / "l.png")
+    cheat = dataclasses.replace(answer, model=0.9 * answer.truth, file=int(0.9 * answer.truth))
+    assert not cheat.checks()["the model does not beat the source"]
+
+
+@problem("lossless")
+def test_the_source_says_how_probable_its_rows_are(example):
+    """The mean of -log2 p is the entropy, which is a sum over all values of a row."""
+    table = example.weather(4_000, np.random.default_rng(0))
+    bits = np.array([example.true_bits(table[i : i + 100]) for i in range(0, 4_000, 100)]) / 100
+    values = np.round(np.arange(-200, 600) * example.STEP, 1)
+    entropy = -(example.SHARES * np.log2(example.SHARES)).sum()
+    for share, mean, std, gusts in zip(
+        example.SHARES, example.WARMTH, example.SPREAD, example.WIND, strict=True
+    ):
+        for p in (
+            np.diff(norm.cdf(np.r_[values, 60] - example.STEP / 2, mean, std)),
+            np.diff(norm.cdf(np.r_[values, 60] - example.STEP / 2, 10, 1.0)),
+            np.r_[example.FAULT, (1 - example.FAULT) * poisson.pmf(np.arange(60), gusts)],
+        ):
+            entropy -= share * xlogy(p, p).sum() / math.log(2)
+    assert abs(bits.mean() - entropy) < 4 * bits.std() / math.sqrt(len(bits))
+
+
+@problem("edit_shapes")
+def test_edited_shapes_have_the_attributes_that_were_asked_for(example, tmp_path):
+    answer = example.solve(60)
+    assert all(answer.checks().values()), answer.checks()
+    example.draw(answer, tmp_path / "e.png")
+    assert drawn(tmp_path / "e.png")
+    unchanged = list(example.solve(30, change=False).checks().values())
+    assert unchanged == [True, False, False, True, False, False, True]
+
+
+@problem("unfamiliar_images")
+def test_a_black_image_fools_the_likelihood_and_not_what_corrects_it(example, tmp_path):
+    answer = example.solve(100)
+    assert all(answer.checks().values()), answer.checks()
+    example.draw(answer, tmp_path / "u.png")
+    assert drawn(tmp_path / "u.png")
+    # A detector that finds black images by their likelihood would contradict the page.
+    answer.found["black"]["log_prob"] = (0.9, 0.01)
+    assert not answer.checks()["black: preferred by the likelihood"]
+
+
+@problem("unfamiliar_images")
+def test_the_auroc_is_that_of_scikit_learn_and_its_error_that_of_repetition(example):
+    random = np.random.default_rng(0)
+    pairs = [(random.normal(1, 1, 60), random.normal(0, 1, 40)) for _ in range(400)]
+    found = np.array([example.auroc(*pair) for pair in pairs])
+    truth = np.r_[np.ones(60), np.zeros(40)]
+    assert found[0, 0] == pytest.approx(roc_auc_score(truth, np.concatenate(pairs[0])))
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.15)
