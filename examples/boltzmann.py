@@ -100,9 +100,9 @@ class Answer:
         """What has to hold: 4 standard errors are left by chance once in 16,000 times."""
         z_gap = abs(self.log_z - self.log_z_truth)
         return {
-            "free energy within 4 standard errors": abs(self.free_energy - self.truth)
+            "free energy right to 4 standard errors": abs(self.free_energy - self.truth)
             < 4 * self.error,
-            "log Z within 4 standard errors": z_gap < 4 * self.log_z_error,
+            "log Z right to 4 standard errors": z_gap < 4 * self.log_z_error,
             "standard error below 0.1 kT": self.error < 0.1,
             "effective sample size above half of the draws": self.sample.efficiency() > 0.5,
         }

@@ -115,10 +115,10 @@ class Answer:
         evidence = abs(self.evidence - self.true_evidence) / self.evidence_error
         off = (self.guide_mean - self.true_mean).abs() / self.true_std
         return {
-            "weighted means within 4 standard errors": float(gap.max()) < 4,
-            "log evidence within 4 standard errors": evidence < 4,
-            "means of the guide within 0.1 standard deviations": float(off.max()) < 0.1,
-            "standard deviations of the guide within 10 %": float(
+            "weighted means right to 4 standard errors": float(gap.max()) < 4,
+            "log evidence right to 4 standard errors": evidence < 4,
+            "means of the guide right to 0.1 standard deviations": float(off.max()) < 0.1,
+            "standard deviations of the guide right to 10 %": float(
                 (self.guide_std / self.true_std).log().abs().max()
             )
             < 0.1,
@@ -159,8 +159,10 @@ def draw(answer: Answer, path: Path) -> None:
     place = torch.arange(8)
     options = {"ls": "", "ms": 4, "capsize": 2}
     left.errorbar(place - 0.2, EFFECTS, ERRORS, fmt="o", color=DATA, label="measured", **options)
-    pairs = ((0.0, INK, "truth", answer.true_mean, answer.true_std),)
-    pairs += ((0.2, MODEL, "flow", answer.guide_mean, answer.guide_std),)
+    pairs = (
+        (0.0, INK, "truth", answer.true_mean, answer.true_std),
+        (0.2, MODEL, "flow", answer.guide_mean, answer.guide_std),
+    )
     for shift, color, name, mean, std in pairs:
         left.errorbar(place + shift, mean[2:], std[2:], fmt="o", color=color, label=name, **options)
     left.set(title="effect, and one standard deviation", xlabel="school", xticks=range(8))

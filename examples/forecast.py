@@ -119,7 +119,8 @@ def forecasts(rows: int, ahead: int, seed: int) -> tuple[pd.DataFrame, dict[str,
     table = series(rows + ahead, seed)
     known, new = table[:rows], table[rows:].reset_index(drop=True)
     x, y = new[PAST], new["next"].to_numpy()
-    mean, std = center(x["lag 1"], x["lag 2"]).to_numpy(), spread(x["lag 1"]).to_numpy()
+    lag1, lag2 = x["lag 1"].to_numpy(), x["lag 2"].to_numpy()
+    mean, std = center(lag1, lag2), spread(lag1)
     pit = stats.gamma.cdf((y - mean) / std * np.sqrt(SHAPE) + SHAPE, SHAPE)
     truth = of_quantiles(lambda levels: mean[:, None] + std[:, None] * noise(levels), pit, y)
 
@@ -149,7 +150,7 @@ def checks(forecast: Forecast, truth: Forecast, new: pd.DataFrame, rows: int) ->
     for name, where in (("calm", quiet), ("restless", ~quiet)):
         error = np.sqrt(COVERAGE * (1 - COVERAGE) / where.sum())
         off = abs(forecast.coverage(y, where) - COVERAGE)
-        found[f"coverage of {name} times within 4 standard errors"] = off < 4 * error
+        found[f"coverage of {name} times right to 4 standard errors"] = off < 4 * error
     ratio = forecast.crps.mean() / truth.crps.mean()
     return found | {"CRPS at most 5 % above that of the truth": ratio < 1.05}
 

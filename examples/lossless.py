@@ -1,7 +1,7 @@
 """A table in as few bytes as its probability allows, and back again bit for bit.
 
 An event of probability p takes -log2 p bits (Shannon 1948). A density of a table with exact
-probabilities is therefore a compressor: `diffeo.compression` codes each cell by its distribution
+probabilities is therefore a compressor: `diffeo.compression` writes each cell by its distribution
 given the cells before it (range coding with asymmetric numeral systems, Duda 2013; with flows:
 Hoogeboom et al. 2019). The size of the file proves the likelihood that the model claims.
 
@@ -24,7 +24,7 @@ import argparse
 import bz2
 import lzma
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from diffeo.sklearn import FlowDensity
 SKIES, SHARES = np.array(["clear", "cloudy", "rain"]), np.array([0.5, 0.3, 0.2])
 WARMTH, SPREAD, STEP = np.array([18.0, 14.0, 10.0]), np.array([4.0, 3.0, 2.5]), 0.1
 WIND, FAULT = np.array([3.0, 6.0, 9.0]), 0.02  # mean force; how often no wind is recorded
-CODERS = {
+CODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda text: zlib.compress(text, 9),
     "bzip2": lambda text: bz2.compress(text, 9),
     "xz": lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),

@@ -55,7 +55,7 @@ def exchanged(rows: pd.DataFrame, random: np.random.Generator) -> tuple[pd.DataF
     wrong, places = rows.copy(), random.integers(NUMBERS, size=len(rows))
     for i, place in enumerate(places):
         old = rows.iloc[i, place]
-        # By at least a standard deviation: smaller slips cannot be told from the truth.
+        # By at least a standard deviation: smaller slips look like the truth.
         far = (rows.iloc[:, place] - old).abs() > rows.iloc[:, place].std()
         wrong.iloc[i, place] = random.choice(rows.iloc[:, place][far])
     return wrong, places

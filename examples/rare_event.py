@@ -131,7 +131,7 @@ class Answer:
         """What has to hold: 4 standard errors are left by chance once in 16,000 times."""
         off = abs(self.probability - self.truth)
         return {
-            "probability within 4 standard errors": off < 4 * self.error,
+            "probability right to 4 standard errors": off < 4 * self.error,
             "standard error below 5 %": 0 < self.error < 0.05 * self.truth,
             "plain Monte Carlo needs 1,000 times the calls": self.plain_calls > 1e3 * self.calls,
         }

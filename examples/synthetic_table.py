@@ -157,8 +157,8 @@ class Report:
         part = np.sqrt(3 / self.n)
         return {
             "forest: AUC below 0.6 and its error": self.auc < 0.6 + 4 * 0.29 * part,
-            "margins within those of samples": self.margins < 2.2 * part,
-            "correlations within those of samples": self.correlations < 4 * part,
+            "margins no further off than samples": self.margins < 2.2 * part,
+            "correlations no further off than samples": self.correlations < 4 * part,
             "no row outside of the schema": self.outside == 0,
             "the rule of gardens broken by less than one row of ten": self.broken < 0.1,
             "not nearer to learned rows than new rows are": self.nearer < 0.5 + 4 * 0.29 * part,

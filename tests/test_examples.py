@@ -84,7 +84,7 @@ def test_the_posterior_of_eight_schools_is_that_of_one_integral(example, tmp_pat
     assert example.main(["--steps", "300", "--out", str(tmp_path / "s.png")]) == 0
     assert drawn(tmp_path / "s.png")
     poor = example.solve(example.learn(10), 2_000).checks()
-    assert not poor["means of the guide within 0.1 standard deviations"]
+    assert not poor["means of the guide right to 0.1 standard deviations"]
 
 
 @problem("eight_schools")
@@ -113,7 +113,7 @@ def test_forecasts_are_calibrated_where_those_of_a_regression_are_not(example, t
     held = {name: example.checks(each, found["truth"], new, 1_400) for name, each in found.items()}
     assert all(held["truth"].values())
     assert all(held["flow"].values()), held["flow"]
-    assert not held["regression"]["coverage of calm times within 4 standard errors"]
+    assert not held["regression"]["coverage of calm times right to 4 standard errors"]
     assert not held["regression"]["CRPS at most 5 % above that of the truth"]
     example.draw(new, found, tmp_path / "f.png")
     assert drawn(tmp_path / "f.png")
