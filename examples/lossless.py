@@ -2,8 +2,8 @@
 
 An event of probability p takes -log2 p bits (Shannon 1948). A density of a table with exact
 probabilities is therefore a compressor: `diffeo.compression` writes each cell by its distribution
-given the cells before it (range coding with asymmetric numeral systems, Duda 2013; with flows:
-Hoogeboom et al. 2019). The size of the file proves the likelihood that the model claims.
+given the cells before it (range coding, Martin 1979; with flows: Hoogeboom et al. 2019). The size
+of the file proves the likelihood that the model claims.
 
 The table is that of a weather station. It is made up, so that the probability of each row is known,
 and with it the least that any compressor can reach on average: the entropy. A model learns from
