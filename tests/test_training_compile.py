@@ -21,7 +21,7 @@ class Program(CompiledGradient):
         self.flow = flow
 
     def __call__(self, *batch):
-        return steps._differentiate(self.flow)(*batch).detach()
+        return steps.differentiate(self.flow)(*batch).detach()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def compiled(monkeypatch):
 def settled(monkeypatch, asked, plain=10.0, compiled=1.0, first=5.0, state=None):
     """The training and what was printed, where steps take so many seconds each."""
     times = iter([(plain, plain), (compiled, first)])
-    monkeypatch.setattr(steps, "_measure", lambda training, gradient: next(times))
+    monkeypatch.setattr(steps, "measure", lambda training, gradient: next(times))
     rows = Split(torch.randn(60, 2))
     options = TrainerOptions(max_epochs=10, device="cpu", compile=asked)
     flow = RealNVP(2, layers=2, hidden=(8,)).initialize(rows.x)
@@ -125,7 +125,7 @@ def test_measuring_leaves_the_flow_and_the_random_numbers_alone():
     options = TrainerOptions(max_epochs=1, device="cpu")
     training = Training(flow, rows, rows, optimizer=OptimizerOptions(), options=options, seed=0)
     state, before = torch.get_rng_state(), {k: v.clone() for k, v in flow.state_dict().items()}
-    seconds, first = steps._measure(training, training.gradient)
+    seconds, first = steps.measure(training, training.gradient)
     assert seconds > 0 and first > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in flow.state_dict().items())

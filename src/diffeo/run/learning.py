@@ -32,6 +32,7 @@ from diffeo.training.loop import Augment, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.processes import Processes
 from diffeo.training.steps import choose_compile, choose_memory
+from diffeo.training.threads import Threads
 from diffeo.utils.config import public_name
 from diffeo.utils.machine import (
     Precision,
@@ -203,6 +204,7 @@ def prepare(
     )
     epochs, following = training.epochs, training.observers
     patience = options.patience or min(max(10, epochs // 4), 100)
+    following.append(Threads(options.threads, console))
     following += [observers.GlobalSeed(), observers.FiniteValidation()]
     following.append(observers.EarlyStopping(patience))
     if training.processes.rank == 0:

@@ -32,7 +32,7 @@ Augment = Callable[[Tensor, Tensor | None, Generator, float], Tensor]
 DEFAULT_STEPS = 3_200
 CALIBRATION_ROWS = 2_048
 # Attributes that are part of a checkpoint as they are.
-SAVED = ("step", "history", "best_loss", "best_epoch", "compiled")
+SAVED = ("step", "history", "best_loss", "best_epoch", "compiled", "threads")
 
 
 class Observer:
@@ -80,6 +80,7 @@ class Training:
         history: for each epoch its number, step, losses and learning rate.
         best_loss, best_epoch: the lowest validation loss, and the epoch that ended with it.
         stop: set it to end after this epoch.
+        threads: how many compute its steps; None for as many as torch may use (see `Threads`).
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Training:
         self.history: list[dict[str, float]] = []
         self.val_losses = torch.empty(0)
         self.stop = self.finished = self.compiled = False
+        self.threads: int | None = None
         self.earlier, self.started = 0.0, time.perf_counter()
 
     @property
@@ -339,5 +341,6 @@ class Training:
             raise ValueError(
                 "it has weights of another model: leave the options of --model as they were."
             ) from error
-        vars(self).update({name: state[name] for name in SAVED})
+        # One of before 0.2 has no threads.
+        vars(self).update({name: state[name] for name in SAVED if name in state})
         self.epoch, self.earlier = epochs, state["seconds"]

@@ -25,6 +25,7 @@ from diffeo.training.bag import Bag, BestWeights, input_noise, pack
 from diffeo.training.loop import Observer, Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.regressors import Learner
+from diffeo.training.threads import Threads
 from diffeo.utils.machine import Device, one_thread
 
 FEW, MANY = 1_500, 5_000  # rows: fewer need no networks, but for dates; more have small folds
@@ -277,7 +278,7 @@ def _train(
         optimizer=OptimizerOptions(settings.lr, settings.l2, ema=0.99),
         options=TrainerOptions(batch_size=settings.batch_size or BATCH, device=settings.device),
         seed=seed,
-        observers=[best, *settings.observers],
+        observers=[Threads(), best, *settings.observers],
         augment=input_noise(len(networks.layout.numbers), settings.noise),
         steps=steps,
         every=max(1, steps // 20),

@@ -40,6 +40,8 @@ class TrainerOptions:
             would need more than half of the free memory.
         compile: "on" compiles the flow with torch.compile, "off" does not; "auto" measures a few
             steps of a long training, and compiles where that saves time.
+        threads: How many threads compute the steps on a CPU; by default one, or all where a few
+            measured steps say that these are much faster.
         detect_anomaly: Stop at the first step whose loss or gradient is not finite, and name the
             layer, instead of skipping up to two of them. `--detect_anomaly` is short for
             `--trainer.detect_anomaly true`.
@@ -54,6 +56,7 @@ class TrainerOptions:
     devices: Count = 1
     memory: TrainingMemory = "auto"
     compile: Compile = "auto"
+    threads: Count | None = None
     detect_anomaly: bool = False
 
     def __post_init__(self) -> None:

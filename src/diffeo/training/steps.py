@@ -131,13 +131,13 @@ def _compiling_pays(training: Training, console: Console) -> bool:
     constant = any(isinstance(part, Chain) and part.memory == "constant" for part in flow.modules())
     if training.processes.world > 1 or constant:
         return False
-    plain, _ = _measure(training, _differentiate(copy.deepcopy(flow)))
+    plain, _ = measure(training, differentiate(copy.deepcopy(flow)))
     if plain * training.steps < WORTH:
         return False
     try:
         program = _as_one_program(training)
-        trial = program or _differentiate(copy.deepcopy(flow).compile())
-        compiled, first = _measure(training, trial)
+        trial = program or differentiate(copy.deepcopy(flow).compile())
+        compiled, first = measure(training, trial)
     except Exception as error:  # whatever a compiler makes of a model of somebody's own
         reason = str(error).rstrip(".") if isinstance(error, ValueError) else type(error).__name__
         _print(console, f"Steps are not compiled: {reason}.")
@@ -152,7 +152,7 @@ def _compiling_pays(training: Training, console: Console) -> bool:
     return pays
 
 
-def _measure(training: Training, gradient: Callable[..., Tensor]) -> tuple[float, float]:
+def measure(training: Training, gradient: Callable[..., Tensor]) -> tuple[float, float]:
     """The median seconds of a gradient, and those of the first, which may compile."""
     batch, device = training.place(training.calibration[0]), training.device
     training.flow.train()
@@ -169,7 +169,7 @@ def _measure(training: Training, gradient: Callable[..., Tensor]) -> tuple[float
     return statistics.median(others), first
 
 
-def _differentiate(flow: Flow) -> Callable[..., Tensor]:
+def differentiate(flow: Flow) -> Callable[..., Tensor]:
     """The gradient of a flow's loss by autograd, as a function of what an `Objective` takes."""
     objective = Objective(flow.train(), 1.0)
 
