@@ -81,9 +81,10 @@ def test_the_site_asks_nothing_of_other_hosts(site):
         assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", style.read_text("utf-8"))
 
 
-def test_no_formula_is_left_as_it_was_written(site):
-    text = (site / "mathematics.html").read_text(encoding="utf-8")
-    written = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["mathematics", "mathematics-maps"])
+def test_no_formula_is_left_as_it_was_written(page, site):
+    text = (site / f"{page}.html").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     displayed = written.count("\n$$\n") // 2
     assert displayed > 10
     assert len(re.findall(r'<math [^>]*display="block"', text)) == displayed
