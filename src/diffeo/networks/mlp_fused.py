@@ -76,8 +76,10 @@ def _linear(h: Tensor, weight: Tensor, bias: Tensor, last: bool) -> Tensor:
     outputs, width = weight.shape
     if outputs < width or (last and outputs > 2 * width):
         return torch.addmm(bias[:, None], weight, h.t()).t()
-    # Its gradient is long and narrow too, and lies in memory as what it is the gradient of.
-    across = weight.t().contiguous() if width < outputs else weight.t()
+    across = weight.t()
+    if width < outputs and torch.compiler.is_compiling():
+        # The gradient is long and narrow too, and lies in memory as what it is the gradient of.
+        across = across.contiguous()
     return torch.addmm(bias, h, across)
 
 
