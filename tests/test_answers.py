@@ -11,6 +11,7 @@ from mixed_tables import SCHEMA, mixed_table
 from scipy import stats
 
 from diffeo import answers
+from diffeo.answers.spread import Spread
 from diffeo.cli import main
 from diffeo.data.tables.frames import decode
 from diffeo.mixed.growing import Growing
@@ -218,6 +219,21 @@ def test_estimates_of_a_mixed_table_agree_with_sums_over_what_is_not_asked(mixed
     rows = asked.sample(50)
     assert [*rows.columns] == ["count"]
     assert {*rows["count"].dropna()} <= {0, 1, 2, 3, 4}
+
+
+def test_parts_of_the_particles_may_lack_values_of_a_count(mixed):
+    def spread(*mass: float) -> Spread:
+        x = torch.arange(len(mass), dtype=torch.float64)[None]
+        masses = torch.tensor([mass], dtype=torch.float64)
+        return Spread(x, masses, torch.ones_like(x, dtype=torch.bool), masses.log(), None)
+
+    asked = answers.conditional(mixed, {"rain": 0.5, "size": 1.2}, ["count"], draws=64)
+    parts = [spread(1.0)] * len(asked.particles.shares)
+    asked._spreads["count"] = spread(0.5, 0.25, 0.25), parts
+    found = asked.probabilities("count")
+    assert found.value == {0: 0.5, 1: 0.25, 2: 0.25}
+    assert found.standard_error[1] == pytest.approx(found.standard_error[0] / 2)
+    assert len(answers.draw_distributions(asked).axes) == 1
 
 
 @torch.no_grad()

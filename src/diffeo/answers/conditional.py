@@ -242,8 +242,18 @@ class Conditional:
                 raise ValueError(
                     f"column '{column}' has many values: ask for quantiles, or for cdf."
                 )
-        labels = [*decode_column(kind, spread.x[0].cpu().numpy())]
-        found = self._answer(column, lambda spread: spread.mass[0].cpu().numpy())
+        values = np.unique(spread.x[0].cpu().numpy())
+        middles = (values[1:] + values[:-1]) / 2
+        labels = [*decode_column(kind, values)]
+
+        def masses(spread: Spread) -> Floats:
+            """Of all values; a part of the particles may lack some of them."""
+            places = np.searchsorted(middles, spread.x[0].cpu().numpy())
+            found = np.zeros(len(values))
+            np.add.at(found, places, spread.mass[0].cpu().numpy())
+            return found
+
+        found = self._answer(column, masses)
         errors = np.broadcast_to(found.standard_error, len(labels))
         return Answer(
             dict(zip(labels, found.value.tolist(), strict=True)),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from diffeo.answers.conditional import FEW, Conditional
 from diffeo.answers.spread import Spread
 from diffeo.data.tables.frames import write_number
 from diffeo.data.tables.grids import Floats
-from diffeo.figures.style import GREY, INK, MODEL, house_style, panel, save
+from diffeo.figures.style import GREY, INK, MODEL, Drawing, house_style, panel, plain
 from diffeo.schema import CategoryColumn, Column, NumberColumn
 
 BAR = 32  # characters of the longest bar
@@ -103,20 +103,22 @@ def bins(asked: Conditional, name: str, count: int = BINS) -> Floats:
 
 
 @house_style()
-def draw_distributions(asked: Conditional, file: Path) -> None:
-    """A panel for each column that is asked for."""
-    from matplotlib.figure import Figure
+def draw_distributions(asked: Conditional) -> Figure:
+    """The distribution of each column that is asked for: shares of values, or a density.
 
+    Args:
+        asked: the answer of `conditional`.
+    """
     count, width, height = len(asked.want), 4.2, 2.0
-    figure = Figure(figsize=(width + 1.2, count * (height + 0.75) + 0.2))
+    figure = Drawing(figsize=(width + 1.2, count * (height + 0.75) + 0.2))
     for i, name in enumerate(asked.want):
         axes = panel(figure, 0.7, 0.5 + (count - 1 - i) * (height + 0.75), width, height)
-        axes.set_title(name, color=INK)
+        axes.set_title(plain(name), color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         if few_values(asked, name):
             labels, masses = histogram(asked, name)
             axes.bar(range(len(labels)), masses, color=MODEL, width=0.8)
-            axes.set_xticks(range(len(labels)), labels)
+            axes.set_xticks(range(len(labels)), [*map(plain, labels)])
             axes.set_ylabel("probability", color=GREY)
         else:
             ends = bins(asked, name, 60)
@@ -124,4 +126,4 @@ def draw_distributions(asked: Conditional, file: Path) -> None:
             below = np.array([spread.cdf(float(end))[0] for end in ends])
             axes.stairs(np.diff(below) / np.diff(ends), ends, fill=True, color=MODEL)
             axes.set_ylabel("density", color=GREY)
-    save(figure, file)
+    return figure

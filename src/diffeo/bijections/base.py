@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffeo.utils import html
 from diffeo.utils.config import Configurable
 
 
@@ -49,6 +50,11 @@ class Bijection(Configurable, nn.Module, ABC):
             x = self.inverse(y, context)[0]
         x = x.detach().requires_grad_()
         return x, *self(x, context)
+
+    def _repr_html_(self) -> str:
+        """The tree of its parts, for notebooks."""
+        facts = [fact for fact in (self.extra_repr(), html.weights(self)) if fact]
+        return html.page(html.heading(type(self).__name__, facts), html.tree(self))
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

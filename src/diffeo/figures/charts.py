@@ -52,7 +52,7 @@ def corner(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figure:
 
     side, gap, left, bottom = max(1.25, 4.2 / d), 0.14, 0.85, 0.6
     size = d * side + (d - 1) * gap
-    figure = Figure(figsize=(left + size + 0.2, bottom + size + 0.45))
+    figure = style.Drawing(figsize=(left + size + 0.2, bottom + size + 0.45))
     for row in range(d):
         for column in range(row + 1):
             place = left + column * (side + gap), bottom + (d - 1 - row) * (side + gap)
@@ -162,7 +162,7 @@ def training_curve(
     high = max(float(np.quantile(curves[good], 0.9)), low)
     pad = 0.12 * (high - low) or 0.5
 
-    figure = Figure(figsize=(6.4, 3.6))
+    figure = style.Drawing(figsize=(6.4, 3.6))
     axes = panel(figure, 0.75, 0.55, 5.45, 2.65)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=style.LINE, lw=0.5, alpha=0.7)
@@ -208,7 +208,7 @@ def latent_histograms(flow: Flow, x: Tensor, context: Tensor | None = None) -> F
     width, height = (3.9, 2.5) if len(levels) == 1 else (2.3, 1.6)
     gap, between, left, bottom = 0.55, 0.85, 0.6, 0.75
     size = left + columns * (width + gap) - gap + 0.2, bottom + rows * (height + between) - 0.25
-    figure = Figure(figsize=size)
+    figure = style.Drawing(figsize=size)
     for i, level in enumerate(levels):
         row, column = divmod(i, columns)
         place = left + column * (width + gap), bottom + (rows - 1 - row) * (height + between)

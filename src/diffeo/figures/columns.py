@@ -37,7 +37,7 @@ def marginals(schema: Schema, x: Tensor | None, samples: Tensor) -> Figure:
     down = math.ceil(len(columns) / across)
     left, bottom = 0.3, 0.35
     size = left + across * (WIDTH + GAP), bottom + down * (HEIGHT + ABOVE) + 0.35
-    figure = Figure(figsize=(max(size[0], 5.0), size[1]))
+    figure = style.Drawing(figsize=(max(size[0], 5.0), size[1]))
     for i, column in enumerate(columns):
         row, place = divmod(i, across)
         y = bottom + (down - 1 - row) * (HEIGHT + ABOVE) + 0.3

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffeo.data.images.writing import check_images, enlarged
-from diffeo.figures.style import DPI, GREY, INK, house_style, panel, write
+from diffeo.figures.style import DPI, GREY, INK, Drawing, house_style, panel, write
 from diffeo.flow import Flow, eval_mode
 from diffeo.utils.modules import on_device
 
@@ -48,7 +48,7 @@ def image_grid(x: Tensor, labels: Sequence[str], caption: str = "") -> Figure:
     tall, wide = grid.shape[:2]
     above, below = MARGIN // 2 + LINE * max(map(len, lines)) + 12, 50 if caption else MARGIN
     right = max(MARGIN, 9 * len(caption) + MARGIN - wide)
-    figure = Figure(figsize=((MARGIN + wide + right) / DPI, (below + tall + above) / DPI))
+    figure = Drawing(figsize=((MARGIN + wide + right) / DPI, (below + tall + above) / DPI))
     axes = panel(figure, MARGIN / DPI, below / DPI, wide / DPI, tall / DPI)
     axes.imshow(grid, interpolation="nearest", aspect="auto")
     axes.set_axis_off()

@@ -64,7 +64,7 @@ def four_panels(
 
     side, gap, left, bottom, step = 2.75, 0.62, 0.45, 0.62, 2.75 + 0.42
     height = bottom + step + side + (0.7 if title else 0.35)
-    figure = Figure(figsize=(left + 2 * side + gap + 0.15, height))
+    figure = style.Drawing(figsize=(left + 2 * side + gap + 0.15, height))
     for name, color, points, turn, column, row in (
         ("data X", style.DATA, data, by_data, 0, 1),
         ("encoded data f(X)", style.DATA, encoded, by_data, 1, 1),
@@ -120,7 +120,7 @@ def density_map(
     # One spike must not turn the rest of the map white.
     spiky = 0 < 2 * usual < top
 
-    figure = Figure(figsize=(5.55, 4.75))
+    figure = style.Drawing(figsize=(5.55, 4.75))
     axes = panel(figure, 0.65, 0.55, 3.85, 3.85)
     heat = axes.imshow(
         np.where(finite, density, np.nan),
@@ -173,7 +173,7 @@ def latent_grid(
         decoded = to_numpy(flow.decode(*on_device(z, mean, flow.device))).reshape(lines.shape)
 
     side, left, bottom, gap = 3.4, 0.65, 0.55, 0.7
-    figure = Figure(figsize=(left + 2 * side + gap + 0.15, bottom + side + 0.38))
+    figure = style.Drawing(figsize=(left + 2 * side + gap + 0.15, bottom + side + 0.38))
     space, latent = (panel(figure, left + i * (side + gap), bottom, side, side) for i in (0, 1))
     dots(space, data[finite_rows(data)], s=3, color=style.GREY, alpha=0.4)
     panels = (space, decoded, square_window(to_numpy(x))), (latent, lines, window)

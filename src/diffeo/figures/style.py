@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import threading
@@ -76,6 +77,20 @@ def house_style() -> Iterator[None]:
     # same time would leave these behind.
     with _lock, matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         yield
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows where a cell returns it, without pyplot.
+
+    Others are shown there by pyplot alone, which keeps each of its figures until it is closed.
+    """
+
+    def _repr_png_(self) -> bytes:
+        """The figure as a PNG."""
+        file = io.BytesIO()
+        with house_style():
+            self.savefig(file, format="png")
+        return file.getvalue()
 
 
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.bijections.coupling import Coupling
+from diffeo.context import ContextSpec
 from diffeo.pretrained import storage
 from diffeo.pretrained.card import Card
+from diffeo.utils import html
 from diffeo.utils.config import Configurable, find_class, from_config, to_config
 from diffeo.utils.modules import first_not_finite
 
@@ -26,6 +28,20 @@ class PretrainedModel(Configurable, nn.Module):
     """
 
     metadata: dict[str, Any]
+    shape: tuple[int, ...]
+    dims: int
+    context: ContextSpec
+
+    def _repr_html_(self) -> str:
+        """What it models and the tree of its parts, for notebooks."""
+        return html.page(html.heading(type(self).__name__, self._facts()), html.tree(self))
+
+    def _facts(self) -> list[str]:
+        known = [f"events of {html.shape(self.shape)}", f"{self.dims:,} latents"]
+        if self.context:
+            names = ", ".join(variable.name for variable in self.context.variables)
+            known.append(f"given {names or 'an embedded context'}")
+        return [*known, html.weights(self) or "no weights"]
 
     def save_pretrained(
         self,

@@ -29,10 +29,12 @@ from diffeo.data import (
 )
 from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import FORM, open_table
+from diffeo.evaluation.likelihood import Score
 from diffeo.flow import Flow
 from diffeo.models.mixed import MixedFlow
 from diffeo.pretrained import zoo
 from diffeo.pretrained.storage import is_shipped
+from diffeo.run.showing import as_html, read_results
 from diffeo.utils.config import find_class, to_config
 from diffeo.utils.files import SETTINGS_BYTES, read_text
 from diffeo.utils.modules import all_finite
@@ -85,6 +87,18 @@ class Run:
         """Where its settings are; those of a model that ships are among its files."""
         folder = zoo.FOLDER / self.folder if is_shipped(self.folder) else self.folder
         return folder / "config.yaml"
+
+    def scores(self) -> dict[str, Score]:
+        """The last figures of each split, as `results.json` has them; none of a bare model.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        return read_results(self.folder)[0]
+
+    def _repr_html_(self) -> str:
+        """Its figures of merit, its columns and its model, for notebooks."""
+        return as_html(self.folder, self.flow, self.columns)
 
     def data(self) -> Data:
         """What it was trained on, split as then.

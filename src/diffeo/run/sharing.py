@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from diffeo import figures
-from diffeo.data import SPLITS, DataOptions
+from diffeo.data import DataOptions
 from diffeo.data.images.dataset import IMAGE_SETS
 from diffeo.data.tables.opening import BUNDLED
 from diffeo.data.tables.synthetic import GENERATORS
@@ -29,6 +29,7 @@ from diffeo.flow import Flow
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import presets
 from diffeo.run.folder import Run, as_setting
+from diffeo.run.showing import read_results
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.config import public_name
 
@@ -121,16 +122,9 @@ def _scores(
     run: Run, flow: Flow, dtype: torch.dtype | None, console: Console
 ) -> tuple[dict[str, Score], list[str]]:
     """Scores of the splits, and sentences about them."""
-    path = run.folder / "results.json"
-    if not path.is_file():
+    scores, seconds = read_results(run.folder)
+    if not scores:
         return {}, []
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        known = [name for name in reversed(SPLITS) if name in results]
-        scores = {name: Score.from_json(results[name]) for name in known}
-        seconds = results.get("training", {}).get("seconds")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: make it anew by training.") from error
     notes = ["In the units of the data; ± is the standard error over rows."]
     if is_exact(flow):
         notes = ["The bits/dim are exact, and no bounds; ± is the standard error over images."]

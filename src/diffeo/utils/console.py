@@ -7,18 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from diffeo.utils.text import printable as printable
+
 STAY = "\n\t"
-
-
-def printable(text: str) -> str:
-    r"""A text in which whatever is no plain character is spelled out: `\n`, `\x1b`, `\udcff`.
-
-    Names of files and columns are a stranger's: one may hold escape sequences, which a terminal
-    obeys, newlines, or bytes that are no text at all.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def size_text(count: float) -> str:

@@ -1,7 +1,6 @@
 """`diffeo ask`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -58,7 +57,9 @@ def main(
         yield table
         yield f"{note}\n"
     if file is not None:
-        draw_distributions(asked, Path(file))
+        from diffeo.figures import save
+
+        save(draw_distributions(asked), file)
         yield f"Drawn into {file}."
 
 
