@@ -1,8 +1,8 @@
 """A training step of eight networks of a mixed table, over one of a single network.
 
-The networks of `FlowDensity` are members of one module, whose products of matrices are batched. 2,000
-rows of eight numbers and two categories, networks of two blocks of 64 units with 12 components a
-column, batches of 256 rows: forward, backward, Adam.
+The networks of `FlowDensity` are members of one module, whose products of matrices are batched.
+2,000 rows of eight numbers and two categories, networks of two blocks of 64 units with 12
+components a column, batches of 256 rows: forward, backward, Adam.
 """
 
 from __future__ import annotations

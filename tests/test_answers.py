@@ -221,6 +221,7 @@ def test_estimates_of_a_mixed_table_agree_with_sums_over_what_is_not_asked(mixed
     assert {*rows["count"].dropna()} <= {0, 1, 2, 3, 4}
 
 
+@torch.no_grad()
 def test_parts_of_the_particles_may_lack_values_of_a_count(mixed):
     def spread(*mass: float) -> Spread:
         x = torch.arange(len(mass), dtype=torch.float64)[None]

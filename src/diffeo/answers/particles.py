@@ -47,7 +47,7 @@ class Particles:
     @property
     def shares(self) -> Floats:
         """The weight of each group."""
-        return np.asarray(self.log_z.softmax(0).cpu().numpy())
+        return np.asarray(self.log_z.detach().softmax(0).cpu().numpy())
 
     @property
     def effective(self) -> float:
