@@ -9,6 +9,7 @@ they are; flowjax always compiles. Where torch has one thread, JAX has one core.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from functools import partial
@@ -21,9 +22,10 @@ import diffeo
 from benchmarks import peers
 from benchmarks.harness import Settings, say, take_turns
 from benchmarks.report import Report, over, rates
-from benchmarks.subjects import Subject
+from benchmarks.subjects import RATE, Subject
+from diffeo.training.adam import AveragedAdam
 from diffeo.training.compiled import CompiledGradient
-from diffeo.training.vectors import Vectors
+from diffeo.training.options import OptimizerOptions
 
 FEATURES, BATCHES = (2, 10, 43), (512, 8192)
 COUPLINGS, LAYERS, HIDDEN, BINS, BOUND = 8, 5, 64, 8, 5.0
@@ -41,29 +43,35 @@ def flow_of(name: str, features: int) -> diffeo.Flow:
     return getattr(diffeo, name)(features, layers, (HIDDEN, HIDDEN), **options)
 
 
-def ours(name: str, features: int, batch: int) -> Subject:
-    """Ours, as they are."""
-    x = torch.randn(batch, features)
-    flow = flow_of(name, features).initialize(x)
-    return Subject(flow, lambda: flow.log_prob(x))
-
-
-class Compiled(Subject):
-    """Ours, with the gradient as one program, and all weights as one vector."""
+class Ours(Subject):
+    """Ours, with a step as `diffeo train` takes it, but for clipping and averages."""
 
     def __init__(self, name: str, features: int, batch: int) -> None:
         self.x = torch.randn(batch, features)
         flow = flow_of(name, features).initialize(self.x)
         super().__init__(flow, lambda: flow.log_prob(self.x))
-        weights = Vectors([flow.parameters()])
-        self.gradient = CompiledGradient(flow, 1.0, weights)
-        self.adam = torch.optim.Adam(weights.vectors, 1e-4, fused=True)
-        flow.compile()
+        averaged = copy.deepcopy(flow).requires_grad_(False)
+        self.adam = AveragedAdam(flow, averaged, OptimizerOptions(), RATE)
+
+    def step(self) -> None:
+        """Gradient and Adam."""
+        self.adam.weights.start()
+        self._loss().backward()
+        self.adam.step(0.5)
+
+
+class Compiled(Ours):
+    """The same with loss and gradient as one program."""
+
+    def __init__(self, name: str, features: int, batch: int) -> None:
+        super().__init__(name, features, batch)
+        self.gradient = CompiledGradient(self.model, 1.0, self.adam.weights)
+        self.model.compile()
 
     def step(self) -> None:
         """Gradient and Adam."""
         self.gradient(self.x, None, None, None)
-        self.adam.step()
+        self.adam.step(0.5)
 
 
 def zuko(name: str, features: int, batch: int) -> Subject:
@@ -164,7 +172,7 @@ def measure(settings: Settings) -> Report:
                 say(f"table-steps: {name}, {features} features, batch {batch}")
                 sides: dict[str, Callable[[], object]] = {
                     "ours, compiled": partial(Compiled, name, features, batch),
-                    "ours": partial(ours, name, features, batch),
+                    "ours": partial(Ours, name, features, batch),
                 }
                 for peer in there:
                     if name == "RealNVP" and peer in peers.TABLES:
