@@ -153,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.out.is_dir():
+        parser.error(f"--out {options.out} is a folder: name the CSV file.")
     torch.set_num_threads(1)
     tasks: dict[str, Callable[[], dict[str, float]]] = {}
     if options.only != "images":

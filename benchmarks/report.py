@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from joblib import cpu_count
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -164,7 +165,10 @@ class Report:
         (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
         figure = self.figure or (ratio_plot(self.title, self.ratios) if self.ratios else None)
         if figure is not None:
-            save(figure, folder / f"{self.name}.png")
+            path = folder / f"{self.name}.png"
+            save(figure, path)
+            with Image.open(path) as image:  # few colours, of a plot that may be long
+                image.convert("RGB").quantize(64).save(path, optimize=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from diffeo import RealNVP
+from diffeo.data import Split
 from diffeo.training.adam import AveragedAdam
-from diffeo.training.options import OptimizerOptions
+from diffeo.training.loop import Observer, Training
+from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.training.vectors import Vectors
 
 
@@ -121,6 +124,42 @@ def test_released_weights_have_memory_of_their_own():
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
     sizes = [weight.untyped_storage().nbytes() / 8 for weight in net.parameters()]
     assert sizes == [weight.numel() for weight in net.parameters()]
+
+
+def test_a_training_that_is_run_again_goes_on():
+    torch.manual_seed(0)
+    rows = Split(torch.randn(200, 2) @ torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    flows = [RealNVP(2, layers=2, hidden=(8,)).initialize(rows.x)]
+    flows.append(copy.deepcopy(flows[0]))
+
+    class Interrupt(Observer):
+        def on_epoch_end(self, training):
+            if training.epoch == 2 and self not in done:
+                done.append(self)
+                raise KeyboardInterrupt
+
+    done = []
+    unbroken, broken = (
+        Training(
+            flow,
+            rows,
+            rows,
+            optimizer=OptimizerOptions(),
+            options=TrainerOptions(batch_size=50, device="cpu"),
+            seed=0,
+            steps=16,
+            every=4,
+            observers=observers,
+        )
+        for flow, observers in zip(flows, ([], [Interrupt()]), strict=True)
+    )
+    unbroken.run()
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    assert broken.epoch == 2
+    broken.run()
+    assert broken.history == unbroken.history
+    assert_same_weights(*flows)
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -235,14 +235,13 @@ class Conditional:
         """
         place = self._place(column)
         kind, spread = self.columns[place], self.spread(column)[0]
+        values = np.unique(spread.x[0].cpu().numpy())
         if not isinstance(kind, CategoryColumn):
             few = isinstance(kind, NumberColumn) and kind.step > 0
-            values = np.unique(spread.knots[0])
             if not few or len(values) > FEW:
                 raise ValueError(
                     f"column '{column}' has many values: ask for quantiles, or for cdf."
                 )
-        values = np.unique(spread.x[0].cpu().numpy())
         middles = (values[1:] + values[:-1]) / 2
         labels = [*decode_column(kind, values)]
 

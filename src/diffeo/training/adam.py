@@ -65,11 +65,11 @@ class AveragedAdam:
         self.lr, self.steps = self.largest_lr * self.options.lr_factor(done), self.steps + 1
         rate = self.lr / (1 - MEAN**self.steps)
         spread = (1 - SQUARE**self.steps) ** 0.5
-        parts = zip(self.weights.vectors, self.weights.gradients(), self.l2, strict=True)
-        for (vector, gradient, l2), mean, square in zip(
-            parts, self.means, self.squares, strict=True
-        ):
-            weight = vector.data
+        weights = [vector.data for vector in self.weights.vectors]
+        parts = zip(
+            weights, self.weights.gradients(), self.l2, self.means, self.squares, strict=True
+        )
+        for weight, gradient, l2, mean, square in parts:
             if l2:
                 gradient = gradient.add(weight, alpha=l2)
             mean.lerp_(gradient, 1 - MEAN)
@@ -82,6 +82,11 @@ class AveragedAdam:
         decay = min(self.options.ema, (step + 1) / (step + 11))
         for average, weight in zip(self.averages.vectors, self.weights.vectors, strict=True):
             average.data.lerp_(weight.data, 1 - decay)
+
+    def hold(self) -> None:
+        """Let all weights be views of the vectors, before the first of some steps."""
+        self.weights.hold()
+        self.averages.hold()
 
     def release(self) -> None:
         """Give all weights memory of their own again."""
@@ -110,19 +115,14 @@ class AveragedAdam:
 
     def _of_torch(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state of one of torch's optimizers, in checkpoints of before 0.2."""
+        known = state["state"]  # of each weight by its number; of none before the first step
+        if not known:
+            return self.state_dict()
         groups = [group["params"] for group in state["param_groups"] if group["params"]]
-        known = [[state["state"].get(number) for number in group] for group in groups]
-        if any(part is None for group in known for part in group):
-            known = []  # it has not made a step
-        means, squares = (
-            [
-                self.weights.joined([part[name] for part in group], index)
-                for index, group in enumerate(known)
-            ]
-            for name in ("exp_avg", "exp_avg_sq")
-        )
-        return {
-            "steps": known[0][0]["step"] if known else 0,
-            "means": means if known else self.means,
-            "squares": squares if known else self.squares,
-        }
+
+        def joined(name: str) -> list[Tensor]:
+            parts = [[known[number][name] for number in group] for group in groups]
+            return [self.weights.joined(part, place) for place, part in enumerate(parts)]
+
+        steps = next(iter(known.values()))["step"]
+        return {"steps": steps, "means": joined("exp_avg"), "squares": joined("exp_avg_sq")}

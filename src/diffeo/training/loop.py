@@ -157,6 +157,7 @@ class Training:
             ConnectionError: if another process of the training is lost.
         """
         self.started = time.perf_counter()
+        self.adam.hold()  # which an earlier call has released
         with self.processes:
             self.model = self.processes.wrap(self.model)
             try:

@@ -44,7 +44,7 @@ def choose_memory(training: Training, console: Console) -> None:
     free, stored = free_memory(training.device) / sharing, activations(training)
     if stored > SHARE * free and activations(training, "constant") < stored:
         flow.set_memory("constant")
-        _print(
+        say(
             console,
             f"The activations of a batch would take {size_text(stored)} of the {size_text(free)} "
             "that are free: they are recomputed instead, which takes about a third more time; "
@@ -140,7 +140,7 @@ def _compiling_pays(training: Training, console: Console) -> bool:
         compiled, first = measure(training, trial)
     except Exception as error:  # whatever a compiler makes of a model of somebody's own
         reason = str(error).rstrip(".") if isinstance(error, ValueError) else type(error).__name__
-        _print(console, f"Steps are not compiled: {reason}.")
+        say(console, f"Steps are not compiled: {reason}.")
         return False
     times = f"{compiled * 1e3:.1f} ms compiled, {plain * 1e3:.1f} ms as they are"
     pays = (plain - compiled) * training.steps > first
@@ -148,7 +148,7 @@ def _compiling_pays(training: Training, console: Console) -> bool:
     if pays:
         text = f"Steps are compiled ({times}); --trainer.compile off computes them as they are."
         training.gradient = program or training.gradient
-    _print(console, text)
+    say(console, text)
     return pays
 
 
@@ -189,5 +189,6 @@ def _loss(flow: Flow, batch: Batch) -> Tensor:
         return -flow.log_prob(x, context, generator=generator).mean()
 
 
-def _print(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
+    """Print a sentence on how a training is computed, in one line."""
     console.print(text, highlight=False, soft_wrap=True)

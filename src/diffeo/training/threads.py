@@ -10,7 +10,7 @@ from rich.console import Console
 
 from diffeo.training.compiled import CompiledGradient
 from diffeo.training.loop import Observer, Training
-from diffeo.training.steps import differentiate, measure
+from diffeo.training.steps import differentiate, measure, say
 
 # All threads have to be so much faster than one. Threads wait for each other: where other programs
 # run, two of them were measured to take four times as long as one.
@@ -58,7 +58,7 @@ class Threads(Observer):
         if busy and training.threads is not None and training.threads > 1:
             training.threads = 1
             torch.set_num_threads(1)
-            self._print("Other programs need the cores: the rest is computed on one thread.")
+            say(self.console, "Other programs need the cores: the rest is computed on one thread.")
 
     def on_end(self, training: Training) -> None:
         torch.set_num_threads(self.before)
@@ -75,11 +75,9 @@ class Threads(Observer):
                 seconds[count] = min(seconds[count], measure(training, gradient)[0])
         chosen = self.before if seconds[1] > GAIN * seconds[self.before] else 1
         one, all_of_them = (f"{1e3 * value:.1f} ms" for value in seconds.values())
-        self._print(
+        say(
+            self.console,
             f"Steps are computed on {chosen} thread{'s' * (chosen > 1)} "
-            f"({one} on one, {all_of_them} on {self.before}); --trainer.threads N takes N."
+            f"({one} on one, {all_of_them} on {self.before}); --trainer.threads N takes N.",
         )
         return chosen
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)

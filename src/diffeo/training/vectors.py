@@ -28,13 +28,21 @@ class Vectors:
         self.vectors: list[nn.Parameter] = []
         for group in self.weights:
             vector = nn.Parameter(_joined(group), requires_grad=group[0].requires_grad)
-            for weight, value in zip(group, _views(vector.data, group), strict=True):
-                weight.data = value
             if vector.requires_grad:
                 vector.grad = torch.zeros_like(vector)
+            self.vectors.append(vector)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Let the weights be views of the vectors, with the values that they have now."""
+        for group, vector in zip(self.weights, self.vectors, strict=True):
+            for weight, value in zip(group, _views(vector.data, group), strict=True):
+                value.copy_(weight)
+                weight.data = value
+            if vector.grad is not None:
                 for weight, gradient in zip(group, _views(vector.grad, group), strict=True):
                     weight.grad = gradient
-            self.vectors.append(vector)
 
     def start(self) -> None:
         """Set the gradients to zero, before `backward` adds to them."""
@@ -43,7 +51,7 @@ class Vectors:
 
     @torch.no_grad()
     def release(self) -> None:
-        """Give each weight memory of its own again, and no gradient."""
+        """Give each weight memory of its own again, and no gradient; `hold` undoes it."""
         for group in self.weights:
             for weight in group:
                 weight.data, weight.grad = weight.data.clone(), None
