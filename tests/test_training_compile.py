@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from diffeo import MAF, NSF, Flow, ImageRealNVP, RealNVP
+from diffeo.bijections import Affine
 from diffeo.data import Split
 from diffeo.training import steps
 from diffeo.training.compiled import CompiledGradient, can_be_one_program
@@ -172,6 +173,28 @@ def test_the_compiled_gradient_is_that_of_autograd_for_any_number_of_rows(name):
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_each_flow_has_a_program_of_its_own():
+    torch.manual_seed(0)
+    x, found = torch.randn(20, 2), []
+    for bound in (3.0, 0.5):  # a constant of the program, of flows with the same weights
+        flow = RealNVP(2, layers=2, hidden=(8,), univariate=Affine(bound)).initialize(x)
+        with torch.no_grad():
+            for weight in flow.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))
+        options = TrainerOptions(max_epochs=1, device="cpu", compile="on")
+        rows = Split(x)
+        training = Training(flow, rows, None, optimizer=OptimizerOptions(), options=options, seed=0)
+        autograd = training.gradient
+        steps.choose_compile(training, Console(quiet=True))
+        found.append((training, autograd))
+    for training, autograd in (*found, found[0]):
+        gradients = []
+        for gradient in (autograd, training.gradient):
+            gradient(x, None, None, None)
+            gradients.append([v.grad.clone() for v in training.adam.weights.vectors])
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_compiled_is_refused_in_one_sentence(monkeypatch):

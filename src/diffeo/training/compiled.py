@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ class CompiledGradient:
             "guard_filter_fn": _of_the_batch,
             "cpp_wrapper": flow.device.type == "cpu",
         }
-        self.program = torch.compile(self._gradient, fullgraph=True, options=options)
+        own = MethodType(_copied(CompiledGradient._gradient), self)
+        self.program = torch.compile(own, fullgraph=True, options=options)
 
     def __call__(
         self, x: Tensor, context: Tensor | None, weights: Tensor | None, generator: Generator | None
@@ -97,6 +99,15 @@ class CompiledGradient:
 
         gradients, value = grad_and_value(loss)(weights)
         return value, [torch.cat([gradients[n].flatten() for n in group]) for group in self.names]
+
+
+def _copied(function: Any) -> FunctionType:
+    """A function with code of its own.
+
+    The compiler remembers programs by the code of a function, and looks at nothing but the batch:
+    with one code, the program of one flow would be run for another.
+    """
+    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def _of_the_batch(guards: Sequence[Any]) -> list[bool]:
