@@ -29,7 +29,7 @@ MORE = (GPU, "checkerboards", "table-steps", "ensemble")
 SCRIPTS = (
     *("tables-nll", "splines-nll", "glow-bpd", "editing", "families", "targets"),
     *("numeric", "mixed", "outliers", "image-outliers", "gaps", "coverage", "tarflow-sample"),
-    *("compression", "attributes", "flowpp", "sbi"),
+    *("compression", "attributes", "flowpp", "sbi", "race"),
 )
 
 

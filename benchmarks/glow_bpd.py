@@ -43,9 +43,11 @@ def ours(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]:
     return flow.train(), flow.bits_per_dim
 
 
-def theirs(shape: tuple[int, int, int], first: Tensor) -> tuple[nn.Module, Loss]:
+def theirs(
+    shape: tuple[int, int, int], first: Tensor, levels: int = LEVELS
+) -> tuple[nn.Module, Loss]:
     """The Glow of normflows, as its own example builds it, initialised."""
-    model = peers.normflows_model(shape, LEVELS, STEPS, WIDTH)
+    model = peers.normflows_model(shape, levels, STEPS, WIDTH)
     log_prob, dims = peers.pixel_log_prob(model), math.prod(shape)
 
     def bits_per_dim(x: Tensor) -> Tensor:

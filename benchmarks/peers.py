@@ -124,14 +124,14 @@ def nflows_table(features: int, batch: int) -> Subject:
     return Subject(flow, lambda: flow.log_prob(x), lambda: flow.sample(batch))
 
 
-def normflows_table(features: int, batch: int) -> Subject:
+def normflows_table(features: int, batch: int, hidden: int = HIDDEN) -> Subject:
     """Affine couplings of normflows with swapped halves, and its MLP."""
     import normflows
 
     first = (features + 1) // 2
     flows: list[nn.Module] = []
     for _ in range(COUPLINGS):
-        widths = [first, HIDDEN, HIDDEN, 2 * (features - first)]
+        widths = [first, hidden, hidden, 2 * (features - first)]
         flows.append(
             normflows.flows.AffineCouplingBlock(normflows.nets.MLP(widths, init_zeros=True))
         )

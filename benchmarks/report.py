@@ -165,10 +165,7 @@ class Report:
         (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
         figure = self.figure or (ratio_plot(self.title, self.ratios) if self.ratios else None)
         if figure is not None:
-            path = folder / f"{self.name}.png"
-            save(figure, path)
-            with Image.open(path) as image:  # few colours, of a plot that may be long
-                image.convert("RGB").quantize(64).save(path, optimize=True)
+            save_small(figure, folder / f"{self.name}.png")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
@@ -182,6 +179,13 @@ class Report:
             "ratios": [asdict(r) | {"median": r.median, "met": r.met} for r in self.ratios],
             "notes": self.notes,
         }
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """A plot as a PNG of few colours, since it may be long."""
+    save(figure, path)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def zuko(name: str, features: int, batch: int) -> Subject:
     return Subject(flow, lambda: flow().log_prob(x))
 
 
-def nflows(name: str, features: int, batch: int) -> Subject:
+def nflows(name: str, features: int, batch: int, hidden: int = HIDDEN) -> Subject:
     """Masked transforms of nflows, with reversed features between them."""
     from nflows import transforms
     from nflows.distributions import StandardNormal
@@ -100,7 +100,7 @@ def nflows(name: str, features: int, batch: int) -> Subject:
     layers: list[nn.Module] = []
     for i in range(LAYERS):
         layers += [transforms.ReversePermutation(features)] if i else []
-        layers.append(masked(features, HIDDEN, **options))
+        layers.append(masked(features, hidden, **options))
     flow = Flow(transforms.CompositeTransform(layers), StandardNormal([features]))
     x = torch.randn(batch, features)
     return Subject(flow, lambda: flow.log_prob(x))

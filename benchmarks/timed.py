@@ -1,4 +1,4 @@
-"""One training loop for flows of several libraries, by seconds of the processor.
+"""One training loop for flows of several libraries, by seconds, usually of the processor.
 
 A warm-up and a cosine over the seconds or the steps, whichever ends first, clipped gradients, Adam,
 averaged weights; the weights with the best validation stand. With a patience it stops early. Time
@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 LOOKS, WARM_UP, CLIP, AVERAGE = 50, 0.1, 5.0, 0.99
+EVENLY = [(i + 1) / LOOKS for i in range(LOOKS)]
 Rows = NDArray[np.float64]
 
 
@@ -61,28 +63,37 @@ def fit(
     seconds: float,
     steps: float = math.inf,
     patience: int = LOOKS,
+    *,
+    clock: Callable[[], float] = time.process_time,
+    shares: Sequence[float] = EVENLY,
+    seen: Callable[[], None] = lambda: None,
 ) -> tuple[float, int]:
     """Train on so many rows; the best validation, and the steps that were taken.
 
-    `patience` is how many of 50 looks at the validation rows may pass without a better one.
+    Args:
+        patience: how many looks at the validation rows may pass without a better one.
+        clock: tells the seconds.
+        shares: of the seconds, ascending, after which there is a look; 50 by default.
+        seen: is called after each.
     """
     random = np.random.default_rng(0)
     batch = min(setting.batch, rows)
     best, looks, worse, taken, share = -math.inf, 0, 0, 0, 0.0
-    start = time.process_time()
+    start = clock()
     while share < 1 and worse < patience:
         order = random.permutation(rows)
         for i in range(rows // batch):
-            share = min(1.0, max((time.process_time() - start) / seconds, taken / steps))
+            share = min(1.0, max((clock() - start) / seconds, taken / steps))
             rise = share / WARM_UP if share < WARM_UP else 0.5 * (1 + math.cos(math.pi * share))
             learner.step(order[i * batch : (i + 1) * batch], setting.lr * rise)
             taken += 1
-            if share * LOOKS >= looks + 1:  # which costs next to nothing
-                looks, value = int(share * LOOKS), learner.validate()
+            if (due := bisect_right(shares, share)) > looks:  # which costs next to nothing
+                looks, value = due, learner.validate()
                 worse += 1
                 if value > best:
                     best, worse = value, 0
                     learner.snapshot()
+                seen()
             if share == 1 or worse == patience:
                 break
     return best, taken
