@@ -18,7 +18,7 @@ from diffeo.data import DataOptions, ImageOptions, load_images, load_table
 MIXED = ("wage", "nyc-weather", "restaurant_inspections")
 IMAGES = {"MNIST": "mnist", "CIFAR-10 (JPEG)": "cifar10-jpeg"}
 # The seconds that a learner has.
-BUDGETS = {"moons": 20.0, "power-plant": 45.0, "protein": 45.0}
+BUDGETS = {"moons": 30.0, "power-plant": 45.0, "protein": 45.0}
 BUDGETS |= dict.fromkeys(MIXED, 45.0) | dict.fromkeys(IMAGES, 200.0)
 MOST_VAL, MOST_TEST, IMAGES_VAL, IMAGES_TEST = 5_000, 10_000, 128, 1_000
 Kind = Literal["moons", "numbers", "mixed", "images"]

@@ -224,10 +224,8 @@ class FlowRival:
                 print(f"{race.name}: {setting}: {type(error).__name__}: {error}")
         return self.setting._replace(lr=max(values, key=lambda lr: values[lr]))
 
-    def run(self, race: Race, curve: Curve) -> str:
-        """Train for the budget, and say with which setting."""
-        with curve.stopped():
-            setting = self.choose(race, curve.budget)
+    def run(self, race: Race, curve: Curve, setting: Setting) -> None:
+        """Train for the budget."""
         torch.manual_seed(0)
         learner = self.make(race, setting)
 
@@ -242,7 +240,6 @@ class FlowRival:
         options: Any = {"clock": curve.clock, "shares": SHARES, "seen": seen}
         fit(learner, len(race.train), setting, rest, patience=PATIENCE, **options)
         add()
-        return str(setting)
 
 
 def forest(race: Race, curve: Curve) -> str:

@@ -69,24 +69,23 @@ def lines(curves: pd.DataFrame) -> Iterator[Line]:
         best = max(rivals, key=lambda name: rivals[name])
         goal, unit = rivals[best] - NEAR, points["unit"].iloc[0]
         for name in filter(ours, each):
-            said = [f"{abs(v):.3f}" if unit != "nats" else f"{v:.3f}" for v in (final(each[name]),)]
-            quality = rivals[best] if unit == "nats" else -rivals[best]
+            sign = 1 if unit == "nats" else -1
             yield Line(
                 str(data),
                 best,
-                f"{quality:.3f} {unit}",
+                f"{sign * rivals[best]:.3f} {unit}",
                 reached(each[best], goal),
                 name,
                 reached(each[name], goal),
-                said[0],
+                f"{sign * final(each[name]):.3f} {unit}",
             )
 
 
 def markdown(curves: pd.DataFrame) -> str:
     """A line for each of ours on each data set."""
     found = [
-        "| data | best rival | its quality | its seconds | ours | our seconds | ratio | at most half "
-        "| our quality at the end |",
+        "| data | best rival | its quality | its seconds | ours | our seconds | ratio | at most half |"
+        " our quality at the end |",
         "|---" * 9 + "|",
     ]
     for line in lines(curves):
@@ -118,10 +117,12 @@ def plot(curves: pd.DataFrame) -> Figure:
     figure = Figure(figsize=size)
     for i, (data, points) in enumerate(groups):
         left = 0.65 + i % across * (width + 0.6)
-        axes = panel(figure, left, size[1] - (i // across + 1) * (height + 0.7) + 0.35, width, height)
+        axes = panel(
+            figure, left, size[1] - (i // across + 1) * (height + 0.7) + 0.35, width, height
+        )
         draw(axes, str(data), points[points["round"] == points["round"].min()], styles)
     keys = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    figure.legend(handles=keys, loc="lower center", ncols=min(7, len(keys)), fontsize=7.5)
+    figure.legend(handles=keys, loc="lower center", ncols=max(2, int(size[0] / 1.5)), fontsize=7.5)
     return figure
 
 
@@ -135,7 +136,9 @@ def draw(axes: Axes, data: str, points: pd.DataFrame, styles: dict[str, dict[str
     low, high = ends.min(), ends.max()
     room = 0.5 * max(high - low, 0.1)
     # Early points are far out.
-    axes.set_ylim(*((low - room, high + 0.1 * room) if unit == "nats" else (low - 0.1 * room, high + room)))
+    axes.set_ylim(
+        *((low - room, high + 0.1 * room) if unit == "nats" else (low - 0.1 * room, high + room))
+    )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(tick)
     axes.minorticks_off()
