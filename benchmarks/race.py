@@ -33,7 +33,7 @@ import pandas as pd
 
 from benchmarks import race_data, race_table
 from benchmarks.harness import Settings, Worker, say
-from benchmarks.race_curve import Curve
+from benchmarks.race_curve import CLOCKS, Curve
 from benchmarks.real import DATA
 from benchmarks.report import save_small
 from benchmarks.timed import Setting
@@ -63,12 +63,18 @@ class Contestant:
     """One of them, in the process where it works: on one core, with its library imported."""
 
     def __init__(
-        self, data: str, name: str, budget: float, folder: Path, setting: Setting | None = None
+        self,
+        data: str,
+        name: str,
+        budget: float,
+        clock: str,
+        folder: Path,
+        setting: Setting | None = None,
     ) -> None:
         # JAX takes all cores that it sees.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         warnings.simplefilter("ignore")  # of what libraries will change
-        self.race, self.budget = race_data.load(data, folder), budget
+        self.race, self.budget, self.clock = race_data.load(data, folder), budget, clock
         self.runner, self.setting = contestants(data)[name], setting
         if library := library_of(name):
             importlib.import_module(library)
@@ -80,7 +86,7 @@ class Contestant:
 
     def run(self) -> tuple[list[tuple[float, float]], str, float]:
         """Its points, its setting, and how busy the processor was with it."""
-        curve = Curve(self.budget)
+        curve = Curve(self.budget, self.clock)
         if self.setting is None:
             chosen = self.runner(self.race, curve) or "defaults"
         else:
@@ -95,13 +101,15 @@ def library_of(contestant: str) -> str | None:
     return None if first == "Gaussian" else first
 
 
-def measure(key: tuple[str, str, int], budget: float, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    key: tuple[str, str, int], budget: float, clock: str, folder: Path
+) -> list[dict[str, Any]]:
     """A line for each point of one contestant, or none where it fails."""
     data, name, _ = key
     say(f"race: {data}: {name}")
     try:
         settings = Settings(threads=1, keep=True)
-        make, setting = partial(Contestant, data, name, budget, folder), None
+        make, setting = partial(Contestant, data, name, budget, clock, folder), None
         if not race_table.ours(name):
             with Worker(make, settings) as worker:  # another one, which compiles for itself
                 setting = worker.call("choose")
@@ -111,7 +119,8 @@ def measure(key: tuple[str, str, int], budget: float, folder: Path) -> list[dict
         print(f"{data}: {name} is left out: {error}")
         return []
     if busy < DISTURBED:
-        print(f"{data}: {name}: other work took {1 - busy:.0%} of its seconds; measure it again.")
+        again = "; measure it again" if clock == "wall" else ""
+        print(f"{data}: {name}: other work took {1 - busy:.0%} of the seconds{again}.")
     unit = race_data.unit_of(data)
     print(
         data,
@@ -124,7 +133,7 @@ def measure(key: tuple[str, str, int], budget: float, folder: Path) -> list[dict
     return [
         dict(zip(KEYS, key, strict=True))
         | {"seconds": round(seconds, 3), "quality": round(quality, 4), "unit": unit}
-        | {"chosen": chosen, "busy": round(busy, 3)}
+        | {"chosen": chosen, "clock": clock, "busy": round(busy, 3)}
         for seconds, quality in points
     ]
 
@@ -140,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="the budget, in place of that of each set")
     parser.add_argument("--scale", type=float, default=1.0, help="of all budgets, to try it out")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="processor, where other work goes on; wall"
+    )
     parser.add_argument("--again", action="store_true", help="measure what is known, too")
     parser.add_argument("--data", type=Path, default=DATA, help="with tables/, uci/, mnist/ ...")
     parser.add_argument("--out", type=Path, default=RESULTS, help="a folder; benchmarks/results")
@@ -147,11 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.out / "race.csv"
     known = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=KEYS)
     for key in chosen_keys(options):
-        old = (known[KEYS] == key).all(axis=1)
+        old = (known[KEYS] == list(key)).all(axis=1)
         if old.any() and not options.again:
             continue
         budget = options.scale * (options.seconds or race_data.BUDGETS[key[0]])
-        if found := measure(key, budget, options.data):
+        if found := measure(key, budget, options.clock, options.data):
             known = pd.concat((known[~old], pd.DataFrame(found)), ignore_index=True)
             options.out.mkdir(parents=True, exist_ok=True)
             known.to_csv(file, index=False, lineterminator="\n")

@@ -127,7 +127,7 @@ class Branches(Observer):
         self.answer: int | None = None  # of a copy: where its answer goes
 
     def on_start(self, training: Training) -> None:
-        with self.curve.stopped():
+        with self.curve.stopped():  # in the copy the clock goes on after this block
             read, write = os.pipe()
             child = os.fork()
             if not child:
