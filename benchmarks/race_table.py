@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from diffeo.figures import GREY, MODEL
 from diffeo.figures.style import house_style, panel, plain, tick
@@ -133,14 +134,16 @@ def draw(axes: Axes, data: str, points: pd.DataFrame, styles: dict[str, dict[str
     for name, curve in points.groupby("contestant", sort=False):
         dot = {"marker": "o", "ms": 4.5, "mew": 0} if len(curve) == 1 else {}
         axes.plot(curve["seconds"], curve["quality"], **dot, **styles[str(name)])
-    ends = points.groupby("contestant")["quality"].last()
-    low, high = ends.min(), ends.max()
-    room = 0.5 * max(high - low, 0.1)
-    # Early points are far out.
-    axes.set_ylim(
-        *((low - room, high + 0.1 * room) if unit == "nats" else (low - 0.1 * room, high + room))
-    )
+    sign = 1 if unit == "nats" else -1
+    ends = sign * points.groupby("contestant")["quality"].last()
+    mine = ends[[ours(str(name)) for name in ends.index]]
+    best, worst = ends.max(), min((ends.median(), *mine))
+    room = max(best - worst, 0.1)
+    # Early points, and those of the worst, may be far out.
+    axes.set_ylim(*sorted((sign * (worst - room), sign * (best + 0.1 * room))))
     axes.set_xscale("log")
+    wide = points["seconds"].max() > 50 * points["seconds"].min()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     axes.xaxis.set_major_formatter(tick)
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
