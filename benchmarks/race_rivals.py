@@ -106,19 +106,19 @@ def torchflows_nsf(features: int) -> nn.Module:
 
 
 class Dequantized:
-    """Frames as codes, and lower bounds of their log-probabilities by a flow of numbers."""
+    """Frames as numbers, and lower bounds of their log-probabilities by a flow of numbers."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.numbers = [c for c in frame if pd.api.types.is_float_dtype(frame[c])]
         self.gaps = [c for c in self.numbers if frame[c].isna().any()]
         self.margins = {c: CategoryMargin(frame[c]) for c in frame if c not in self.numbers}
-        values = self._codes(frame)
+        values = self._numbers(frame)
         self.mean, self.std = np.nanmean(values, 0), np.nanstd(values, 0)
         self.log_scale = torch.as_tensor(np.log(self.std), dtype=torch.float32)
         self.noise = torch.as_tensor(1 / self.std, dtype=torch.float32)
         self.noise[: len(self.numbers)] = 0.0
 
-    def _codes(self, frame: pd.DataFrame) -> Rows:
+    def _numbers(self, frame: pd.DataFrame) -> Rows:
         places = []
         for column, margin in self.margins.items():
             place = {level: i for i, level in enumerate(margin.levels)}
@@ -128,8 +128,8 @@ class Dequantized:
         return np.column_stack((*columns, *places, *gaps))
 
     def rows(self, frame: pd.DataFrame) -> Tensor:
-        """Standardized codes, NaN where there is a gap."""
-        return torch.as_tensor((self._codes(frame) - self.mean) / self.std, dtype=torch.float32)
+        """Standardized numbers, NaN where there is a gap."""
+        return torch.as_tensor((self._numbers(frame) - self.mean) / self.std, dtype=torch.float32)
 
     def log_prob(self, flow: nn.Module, rows: Tensor) -> Tensor:
         """A bound of each row, by one draw."""
@@ -141,17 +141,19 @@ class Dequantized:
 
 
 class MixedLearner(TorchLearner):
-    """A flow of zuko on codes of a mixed table."""
+    """A flow of zuko on the numbers of a mixed table."""
 
     def __init__(self, race: Race, setting: Setting) -> None:
-        self.codes = codes = Dequantized(joined(race))
-        flow = zuko_flow("NSF", len(codes.mean), setting)
-        super().__init__(flow, codes.log_prob, codes.rows(race.train), codes.rows(race.val))
+        self.encoding = encoding = Dequantized(joined(race))
+        flow = zuko_flow("NSF", len(encoding.mean), setting)
+        super().__init__(
+            flow, encoding.log_prob, encoding.rows(race.train), encoding.rows(race.val)
+        )
 
     def score(self, x: pd.DataFrame) -> Rows:
         """Bounds of the log-probability of rows by the result."""
         with torch.no_grad():
-            rows = self.codes.rows(x)
+            rows = self.encoding.rows(x)
             draws = torch.stack([self.log_prob(self.best, rows) for _ in range(DRAWS)])
         return (draws.double().logsumexp(0) - math.log(DRAWS)).numpy()
 

@@ -56,20 +56,20 @@ def test_a_goal_is_the_last_quality_of_the_best_rival(sign: int, unit: str) -> N
 class Uniform(nn.Module):
     """A flow as zuko's are called, whose density is uniform in unit cells of what it is given."""
 
-    def __init__(self, codes: Dequantized) -> None:
+    def __init__(self, encoding: Dequantized) -> None:
         super().__init__()
-        self.codes = codes
+        self.encoding = encoding
 
     def forward(self) -> "Uniform":
         return self
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Standard normal in numbers, and uniform over the places of each category."""
-        codes = x * torch.tensor(self.codes.std) + torch.tensor(self.codes.mean)
-        number, places = x[:, 0], codes[:, 1:]
+        encoding = x * torch.tensor(self.encoding.std) + torch.tensor(self.encoding.mean)
+        number, places = x[:, 0], encoding[:, 1:]
         sizes = torch.tensor([3.0, 2.0])  # of the category, and of the indicator of a gap
         assert bool((places >= -1e-4).all() and (places < sizes + 1e-4).all())
-        inside = sizes.log() - torch.tensor(self.codes.std[1:]).log()
+        inside = sizes.log() - torch.tensor(self.encoding.std[1:]).log()
         normal = -0.5 * number.square() - 0.5 * math.log(2 * math.pi)
         return normal - inside.sum()
 
@@ -79,10 +79,10 @@ def test_the_bound_of_a_flow_of_numbers_is_exact_where_the_density_is_uniform_in
     number = random.normal(3, 2, 300)
     number[:100] = np.nan
     frame = pd.DataFrame({"a": number, "b": random.choice(["x", "y", "z"], 300).astype(object)})
-    codes = Dequantized(frame)
-    found = codes.log_prob(Uniform(codes), codes.rows(frame)).double().numpy()
-    standard = (number - codes.mean[0]) / codes.std[0]
-    density = -0.5 * standard**2 - 0.5 * math.log(2 * math.pi) - math.log(codes.std[0])
+    encoding = Dequantized(frame)
+    found = encoding.log_prob(Uniform(encoding), encoding.rows(frame)).double().numpy()
+    standard = (number - encoding.mean[0]) / encoding.std[0]
+    density = -0.5 * standard**2 - 0.5 * math.log(2 * math.pi) - math.log(encoding.std[0])
     wanted = np.where(np.isnan(number), 0.0, density) - math.log(6)
     assert found == pytest.approx(wanted, abs=1e-4)
 
