@@ -238,7 +238,7 @@ class FlowRival:
             if curve.due:
                 add()
 
-        rest = curve.budget - curve.clock()
+        rest = max(1e-3, curve.budget - curve.clock())  # after what was compiled
         options: Any = {"clock": curve.clock, "shares": SHARES, "seen": seen}
         fit(learner, len(race.train), setting, rest, patience=PATIENCE, **options)
         add()
