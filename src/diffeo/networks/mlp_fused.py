@@ -74,13 +74,21 @@ def _linear(h: Tensor, weight: Tensor, bias: Tensor, last: bool) -> Tensor:
     few, since libraries are slow where a product is long and narrow.
     """
     outputs, width = weight.shape
+    compiling = torch.compiler.is_compiling()
     if outputs < width or (last and outputs > 2 * width):
-        return torch.addmm(bias[:, None], weight, h.t()).t()
-    across = weight.t()
-    if width < outputs and torch.compiler.is_compiling():
-        # The gradient is long and narrow too, and lies in memory as what it is the gradient of.
-        across = across.contiguous()
-    return torch.addmm(bias, h, across)
+        left, right, across = weight, h.t(), bias[:, None]
+    else:
+        left, right, across = h, weight.t(), bias
+        if width < outputs and compiling:
+            # The gradient is long and narrow too, and lies in memory as what it is the gradient of.
+            right = right.contiguous()
+    if compiling:
+        # The bias goes into one loop with what follows; `addmm` would copy it to all rows first. In
+        # two dimensions the compiler makes an `addmm` of the sum.
+        out = (left.mm(right)[None] + across)[0]
+    else:
+        out = torch.addmm(across, left, right)
+    return out if left is h else out.t()
 
 
 def _masked(masks: Masks, weights: Sequence[Tensor]) -> list[Tensor]:
