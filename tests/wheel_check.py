@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 THREE = ("torch", "numpy", "safetensors")
@@ -29,6 +30,7 @@ assert float(loss) < before, (float(loss), before)
 flow.eval().save_pretrained("model")
 assert torch.equal(diffeo.load("model").log_prob(x), flow.log_prob(x))
 assert not any(sys.modules.get(name) for name in ("pandas", "huggingface_hub", "yaml", "rich"))
+print("Python", sys.version.split()[0], "with torch", torch.__version__)
 print(f"RealNVP learned by hand: {before:.3f} to {float(loss):.3f} nats")
 """
 COMMANDS = (
@@ -49,9 +51,20 @@ def install(folder: Path, *what: str) -> Path:
     return python
 
 
+def check_files(wheel: Path) -> None:
+    """The wheel has each file of `src`, and none that was deleted there."""
+    source = Path(__file__).resolve().parents[1] / "src"
+    files = (path for path in (source / "diffeo").rglob("*") if path.is_file())
+    written = {path.relative_to(source).as_posix() for path in files if path.suffix != ".pyc"}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("diffeo/")}
+    assert packed == written, f"differ: {sorted(packed ^ written)}"
+    print(f"{wheel.name}: {len(packed)} files of the package")
+
+
 def main(dist: str, constraints: str) -> None:
     """Both environments."""
     (wheel,) = Path(dist).resolve().glob("*.whl")
+    check_files(wheel)
     pinned = ("-c", str(Path(constraints).resolve()))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
