@@ -6,7 +6,7 @@
 torch.Size([3])
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffeo.utils.lazy import lazy_import
 from diffeo.utils.version import __version__
@@ -95,7 +95,7 @@ MODELS = (
 )
 
 # So that `diffeo --help` answers at once: PyTorch alone takes a second and a half to import.
-__getattr__ = lazy_import(
+__getattr__: Final = lazy_import(
     __name__,
     dict.fromkeys(("Bijection", "Chain", "Inverse"), "bijections")
     | dict.fromkeys(("Flow", "load"), "flow")

@@ -92,7 +92,7 @@ class Uniform(Base):
 
     def __init__(self, bound: Positive = 1.0) -> None:
         super().__init__()
-        self.bound = float(bound)
+        self.bound: float = float(bound)
 
     def log_prob(self, z: Tensor) -> Tensor:
         inside = (z.abs() <= self.bound).all(1)
@@ -132,7 +132,7 @@ class StudentT(Base):
         super().__init__()
         self.shared = shared
         share = math.log(degrees / FEWEST) / math.log(MOST / FEWEST)
-        self.raw = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
+        self.raw: nn.Parameter = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
 
     def prepare(self, dims: int) -> None:
         if not self.shared and len(self.raw) != dims:
@@ -194,9 +194,9 @@ class Mixture(Base):
     ) -> None:
         super().__init__()
         self.scale = scale
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.means = nn.Parameter(torch.empty(components, 0))
-        self.log_scales = nn.Parameter(torch.empty(components, 0))
+        self.logits: nn.Parameter = nn.Parameter(torch.zeros(components))
+        self.means: nn.Parameter = nn.Parameter(torch.empty(components, 0))
+        self.log_scales: nn.Parameter = nn.Parameter(torch.empty(components, 0))
 
     def prepare(self, dims: int) -> None:
         if self.means.shape[1] != dims:

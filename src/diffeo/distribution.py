@@ -59,7 +59,7 @@ class FlowDistribution(Distribution):
         self, flow: Flow, context: Tensor | None = None, validate_args: bool | None = None
     ) -> None:
         self.flow = flow
-        self.context = _rows_of(flow, context)
+        self.context: Tensor | None = _rows_of(flow, context)
         axes = len(flow.context.event_shape)
         batch = Size() if self.context is None else self.context.shape[:-axes]
         super().__init__(batch, Size(flow.shape), validate_args)

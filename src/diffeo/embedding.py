@@ -108,10 +108,11 @@ class Embedding(nn.Module):
 
     def __init__(self, spec: EmbeddedContext) -> None:
         super().__init__()
-        self.network, self.width = spec.network, spec.width
-        self.axis = spec.axis if spec.axis is None or spec.axis < 0 else spec.axis + 1
+        self.network: nn.Module = spec.network
+        self.width: int = spec.width
+        self.axis: int | None = spec.axis if spec.axis is None or spec.axis < 0 else spec.axis + 1
         units = 1 if spec.axis is None else spec.shape[spec.axis]
-        self.standardize = Standardize(units or 1)
+        self.standardize: Standardize = Standardize(units or 1)
 
     def forward(self, context: Tensor) -> Tensor:
         """The numbers `(batch, width)` of contexts `(batch, *shape)`."""
@@ -169,8 +170,10 @@ class SetEncoder(Configurable, nn.Module):
     def __init__(self, features: Count, outputs: Count, hidden: Sequence[Count] = (64, 64)) -> None:
         super().__init__()
         last = hidden[0] if hidden else features
-        self.each = nn.Sequential(*_layers(nn.Linear, [features, *hidden]))
-        self.whole = nn.Sequential(*_layers(nn.Linear, [*hidden][::-1]), nn.Linear(last, outputs))
+        self.each: nn.Sequential = nn.Sequential(*_layers(nn.Linear, [features, *hidden]))
+        self.whole: nn.Sequential = nn.Sequential(
+            *_layers(nn.Linear, [*hidden][::-1]), nn.Linear(last, outputs)
+        )
 
     def forward(self, context: Tensor) -> Tensor:
         """`(batch, outputs)`."""
@@ -200,7 +203,7 @@ class ConvEncoder(Configurable, nn.Module):
         kind = nn.Conv1d if len(shape) == 2 else nn.Conv2d
         sizes = [math.ceil(size / 2 ** len(channels)) for size in shape[1:]]
         widths = [shape[0], *channels]
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             *_layers(partial(kind, kernel_size=3, stride=2, padding=1), widths),
             nn.Flatten(),
             nn.Linear(widths[-1] * math.prod(sizes), outputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -74,18 +74,19 @@ class Flow(PretrainedModel):
     ) -> None:
         super().__init__()
         self.bijection = bijection
-        self.shape = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-        self.dims = math.prod(self.shape)
-        self.latent_shapes = [tuple(shape) for shape in latent_shapes or [(self.dims,)]]
-        self.base = Normal() if base is None else base
+        self.shape: tuple[int, ...] = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        self.dims: int = math.prod(self.shape)
+        levels = latent_shapes or [(self.dims,)]
+        self.latent_shapes: list[tuple[int, ...]] = [tuple(level) for level in levels]
+        self.base: Base = Normal() if base is None else base
         if not isinstance(self.base, Base):
             raise ValueError(f"the base is {base!r}: give an object such as Normal().")
         self.base.prepare(self.dims)
-        self.context = ContextSpec.of(context)
-        self.context_encoder, self.embedding = context_encoder, None
-        if isinstance(self.context, EmbeddedContext):
-            self.context_encoder, self.embedding = None, Embedding(self.context)
-        self.dequantizer = dequantizer and dequantizer.prepare(self.shape)
+        self.context: ContextSpec = ContextSpec.of(context)
+        embedded = self.context if isinstance(self.context, EmbeddedContext) else None
+        self.context_encoder: Bijection | None = context_encoder if embedded is None else None
+        self.embedding: Embedding | None = None if embedded is None else Embedding(embedded)
+        self.dequantizer: Dequantizer | None = dequantizer and dequantizer.prepare(self.shape)
         self.metadata: dict[str, Any] = {}
 
     @property
@@ -346,4 +347,4 @@ class Flow(PretrainedModel):
         return context if self.context_encoder is None else self.context_encoder(context)[0]
 
 
-load = cast(type[Flow], PretrainedModel).from_pretrained  # a `FlowMixture` too
+load: Final = cast(type[Flow], PretrainedModel).from_pretrained  # a `FlowMixture` too

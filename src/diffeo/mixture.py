@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from diffeo.context import repeat_context
+from diffeo.context import ContextSpec, repeat_context
 from diffeo.flow import Flow
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.machine import widest
@@ -57,9 +57,13 @@ class FlowMixture(PretrainedModel):
         chosen = [1.0] * len(flows) if weights is None else [float(w) for w in weights]
         if len(chosen) != len(flows) or not sum(chosen):
             raise ValueError(f"the weights are {chosen}: give {len(flows)}, not all of them 0.")
-        self.flows = nn.ModuleList(flows)
-        self.shape, self.dims, self.context = flows[0].shape, flows[0].dims, flows[0].context
-        self.logits = nn.Parameter(torch.tensor([math.log(max(w, LEAST)) for w in chosen]))
+        self.flows: nn.ModuleList = nn.ModuleList(flows)
+        self.shape: tuple[int, ...] = flows[0].shape
+        self.dims: int = flows[0].dims
+        self.context: ContextSpec = flows[0].context
+        self.logits: nn.Parameter = nn.Parameter(
+            torch.tensor([math.log(max(w, LEAST)) for w in chosen])
+        )
         self.metadata: dict[str, Any] = {}
 
     @property

@@ -19,7 +19,7 @@ class TableError(ValueError):
 
     def __init__(self, sentences: Sequence[str]) -> None:
         super().__init__("\n".join(sentences))
-        self.sentences = tuple(sentences)
+        self.sentences: tuple[str, ...] = tuple(sentences)
 
 
 Value: TypeAlias = str | bool | Annotated[int, Range()] | Finite

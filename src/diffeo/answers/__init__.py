@@ -1,6 +1,6 @@
 """Answers of a model of a mixed table: any conditional, filled cells, and explanations of rows."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffeo.answers.conditional import Answer, Conditional, conditional
 from diffeo.answers.explaining import explain
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Conditional", "conditional", "draw_distributions", "explain", "fill"]
 
 # To ask needs no matplotlib.
-__getattr__ = lazy_import(__name__, {"draw_distributions": "describing"})
+__getattr__: Final = lazy_import(__name__, {"draw_distributions": "describing"})

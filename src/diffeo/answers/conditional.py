@@ -89,19 +89,22 @@ class Conditional:
         seed: int,
         smooth: bool = True,
     ) -> None:
-        self.flow, self.draws, self.seed, self.smooth = flow, draws, seed, smooth
+        self.flow = flow
+        self.draws = draws
+        self.seed = seed
+        self.smooth = smooth
         conditions = () if flow.conditions is None else flow.conditions.modelled
         self.columns: list[Column] = [*conditions, *flow.schema.modelled]
         names = [column.name for column in self.columns]
         check_names(names, given, want, len(conditions))
         values = encode_values(self.columns, given)
-        self.row = torch.tensor([values], dtype=torch.float64, device=flow.device)
-        self.known = torch.tensor([[name in given for name in names]], device=flow.device)
+        self.row: Tensor = torch.tensor([values], dtype=torch.float64, device=flow.device)
+        self.known: Tensor = torch.tensor([[name in given for name in names]], device=flow.device)
         unknown = [name for name in names if name not in given]
-        self.want = unknown if want is None else [*want]
-        self.tools = Tools(flow.stack)
-        self.unknown = [names.index(name) for name in unknown]
-        self.exact = len(self.unknown) == 1 or self._closed
+        self.want: list[str] = unknown if want is None else [*want]
+        self.tools: Tools = Tools(flow.stack)
+        self.unknown: list[int] = [names.index(name) for name in unknown]
+        self.exact: bool = len(self.unknown) == 1 or self._closed
         self._spreads: dict[str, tuple[Spread, list[Spread]]] = {}
 
     @property

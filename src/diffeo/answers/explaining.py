@@ -126,7 +126,9 @@ class Alone:
         columns = tools.stack.layout.columns
         row = torch.full((1, len(columns)), math.nan, dtype=torch.float64)
         row = row.to(tools.stack.marginals.mean.device)
-        self.posterior = MixturePosterior(tools, row, torch.zeros_like(row, dtype=torch.bool))
+        self.posterior: MixturePosterior = MixturePosterior(
+            tools, row, torch.zeros_like(row, dtype=torch.bool)
+        )
 
     def surprises(self, place: int, spread: Spread, rows: Tensor) -> Tensor:
         """Log p0 - log p of the values of a column in some rows `(n,)`."""

@@ -48,16 +48,18 @@ class Spread:
         empty: Tensor | None,
         log_total: Tensor | None = None,
     ) -> None:
-        self.x, self.jumps, self.log_density = x, jumps, log_density
-        self.log_total = torch.zeros_like(x[:, 0]) if log_total is None else log_total
-        self.mass = mass / mass.sum(1, keepdim=True)
+        self.x = x
+        self.jumps = jumps
+        self.log_density = log_density
+        self.log_total: Tensor = torch.zeros_like(x[:, 0]) if log_total is None else log_total
+        self.mass: Tensor = mass / mass.sum(1, keepdim=True)
         self.empty = empty
         until = self.mass.cumsum(1)
         before = until - self.mass
         middle = (before + until) / 2
         low, high = torch.where(jumps, before, middle), torch.where(jumps, until, middle)
-        self.knots = torch.stack((x, x), -1).flatten(1).cpu().numpy()
-        self.levels = torch.stack((low, high), -1).flatten(1).clamp(0, 1).cpu().numpy()
+        self.knots: np.ndarray = torch.stack((x, x), -1).flatten(1).cpu().numpy()
+        self.levels: np.ndarray = torch.stack((low, high), -1).flatten(1).clamp(0, 1).cpu().numpy()
 
     @property
     def mean(self) -> Floats:

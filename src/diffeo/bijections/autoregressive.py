@@ -54,7 +54,7 @@ class Autoregressive(Conditioned):
         super().__init__()
         self.univariate = univariate
         self.conditioner = conditioner
-        self.passes = 0
+        self.passes: int = 0
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.univariate(x, self._parameters_for(x, context))

@@ -41,9 +41,9 @@ class Bernstein(Univariate):
     ) -> None:
         super().__init__()
         self.degree = degree
-        self.bound = float(bound)
+        self.bound: float = float(bound)
         self.min_slope = min_slope
-        self.parameters_each = degree + 1
+        self.parameters_each: int = degree + 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self._polynomial(x, self._coefficients(x, parameters))

@@ -58,9 +58,10 @@ class CellCDF(MixtureCDF):
         super().__init__(components, "logistic")
         if low is not None and high is not None and low > high:
             raise ValueError(f"low is {low} and high is {high}: choose a low that is not above.")
-        self.low = -math.inf if low is None else low
-        self.high = math.inf if high is None else high
-        self.place, self.unit = place, scale
+        self.low: float | Integer = -math.inf if low is None else low
+        self.high: float | Integer = math.inf if high is None else high
+        self.place = place
+        self.unit = scale
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         k = x.detach().floor().clamp(self.low, self.high)

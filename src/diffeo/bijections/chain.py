@@ -33,7 +33,7 @@ class Chain(Bijection):
 
     def __init__(self, *links: Bijection, memory: Memory = "stored") -> None:
         super().__init__()
-        self.links = nn.ModuleList(links)
+        self.links: nn.ModuleList = nn.ModuleList(links)
         self.memory = memory
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class FactorOut(Bijection):
         channels, height, width = shape
         if channels % 2:
             raise ValueError(f"half of {channels} channels cannot be factored out: squeeze first.")
-        self.shape = (channels // 2, height, width)
+        self.shape: tuple[int, int, int] = (channels // 2, height, width)
         self.inner = inner
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

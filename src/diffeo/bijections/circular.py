@@ -43,7 +43,7 @@ class CircularSpline(RationalQuadraticSpline):
         min_derivative: Proportion = 1e-3,
     ) -> None:
         super().__init__(bins, bound, min_width, min_derivative)
-        self.parameters_each = 3 * bins + 1
+        self.parameters_each: int = 3 * bins + 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         spline, rotation = self._parts(x, parameters)
@@ -95,9 +95,9 @@ class ToCircle(Bijection):
 
     def __init__(self, features: Count, period: Positive = 2 * math.pi) -> None:
         super().__init__()
-        self.period = float(period)
-        self.start = nn.Buffer(torch.full((features,), -0.5))  # in periods
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.period: float = float(period)
+        self.start: Tensor = nn.Buffer(torch.full((features,), -0.5))  # in periods
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         radians = x * (2 * math.pi / self.period)

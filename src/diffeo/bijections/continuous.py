@@ -63,7 +63,10 @@ class Continuous(Bijection):
         _solver()
         _leave_uncompiled()
         self.network: Any = network
-        self.rtol, self.atol, self.exact_up_to, self.seed = rtol, atol, exact_up_to, seed
+        self.rtol = rtol
+        self.atol = atol
+        self.exact_up_to = exact_up_to
+        self.seed = seed
 
     def velocity(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         """F(t, x, context) `(batch, D)` at times t `(batch,)`, from data at 0 to noise at 1."""

@@ -59,13 +59,13 @@ class InvertibleConv1x1(Bijection):
         self.lu = lu
         if lu:
             p, lower, upper = torch.linalg.lu(rotation)
-            self.permutation = nn.Buffer(p.argmax(1))
-            self.sign = nn.Buffer(upper.diagonal().sign().to(dtype))
-            self.lower = nn.Parameter(lower.tril(-1).to(dtype))
-            self.upper = nn.Parameter(upper.triu(1).to(dtype))
-            self.log_s = nn.Parameter(upper.diagonal().abs().log().to(dtype))
+            self.permutation: Tensor = nn.Buffer(p.argmax(1))
+            self.sign: Tensor = nn.Buffer(upper.diagonal().sign().to(dtype))
+            self.lower: nn.Parameter = nn.Parameter(lower.tril(-1).to(dtype))
+            self.upper: nn.Parameter = nn.Parameter(upper.triu(1).to(dtype))
+            self.log_s: nn.Parameter = nn.Parameter(upper.diagonal().abs().log().to(dtype))
         else:
-            self.weight = nn.Parameter(rotation.to(dtype))
+            self.weight: nn.Parameter = nn.Parameter(rotation.to(dtype))
         self._ready: tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
         self.register_load_state_dict_post_hook(_check_permutation)
 

@@ -90,17 +90,17 @@ class UniformDequantize(Dequantizer):
 
     def __init__(self, steps: Sequence[NonNegative]) -> None:
         super().__init__()
-        self.steps = tuple(steps)
+        self.steps: tuple[float, ...] = tuple(steps)
         # A step like 0.1 has to keep more digits than float32 has, or the grid drifts off the very
         # numbers that were in the data. So it is a whole number times a power of two, which
         # moves to a device with the flow, and which no change of the flow's dtype rounds.
         parts = [math.frexp(step) for step in self.steps]
         wholes = [int(fraction * 2**DIGITS) for fraction, _ in parts]
         powers = [power - DIGITS for _, power in parts]
-        self.wholes = nn.Buffer(torch.tensor(wholes, dtype=torch.int64), persistent=False)
-        self.powers = nn.Buffer(torch.tensor(powers, dtype=torch.int64), persistent=False)
-        self.offset = nn.Buffer(torch.zeros(len(steps)))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.wholes: Tensor = nn.Buffer(torch.tensor(wholes, dtype=torch.int64), persistent=False)
+        self.powers: Tensor = nn.Buffer(torch.tensor(powers, dtype=torch.int64), persistent=False)
+        self.offset: Tensor = nn.Buffer(torch.zeros(len(steps)))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def _steps(self) -> Tensor:
         """The steps in the widest floats of the device."""
@@ -155,13 +155,14 @@ class PixelDequantize(Dequantizer):
     (Theis et al. 2016, section 3.1)
     """
 
-    input_dtype = torch.uint8
+    input_dtype: torch.dtype | None = torch.uint8
 
     def __init__(self, bits: Bits = 8, exact: bool = False) -> None:
         super().__init__()
-        self.bits, self.exact = bits, exact
+        self.bits = bits
+        self.exact = exact
         # Only its dtype and device are of interest: they are those of the rest of the flow.
-        self.like = nn.Buffer(torch.zeros(()), persistent=False)
+        self.like: Tensor = nn.Buffer(torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = (x >> (8 - self.bits)).to(self.like.dtype) + 0.5
@@ -190,13 +191,13 @@ class GaussianPixels(Dequantizer):
     (Zhai et al. 2024, section 2.4)
     """
 
-    input_dtype = torch.uint8
+    input_dtype: torch.dtype | None = torch.uint8
     bounds = False
 
     def __init__(self, std: Positive) -> None:
         super().__init__()
-        self.std = 128 * std
-        self.pixels = PixelDequantize()
+        self.std: float = 128 * std
+        self.pixels: PixelDequantize = PixelDequantize()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.pixels(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffeo.bijections.cells import Integer
 from diffeo.bijections.mixture_cdf import components_at, first_components
-from diffeo.bijections.quantiles import NOISE, Shape
+from diffeo.bijections.quantiles import NOISE, Noise, Shape
 from diffeo.bijections.univariate import Univariate
 from diffeo.utils.machine import widest
 from diffeo.utils.ranges import Count
@@ -53,8 +53,10 @@ class DiscreteCDF(Univariate):
                 f"low is {low} and high is {high}: choose a high that is not below, and above by "
                 f"less than {MOST_NUMBERS:,}."
             )
-        self.low, self.high, self.numbers = low, high, high - low + 1
-        self.noise = NOISE[shape]
+        self.low = low
+        self.high = high
+        self.numbers: int = high - low + 1
+        self.noise: Noise = NOISE[shape]
 
     @abstractmethod
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:
@@ -127,7 +129,7 @@ class SoftmaxCDF(DiscreteCDF):
 
     def __init__(self, low: Integer = 0, high: Integer = 255, shape: Shape = "normal") -> None:
         super().__init__(low, high, shape)
-        self.parameters_each = self.numbers
+        self.parameters_each: int = self.numbers
 
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:
         """See `DiscreteCDF.sums`."""
@@ -177,7 +179,10 @@ class LogisticsCDF(DiscreteCDF):
         shape: Shape = "normal",
     ) -> None:
         super().__init__(low, high, shape)
-        self.components, self.parameters_each = components, 1 + 3 * components
+        self.components = components
+        self.parameters_each: int = 1 + 3 * components
+        self.places: list[float]
+        self.scale: float
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
     def sums(self, x: Tensor, parameters: Tensor) -> Sums:

@@ -43,10 +43,10 @@ class Standardize(Bijection):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.mean = nn.Buffer(torch.zeros(features))
-        self.std = nn.Buffer(torch.ones(features))
-        self.limit = nn.Buffer(torch.full((features,), NO_LIMIT))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.mean: Tensor = nn.Buffer(torch.zeros(features))
+        self.std: Tensor = nn.Buffer(torch.ones(features))
+        self.limit: Tensor = nn.Buffer(torch.full((features,), NO_LIMIT))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
         self.register_load_state_dict_pre_hook(_add_limit)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ class Scale(Bijection):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.log_scale: nn.Parameter = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
@@ -147,8 +147,8 @@ class LearnedPrior(Bijection):
 
     def __init__(self, *shape: Count, context_features: Whole = 0) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(2, *shape))
-        self.weight = None
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(2, *shape))
+        self.weight: nn.Parameter | None = None
         if context_features:
             self.weight = nn.Parameter(torch.zeros(context_features, 2, *shape))
 
@@ -200,10 +200,10 @@ class SinhArcsinh(Bijection):
     def __init__(self, features: Count, bound: Positive = 1.5) -> None:
         super().__init__()
         self.bound = bound
-        self.shift = nn.Parameter(torch.zeros(features))
-        self.log_width = nn.Parameter(torch.zeros(features))
-        self.skew = nn.Parameter(torch.zeros(features))
-        self.tail = nn.Parameter(torch.zeros(features))
+        self.shift: nn.Parameter = nn.Parameter(torch.zeros(features))
+        self.log_width: nn.Parameter = nn.Parameter(torch.zeros(features))
+        self.skew: nn.Parameter = nn.Parameter(torch.zeros(features))
+        self.tail: nn.Parameter = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_power = self._log_power()

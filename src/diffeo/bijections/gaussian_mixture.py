@@ -52,12 +52,14 @@ class GaussianMixtureMap(Bijection):
 
     def __init__(self, features: Count, components: Count = 8, ridge: NonNegative = 1e-4) -> None:
         super().__init__()
-        self.features, self.components, self.ridge = features, components, ridge
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.means = nn.Parameter(torch.zeros(components, features))
+        self.features = features
+        self.components = components
+        self.ridge = ridge
+        self.logits: nn.Parameter = nn.Parameter(torch.zeros(components))
+        self.means: nn.Parameter = nn.Parameter(torch.zeros(components, features))
         # R_k, with the logarithm of its diagonal; what is above it is not used.
-        self.roots = nn.Parameter(torch.zeros(components, features, features))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.roots: nn.Parameter = nn.Parameter(torch.zeros(components, features, features))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_diagonal = self._log_diagonal()

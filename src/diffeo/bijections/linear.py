@@ -28,9 +28,9 @@ class LULinear(Bijection):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.lower = nn.Parameter(torch.zeros(features, features))
-        self.upper = nn.Parameter(torch.zeros(features, features))
-        self.log_s = nn.Parameter(torch.zeros(features))
+        self.lower: nn.Parameter = nn.Parameter(torch.zeros(features, features))
+        self.upper: nn.Parameter = nn.Parameter(torch.zeros(features, features))
+        self.log_s: nn.Parameter = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         lower, upper = lu_triangles(self.lower, self.upper, self.log_s.exp())
@@ -66,7 +66,9 @@ class Householder(Bijection):
     def __init__(self, features: Count, reflections: Count = 4) -> None:
         super().__init__()
         pairs = torch.randn((reflections + 1) // 2, features)
-        self.vectors = nn.Parameter(pairs.repeat_interleave(2, 0)[:reflections].clone())
+        self.vectors: nn.Parameter = nn.Parameter(
+            pairs.repeat_interleave(2, 0)[:reflections].clone()
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return reflect(x, self.vectors.flip(0)), x.new_zeros(x.shape[0])

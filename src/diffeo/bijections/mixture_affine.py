@@ -39,8 +39,9 @@ class MixtureAffine(Univariate):
         self, components: Count = 8, bound: Positive = 3.0, shape: Shape = "logistic"
     ) -> None:
         super().__init__()
-        self.mixture, self.affine = MixtureCDF(components, shape), Affine(bound)
-        self.parameters_each = self.mixture.parameters_each + self.affine.parameters_each
+        self.mixture: MixtureCDF = MixtureCDF(components, shape)
+        self.affine: Affine = Affine(bound)
+        self.parameters_each: int = self.mixture.parameters_each + self.affine.parameters_each
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         of_mixture, of_affine = self._divide(x, parameters)

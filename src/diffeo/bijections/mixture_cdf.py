@@ -47,8 +47,10 @@ class MixtureCDF(Univariate):
     def __init__(self, components: Count = 8, shape: Shape = "normal") -> None:
         super().__init__()
         self.components = components
-        self.noise = NOISE[shape]
-        self.parameters_each = 3 * components
+        self.noise: Noise = NOISE[shape]
+        self.parameters_each: int = 3 * components
+        self.places: list[float]
+        self.scale: float
         self.places, self.scale = first_components(components, self.noise)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,11 +69,15 @@ class DeepSigmoidal(Univariate):
         super().__init__()
         self.units = units
         self.layers = layers
-        self.parameters_each = (4 * layers - 1) * units
+        self.parameters_each: int = (4 * layers - 1) * units
+        self.places: list[float]
+        self.scale: float
         self.places, self.scale = first_components(units, LOGISTIC, OVERLAP)
-        self.weights = nn.Parameter(torch.zeros(layers - 1, units, units))
+        self.weights: nn.Parameter = nn.Parameter(torch.zeros(layers - 1, units, units))
         # At the start units are equal. Their uses differ, and so what they learn.
-        self.mixing = nn.Parameter(NEAREST * torch.eye(units).repeat(layers - 1, 1, 1))
+        self.mixing: nn.Parameter = nn.Parameter(
+            NEAREST * torch.eye(units).repeat(layers - 1, 1, 1)
+        )
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self._evaluate(x, self._layers(x, parameters))

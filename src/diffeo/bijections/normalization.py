@@ -43,12 +43,13 @@ class BatchNorm(Bijection):
 
     def __init__(self, channels: Count, momentum: Fraction = 0.1, eps: Positive = 1e-4) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.momentum = momentum
+        self.eps = eps
         self.batches: int | None = None
-        self.running_mean = nn.Buffer(torch.zeros(channels))
-        self.running_var = nn.Buffer(torch.ones(channels))
-        self.last_mean = nn.Buffer(torch.zeros(channels), persistent=False)
-        self.last_var = nn.Buffer(torch.ones(channels), persistent=False)
+        self.running_mean: Tensor = nn.Buffer(torch.zeros(channels))
+        self.running_var: Tensor = nn.Buffer(torch.ones(channels))
+        self.last_mean: Tensor = nn.Buffer(torch.zeros(channels), persistent=False)
+        self.last_var: Tensor = nn.Buffer(torch.ones(channels), persistent=False)
 
     def restart(self) -> None:
         """Forget the running averages, and weigh all batches from here on equally."""
@@ -140,9 +141,9 @@ class ActNorm(Bijection):
     def __init__(self, channels: Count, scale: Positive = 1.0) -> None:
         super().__init__()
         self.scale = scale
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.shift: nn.Parameter = nn.Parameter(torch.zeros(channels))
+        self.log_scale: nn.Parameter = nn.Parameter(torch.zeros(channels))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         factor = self.factor()

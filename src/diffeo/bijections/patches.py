@@ -41,7 +41,9 @@ class Patches(Bijection):
                 f"the patch is {size} and the images are {height}x{width}: choose a patch that "
                 "divides both."
             )
-        self.size, self.rows, self.columns = size, height // size, width // size
+        self.size = size
+        self.rows: int = height // size
+        self.columns: int = width // size
         self.pixels_first = pixels_first
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ class PixelAutoregressive(Autoregressive):
     (van den Oord et al. 2016)
     """
 
+    passes: int
+
     def __init__(self, univariate: Univariate, conditioner: nn.Module, levels: Count = 256) -> None:
         super().__init__(univariate, conditioner)
         self.levels = levels

@@ -25,7 +25,7 @@ class Amortized(Bijection):
 
     def __init__(self, start: Tensor, conditioner: nn.Module | None) -> None:
         super().__init__()
-        self.start = nn.Parameter(start)
+        self.start: nn.Parameter = nn.Parameter(start)
         self.conditioner = conditioner
 
     def _parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -49,7 +49,7 @@ class Noise(ABC):
 class NormalNoise(Noise):
     """N(0, 1)."""
 
-    spread = 1.0
+    spread: float = 1.0
 
     def cdf(self, v: Tensor) -> Tensor:
         return torch.erfc(v * -math.sqrt(0.5)) / 2
@@ -70,7 +70,7 @@ class NormalNoise(Noise):
 class LogisticNoise(Noise):
     """The logistic distribution, F(v) = 1 / (1 + exp(-v))."""
 
-    spread = math.pi / math.sqrt(3)
+    spread: float = math.pi / math.sqrt(3)
 
     def cdf(self, v: Tensor) -> Tensor:
         return v.sigmoid()

@@ -60,7 +60,9 @@ class Residual(Bijection):
                 "network with `linearize` and `lipschitz` of its own."
             )
         self.network: Any = network
-        self.exact_up_to, self.terms, self.seed = exact_up_to, terms, seed
+        self.exact_up_to = exact_up_to
+        self.terms = terms
+        self.seed = seed
 
     def is_exact(self, features: int) -> bool:
         """Whether the log-determinant of so many features is exact, and no estimate."""

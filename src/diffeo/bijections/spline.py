@@ -55,10 +55,10 @@ class RationalQuadraticSpline(Univariate):
                 f"below {1 / bins:g}."
             )
         self.bins = bins
-        self.bound = float(bound)
+        self.bound: float = float(bound)
         self.min_width = min_width
         self.min_derivative = min_derivative
-        self.parameters_each = 3 * bins - 1
+        self.parameters_each: int = 3 * bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         given, raw = self._by_parameter(x, parameters)

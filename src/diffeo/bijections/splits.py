@@ -51,8 +51,10 @@ class FeatureSplit(Split):
                 " add a column, or take TableFlow, which has none for one column."
             )
         self.keep = keep
-        self.sizes = [features // 2, features - features // 2]
-        self.identity, self.transformed = self.sizes if keep == "first" else self.sizes[::-1]
+        self.sizes: list[int] = [features // 2, features - features // 2]
+        first = keep == "first"
+        self.identity: int = self.sizes[0 if first else 1]
+        self.transformed: int = self.sizes[1 if first else 0]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, dim=1)
@@ -79,7 +81,8 @@ class NoSplit(Split):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.identity, self.transformed = 0, features
+        self.identity: int = 0
+        self.transformed = features
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, :0], x
@@ -103,7 +106,7 @@ class CompactCheckerboard(Split):
     def __init__(self, keep: Diagonal = "main") -> None:
         super().__init__()
         self.keep = keep
-        self.squeeze = Squeeze(ordered=True)
+        self.squeeze: Squeeze = Squeeze(ordered=True)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         main, anti = self.squeeze(x)[0].chunk(2, dim=1)

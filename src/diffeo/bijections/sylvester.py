@@ -59,8 +59,9 @@ class Sylvester(Amortized):
         zeros = torch.zeros(directions)
         start = torch.cat((vectors, mixing.flatten(), zeros, torch.ones(directions), zeros))
         super().__init__(start, conditioner)
-        self.features, self.directions = features, directions
-        self.sizes = _sizes(features, directions, reflections)
+        self.features = features
+        self.directions = directions
+        self.sizes: list[int] = _sizes(features, directions, reflections)
 
     @staticmethod
     def count(features: int, directions: int, reflections: int) -> int:

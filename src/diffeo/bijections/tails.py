@@ -42,10 +42,10 @@ class TailTransform(Bijection):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.zeros(features))
-        self.log_scale = nn.Parameter(torch.zeros(features))
-        self.raw_weights = nn.Parameter(torch.full((2, features), math.log(0.1)))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.place: nn.Parameter = nn.Parameter(torch.zeros(features))
+        self.log_scale: nn.Parameter = nn.Parameter(torch.zeros(features))
+        self.raw_weights: nn.Parameter = nn.Parameter(torch.full((2, features), math.log(0.1)))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u = (x - self.place) * (-self.log_scale).exp()

@@ -76,7 +76,9 @@ class TokenAutoregressive(Conditioned):
         self.univariate = univariate
         self.conditioner = conditioner
         self.flip = flip
-        self.group, self.tolerance, self.passes = 1, 0.0, 0
+        self.group: int = 1
+        self.tolerance: float = 0.0
+        self.passes: int = 0
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._ordered(x)

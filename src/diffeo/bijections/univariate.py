@@ -82,7 +82,7 @@ class Affine(Univariate):
 
     def __init__(self, bound: Positive = 3.0) -> None:
         super().__init__()
-        self.bound = float(bound)
+        self.bound: float = float(bound)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         # Subclasses have scales of their own, and of images the plain form stores less.
@@ -124,7 +124,7 @@ class LocationScale(Univariate):
 
     def __init__(self, limit: Positive = 15.0) -> None:
         super().__init__()
-        self.limit = float(limit)
+        self.limit: float = float(limit)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._log_scale_and_shift(parameters)
@@ -156,7 +156,7 @@ class SigmoidAffine(Univariate):
 
     def __init__(self, limit: Positive = 2.0) -> None:
         super().__init__()
-        self.limit = float(limit)
+        self.limit: float = float(limit)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._log_scale_and_shift(parameters)

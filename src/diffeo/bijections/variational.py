@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
@@ -53,7 +54,7 @@ class VariationalDequantize(Dequantizer):
     (Ho et al. 2019, section 3.1)
     """
 
-    input_dtype = PixelDequantize.input_dtype
+    input_dtype: torch.dtype | None = PixelDequantize.input_dtype
     defaults: ClassVar[dict[str, Any]] = {"univariate": Affine()}
 
     def __init__(
@@ -65,13 +66,15 @@ class VariationalDequantize(Dequantizer):
         bits: Bits = 8,
     ) -> None:
         super().__init__()
-        self.couplings, self.hidden_channels = couplings, hidden_channels
-        self.network = network or partial(GatedResNet, blocks=1, heads=0)
-        self.univariate = univariate or self.defaults["univariate"]
+        self.couplings = couplings
+        self.hidden_channels = hidden_channels
+        self.network: Network = network or partial(GatedResNet, blocks=1, heads=0)
+        self.univariate: Univariate = univariate or self.defaults["univariate"]
         self.bits = bits
-        self.pixels, self.squeeze = PixelDequantize(bits), Squeeze(ordered=True)
-        self.noise = Logistic()
-        self.flow = Chain()
+        self.pixels: PixelDequantize = PixelDequantize(bits)
+        self.squeeze: Squeeze = Squeeze(ordered=True)
+        self.noise: Logistic = Logistic()
+        self.flow: Chain = Chain()
 
     def prepare(self, shape: Sequence[int]) -> Self:
         if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:

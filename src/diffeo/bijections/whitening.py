@@ -33,9 +33,9 @@ class Whiten(Bijection):
 
     def __init__(self, features: Count) -> None:
         super().__init__()
-        self.mean = nn.Buffer(torch.zeros(features))
-        self.root = nn.Buffer(torch.eye(features))
-        self.initialized = nn.Buffer(torch.tensor(False))
+        self.mean: Tensor = nn.Buffer(torch.zeros(features))
+        self.root: Tensor = nn.Buffer(torch.eye(features))
+        self.initialized: Tensor = nn.Buffer(torch.tensor(False))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.solve(x - self.mean), -self._log_det(x)

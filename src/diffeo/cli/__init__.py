@@ -71,7 +71,8 @@ class Interrupts(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self.status, self.last = 128 + signal.SIGINT, -ONE_STOP
+        self.status: int = 128 + signal.SIGINT
+        self.last: float = -ONE_STOP
         # Only the main thread may set handlers; an ignored signal, as under nohup, stays ignored.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

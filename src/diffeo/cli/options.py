@@ -45,9 +45,11 @@ class Options:
     def __init__(
         self, command: str, functions: Sequence[Callable[..., Any]], actions: Sequence[Any]
     ) -> None:
-        self.help = f"`diffeo {command} --help`"
-        self.actions = {name: action for action in actions for name in action.option_strings}
-        self.places = sum(not action.option_strings for action in actions)
+        self.help: str = f"`diffeo {command} --help`"
+        self.actions: dict[Any, Any] = {
+            name: action for action in actions for name in action.option_strings
+        }
+        self.places: int = sum(not action.option_strings for action in actions)
         self.hints: dict[str, Any] = {}
         for function in functions:
             self.hints |= get_type_hints(function, include_extras=True)

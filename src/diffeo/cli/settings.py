@@ -18,7 +18,11 @@ from diffeo.utils.files import SETTINGS_BYTES, read_text
 from diffeo.utils.yaml import parse_yaml
 
 # Of options. Where one is a single word, that is a file or a class.
-SECTIONS = {"data": DataOptions, "optimizer": OptimizerOptions, "trainer": TrainerOptions}
+SECTIONS: dict[str, type] = {
+    "data": DataOptions,
+    "optimizer": OptimizerOptions,
+    "trainer": TrainerOptions,
+}
 OPTIONAL = ("out", "resume", "preset", "config")  # options that may be null
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffeo.mixed.columns import Columns
 from diffeo.mixed.tools import Tools
 
 
@@ -19,7 +20,9 @@ class Lattice:
     falling = False  # whether values fall where numbers rise
 
     def __init__(self, tools: Tools, c: int) -> None:
-        self.tools, self.c, self.column = tools, c, tools.one[0][c]
+        self.tools = tools
+        self.c = c
+        self.column: Columns = tools.one[0][c]
 
     def has(self, x: Tensor) -> Tensor:
         """Which values are on the lattice."""
@@ -47,7 +50,7 @@ class Decimals(Lattice):
 
     def __init__(self, tools: Tools, c: int, decimals: int) -> None:
         super().__init__(tools, c)
-        self.unit = 10.0**decimals
+        self.unit: float = 10.0**decimals
 
     def keys(self, x: Tensor) -> Tensor:
         return (x * self.unit).round().long()

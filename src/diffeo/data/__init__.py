@@ -1,6 +1,6 @@
 """Tables and images for flows: from sources to tensors and back to files. It knows no model."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffeo.data.datasets import SPLITS, Batches, Rows
 from diffeo.data.images.dataset import Gallery, ImageOptions, Images, ImageSplit, augment, size_of
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 # Who learns from a table does not import what reads images.
-__getattr__ = lazy_import(
+__getattr__: Final = lazy_import(
     __name__,
     {
         "draw_shapes": "images.synthetic",

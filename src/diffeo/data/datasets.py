@@ -169,9 +169,11 @@ class Batches:
         world: Count = 1,
     ) -> None:
         self.rows = rows
-        self.seed, self.epoch = seed, 0
-        self.rank, self.world = rank, world
-        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch: int = 0
+        self.rank = rank
+        self.world = world
+        self.batch_size: int = batch_size
         if seed is not None:
             self.batch_size = min(batch_size, max(1, len(rows) // world))
 

@@ -41,7 +41,8 @@ class RandomFeatures:
             weight = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
             self.filters.append(F.normalize(weight.flatten(1)).view_as(weight))
             before, side = WIDTH, side // 2
-        self.mean = self.std = torch.zeros(0)
+        self.mean: Tensor = torch.zeros(0)
+        self.std: Tensor = torch.zeros(0)
 
     def learn(self, batches: Iterable[Tensor]) -> Tensor:
         """Standardize by images `[n, C, H, W]`; returns their features `[n, features]`."""

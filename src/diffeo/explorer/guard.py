@@ -69,8 +69,10 @@ class Guard:
         root: str = "",
     ) -> None:
         public = urlsplit(root)
-        self.app, self.prefix, self.public = app, public.path.rstrip("/"), public.netloc
-        self.names = {*names, *filter(None, [public.hostname])} if names else set()
+        self.app = app
+        self.prefix: str = public.path.rstrip("/")
+        self.public: str = public.netloc
+        self.names: set[str] = {*names, *filter(None, [public.hostname])} if names else set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

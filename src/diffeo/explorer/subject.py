@@ -16,6 +16,7 @@ from diffeo.data import Data, Images, ImageSplit, Split, Table, size_of
 from diffeo.evaluation.likelihood import log_probs
 from diffeo.explorer.conditions import Conditions
 from diffeo.explorer.reference import Reference, stored_reference
+from diffeo.flow import Flow
 from diffeo.latent import Directions
 from diffeo.models.mixed import MixedFlow
 from diffeo.run import Run
@@ -34,15 +35,18 @@ class Subject:
     """
 
     def __init__(self, run: Run) -> None:
-        self.run, self.flow = run, run.flow.eval().requires_grad_(False)
+        self.run = run
+        self.flow: Flow = run.flow.eval().requires_grad_(False)
         self.data: Data | None = None
-        self.missing = ""
+        self.missing: str = ""
         try:
             self.data = run.data()
         except (ValueError, OSError) as error:
             self.missing = " ".join(str(error).split())
         train = None if self.data is None else self.data.train
-        self.conditions = Conditions.of(self.flow, None if train is None else train.context)
+        self.conditions: Conditions = Conditions.of(
+            self.flow, None if train is None else train.context
+        )
         self._lock = threading.Lock()
 
     # What it is ---------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ class Program(nn.Module):
 class Score(Program):
     """`x, [noise], [context] -> log p(x | context)`."""
 
-    name, output, unit = "score", "log_prob", "nats"
+    name: str = "score"
+    output: str = "log_prob"
+    unit: str = "nats"
 
     def __init__(self, flow: Flow) -> None:
         super().__init__(flow)
@@ -83,7 +85,8 @@ class Score(Program):
 class Sample(Program):
     """`z, [context] -> x`."""
 
-    name, output = "sample", "x"
+    name: str = "sample"
+    output: str = "x"
 
     def __init__(self, flow: Flow) -> None:
         super().__init__(flow)

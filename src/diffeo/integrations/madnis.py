@@ -42,7 +42,7 @@ class UnitCubeFlow(nn.Module):
         self, dims: Count, flow: Callable[..., Flow] = CouplingNSF, **options: Any
     ) -> None:
         super().__init__()
-        self.flow = make_flow(flow, dims, options)
+        self.flow: Flow = make_flow(flow, dims, options)
 
     def sample(
         self,

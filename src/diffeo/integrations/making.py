@@ -90,7 +90,8 @@ class FirstBatch:
     """
 
     def __init__(self, flow: Flow) -> None:
-        self.flow, self.seen = flow, False
+        self.flow = flow
+        self.seen: bool = False
 
     def __call__(self, x: Tensor) -> None:
         """Look at a batch `(n, features)`."""

@@ -47,7 +47,7 @@ class NessaiFlow(BaseFlow):
         super().__init__()
         sizes = {"layers": n_blocks, "hidden": [n_neurons] * n_layers}
         self._make = partial(make_flow, model, n_inputs, sizes | options)
-        self.flow = self._make()
+        self.flow: Flow = self._make()
         self._standardize = FirstBatch(self.flow)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class FlowSynthesizer(BaseSingleTableSynthesizer):
 
     def __init__(self, metadata: Any, density: FlowDensity | None = None) -> None:
         super().__init__(metadata)
-        self.density = FlowDensity(random_state=0) if density is None else density
+        self.density: FlowDensity = FlowDensity(random_state=0) if density is None else density
         if not isinstance(self.density, FlowDensity) or self.density.context is not None:
             raise ValueError(f"the density is {density!r}: give a FlowDensity without context.")
 

@@ -36,11 +36,12 @@ class GaussianMembers(Configurable, nn.Module):
         self, numbers: Whole, sizes: Sequence[Count], members: Count = 1, components: Count = 1
     ) -> None:
         super().__init__()
-        shape, self.count = (members, components), len(sizes)
-        self.log_w = nn.Buffer(torch.full(shape, -math.log(components)))
-        self.mean = nn.Buffer(torch.zeros(*shape, numbers))
-        self.root = nn.Buffer(torch.eye(numbers).expand(*shape, numbers, numbers).clone())
-        self.log_gap = nn.Buffer(torch.full((*shape, numbers, 2), math.log(0.5)))
+        shape = (members, components)
+        self.count: int = len(sizes)
+        self.log_w: Tensor = nn.Buffer(torch.full(shape, -math.log(components)))
+        self.mean: Tensor = nn.Buffer(torch.zeros(*shape, numbers))
+        self.root: Tensor = nn.Buffer(torch.eye(numbers).expand(*shape, numbers, numbers).clone())
+        self.log_gap: Tensor = nn.Buffer(torch.full((*shape, numbers, 2), math.log(0.5)))
         for g, size in enumerate(sizes):
             table = torch.full((*shape, size), -math.log(size))
             self.register_buffer(f"log_category{g}", table)
@@ -136,9 +137,11 @@ class Conditionals:
     """
 
     def __init__(self, members: GaussianMembers, rows: Rows, layout: Layout) -> None:
-        self.members, self.rows, self.layout = members, rows, layout
-        self.d = members.centred(rows, layout).movedim(-1, 0)
-        self.log_r = members.log_w.expand(len(rows), *members.log_w.shape)
+        self.members = members
+        self.rows = rows
+        self.layout = layout
+        self.d: Tensor = members.centred(rows, layout).movedim(-1, 0)
+        self.log_r: Tensor = members.log_w.expand(len(rows), *members.log_w.shape)
 
     def set(self, c: int) -> None:
         """Take a number of the rows that is new."""

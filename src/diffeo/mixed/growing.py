@@ -11,7 +11,9 @@ from torch import Generator, Tensor
 
 from diffeo.bijections.quantiles import NOISE, Shape
 from diffeo.mixed.gaussians import Conditionals
+from diffeo.mixed.members import MixedMembers
 from diffeo.mixed.parts import Parts, log_normal, quantile
+from diffeo.mixed.rows import Rows
 from diffeo.mixed.scores import Scores, logistic_log_prob, logistic_scores, normal_of_logit
 from diffeo.mixed.tools import Tools
 from diffeo.schema import CategoryColumn
@@ -43,14 +45,16 @@ class Growing:
     def __init__(
         self, tools: Tools, n: int, known: Tensor | None = None, only: int | None = None
     ) -> None:
-        self.tools, self.known = tools, known is not None
-        self.stack = stack = tools.stack
+        self.tools = tools
+        self.known: bool = known is not None
+        stack = tools.stack
+        self.stack: MixedMembers = stack
         layout, device = stack.layout, stack.log_w.device
-        self.dtype = stack.gaussians.mean.dtype
+        self.dtype: torch.dtype = stack.gaussians.mean.dtype
         # Rows that are not known start as copies of one that is empty.
         row = torch.full((1, len(layout.columns)), math.nan, dtype=torch.float64, device=device)
-        self.x = row if known is None else known
-        self.scales = [rows.to(self.dtype) for rows in stack.read(self.x)]
+        self.x: Tensor = row if known is None else known
+        self.scales: list[Rows] = [rows.to(self.dtype) for rows in stack.read(self.x)]
         self.mixtures: list[Mixture] = []
         for scale, members in enumerate(tools.kinds):
             own = tools.mixtures[scale]
@@ -61,19 +65,20 @@ class Growing:
             found = members.conditionals(self.scales[scale], layout)
             self.mixtures.append(Mixture(scale, found, own))
         # Which networks count, and their places among the members that do.
-        self.which, self.own = slice(None), tools.networks
+        self.which: slice = slice(None)
+        self.own: slice = tools.networks
         if only is not None:
             place = only - tools.networks.start
             self.which = slice(place, place + 1)
             self.own = slice(0, int(0 <= place < tools.networks.stop - tools.networks.start))
         # The scales that are read: networks read the first.
-        self.used = {mixture.scale for mixture in self.mixtures} | (
+        self.used: set[int] = {mixture.scale for mixture in self.mixtures} | (
             {0} if self._has_networks else set()
         )
         log_w = stack.log_w.to(self.x)
         log_w = log_w if only is None else torch.zeros_like(log_w[:1])
-        self.log_m = log_w.log_softmax(0).expand(len(self.x), -1)
-        self.at = 0
+        self.log_m: Tensor = log_w.log_softmax(0).expand(len(self.x), -1)
+        self.at: int = 0
         self._hidden: Tensor | None = None
         self._memo: tuple[Tensor, ...] | None = None
         if known is None:

@@ -37,7 +37,7 @@ class ColumnInverse:
 
     def __init__(self, marginals: Columns) -> None:
         self.marginals = marginals
-        self.grid = bool(marginals.step[0] > 0)
+        self.grid: bool = bool(marginals.step[0] > 0)
         places = torch.linspace(
             -REACH, REACH, 73, dtype=torch.float64, device=marginals.mean.device
         )
@@ -49,7 +49,7 @@ class ColumnInverse:
         x = torch.cat((x, marginals.values[0][marginals.values[0] < 1e299])).unique()
         x = x[(x >= marginals.least) & (x <= marginals.most)]
         scores = self.scores(x)
-        self.complete = False  # whether all cells that are likely are in the table
+        self.complete: bool = False  # whether all cells that are likely are in the table
         if self.grid:
             inside = x[(scores.high > -LIKELY) & (scores.low < LIKELY)]
             index = marginals.index(inside[:, None])[:, 0]
@@ -59,12 +59,13 @@ class ColumnInverse:
                 cells = torch.arange(last - first + 1, dtype=x.dtype, device=x.device) + first
                 x = torch.cat((x, marginals.value(cells[:, None])[:, 0])).unique()
                 scores = self.scores(x)
-        self.x = x
-        self.low = scores.low.cummax(0).values.contiguous()
-        self.high = scores.high.cummax(0).values.contiguous()
+        self.x: Tensor = x
+        self.low: Tensor = scores.low.cummax(0).values.contiguous()
+        self.high: Tensor = scores.high.cummax(0).values.contiguous()
         # On the scale of the components: values, and their slopes by the score.
-        self.s, log_slope = (part[:, 0] for part in marginals.scaled(x[:, None]))
-        self.slope = (log_slope - scores.log_width).exp()
+        s, log_slope = (part[:, 0] for part in marginals.scaled(x[:, None]))
+        self.s: Tensor = s
+        self.slope: Tensor = (log_slope - scores.log_width).exp()
 
     def _ends(self) -> Tensor:
         """The values between two pieces, at which the density jumps."""

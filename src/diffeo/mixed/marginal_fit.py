@@ -28,10 +28,11 @@ class Values:
         x, weights = x[known], weights[known]
         if column.step > 0:
             x = ((x - column.origin) / column.step).round()
-        self.levels, place = x.unique(return_inverse=True)
-        self.counts = weights.new_zeros(len(self.levels)).index_add_(0, place, weights)
-        self.x = self.levels * column.step + column.origin if column.step > 0 else self.levels
-        self.total = float(self.counts.sum())
+        levels, place = x.unique(return_inverse=True)
+        self.levels: Tensor = levels
+        self.counts: Tensor = weights.new_zeros(len(self.levels)).index_add_(0, place, weights)
+        self.x: Tensor = levels * column.step + column.origin if column.step > 0 else levels
+        self.total: float = float(self.counts.sum())
 
 
 def fit_marginals(

@@ -66,7 +66,7 @@ class Marginals(Configurable, nn.Module):
         pieces: Count = 1,
     ) -> None:
         super().__init__()
-        self.columns = list(columns)
+        self.columns: list[NumberColumn] = list(columns)
         count = len(self.columns)
 
         def fixed(read: Any) -> Tensor:

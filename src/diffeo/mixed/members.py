@@ -70,11 +70,17 @@ class MixedMembers(nn.Module):
         super().__init__()
         self.conditions = conditions
         first = list(range(conditions))
-        self.layout = layout = Layout(columns, first)
+        layout = Layout(columns, first)
+        self.layout: Layout = layout
         kinds, numbers = layout.kinds, len(layout.numbers)
-        self.marginals = Marginals(kinds, sizes.levels, pieces=sizes.pieces)
-        self.gaussians = GaussianMembers(numbers, layout.sizes, sizes.mixtures, sizes.mixture)
-        self.plain_marginals = self.plain_gaussians = self.networks = self.regressors = None
+        self.marginals: Marginals = Marginals(kinds, sizes.levels, pieces=sizes.pieces)
+        self.gaussians: GaussianMembers = GaussianMembers(
+            numbers, layout.sizes, sizes.mixtures, sizes.mixture
+        )
+        self.plain_marginals: Marginals | None = None
+        self.plain_gaussians: GaussianMembers | None = None
+        self.networks: NetworkMembers | None = None
+        self.regressors: Regressors | None = None
         if sizes.plain:
             self.plain_marginals = Marginals(kinds, sizes.levels, 1)
             self.plain_gaussians = GaussianMembers(
@@ -93,7 +99,7 @@ class MixedMembers(nn.Module):
             if sizes.expected:
                 self.regressors = Regressors(columns, first, sizes.expected, sizes.inputs)
         count = sizes.mixtures + sizes.networks + sizes.plain
-        self.log_w = nn.Buffer(torch.full((count,), -math.log(count)))
+        self.log_w: Tensor = nn.Buffer(torch.full((count,), -math.log(count)))
         # A date has a probability: per day, or per year, would be a density.
         wide = [c.step if c.step > 0 and not isinstance(c, DateColumn) else 1.0 for c in kinds]
         steps = [math.log(step) for step in wide]

@@ -49,8 +49,8 @@ class MaskedLinears(nn.Module):
         if not zero:
             seen = mask.sum(1).clamp(min=1).to(weight.device)
             weight = weight.normal_() * (2 / seen).sqrt()
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(members, 1, len(mask)))
+        self.weight: nn.Parameter = nn.Parameter(weight)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(members, 1, len(mask)))
         self.register_buffer("mask", mask.T.to(weight.dtype).contiguous(), persistent=False)
 
     def forward(self, h: Tensor, members: slice = EVERY, outputs: slice = EVERY) -> Tensor:
@@ -92,12 +92,15 @@ class NetworkMembers(Configurable, nn.Module):
         expected: Sequence[Whole] = (),
     ) -> None:
         super().__init__()
-        self.layout = layout = Layout(columns, first)
-        self.members, self.components, self.expected = members, components, tuple(expected)
+        layout = Layout(columns, first)
+        self.layout: Layout = layout
+        self.members = members
+        self.components = components
+        self.expected: tuple[int, ...] = tuple(expected)
         rank = {place: number + 1 for number, place in enumerate(layout.order)}
         inputs = [layout.table_order.index(i) + 1 for i in layout.owners]
         inputs += [rank[True, c] - 1 for c in expected]
-        self.size = 3 * components + 2  # outputs of a number
+        self.size: int = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
         outputs += [rank[False, g] for g, size in enumerate(layout.sizes) for _ in range(size)]
@@ -107,12 +110,14 @@ class NetworkMembers(Configurable, nn.Module):
         degrees = low + torch.arange(hidden, device="cpu") * (len(columns) - low) // hidden
         ins, outs = torch.tensor(inputs, device="cpu"), torch.tensor(outputs, device="cpu")
         among = degrees[:, None] >= degrees
-        self.enter = MaskedLinears(members, degrees[:, None] >= ins)
-        self.blocks = nn.ModuleList(
+        self.enter: MaskedLinears = MaskedLinears(members, degrees[:, None] >= ins)
+        self.blocks: nn.ModuleList = nn.ModuleList(
             nn.ModuleList((MaskedLinears(members, among), MaskedLinears(members, among, zero=True)))
             for _ in range(blocks)
         )
-        self.leave = MaskedLinears(members, outs[:, None] > degrees, zero=True)
+        self.leave: MaskedLinears = MaskedLinears(members, outs[:, None] > degrees, zero=True)
+        self.places: list[float]
+        self.scale: float
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
     def hidden(self, rows: Rows, members: slice = EVERY) -> Tensor:

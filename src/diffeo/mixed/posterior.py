@@ -51,9 +51,11 @@ class MixturePosterior:
     """
 
     def __init__(self, tools: Tools, x: Tensor, known: Tensor) -> None:
-        self.tools, self.x, self.known = tools, x, known
+        self.tools = tools
+        self.x = x
+        self.known = known
         stack = tools.stack
-        self.groups = [
+        self.groups: list[Group] = [
             self._group(stack, scale, rows.to(torch.float64))
             for scale, rows in enumerate(stack.read(x))
         ]

@@ -32,8 +32,8 @@ class Curve(nn.Module):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, 1)
-        self.rest = nn.Sequential(
+        self.linear: nn.Linear = nn.Linear(inputs, 1)
+        self.rest: nn.Sequential = nn.Sequential(
             nn.Linear(inputs, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
@@ -89,10 +89,14 @@ class Regressors(Configurable, nn.Module):
         hidden: Count = 32,
     ) -> None:
         super().__init__()
-        self.layout = layout = Layout(columns, first)
-        self.targets, self.inputs = tuple(targets), [tuple(each) for each in inputs]
-        self.seen = [[i for i, own in enumerate(layout.owners) if own in each] for each in inputs]
-        self.networks = nn.ModuleList(Curve(len(seen), hidden) for seen in self.seen)
+        layout = Layout(columns, first)
+        self.layout: Layout = layout
+        self.targets: tuple[int, ...] = tuple(targets)
+        self.inputs: list[tuple[int, ...]] = [tuple(each) for each in inputs]
+        self.seen: list[list[int]] = [
+            [i for i, own in enumerate(layout.owners) if own in each] for each in inputs
+        ]
+        self.networks: nn.ModuleList = nn.ModuleList(Curve(len(seen), hidden) for seen in self.seen)
         self.register_buffer("center", torch.zeros(len(layout.numbers)))
         self.register_buffer("spread", torch.ones(len(layout.numbers)))
 

@@ -15,7 +15,7 @@ from diffeo.mixed.scores import Scores
 from diffeo.schema import CategoryColumn, Column, DateColumn, NumberColumn
 
 # What repeats in dates, in each of their units: days, weeks and years.
-PERIODS = {
+PERIODS: dict[str, tuple[float, ...]] = {
     "second": (86_400.0, 604_800.0, 365.2425 * 86_400),
     "day": (7.0, 365.2425),
     "month": (12.0,),
@@ -81,14 +81,18 @@ class Layout:
     """
 
     def __init__(self, columns: Sequence[Column], first: Sequence[int] = ()) -> None:
-        self.columns = list(columns)
-        self.numbers = [i for i, c in enumerate(columns) if isinstance(c, NumberColumn)]
-        self.categories = [i for i, c in enumerate(columns) if isinstance(c, CategoryColumn)]
-        self.sizes = [c.count + c.missing for c in columns if isinstance(c, CategoryColumn)]
-        self.kinds = [c for c in columns if isinstance(c, NumberColumn)]
-        self.gaps = [columns[i].missing for i in self.numbers]
-        self.cells = [has_cells(column) for column in self.kinds]
-        self.cycles = [
+        self.columns: list[Column] = list(columns)
+        self.numbers: list[int] = [i for i, c in enumerate(columns) if isinstance(c, NumberColumn)]
+        self.categories: list[int] = [
+            i for i, c in enumerate(columns) if isinstance(c, CategoryColumn)
+        ]
+        self.sizes: list[int] = [
+            c.count + c.missing for c in columns if isinstance(c, CategoryColumn)
+        ]
+        self.kinds: list[NumberColumn] = [c for c in columns if isinstance(c, NumberColumn)]
+        self.gaps: list[bool] = [columns[i].missing for i in self.numbers]
+        self.cells: list[bool] = [has_cells(column) for column in self.kinds]
+        self.cycles: list[tuple[int, float]] = [
             (place, period)
             for place, column in enumerate(self.kinds)
             if isinstance(column, DateColumn)
@@ -101,14 +105,14 @@ class Layout:
             count = column.count if isinstance(column, CategoryColumn) else 0
             return i not in first, count == 0, count, i
 
-        self.table_order = sorted(range(len(columns)), key=rank)
-        self.order = [
+        self.table_order: list[int] = sorted(range(len(columns)), key=rank)
+        self.order: list[tuple[bool, int]] = [
             (True, self.numbers.index(i))
             if i in self.numbers
             else (False, self.categories.index(i))
             for i in self.table_order
         ]
-        self.owners = [
+        self.owners: list[int] = [
             *self.numbers,
             *(i for i, gap in zip(self.numbers, self.gaps, strict=True) if gap),
             *(i for i, n in zip(self.categories, self.sizes, strict=True) for _ in range(n)),

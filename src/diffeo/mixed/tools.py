@@ -19,14 +19,17 @@ class Tools:
 
     def __init__(self, stack: MixedMembers) -> None:
         self.stack = stack
-        self.kinds = [mixtures for _, mixtures in stack.scales]
+        self.kinds: list[GaussianMembers] = [mixtures for _, mixtures in stack.scales]
         first, networks = len(stack.gaussians.log_w), 0
         if stack.networks is not None:
             networks = stack.networks.members
         count = len(stack.log_w)
         # Of the members, those that are mixtures on each of the scales, and networks.
-        self.mixtures = [slice(0, first), slice(first + networks, count)][: len(self.kinds)]
-        self.networks = slice(first, first + networks)
+        self.mixtures: list[slice] = [
+            slice(0, first),
+            slice(first + networks, count),
+        ][: len(self.kinds)]
+        self.networks: slice = slice(first, first + networks)
         self._inverses: dict[tuple[int, int], ColumnInverse] = {}
 
     @cached_property

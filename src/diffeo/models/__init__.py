@@ -1,6 +1,6 @@
 """Flows assembled as the papers have them; no mathematics of their own."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffeo.models.autoregressive import IAF as IAF
 from diffeo.models.autoregressive import MAF as MAF
@@ -27,4 +27,6 @@ from diffeo.utils.lazy import lazy_import
 if TYPE_CHECKING:
     from diffeo.models.mixed import MixedFlow as MixedFlow
 
-__getattr__ = lazy_import(__name__, {"MixedFlow": "mixed"})  # whose rows become tables of pandas
+__getattr__: Final = lazy_import(
+    __name__, {"MixedFlow": "mixed"}
+)  # whose rows become tables of pandas

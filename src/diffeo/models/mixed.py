@@ -47,7 +47,8 @@ class MixedFlow(Flow):
         spec = None if conditions is None else context_spec(conditions)
         super().__init__(stack, len(schema.modelled), context=spec)
         self._record(sizes=sizes)
-        self.schema, self.conditions = schema, conditions
+        self.schema = schema
+        self.conditions = conditions
 
     @property
     def stack(self) -> MixedStack:

@@ -24,7 +24,9 @@ class KeyValues:
     """
 
     def __init__(self, tokens: int) -> None:
-        self.tokens, self.length, self.offered = tokens, 0, 0
+        self.tokens = tokens
+        self.length: int = 0
+        self.offered: int = 0
         self._both: Tensor | None = None
 
     def extended(self, new: Tensor) -> Tensor:
@@ -79,10 +81,11 @@ class Attention(Configurable, nn.Module):
                 f"{channels} channels cannot be shared by {heads} heads: choose a multiple of "
                 f"{heads}."
             )
-        self.heads, self.causal = heads, causal
-        self.norm = nn.LayerNorm(channels, eps)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, outputs or channels)
+        self.heads = heads
+        self.causal = causal
+        self.norm: nn.LayerNorm = nn.LayerNorm(channels, eps)
+        self.qkv: nn.Linear = nn.Linear(channels, 3 * channels)
+        self.proj: nn.Linear = nn.Linear(channels, outputs or channels)
 
     def forward(self, x: Tensor, seen: KeyValues | None = None) -> Tensor:
         """`(batch, tokens, outputs)` of x `(batch, tokens, channels)`, which follow those seen."""
@@ -127,9 +130,9 @@ class TransformerLayer(Configurable, nn.Module):
         exact: bool = True,
     ) -> None:
         super().__init__()
-        self.attention = Attention(channels, heads, causal, eps)
-        self.norm = nn.LayerNorm(channels, eps)
-        self.mlp = nn.Sequential(
+        self.attention: Attention = Attention(channels, heads, causal, eps)
+        self.norm: nn.LayerNorm = nn.LayerNorm(channels, eps)
+        self.mlp: nn.Sequential = nn.Sequential(
             nn.Linear(channels, expansion * channels),
             nn.GELU("none" if exact else "tanh"),
             nn.Linear(expansion * channels, channels),

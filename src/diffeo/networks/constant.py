@@ -24,8 +24,8 @@ class Constant(nn.Module):
         self, inputs: Whole, outputs: Count, hidden: Any = (), context_features: Whole = 0
     ) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.zeros(outputs))
-        self.started = nn.Buffer(torch.tensor(False))
+        self.value: nn.Parameter = nn.Parameter(torch.zeros(outputs))
+        self.started: Tensor = nn.Buffer(torch.tensor(False))
 
     @torch.no_grad()
     def start(self, value: Tensor) -> None:

@@ -58,11 +58,11 @@ class GatedResNet(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        self.entry = nn.Conv2d(inputs + context_features, c, 3, padding=1)
-        self.places = nn.Linear(4 * WAVES, c, bias=False)
-        self.blocks = nn.ModuleList(_GatedBlock(c, heads) for _ in range(blocks))
-        self.norm = nn.LayerNorm(c)
-        self.exit = nn.Linear(c, outputs)
+        self.entry: nn.Conv2d = nn.Conv2d(inputs + context_features, c, 3, padding=1)
+        self.places: nn.Linear = nn.Linear(4 * WAVES, c, bias=False)
+        self.blocks: nn.ModuleList = nn.ModuleList(_GatedBlock(c, heads) for _ in range(blocks))
+        self.norm: nn.LayerNorm = nn.LayerNorm(c)
+        self.exit: nn.Linear = nn.Linear(c, outputs)
         start_at_zero(self.exit)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -30,9 +30,9 @@ class ZeroConv(Configurable, nn.Module):
 
     def __init__(self, inputs: Whole, outputs: Count, context_features: Whole = 0) -> None:
         super().__init__()
-        self.weight = kernel(inputs + context_features, outputs, 3, std=0.0)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.log_scale = nn.Parameter(torch.zeros(outputs))
+        self.weight: nn.Parameter = kernel(inputs + context_features, outputs, 3, std=0.0)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(outputs))
+        self.log_scale: nn.Parameter = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`(batch, outputs, H, W)` for x `(batch, inputs, H, W)`."""
@@ -70,11 +70,12 @@ class GlowNet(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        self.first = kernel(inputs + 1 + context_features, c, 3, std=WEIGHT_STD)
-        self.second = kernel(c, c, 1, std=WEIGHT_STD)
-        self.first_norm, self.second_norm = ActNorm(c), ActNorm(c)
-        self.activation = nn.ReLU()
-        self.last = ZeroConv(c, outputs)
+        self.first: nn.Parameter = kernel(inputs + 1 + context_features, c, 3, std=WEIGHT_STD)
+        self.second: nn.Parameter = kernel(c, c, 1, std=WEIGHT_STD)
+        self.first_norm: ActNorm = ActNorm(c)
+        self.second_norm: ActNorm = ActNorm(c)
+        self.activation: nn.Module = nn.ReLU()
+        self.last: ZeroConv = ZeroConv(c, outputs)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` for unchanged channels x."""

@@ -32,7 +32,7 @@ class MaskedLinear(nn.Linear):
         # Not saved: it follows from what the network is made with.
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
         if not mask.any():
-            self.weight = None  # type: ignore[assignment]
+            self.weight: Tensor = None  # type: ignore[assignment]
             return
         seen = self.mask.sum(1, keepdim=True).clamp(min=1)
         with torch.no_grad():
@@ -90,7 +90,7 @@ class MaskedMLP(Layers):
             layers += [MaskedLinear(after[:, None] >= before), nn.ReLU()]
         ranks = degrees[0][:inputs].repeat(outputs // inputs)
         last = MaskedLinear(ranks[:, None] > degrees[-1])
-        self.layers = nn.Sequential(*layers, start_at_zero(last))
+        self.layers: nn.Sequential = nn.Sequential(*layers, start_at_zero(last))
 
 
 def _degrees(

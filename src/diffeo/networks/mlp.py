@@ -88,7 +88,9 @@ class MLP(Layers):
             linear = nn.Linear(before, after)
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
             layers += [linear, nn.ReLU()]
-        self.layers = nn.Sequential(*layers, start_at_zero(nn.Linear(widths[-1], outputs)))
+        self.layers: nn.Sequential = nn.Sequential(
+            *layers, start_at_zero(nn.Linear(widths[-1], outputs))
+        )
 
 
 def start_at_zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:

@@ -37,7 +37,7 @@ class Periodic(Configurable, nn.Module):
         network: Callable[..., nn.Module] = MLP,
     ) -> None:
         super().__init__()
-        self.network = network(2 * inputs, outputs, hidden, context_features)
+        self.network: nn.Module = network(2 * inputs, outputs, hidden, context_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs)` for angles x `(batch, inputs)`."""

@@ -65,13 +65,17 @@ class GatedPixelNet(Configurable, nn.Module):
             )
         c = hidden_channels
         self.near = near
-        self.above = nn.Conv2d(
+        self.above: nn.Conv2d = nn.Conv2d(
             inputs + 1, c, (FIRST_ROWS, FIRST_COLUMNS), padding=(FIRST_ROWS, FIRST_COLUMNS // 2)
         )
-        self.before = nn.Conv2d(inputs + 1, c, (1, FIRST_LEFT), padding=(0, FIRST_LEFT))
-        self.layers = nn.ModuleList(GatedLayer(c, context_features) for _ in range(layers))
+        self.before: nn.Conv2d = nn.Conv2d(inputs + 1, c, (1, FIRST_LEFT), padding=(0, FIRST_LEFT))
+        self.layers: nn.ModuleList = nn.ModuleList(
+            GatedLayer(c, context_features) for _ in range(layers)
+        )
         each, neighbouring = outputs // inputs, 4 * inputs if near else 0
-        self.heads = nn.ModuleList(Head(i, c, each, neighbouring) for i in range(inputs))
+        self.heads: nn.ModuleList = nn.ModuleList(
+            Head(i, c, each, neighbouring) for i in range(inputs)
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""

@@ -32,7 +32,8 @@ class CausalConv(nn.Conv2d):
     ) -> None:
         before = columns - 1 if left else columns // 2
         super().__init__(inputs, outputs, (rows, columns), padding=(rows - 1, before))
-        self.rows, self.left = rows, left
+        self.rows = rows
+        self.left = left
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -54,13 +55,15 @@ class GatedLayer(nn.Module):
 
     def __init__(self, channels: Count, context_features: Whole) -> None:
         super().__init__()
-        self.vertical = CausalConv(channels, channels, ROWS, COLUMNS)
-        self.value = CausalConv(channels, channels, 1, LEFT, left=True)
-        self.gate = CausalConv(channels, channels, 1, LEFT, left=True)
-        self.value_link = nn.Conv2d(channels, channels, 1)
-        self.gate_link = nn.Conv2d(channels, channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        self.context = nn.Linear(context_features, 2 * channels) if context_features else None
+        self.vertical: CausalConv = CausalConv(channels, channels, ROWS, COLUMNS)
+        self.value: CausalConv = CausalConv(channels, channels, 1, LEFT, left=True)
+        self.gate: CausalConv = CausalConv(channels, channels, 1, LEFT, left=True)
+        self.value_link: nn.Conv2d = nn.Conv2d(channels, channels, 1)
+        self.gate_link: nn.Conv2d = nn.Conv2d(channels, channels, 1)
+        self.out: nn.Conv2d = nn.Conv2d(channels, channels, 1)
+        self.context: nn.Linear | None = (
+            nn.Linear(context_features, 2 * channels) if context_features else None
+        )
 
     def down(self, v: Tensor) -> Tensor:
         """The vertical stack's v'."""
@@ -101,8 +104,8 @@ class Head(nn.Module):
     def __init__(self, before: Whole, channels: Count, outputs: Count, near: Whole = 0) -> None:
         super().__init__()
         self.before = before
-        self.hidden = nn.Conv2d(channels + before, 2 * channels, 1)
-        self.out = start_at_zero(nn.Conv2d(2 * channels + before + near, outputs, 1))
+        self.hidden: nn.Conv2d = nn.Conv2d(channels + before, 2 * channels, 1)
+        self.out: nn.Module = start_at_zero(nn.Conv2d(2 * channels + before + near, outputs, 1))
 
     def forward(self, h: Tensor, x: Tensor, near: Tensor) -> Tensor:
         hidden = F.relu(self.hidden(_joined(h, x)))

@@ -18,7 +18,7 @@ class Normalized(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = BatchNorm(channels)
+        self.norm: BatchNorm = BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """`relu(norm(x))`, of the shape of x."""
@@ -60,15 +60,17 @@ class ResNet(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        self.entry = nn.Sequential(
+        self.entry: nn.Sequential = nn.Sequential(
             Normalized(2 * inputs + context_features), conv(2 * inputs + context_features, c, 3)
         )
-        self.blocks = nn.ModuleList(
+        self.blocks: nn.ModuleList = nn.ModuleList(
             nn.Sequential(Normalized(c), conv(c, c, 3), Normalized(c), conv(c, c, 3))
             for _ in range(blocks)
         )
-        self.skips = nn.ModuleList(conv(c, c, 1) for _ in range(blocks + 1))
-        self.exit = nn.Sequential(Normalized(c), start_at_zero(nn.Conv2d(c, outputs, 1)))
+        self.skips: nn.ModuleList = nn.ModuleList(conv(c, c, 1) for _ in range(blocks + 1))
+        self.exit: nn.Sequential = nn.Sequential(
+            Normalized(c), start_at_zero(nn.Conv2d(c, outputs, 1))
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, H, W)` of x `(batch, inputs, H, W)`."""
@@ -101,7 +103,7 @@ class ConvNet(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         c = hidden_channels
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             nn.Conv2d(inputs + context_features, c, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(c, c, 1),

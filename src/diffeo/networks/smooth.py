@@ -47,8 +47,10 @@ class SmoothMLP(Configurable, nn.Module):
         self.inputs = inputs
         widths = [inputs + context_features, *hidden]
         linears: list[nn.Module] = [nn.Linear(*pair) for pair in itertools.pairwise(widths)]
-        self.linears = nn.ModuleList([*linears, start_at_zero(nn.Linear(widths[-1], outputs))])
-        self.sharpness = nn.Parameter(torch.full((len(hidden),), 0.5))
+        self.linears: nn.ModuleList = nn.ModuleList(
+            [*linears, start_at_zero(nn.Linear(widths[-1], outputs))]
+        )
+        self.sharpness: nn.Parameter = nn.Parameter(torch.full((len(hidden),), 0.5))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The outputs `(batch, outputs)` for features x `(batch, inputs)`."""

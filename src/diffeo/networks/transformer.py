@@ -60,16 +60,16 @@ class CausalTransformer(Configurable, nn.Module):
                 "head."
             )
         self.outputs = outputs
-        self.entry = nn.Linear(inputs, channels)
-        self.positions = nn.Parameter(SMALL * torch.randn(tokens, channels))
-        self.embedding = None
+        self.entry: nn.Linear = nn.Linear(inputs, channels)
+        self.positions: nn.Parameter = nn.Parameter(SMALL * torch.randn(tokens, channels))
+        self.embedding: nn.Parameter | None = None
         if context_features:
             self.embedding = nn.Parameter(SMALL * torch.randn(context_features, channels))
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             TransformerLayer(channels, channels // head, expansion, causal=True)
             for _ in range(layers)
         )
-        self.exit = start_at_zero(nn.Linear(channels, outputs))
+        self.exit: nn.Module = start_at_zero(nn.Linear(channels, outputs))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, tokens)` of x `(batch, inputs, tokens)`."""
@@ -146,20 +146,22 @@ class VisionTransformer(Configurable, nn.Module):
     ) -> None:
         super().__init__()
         channels = hidden_channels
-        self.entry = nn.Linear(inputs, channels)
-        self.positions = nn.Parameter(torch.randn(tokens, channels) / math.sqrt(channels))
-        self.embedding = None
+        self.entry: nn.Linear = nn.Linear(inputs, channels)
+        self.positions: nn.Parameter = nn.Parameter(
+            torch.randn(tokens, channels) / math.sqrt(channels)
+        )
+        self.embedding: nn.Parameter | None = None
         if context_features:
             self.embedding = nn.Parameter(SMALL * torch.randn(context_features, channels))
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             TransformerLayer(channels, heads, expansion, eps=eps, exact=False)
             for _ in range(layers)
         )
         for layer in self.layers:
             assert isinstance(layer, TransformerLayer)
             draw_xavier(layer)
-        self.norm = nn.LayerNorm(channels, eps)
-        self.exit = start_at_zero(nn.Linear(channels, outputs))
+        self.norm: nn.LayerNorm = nn.LayerNorm(channels, eps)
+        self.exit: nn.Module = start_at_zero(nn.Linear(channels, outputs))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The parameters `(batch, outputs, tokens)` of x `(batch, inputs, tokens)`."""

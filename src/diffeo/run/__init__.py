@@ -10,7 +10,7 @@ runs/NAME/
     figures/        images of the model and its data
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffeo.run.folder import Run
 from diffeo.utils.lazy import lazy_import
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FigureKind", "Run", "draw", "share", "train"]
 
 # To open a run and to sample needs neither the training loop nor matplotlib.
-__getattr__ = lazy_import(
+__getattr__: Final = lazy_import(
     __name__,
     {"FigureKind": "drawing", "draw": "drawing", "train": "learning", "share": "sharing"},
 )

@@ -23,7 +23,7 @@ from diffeo.utils.modules import NotFiniteError
 from diffeo.utils.yaml import dump_yaml, parse_yaml
 
 # What the system reports where there is no room: on the disk, of the user's share, for a file.
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+FULL: set[int] = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 # Options of data that a resumed run may change: the same rows are learned from.
 FREE = {"source", "cache", "flip", "shift"}
 

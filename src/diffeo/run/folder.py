@@ -57,11 +57,11 @@ class Run:
     """
 
     def __init__(self, name: str | os.PathLike[str], *, trust: bool = False) -> None:
-        self.folder = Path(name)
+        self.folder: Path = Path(name)
         own, inner = self.folder / "config.yaml", self.folder / "model"
         if own.is_file() and not inner.is_dir():
             raise ValueError(f"{name} holds no model yet: go on with --resume {name}.")
-        self.flow = Flow.from_pretrained(name, trust=trust)
+        self.flow: Flow = Flow.from_pretrained(name, trust=trust)
         if self.flow.embedding is not None:
             shape = self.flow.context.shape_text("batch")
             raise ValueError(

@@ -17,6 +17,7 @@ from sklearn.base import (
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from diffeo.models.mixed import MixedFlow
 from diffeo.schema import NumberColumn
 from diffeo.sklearn.fitting import Printed, single_precision
 from diffeo.sklearn.predicting import Predictor
@@ -195,15 +196,17 @@ class FlowDensity(
                 seed=_seed(self.random_state),
                 settings=self._settings(),
             )
-        self.flow_ = fitted.flow
+        self.flow_: MixedFlow = fitted.flow
         position = {int(row): i for i, row in enumerate(fitted.held_out_rows)}
-        self.validation_indices_ = np.flatnonzero(np.isin(distinct.places, fitted.held_out_rows))
+        self.validation_indices_: np.ndarray = np.flatnonzero(
+            np.isin(distinct.places, fitted.held_out_rows)
+        )
         order = [position[row] for row in distinct.places[self.validation_indices_]]
-        self.held_out_scores_ = fitted.held_out[order].numpy()
+        self.held_out_scores_: np.ndarray = fitted.held_out[order].numpy()
         best = fitted.best
-        self.n_iter_ = 1 if best is None else max(1, best.steps)
-        self.best_iter_ = 0 if best is None else best.step
-        self.validation_scores_ = np.array([] if best is None else best.scores)
+        self.n_iter_: int = 1 if best is None else max(1, best.steps)
+        self.best_iter_: int = 0 if best is None else best.step
+        self.validation_scores_: np.ndarray = np.array([] if best is None else best.scores)
         self._n_features_out = x.shape[1]
         return self
 

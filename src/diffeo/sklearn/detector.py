@@ -111,9 +111,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
             counted[far] = 0.0
             sample_weight = counted
         self.density_ = density.fit(X, sample_weight=sample_weight)
-        self.n_features_in_ = density.n_features_in_
+        self.n_features_in_: int = density.n_features_in_
         if hasattr(density, "feature_names_in_"):
-            self.feature_names_in_ = density.feature_names_in_
+            self.feature_names_in_: np.ndarray = density.feature_names_in_
         held_out = density.validation_indices_
         keys = self._keys(X)
         scores = dict(zip([keys[i] for i in held_out], density.held_out_scores_, strict=True))

@@ -18,9 +18,10 @@ from diffeo.mixed.growing import Growing, pick
 from diffeo.mixed.marginals import Marginals, has_cells
 from diffeo.mixed.posterior import MixturePosterior
 from diffeo.mixed.scores import Scores
+from diffeo.mixed.stack import MixedStack
 from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
-from diffeo.schema import CategoryColumn, NumberColumn
+from diffeo.schema import CategoryColumn, Column, NumberColumn
 
 ROWS = 32  # at once, which stay near the processor on all their nodes
 LISTED = 32  # combinations of values that are summed one by one, at most
@@ -44,12 +45,16 @@ class Predictive:
     """
 
     def __init__(self, flow: MixedFlow, table: Tensor, place: int, unknown: Tensor) -> None:
-        self.stack, self.table, self.place, self.unknown = flow.stack, table, place, unknown
-        self.tools = Tools(flow.stack)
+        self.stack: MixedStack = flow.stack
+        self.table = table
+        self.place = place
+        self.unknown = unknown
+        self.tools: Tools = Tools(flow.stack)
         layout = flow.stack.layout
-        self.kind, self.last = layout.columns[place], layout.table_order[-1] == place
+        self.kind: Column = layout.columns[place]
+        self.last: bool = layout.table_order[-1] == place
         self.unknown[:, place] = False
-        self.closed = flow.stack.networks is None and not flow.stack.conditions
+        self.closed: bool = flow.stack.networks is None and not flow.stack.conditions
         self._quick = self.tools
         if flow.stack.networks is not None and not self.last:
             # Where a network sees each row with each of many values: twice as fast in float32.
@@ -172,20 +177,24 @@ class Part:
     """
 
     def __init__(self, whole: Predictive, x: Tensor, log_w: Tensor, unknown: Tensor | None) -> None:
-        self.whole, self.rows, self.log_w, self.unknown = whole, x, log_w, unknown
+        self.whole = whole
+        self.rows = x
+        self.log_w = log_w
+        self.unknown = unknown
         copies = log_w.shape[1]
         kind, layout = whole.kind, whole.stack.layout
-        self.c = layout.numbers.index(whole.place) if isinstance(kind, NumberColumn) else -1
+        self.c: int = layout.numbers.index(whole.place) if isinstance(kind, NumberColumn) else -1
         spread = whole.spread(x, unknown)
         smooth = copies == 1 and isinstance(kind, NumberColumn) and not has_cells(kind)
         # Nodes are not at equal distances where others nearly determine the column.
-        self.smooth = smooth and not whole.tools.rules(self.c)
-        self.spread = spread if copies == 1 else _mixed(spread, log_w)
-        self.x, self.mass = self.spread.x.cpu().numpy(), self.spread.mass.cpu().numpy()
+        self.smooth: bool = smooth and not whole.tools.rules(self.c)
+        self.spread: Spread = spread if copies == 1 else _mixed(spread, log_w)
+        self.x: np.ndarray = self.spread.x.cpu().numpy()
+        self.mass: np.ndarray = self.spread.mass.cpu().numpy()
         if self.smooth:
             # Nodes at equal distances on the scale of scores.
-            self.t = self._score(self.x)
-            self.h = (self.t[:, -1:] - self.t[:, :1]) / (self.t.shape[1] - 1)
+            self.t: Floats = self._score(self.x)
+            self.h: np.ndarray = (self.t[:, -1:] - self.t[:, :1]) / (self.t.shape[1] - 1)
 
     def _score(self, x: Floats) -> Floats:
         scores = self.whole.tools.scores(self.c, torch.from_numpy(x.ravel()).to(self.rows))

@@ -39,15 +39,23 @@ class AveragedAdam:
     def __init__(
         self, model: nn.Module, averaged: nn.Module, options: OptimizerOptions, lr: float
     ) -> None:
-        self.options, self.lr, self.largest_lr = options, lr, lr
+        self.options = options
+        self.lr: float = lr
+        self.largest_lr = lr
         groups = [group for group in options.groups(model) if group["params"]]
         average_of = dict(zip(model.parameters(), averaged.parameters(), strict=True))
-        self.weights = Vectors(group["params"] for group in groups)
-        self.averages = Vectors([average_of[w] for w in group] for group in self.weights.weights)
-        self.l2 = [group["weight_decay"] for group in groups]
-        self.means = [torch.zeros_like(vector.data) for vector in self.weights.vectors]
-        self.squares = [torch.zeros_like(vector.data) for vector in self.weights.vectors]
-        self.steps = 0
+        self.weights: Vectors = Vectors(group["params"] for group in groups)
+        self.averages: Vectors = Vectors(
+            [average_of[w] for w in group] for group in self.weights.weights
+        )
+        self.l2: list[Any] = [group["weight_decay"] for group in groups]
+        self.means: list[Tensor] = [
+            torch.zeros_like(vector.data) for vector in self.weights.vectors
+        ]
+        self.squares: list[Tensor] = [
+            torch.zeros_like(vector.data) for vector in self.weights.vectors
+        ]
+        self.steps: int = 0
 
     @torch.no_grad()
     def clip(self) -> Tensor:

@@ -79,7 +79,7 @@ class Search:
 
     def __init__(self, flow: Flow, *, hooks: bool = True) -> None:
         self.flow = flow
-        self.names = {module: name for name, module in flow.named_modules()}
+        self.names: dict[nn.Module, str] = {module: name for name, module in flow.named_modules()}
         self.largest: list[tuple[nn.Module, float]] = []
         self.fault: Fault | None = None
         for part in flow.modules() if hooks else ():

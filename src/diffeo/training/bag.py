@@ -31,12 +31,17 @@ class Bag(nn.Module):
         ignored: how many columns come first and are conditions: their probability is no loss.
     """
 
-    takes_pixels, nats_per_bpd, dequantizer, chunk = False, 1.0, None, 4_096
+    takes_pixels: bool = False
+    nats_per_bpd: float = 1.0
+    dequantizer: None = None
+    chunk: int = 4_096
 
     def __init__(self, networks: NetworkMembers, width: Count, ignored: Whole = 0) -> None:
         super().__init__()
-        self.networks, self.dims, self.ignored = networks, width, ignored
-        self.count = networks.members
+        self.networks = networks
+        self.dims = width
+        self.ignored = ignored
+        self.count: int = networks.members
 
     def log_prob(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -95,10 +100,13 @@ class BestWeights(Observer):
     """Stores the averaged weights with the highest held-out likelihood; stops without progress."""
 
     def __init__(self, bag: Bag, packed: Tensor, patience: int) -> None:
-        self.bag, self.packed, self.patience = bag, packed, patience
+        self.bag = bag
+        self.packed = packed
+        self.patience = patience
         self.scores: list[float] = []
-        self.step = self.steps = 0
-        self.state = copy.deepcopy(bag.state_dict())
+        self.step: int = 0
+        self.steps: int = 0
+        self.state: dict[str, Any] = copy.deepcopy(bag.state_dict())
 
     def on_start(self, training: Training) -> None:
         training.validate()

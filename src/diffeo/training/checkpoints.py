@@ -43,8 +43,10 @@ class Checkpoints(Observer):
     def __init__(
         self, folder: Path, model: Path, resumed: Path | None = None, rows: str = ""
     ) -> None:
-        self.folder, self.model, self.rows = folder, model, rows
-        self.last_is_good = resumed == folder / LAST
+        self.folder = folder
+        self.model = model
+        self.rows = rows
+        self.last_is_good: bool = resumed == folder / LAST
 
     def on_start(self, training: Training) -> None:
         best = self.folder / BEST

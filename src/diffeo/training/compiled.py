@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
@@ -52,19 +52,26 @@ class CompiledGradient:
     def __init__(self, flow: Flow, nats: float, vectors: Vectors) -> None:
         check_compiler(flow.device.type)
         os.environ.setdefault(CACHE, str(FOLDER.expanduser()))
-        self.flow, self.vectors = flow, vectors
-        self.objective = PreparedObjective(flow, nats)
+        self.flow = flow
+        self.vectors = vectors
+        self.objective: PreparedObjective = PreparedObjective(flow, nats)
         known = {id(weight): name for name, weight in self.objective.named_parameters()}
-        self.names = [[known[id(weight)] for weight in group] for group in vectors.weights]
+        self.names: list[list[str]] = [
+            [known[id(weight)] for weight in group] for group in vectors.weights
+        ]
         # No leaves, which remember gradients: the program differentiates by itself.
-        self.weights = {n: w.detach() for n, w in self.objective.named_parameters()}
-        self.works = False
+        self.weights: dict[str, Tensor] = {
+            n: w.detach() for n, w in self.objective.named_parameters()
+        }
+        self.works: bool = False
         options: dict[str, Any] = {
             "guard_filter_fn": _of_the_batch,
             "cpp_wrapper": flow.device.type == "cpu",
         }
         own = MethodType(_copied(CompiledGradient._gradient), self)
-        self.program = torch.compile(own, fullgraph=True, options=options)
+        self.program: Callable[..., tuple[Tensor, list[Tensor]]] = torch.compile(
+            own, fullgraph=True, options=options
+        )
 
     def __call__(
         self, x: Tensor, context: Tensor | None, weights: Tensor | None, generator: Generator | None

@@ -20,6 +20,7 @@ from diffeo.training.adam import AveragedAdam
 from diffeo.training.objective import Objective
 from diffeo.training.options import OptimizerOptions, TrainerOptions, loss_of
 from diffeo.training.processes import Processes
+from diffeo.training.progress import Progress
 from diffeo.utils.machine import find_device, widest
 from diffeo.utils.modules import NotFiniteError, first_not_finite, on_device
 from diffeo.utils.statistics import weighted
@@ -54,7 +55,7 @@ class Observer:
         """At the end, also after an error; then `training.finished` is False."""
 
 
-class Training:
+class Training(Progress):
     """Minimise the mean negative log-likelihood of a flow, in nats, or in bits/dim for images.
 
     Args:
@@ -99,54 +100,55 @@ class Training:
         steps: int | None = None,
         every: int | None = None,
     ) -> None:
-        self.processes = processes or Processes()
-        self.device = self.processes.place(find_device(options.device))
-        self.optimizer_options, self.options, self.seed = optimizer, options, seed
-        self.observers, self.augment = list(observers), augment
+        self.processes: Processes = processes or Processes()
+        self.device: torch.device = self.processes.place(find_device(options.device))
+        self.optimizer_options = optimizer
+        self.options = options
+        self.seed = seed
+        self.observers: list[Observer] = list(observers)
+        self.augment = augment
+        self.metric: str
+        self.unit: str
         self.metric, self.unit = loss_of(flow)
-        self.nats = flow.nats_per_bpd if flow.takes_pixels else 1.0
-        rank, world = self.processes.rank, self.processes.world
-        size = options.batch_size_for(flow)
-        self.batches = Batches(train, size, seed=seed, rank=rank, world=world)
-        self.val = None if val is None else Batches(val, flow.chunk, rank=rank, world=world)
+        self.nats: float = flow.nats_per_bpd if flow.takes_pixels else 1.0
+        own = {"rank": self.processes.rank, "world": self.processes.world}
+        self.batches: Batches = Batches(train, options.batch_size_for(flow), seed=seed, **own)
+        self.val: Batches | None = None if val is None else Batches(val, flow.chunk, **own)
         # As many as fill a batch of every process alike, since statistics are taken over all.
-        count = math.ceil(CALIBRATION_ROWS / (self.batches.batch_size * world))
-        self.calibration = list(itertools.islice(self.batches, count))
-        self.every = every or max(1, len(self.batches))
+        count = math.ceil(CALIBRATION_ROWS / (self.batches.batch_size * self.processes.world))
+        self.calibration: list[Batch] = [*itertools.islice(self.batches, count)]
+        self.every: int = every or max(1, len(self.batches))
         epochs = options.max_epochs or math.ceil(DEFAULT_STEPS / self.every)
-        self.steps = steps or self.every * epochs
-        self.epochs = math.ceil(self.steps / self.every)
-        self.flow = flow.to(self.device)
+        self.steps: int = steps or self.every * epochs
+        self.epochs: int = math.ceil(self.steps / self.every)
+        self.flow: Flow = flow.to(self.device)
         # As it will be used: the precision of the networks is a matter of training alone.
-        self.averaged = copy.deepcopy(flow).requires_grad_(False).eval().set_precision(None)
+        self.averaged: Flow = copy.deepcopy(flow).requires_grad_(False).eval().set_precision(None)
         flow.set_precision(precision)
-        self.noise = None if flow.dequantizer is None else Generator(self.device)
-        self.adam = AveragedAdam(flow, self.averaged, optimizer, optimizer.largest_lr(flow))
+        self.noise: Generator | None = None if flow.dequantizer is None else Generator(self.device)
+        lr = optimizer.largest_lr(flow)
+        self.adam: AveragedAdam = AveragedAdam(flow, self.averaged, optimizer, lr)
         self.model: nn.Module = Objective(flow, self.nats)
         # What computes the loss and its gradient: by autograd, until another one takes its place.
         self.gradient: Callable[..., Tensor] = self._differentiate
-        self.epoch = self.step = self.index = self.skipped = self.best_epoch = 0
-        self.train_loss = self.val_loss = self.gradient_norm = math.nan
-        self.best_loss = math.inf
+        self.epoch: int = 0
+        self.step: int = 0
+        self.index: int = 0
+        self.skipped: int = 0
+        self.best_epoch: int = 0
+        self.best_loss: float = math.inf
+        self.loss: Tensor
+        self.train_loss: float = math.nan
+        self.val_loss: float = math.nan
+        self.gradient_norm: float = math.nan
         self.history: list[dict[str, float]] = []
-        self.val_losses = torch.empty(0)
-        self.stop = self.finished = self.compiled = False
+        self.val_losses: Tensor = torch.empty(0)
+        self.stop: bool = False
+        self.finished: bool = False
+        self.compiled: bool = False
         self.threads: int | None = None
-        self.earlier, self.started = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """How long it has trained, before it was resumed included."""
-        return self.earlier + time.perf_counter() - self.started
-
-    @property
-    def where(self) -> str:
-        return f"step {self.step} of epoch {self.epoch}"
-
-    @property
-    def done(self) -> float:
-        """The share of the steps that are done, whatever the steps were before it was resumed."""
-        return (self.epoch * self.every + self.index) / self.steps
+        self.earlier: float = 0.0
+        self.started: float = time.perf_counter()
 
     def run(self) -> Self:
         """Train until the last epoch, or until an observer stops it.

@@ -23,7 +23,8 @@ class Objective(nn.Module):
 
     def __init__(self, flow: Flow, nats: float) -> None:
         super().__init__()
-        self.flow, self.nats = flow, nats
+        self.flow = flow
+        self.nats = nats
 
     def forward(
         self, x: Tensor, context: Tensor | None, weights: Tensor | None, generator: Generator | None

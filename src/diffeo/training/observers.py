@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from diffeo.data.datasets import mix
 from diffeo.flow import Flow
@@ -102,8 +109,10 @@ class TensorBoard(Observer):
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.settings = folder, _flat(settings)
+        self.folder = folder
+        self.settings: dict[str, Any] = _flat(settings)
         self.writer: Any = None
+        self.hook: Callable[[threading.ExceptHookArgs], Any]
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
@@ -172,7 +181,9 @@ class Figures(Observer):
     """
 
     def __init__(self, draw: Draw, every: int, board: TensorBoard) -> None:
-        self.draw, self.every, self.board = draw, every, board
+        self.draw = draw
+        self.every = every
+        self.board = board
 
     def on_start(self, training: Training) -> None:
         if training.epoch == 0:
@@ -196,8 +207,10 @@ class ProgressLine(Observer):
     """
 
     def __init__(self, console: Console, rows: int, unit: str) -> None:
-        self.console, self.rows, self.unit = console, rows, unit
-        self.bar = Progress(
+        self.console = console
+        self.rows = rows
+        self.unit = unit
+        self.bar: Progress = Progress(
             TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[status]}"),
@@ -206,6 +219,10 @@ class ProgressLine(Observer):
             TimeRemainingColumn(),
             console=console,
         )
+        self.start: float
+        self.shown: float
+        self.first_epoch: int
+        self.task: TaskID
 
     def on_start(self, training: Training) -> None:
         self.start = self.shown = time.perf_counter()

@@ -54,12 +54,17 @@ class Processes:
         starts: bool = False,
         resume: str = "",
     ) -> None:
-        self.rank, self.world, self.local = rank, world, local
-        self.device, self.starts, self.resume = device, starts, resume
+        self.rank = rank
+        self.world = world
+        self.local = local
+        self.device = device
+        self.starts = starts
+        self.resume = resume
+        self.accelerator: Any
         self.children: list[subprocess.Popen[bytes]] = []
-        self.over = threading.Event()
-        self.is_child = local > 0 and PARENT in os.environ
-        self.parent = int(os.environ[PARENT]) if self.is_child else 0
+        self.over: threading.Event = threading.Event()
+        self.is_child: bool = local > 0 and PARENT in os.environ
+        self.parent: int = int(os.environ[PARENT]) if self.is_child else 0
         if not self.is_child and "TORCHELASTIC_RUN_ID" in os.environ:
             self.parent = os.getppid()
 

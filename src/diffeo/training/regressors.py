@@ -47,18 +47,21 @@ class Learner:
         weights: Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        self.layout, self.first, self.seed = layout, first, seed
-        self.weights = None if weights is None else weights.float()
-        self.learned = learns.nonzero()[:, 0]
-        self.judges = (~learns).nonzero()[:, 0][:HELD_OUT]
-        self.scales = scales = Regressors(layout.columns, range(first))
+        self.layout = layout
+        self.first = first
+        self.seed = seed
+        self.weights: Tensor | None = None if weights is None else weights.float()
+        self.learned: Tensor = learns.nonzero()[:, 0]
+        self.judges: Tensor = (~learns).nonzero()[:, 0][:HELD_OUT]
+        scales = Regressors(layout.columns, range(first))
+        self.scales: Regressors = scales
         scaled = scales.standardized(marginals, table[self.learned])
         for c, column in enumerate(scaled.T):
             known = column[~column.isnan()]
             if len(known) > 1 and known.std() > 0:
                 scales.center[c], scales.spread[c] = known.mean(), known.std()
-        self.features = scales.features(marginals, table)
-        self.values = scales.standardized(marginals, table).float()
+        self.features: Tensor = scales.features(marginals, table)
+        self.values: Tensor = scales.standardized(marginals, table).float()
 
     def find(self) -> Regressors:
         """Regressions of the columns that some of those before them nearly determine."""

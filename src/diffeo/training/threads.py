@@ -34,8 +34,11 @@ class Threads(Observer):
     """
 
     def __init__(self, asked: int | None = None, console: Console | None = None) -> None:
-        self.asked, self.console = asked, console or Console(quiet=True)
-        self.fastest = float("inf")
+        self.asked = asked
+        self.console: Console = console or Console(quiet=True)
+        self.fastest: float = float("inf")
+        self.before: int
+        self.started: float
 
     def on_start(self, training: Training) -> None:
         self.before = torch.get_num_threads()

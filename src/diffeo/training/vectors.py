@@ -24,7 +24,7 @@ class Vectors:
     """
 
     def __init__(self, groups: Iterable[Iterable[nn.Parameter]]) -> None:
-        self.weights = [group for group in map(list, groups) if group]
+        self.weights: list[list[nn.Parameter]] = [group for group in map(list, groups) if group]
         self.vectors: list[nn.Parameter] = []
         for group in self.weights:
             vector = nn.Parameter(_joined(group), requires_grad=group[0].requires_grad)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-PLAIN = {Tensor, nn.Parameter, type(None)}  # None where a layer has no bias
+PLAIN: set[type] = {Tensor, nn.Parameter, type(None)}  # None where a layer has no bias
 SMALLER_LR = "take a smaller --optimizer.lr"
 
 
