@@ -2,6 +2,7 @@
 PYTHON ?= python3
 # Those that the wheel is tested with: make wheel PYTHONS="python3.11 python3.12"
 PYTHONS ?= $(PYTHON)
+VERSION ?= dev
 BIN := .venv/bin
 # No more threads than there are cores for this process.
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Those whose doors are the other packages.
 LOWEST := cli data distribution export flow image_runs sharing training
 
-.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs types workflows zoo zoo-files clean
+.PHONY: demo test robustness lowest audit integrations browser slow lint format mutants bench wheel docs docs-version types workflows zoo zoo-files clean
 
 demo: .venv/installed  ## train the default model on the default data
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/diffeo train
@@ -86,6 +87,10 @@ wheel: .venv/bin/python  ## build wheel and source archive, and test the wheel i
 docs: .venv/dev  ## the site of the documentation, into site/; a warning is an error
 	$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-version: docs  ## the same into a folder of the branch gh-pages: VERSION=0.2.0, or that of main, dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mike deploy --update-aliases $(VERSION) $(if $(filter-out dev,$(VERSION)),latest)
+	$(BIN)/mike list latest > /dev/null 2>&1 && $(BIN)/mike set-default latest || $(BIN)/mike set-default dev
 
 zoo: .venv/installed  ## train the models that ship, three hours on one core: make zoo DATA=FOLDER of MNIST
 	@test -n "$(DATA)" || { echo "make zoo DATA=FOLDER: name the folder of MNIST."; exit 2; }

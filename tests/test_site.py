@@ -92,6 +92,37 @@ def test_no_formula_is_left_as_it_was_written(page, site):
     assert not re.search(r"\\[a-z]+\{", text)
 
 
+def test_the_help_of_each_command_is_shown(site):
+    from diffeo.cli import COMMANDS
+
+    text = (site / "api" / "commands.html").read_text(encoding="utf-8")
+    assert text.count("usage: diffeo ") == len(COMMANDS)
+
+
+def test_the_reference_shows_examples_as_code_and_no_private_name(site):
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "<blockquote>" not in text, f"{page.name}: write doctests below `Examples:`"
+        assert not re.search(r'id="diffeo[\w.]*\._', text), page.name
+
+
+def test_each_page_has_a_card_for_links_to_it(site):
+    """With a figure, in the size that other sites show."""
+    from PIL import Image
+
+    with Image.open(site / "images" / "card.png") as card:
+        assert card.size == (1200, 630)
+    for page in site.rglob("*.html"):
+        image = re.search(r'property="og:image" content="([^"]+)"', page.read_text("utf-8"))[1]
+        if page.name != "404.html":  # whose links start at the root
+            assert (page.parent / image).is_file()
+
+
+def test_the_site_can_be_searched(site):
+    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    assert "RationalQuadraticSpline" in index
+
+
 def test_each_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES:

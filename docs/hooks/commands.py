@@ -1,4 +1,7 @@
-"""The reference of the commands: on its page each `<!-- help: NAME -->` becomes that help."""
+"""Commands: each `<!-- help: NAME -->` becomes that help, and blocks are coloured as a shell's.
+
+Without a prompt, the colours of `console` are those of outputs, which are pale.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ HELP = re.compile(r"^<!-- help: (\w+) -->$", re.MULTILINE)
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in what `diffeo NAME --help` prints."""
+    markdown = markdown.replace("```console\n", "```bash\n")
     return HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", markdown)
 
 

@@ -44,12 +44,13 @@ class FlowDistribution(Distribution):
     Where Pyro has been imported, `Flow.distribution` returns a `PyroFlowDistribution`, which
     `pyro.sample` takes as well; register the weights by `pyro.module("flow", flow)`.
 
-    >>> import diffeo
-    >>> p = diffeo.RealNVP(features=2, context=3).eval().distribution(torch.zeros(5, 3))
-    >>> p.batch_shape, p.event_shape, p.rsample((7,)).shape
-    (torch.Size([5]), torch.Size([2]), torch.Size([7, 5, 2]))
-    >>> p.log_prob(torch.zeros(2)).shape
-    torch.Size([5])
+    Examples:
+        >>> import diffeo
+        >>> p = diffeo.RealNVP(features=2, context=3).eval().distribution(torch.zeros(5, 3))
+        >>> p.batch_shape, p.event_shape, p.rsample((7,)).shape
+        (torch.Size([5]), torch.Size([2]), torch.Size([7, 5, 2]))
+        >>> p.log_prob(torch.zeros(2)).shape
+        torch.Size([5])
 
     Raises:
         ValueError: if the context is missing or does not fit the flow.

@@ -35,11 +35,12 @@ class EmbeddedContext(ContextSpec):
         axis: of one context, along which numbers have units of their own, such as 0 for channels
             and -1 for the columns of a set; by default all have one unit.
 
-    >>> import diffeo
-    >>> given = EmbeddedContext(SetEncoder(features=1, outputs=8), shape=(None, 1))
-    >>> flow = diffeo.MAF(features=2, context=given)
-    >>> flow.log_prob(torch.zeros(3, 2), torch.zeros(3, 50, 1)).shape
-    torch.Size([3])
+    Examples:
+        >>> import diffeo
+        >>> given = EmbeddedContext(SetEncoder(features=1, outputs=8), shape=(None, 1))
+        >>> flow = diffeo.MAF(features=2, context=given)
+        >>> flow.log_prob(torch.zeros(3, 2), torch.zeros(3, 50, 1)).shape
+        torch.Size([3])
 
     Raises:
         ValueError: if the network is none, or the shape has no such axis, or one of any length.
