@@ -99,6 +99,12 @@ def test_the_help_of_each_command_is_shown(site):
     assert text.count("usage: diffeo ") == len(COMMANDS)
 
 
+def test_no_listing_takes_the_place_of_a_page(site):
+    text = (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert "Files in examples" not in text
+    assert "Worked problems</h1>" in re.sub(r"<a .*?</a>", "", text)
+
+
 def test_the_reference_shows_examples_as_code_and_no_private_name(site):
     for page in (site / "api").glob("*.html"):
         text = page.read_text(encoding="utf-8")

@@ -61,7 +61,8 @@ def _places() -> dict[str, str]:
     """Of each file or folder outside of docs/ that is on the site, its place there."""
     found = dict(PAGES)
     for folder in FOLDERS:
-        found[folder] = f"{folder}/index.md"
+        taken = (ROOT / "docs" / folder / "index.md").is_file()
+        found[folder] = f"{folder}/files.md" if taken else f"{folder}/index.md"
         for path in sorted((ROOT / folder).glob("*.*")):
             name = path.relative_to(ROOT).as_posix()
             found[name] = name
