@@ -24,5 +24,5 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _help(command: str) -> str:
     from diffeo.cli.parser import make_parser
 
-    os.environ["COLUMNS"] = "80"  # so that no line is wider than its block
+    os.environ["COLUMNS"] = "96"  # so that no line is wider than its block
     return make_parser(command).format_help().strip()
