@@ -2,11 +2,12 @@
 
 The first has torch, NumPy and safetensors alone, which the mathematics needs; the second has all
 that the wheel asks for. Both run in a folder of their own, so that nothing of the repository is
-imported.
+imported, and without PYTHONPATH.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,7 @@ def check_files(wheel: Path) -> None:
 
 def main(dist: str, constraints: str) -> None:
     """Both environments."""
+    os.environ.pop("PYTHONPATH", None)
     (wheel,) = Path(dist).resolve().glob("*.whl")
     check_files(wheel)
     pinned = ("-c", str(Path(constraints).resolve()))
