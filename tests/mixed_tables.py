@@ -32,7 +32,7 @@ def mixed_table(rows: int = 400, seed: int = 0) -> torch.Tensor:
 
 def changed_flow(schema: Schema, x: torch.Tensor) -> MixedFlow:
     """A model with members of all kinds, of which nothing is at its start."""
-    settings = Settings(networks=1, hidden=16, blocks=1, components=4, steps=20)
+    settings = Settings(networks=1, hidden=16, blocks=1, components=4, bins=4, steps=20)
     flow = fit_mixed(schema, x, settings=settings).flow
     generator = torch.Generator().manual_seed(0)
     for weight in flow.parameters():

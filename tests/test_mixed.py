@@ -38,7 +38,7 @@ def test_probabilities_of_all_rows_are_one():
     model = changed_flow(schema, torch.tensor(np.stack([count, colour, change], 1)))
     # Gauss-Legendre on both sides of the atom, on the scale of log |x|.
     nodes, weights = (torch.tensor(part) for part in np.polynomial.legendre.leggauss(16))
-    ends = torch.linspace(-36, 6, 61).double()
+    ends = torch.linspace(-36, 6, 241).double()
     half = (ends[1:] - ends[:-1])[:, None] / 2
     size = ((ends[1:] + ends[:-1])[:, None] / 2 + half * nodes).flatten().exp()
     w = (half * weights).flatten() * size

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffeo.answers.nodes import edges, interval, nodes_at_jumps
 from diffeo.data.tables.grids import Floats
 from diffeo.mixed.parts import REACH, Parts
 from diffeo.mixed.rows import Rows
@@ -147,51 +148,27 @@ def number_spread(
     low = torch.full((n,), -REACH, dtype=torch.float64, device=inverse.x.device)
     high = -low
     rounds = (*ROUNDS[:-1], ALONE if n == 1 else ROUNDS[-1])
+    extra = nodes_at_jumps(inverse).expand(n, -1)
+    extra = extra if sharp is None else torch.cat((sharp, extra), 1)
     for number, count in enumerate(rounds):
         t = torch.linspace(0, 1, count, dtype=torch.float64, device=low.device)
         y = low[:, None] + (high - low)[:, None] * t
-        if sharp is not None:
-            y = torch.cat((y, sharp), 1).sort(1).values
+        y = torch.cat((y, extra), 1).sort(1).values
         x = inverse(y.flatten())
         scores = Scores(*(part.unflatten(0, y.shape) for part in inverse.scores(x)))
         x = x.unflatten(0, y.shape)
         log_f = log_density(index, x)
         cell = scores.high > scores.low
-        edges = _edges(y, scores, cell)
-        widths = (edges[:, 1:] - edges[:, :-1]).clamp(min=0)
+        ends = edges(y, scores, cell)
+        widths = (ends[:, 1:] - ends[:, :-1]).clamp(min=0)
         log_mass = log_f + widths.clamp(min=1e-300).log()
         if number + 1 < len(rounds):
-            low, high = _interval(y, log_mass, (high - low) / (count - 1))
+            low, high = interval(y, log_mass, (high - low) / (count - 1))
     # Where cells are about as narrow as nodes are apart, a node stands for its neighbours, too.
     apart = y.diff(dim=1)
     apart = torch.cat((apart[:, :1], (apart[:, 1:] + apart[:, :-1]) / 2, apart[:, -1:]), 1)
     jumps = cell & (scores.high - scores.low > 2 * apart)
     return _normalized(x, log_mass, jumps, log_f, empty)
-
-
-def _edges(y: Tensor, scores: Scores, cell: Tensor) -> Tensor:
-    """The ends of what each node stands for `(n, nodes + 1)`, on the scale of scores."""
-    before, after = ((y[:, i + 1] - y[:, i])[:, None] / 2 for i in (0, -2))
-    middle = (y[:, 1:] + y[:, :-1]) / 2
-    left, right = scores.high[:, :-1], scores.low[:, 1:]
-    same = right < left - 1e-9
-    between = middle.maximum(left.where(cell[:, :-1], middle))
-    between = between.minimum(right.where(cell[:, 1:], between)).maximum(
-        left.where(cell[:, :-1], between)
-    )
-    inner = torch.where(same, middle, between)
-    first = torch.where(cell[:, :1], scores.low[:, :1], y[:, :1] - before)
-    last = torch.where(cell[:, -1:], scores.high[:, -1:], y[:, -1:] + after)
-    return torch.cat((first, inner, last), 1)
-
-
-def _interval(y: Tensor, log_mass: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Where all but a part in 1e11 of the probability is, a node more on both sides."""
-    share = log_mass - log_mass.logsumexp(1, keepdim=True)
-    used = share > math.log(1e-11)
-    low = torch.where(used, y, math.inf).amin(1) - step
-    high = torch.where(used, y, -math.inf).amax(1) + step
-    return low.clamp(min=-REACH), high.clamp(max=REACH)
 
 
 def _normalized(
@@ -269,13 +246,15 @@ def given_all_others(tools: Tools, x: Tensor, column: int) -> Spread:
 
 
 def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
-    """Scores `(n, M)` of a column at which all that `Regressors` expect in rows x is near.
+    """Scores `(n, M)` of a column to add to the nodes of its distribution given all others.
 
-    Those are the narrow places of its distribution given all others; None where there are none.
+    There its density has kinks, at the ends of the bins that networks see, or is narrow, where all
+    that `Regressors` expect in rows x is near. None where there are none.
     """
     rules, stack = tools.rules(c), tools.stack
+    kinks = None if stack.networks is None else stack.networks.bin_ends.expand(len(x), -1)
     if not rules:
-        return None
+        return kinks
     regressors, marginals, place = stack.regressors, stack.marginals, stack.layout.numbers[c]
     assert regressors is not None
     inverse, found = tools.inverse(0, c), []
@@ -295,7 +274,8 @@ def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
             away = (regressors.one(j, marginals, table) - own).abs().view(-1, count)
             near.append(y[away.topk(min(SHARP, count), largest=False).indices])
         found.append(torch.cat(near, 1))
-    return torch.cat(found)
+    narrow = torch.cat(found)
+    return narrow if kinks is None else torch.cat((narrow, kinks), 1)
 
 
 @torch.no_grad()

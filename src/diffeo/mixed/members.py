@@ -37,6 +37,7 @@ class Sizes(Configurable):
         plain_mixture: components of each.
         expected: columns that others nearly determine, as places among the numbers.
         inputs: the columns that each of them depends on, as places in the table.
+        bins: how many bins networks see each number in.
     """
 
     levels: Whole = 1
@@ -51,6 +52,7 @@ class Sizes(Configurable):
     plain_mixture: Count = 1
     expected: Sequence[Whole] = ()
     inputs: Sequence[Sequence[Whole]] = ()
+    bins: Whole = 0
 
 
 class MixedMembers(nn.Module):
@@ -95,6 +97,7 @@ class MixedMembers(nn.Module):
                 sizes.blocks,
                 sizes.components,
                 sizes.expected,
+                sizes.bins,
             )
             if sizes.expected:
                 self.regressors = Regressors(columns, first, sizes.expected, sizes.inputs)

@@ -24,7 +24,8 @@ EVERY = slice(None)
 FAR = 6.0  # scores beyond which a network sees no difference
 ERRORS = (0.4, 0.75, 0.95)  # of a regression: quantiles that are scales of components at the start
 NEAR = len(ERRORS)  # components at a value that is expected
-LOG_SCALES = -6.0, 4.0  # of those: no narrower than what `answers` can find
+LOG_SCALES = -6.0, 0.0  # of those: no narrower than what `answers` can find, no wider than noise
+MOST = 12.0  # logistic scores, beyond which no component has its mean
 NEAR_SIZE = 1 + 3 * NEAR  # outputs of a network for them
 
 
@@ -77,8 +78,10 @@ class NetworkMembers(Configurable, nn.Module):
         components: of the mixtures.
         expected: columns that `Regressors` expect, as places among the numbers. Their distribution
             has some more components, whose means start at the value that is expected.
+        bins: how many bins of equal probability each number is split into. Networks see how far
+            it passed through each, so that they learn what changes soon with a number.
 
-    (Germain et al. 2015; Nash & Durkan 2019)
+    (Germain et al. 2015; Nash & Durkan 2019; of bins: Gorishniy et al. 2022)
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class NetworkMembers(Configurable, nn.Module):
         blocks: Whole = 2,
         components: Count = 12,
         expected: Sequence[Whole] = (),
+        bins: Whole = 0,
     ) -> None:
         super().__init__()
         layout = Layout(columns, first)
@@ -97,9 +101,11 @@ class NetworkMembers(Configurable, nn.Module):
         self.members = members
         self.components = components
         self.expected: tuple[int, ...] = tuple(expected)
+        self.bins = bins
         rank = {place: number + 1 for number, place in enumerate(layout.order)}
         inputs = [layout.table_order.index(i) + 1 for i in layout.owners]
         inputs += [rank[True, c] - 1 for c in expected]
+        inputs += [rank[True, c] for c in range(len(layout.numbers)) for _ in range(bins)]
         self.size: int = 3 * components + 2  # outputs of a number
         outputs = [rank[True, c] for c in range(len(layout.numbers)) for _ in range(self.size)]
         outputs += [rank[True, c] for c, gap in enumerate(layout.gaps) if gap]
@@ -119,6 +125,13 @@ class NetworkMembers(Configurable, nn.Module):
         self.places: list[float]
         self.scale: float
         self.places, self.scale = first_components(components, NOISE["logistic"])
+
+    @property
+    def bin_ends(self) -> Tensor:
+        """The scores between two bins `(bins - 1,)`, float64."""
+        device = self.leave.weight.device
+        share = torch.arange(1, self.bins, dtype=torch.float64, device=device) / max(1, self.bins)
+        return torch.special.ndtri(share)
 
     def hidden(self, rows: Rows, members: slice = EVERY) -> Tensor:
         """The last hidden layer of some members `(members, hidden, n)`."""
@@ -225,7 +238,8 @@ class NetworkMembers(Configurable, nn.Module):
         places = torch.tensor(self.places, dtype=shift.dtype, device=shift.device)[:, None]
         log_scale = math.log(self.scale) + LOG_SCALE * torch.tanh(change / LOG_SCALE)
         mean = place + log_whole.exp() * (shift + places)
-        return logits.log_softmax(-2), mean, log_whole + log_scale
+        log_scale = (log_whole + log_scale).clamp(max=0.0)
+        return logits.log_softmax(-2), mean.clamp(-MOST, MOST), log_scale
 
     def start(self, rows: Rows, scores: Scores) -> None:
         """Set what is known before: the shares of categories and gaps, the errors of regressions.
@@ -257,7 +271,10 @@ class NetworkMembers(Configurable, nn.Module):
     def _features(self, rows: Rows) -> Tensor:
         numbers = rows.scores.point.clamp(-FAR, FAR)
         seen = self.layout.features(numbers, rows.empty, rows.places, rows.waves)
-        return torch.cat((seen, rows.expected.to(seen).clamp(-FAR, FAR)), 1)
+        parts = [seen, rows.expected.to(seen).clamp(-FAR, FAR)]
+        starts = torch.arange(self.bins, dtype=seen.dtype, device=seen.device)
+        passed = self.bins * torch.special.ndtr(numbers.to(seen))[..., None] - starts
+        return torch.cat((*parts, passed.clamp(0, 1).flatten(1)), 1)
 
 
 def _near(out: Tensor, expected: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

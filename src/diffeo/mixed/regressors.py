@@ -15,7 +15,6 @@ from diffeo.utils.ranges import Count, Whole
 
 FAR = 10.0  # spreads beyond which a network sees no difference
 RIDGE = 1e-6  # of least squares, in variances of a feature
-MOST = 20.0  # spreads from the center that an expected value has at most
 
 
 class Curve(nn.Module):
@@ -66,8 +65,8 @@ class Regressors(Configurable, nn.Module):
 
     Such are sums, differences and ratios of columns, and other units of one. A masked network of
     all columns finds them only nearly, since it learns from few outputs of many. Numbers are on the
-    scale of their marginals (linear, arsinh or log), and an expected value is one that its column
-    can have.
+    scale of their marginals (linear, arsinh or log). An expected value is one that its column can
+    have, within the range that was learned: networks extrapolate without limits.
 
     Args:
         columns: of the table.
@@ -79,6 +78,8 @@ class Regressors(Configurable, nn.Module):
 
     center: Tensor
     spread: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(
         self,
@@ -99,6 +100,8 @@ class Regressors(Configurable, nn.Module):
         self.networks: nn.ModuleList = nn.ModuleList(Curve(len(seen), hidden) for seen in self.seen)
         self.register_buffer("center", torch.zeros(len(layout.numbers)))
         self.register_buffer("spread", torch.ones(len(layout.numbers)))
+        self.register_buffer("least", torch.full((len(layout.numbers),), -FAR))
+        self.register_buffer("most", torch.full((len(layout.numbers),), FAR))
 
     def forward(self, marginals: Marginals, table: Tensor) -> Tensor:
         """The normal scores of the values that are expected `(n, targets)`.
@@ -136,7 +139,7 @@ class Regressors(Configurable, nn.Module):
 
     def _score(self, j: int, marginals: Marginals, features: Tensor) -> Tensor:
         c = self.targets[j]
-        y = self.predict(j, features).clamp(-MOST, MOST)
+        y = self.predict(j, features).clamp(self.least[c], self.most[c])
         one = marginals.one(c)
         x = one.from_scale((self.center[c] + self.spread[c] * y).double()[:, None])
         return one(x)[1].point[:, 0]

@@ -51,6 +51,7 @@ class Settings:
         hidden: width of the networks.
         blocks: residual blocks of the networks.
         components: of the distributions that networks predict.
+        bins: how many bins networks see each number in.
         steps: most steps of Adam.
         batch_size: rows of a step.
         lr: largest learning rate.
@@ -65,6 +66,7 @@ class Settings:
     hidden: int | None = None
     blocks: int = 2
     components: int = 12
+    bins: int = 24
     steps: int | None = None
     batch_size: int | None = None
     lr: float = 1e-2
@@ -137,6 +139,7 @@ def fit_mixed(
         hidden=settings.hidden or (64 if n < MANY else 128),
         blocks=settings.blocks,
         components=settings.components,
+        bins=settings.bins,
     )
     networks = best = regressors = None
     log_p = [first.held_out, plain_kind.held_out]
@@ -159,6 +162,7 @@ def fit_mixed(
                 sizes.blocks,
                 sizes.components,
                 sizes.expected,
+                sizes.bins,
             )
         best = _train(networks, first.rows, folds, weights, len(given), seed, settings)
         log_p.append(best.held_out(held) - first.gained)

@@ -60,6 +60,8 @@ class Learner:
             known = column[~column.isnan()]
             if len(known) > 1 and known.std() > 0:
                 scales.center[c], scales.spread[c] = known.mean(), known.std()
+                ends = (torch.stack(known.aminmax()) - scales.center[c]) / scales.spread[c]
+                scales.least[c], scales.most[c] = ends
         self.features: Tensor = scales.features(marginals, table)
         self.values: Tensor = scales.standardized(marginals, table).float()
 
@@ -89,8 +91,8 @@ class Learner:
 
     def _made(self, targets: list[int], inputs: list[tuple[int, ...]]) -> Regressors:
         made = Regressors(self.layout.columns, range(self.first), targets, inputs)
-        made.center.copy_(self.scales.center)
-        made.spread.copy_(self.scales.spread)
+        for name, buffer in self.scales.named_buffers():
+            made.get_buffer(name).copy_(buffer)
         return made
 
     def _learned(self, c: int, inputs: list[int], steps: int) -> Regressors:
