@@ -52,6 +52,16 @@ def rows_of(batches) -> tuple[torch.Tensor, list[int]]:
 # Generators
 
 
+@pytest.mark.parametrize(("rows", "seed"), [(1_000, 0), (7, 3)])
+def test_moons_are_those_of_scikit_learn_to_the_last_bit(rows, seed):
+    from sklearn.datasets import make_moons
+
+    points, _, labels = generate("moons", rows, seed)
+    truth, classes = make_moons(rows, noise=0.05, random_state=seed)
+    assert np.array_equal(points, truth)
+    assert np.array_equal(labels, classes)
+
+
 def test_moons_floor_is_the_known_one():
     from sklearn.datasets import make_moons
 

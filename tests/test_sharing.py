@@ -364,6 +364,21 @@ def test_sampling_imports_only_what_it_needs():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+TRAINED = """
+import sys
+from diffeo.cli import main
+assert main(["train", "--data.rows=300", "--trainer.max_epochs=1", "--out=run"]) == 0
+heavy = "accelerate pandas pyarrow sklearn scipy datasets torch._dynamo"
+print([name for name in heavy.split() if name in sys.modules])
+"""
+
+
+def test_a_short_training_imports_only_what_it_needs():
+    done = subprocess.run([sys.executable, "-c", TRAINED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # Cards --------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diffeo.bijections.coupling import Coupling
 from diffeo.context import ContextSpec
@@ -223,9 +224,20 @@ def _check_finite(model: nn.Module, state: dict[str, Tensor]) -> None:
         )
 
 
+class _Undrawn(TorchFunctionMode):
+    """First weights are not drawn: without storage, torch loads its compiler to do that."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.__name__.endswith(("normal_", "uniform_")):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _check_unchanged(model: nn.Module, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Refuse a model that its configuration and its state would not bring back."""
-    with torch.random.fork_rng(devices=()), torch.device("meta"):
+    with torch.random.fork_rng(devices=()), torch.device("meta"), _Undrawn():
         fresh = from_config({"class": config["class"], "arguments": config["arguments"]})
     changed = _first_changed(model, fresh, state)
     if changed is not None:

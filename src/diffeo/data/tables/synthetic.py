@@ -34,6 +34,19 @@ def _scikit(name: str, rows: int, seed: int, noise: float, **settings: float) ->
     return points, labels
 
 
+def _moons(rows: int, seed: int, noise: float) -> Drawn:
+    """The points of scikit-learn's `make_moons`, to load which takes longer than to draw them."""
+    random = np.random.RandomState(seed)
+    outer, inner = (np.linspace(0, np.pi, count) for count in (rows // 2, rows - rows // 2))
+    x = np.concatenate((np.cos(outer), 1 - np.cos(inner)))
+    y = np.concatenate((np.sin(outer), 1 - np.sin(inner) - 0.5))
+    label = np.repeat((0, 1), (len(outer), len(inner)))
+    order = np.arange(rows)
+    random.shuffle(order)
+    points = np.stack((x, y), 1)[order]
+    return points + random.normal(scale=noise, size=points.shape), label[order]
+
+
 def _swiss_roll(rows: int, seed: int, noise: float) -> Drawn:
     points, _ = _scikit("make_swiss_roll", rows, seed, noise)
     return points[:, [0, 2]], None  # the height between them is independent of the roll
@@ -48,7 +61,7 @@ def _gaussians(rows: int, seed: int, noise: float) -> Drawn:
 
 
 GENERATORS = {
-    "moons": Generator(("x", "y"), 0.05, partial(_scikit, "make_moons")),
+    "moons": Generator(("x", "y"), 0.05, _moons),
     "circles": Generator(("x", "y"), 0.05, partial(_scikit, "make_circles", factor=0.5)),
     "swiss_roll": Generator(("x", "z"), 0.5, _swiss_roll),
     "gaussians": Generator(("x", "y"), 0.2, _gaussians),
