@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from diffeo.data import DataOptions, Split
 from diffeo.data.datasets import Batches
 from diffeo.run import Run, draw, train
 from diffeo.run.learning import prepare
+from diffeo.training import observers
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 from diffeo.utils.machine import limit_threads
 
@@ -298,3 +300,29 @@ def test_resume_before_the_first_checkpoint_starts_anew(tmp_path, capsys):
         path.unlink()
     train(**options, resume=True, console=Console(width=200))
     assert "no checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "drawn"),
+    [(None, 0.01, list(range(0, 21, 2))), (None, 0.5, [0, 10, 20]), (5, 0.5, [0, 5, 10, 15, 20])],
+)
+def test_figures_take_a_twentieth_of_the_time_unless_they_are_asked_for(
+    monkeypatch, asked, seconds, drawn
+):
+    """A clock on which an epoch takes a second, and a figure some more."""
+    now, names = [0.0], []
+    monkeypatch.setattr(observers.time, "perf_counter", lambda: now[0])
+
+    def draw(flow, name):
+        now[0] += seconds
+        names.append(int(name.split("-")[1]))
+        return {}
+
+    board = SimpleNamespace(show=lambda paths, step: None)
+    figures = observers.Figures(draw, asked, board)
+    training = SimpleNamespace(epoch=0, epochs=20, averaged=None, step=0)
+    figures.on_start(training)
+    for training.epoch in range(1, 21):
+        now[0] += 1.0
+        figures.on_epoch_end(training)
+    assert names == drawn

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -211,8 +210,7 @@ def prepare(
         board = observers.TensorBoard(folder / "tensorboard", settings or {})
         following.append(board)
         if draw is not None:
-            every = options.figure_every or math.ceil(epochs / 10)
-            following.append(observers.Figures(draw, every, board))
+            following.append(observers.Figures(draw, options.figure_every, board))
         unit = "images" if flow.takes_pixels else "rows"
         following += [
             observers.MetricsFile(folder / "metrics.csv"),

@@ -31,6 +31,7 @@ from diffeo.utils.files import atomic_write
 from diffeo.utils.modules import NotFiniteError
 
 REFRESH = 0.1  # seconds between two moves of the progress bar
+DRAWING = 0.05  # of the time, that is spent on figures that nobody asked for
 Draw = Callable[[Flow, str], dict[str, Path]]
 
 
@@ -176,23 +177,34 @@ class Figures(Observer):
 
     Args:
         draw: writes figures of a flow under a name, and returns the path of each kind.
-        every: number of epochs between two figures.
+        every: number of epochs between two figures; None for a tenth of all. Of these some are left
+            out where drawing would take more than a twentieth of the time, but for the last.
         board: where they are shown.
     """
 
-    def __init__(self, draw: Draw, every: int, board: TensorBoard) -> None:
+    def __init__(self, draw: Draw, every: int | None, board: TensorBoard) -> None:
         self.draw = draw
         self.every = every
         self.board = board
+        self.spent: float = 0.0
 
     def on_start(self, training: Training) -> None:
+        self.start = time.perf_counter()
         if training.epoch == 0:
-            self.on_epoch_end(training)
+            self._draw(training)
 
     def on_epoch_end(self, training: Training) -> None:
-        if training.epoch % self.every == 0 or training.epoch == training.epochs:
-            paths = self.draw(training.averaged, f"epoch-{training.epoch:05d}")
-            self.board.show(paths, training.step)
+        every = self.every or math.ceil(training.epochs / 10)
+        last, regular = training.epoch == training.epochs, training.epoch % every == 0
+        elapsed = time.perf_counter() - self.start
+        if last or (regular and (self.every or self.spent < DRAWING * elapsed)):
+            self._draw(training)
+
+    def _draw(self, training: Training) -> None:
+        started = time.perf_counter()
+        paths = self.draw(training.averaged, f"epoch-{training.epoch:05d}")
+        self.board.show(paths, training.step)
+        self.spent += time.perf_counter() - started
 
 
 class ProgressLine(Observer):

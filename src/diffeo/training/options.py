@@ -30,7 +30,8 @@ class TrainerOptions:
         batch_size: Rows of one step, in each process; by default 1,024, or 64 images.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all, and at most 100.
-        figure_every: Epochs between two figures; by default ten are drawn in all.
+        figure_every: Epochs between two figures; by default ten are drawn in all, and fewer where
+            that would take more than a twentieth of the time.
         temperature: That of the samples in the figures.
         device: "cpu", "cuda", "mps", or "auto" for the fastest that is there.
         devices: How many devices of this machine, with a process for each. Where torchrun or SLURM
