@@ -72,7 +72,7 @@ def test_what_is_expected_of_a_column_lies_in_the_range_that_was_learned():
     assert scores[2] == pytest.approx(float(marginals(far.fill_(100.0))[1].point[2, 2]), abs=0.05)
 
 
-def test_categories_and_numbers_that_come_later_are_not_seen():
+def test_columns_that_follow_are_not_seen():
     """Each output depends on the columns before it alone, bins included."""
     columns = (CategoryColumn("a", ("u", "v")), NumberColumn("x"), NumberColumn("y"))
     networks = NetworkMembers(columns, hidden=16, components=3, bins=5).double()
