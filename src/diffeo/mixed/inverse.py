@@ -45,7 +45,7 @@ class ColumnInverse:
         nodes = (marginals.mean[0][:, None] + marginals.scale[0][:, None] * places).flatten()
         wide = low + (high - low) * (places + REACH) / (2 * REACH)
         nodes = torch.cat((nodes, wide, low, high)).clamp(low, high)
-        self.ends = self._ends()
+        self.ends: Tensor = self._ends()
         x = torch.cat((marginals.from_scale(nodes[:, None])[:, 0], self.ends))
         x = torch.cat((x, marginals.values[0][marginals.values[0] < 1e299])).unique()
         x = x[(x >= marginals.least) & (x <= marginals.most)]

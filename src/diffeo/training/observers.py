@@ -186,6 +186,7 @@ class Figures(Observer):
         self.draw = draw
         self.every = every
         self.board = board
+        self.start: float = 0.0
         self.spent: float = 0.0
 
     def on_start(self, training: Training) -> None:
