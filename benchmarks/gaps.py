@@ -31,7 +31,7 @@ from benchmarks.mixed_tables import GAP, MixedTable, mixed
 from benchmarks.real import BUNDLED, DATA, numeric, split
 
 RESULTS = Path(__file__).parent / "results"
-TABLES = ("penguins", "wine", "cars", "seattle-weather", "wage")
+TABLES = ("penguins", "wine", "cars", "seattle-weather", "wage", "iris", "diabetes")
 SHARE, SEEDS = 0.2, 5
 Fill = Callable[[pd.DataFrame, pd.DataFrame, int], pd.DataFrame]
 
