@@ -13,8 +13,9 @@ from diffeo.training.loop import Observer, Training
 from diffeo.training.steps import differentiate, measure, say
 
 # All threads have to be so much faster than one. Threads wait for each other: where other programs
-# run, two of them were measured to take four times as long as one.
-GAIN = 1.3
+# run, two of them were measured to take four times as long as one. What is lost if such programs
+# start afterwards is an epoch.
+GAIN = 1.1
 ROUNDS = 2  # in turns, since machines are shared and stall
 FEWEST = 200  # steps of a training that is worth measuring
 SLOWER = 2.0  # than the fastest epoch: then other programs need the cores
