@@ -38,6 +38,7 @@ class Spread:
         log_density: of the nodes, by the score of the column; the log-probability of a category.
         empty: the probability of an empty cell `(n,)`, or None where there may be none.
         log_total: the logarithm of the sum of what was normalized, empty cells included `(n,)`.
+        below: which part of its mass is below each value `(n, nodes)`, where it is not half.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Spread:
         log_density: Tensor,
         empty: Tensor | None,
         log_total: Tensor | None = None,
+        below: Tensor | None = None,
     ) -> None:
         self.x = x
         self.jumps = jumps
@@ -57,7 +59,8 @@ class Spread:
         self.empty = empty
         until = self.mass.cumsum(1)
         before = until - self.mass
-        middle = (before + until) / 2
+        self.below: Tensor = torch.full_like(x, 0.5) if below is None else below
+        middle = before + self.below * self.mass
         low, high = torch.where(jumps, before, middle), torch.where(jumps, until, middle)
         self.knots: np.ndarray = torch.stack((x, x), -1).flatten(1).cpu().numpy()
         self.levels: np.ndarray = torch.stack((low, high), -1).flatten(1).clamp(0, 1).cpu().numpy()
@@ -105,7 +108,14 @@ class Spread:
         log_f = _log_density(tools, c, parts, x)
         log_mass = self.mass.clamp(min=1e-300).log() - self.log_density + log_f
         return [
-            Spread(x[i : i + 1], mass.softmax(0)[None], self.jumps, log_f[i : i + 1], gap[None])
+            Spread(
+                x[i : i + 1],
+                mass.softmax(0)[None],
+                self.jumps,
+                log_f[i : i + 1],
+                gap[None],
+                below=self.below,
+            )
             for i, (mass, gap) in enumerate(zip(log_mass, parts.gap, strict=True))
         ]
 
@@ -168,16 +178,24 @@ def number_spread(
     apart = y.diff(dim=1)
     apart = torch.cat((apart[:, :1], (apart[:, 1:] + apart[:, :-1]) / 2, apart[:, -1:]), 1)
     jumps = cell & (scores.high - scores.low > 2 * apart)
-    return _normalized(x, log_mass, jumps, log_f, empty)
+    # Nodes are not equally far apart, and so not in the middle of what they stand for.
+    below = ((y - ends[:, :-1]) / widths.clamp(min=1e-300)).clamp(0, 1)
+    below = torch.where(cell, 0.5, below)
+    return _normalized(x, log_mass, jumps, log_f, empty, below)
 
 
 def _normalized(
-    x: Tensor, log_mass: Tensor, jumps: Tensor, log_f: Tensor, empty: Tensor | None
+    x: Tensor,
+    log_mass: Tensor,
+    jumps: Tensor,
+    log_f: Tensor,
+    empty: Tensor | None,
+    below: Tensor | None = None,
 ) -> Spread:
     total = log_mass.logsumexp(1, keepdim=True)
     every = total[:, 0] if empty is None else torch.logaddexp(empty, total[:, 0])
     gap = None if empty is None else (empty - every).exp()
-    return Spread(x, (log_mass - total).exp(), jumps, log_f - total, gap, every)
+    return Spread(x, (log_mass - total).exp(), jumps, log_f - total, gap, every, below)
 
 
 def category_spread(log_p: Tensor, missing: bool) -> Spread:
@@ -246,15 +264,13 @@ def given_all_others(tools: Tools, x: Tensor, column: int) -> Spread:
 
 
 def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
-    """Scores `(n, M)` of a column to add to the nodes of its distribution given all others.
+    """Scores `(n, M)` of a column at which all that `Regressors` expect in rows x is near.
 
-    There its density has kinks, at the ends of the bins that networks see, or is narrow, where all
-    that `Regressors` expect in rows x is near. None where there are none.
+    Those are the narrow places of its distribution given all others; None where there are none.
     """
     rules, stack = tools.rules(c), tools.stack
-    kinks = None if stack.networks is None else stack.networks.bin_ends.expand(len(x), -1)
     if not rules:
-        return kinks
+        return None
     regressors, marginals, place = stack.regressors, stack.marginals, stack.layout.numbers[c]
     assert regressors is not None
     inverse, found = tools.inverse(0, c), []
@@ -274,8 +290,7 @@ def _sharp(tools: Tools, c: int, x: Tensor) -> Tensor | None:
             away = (regressors.one(j, marginals, table) - own).abs().view(-1, count)
             near.append(y[away.topk(min(SHARP, count), largest=False).indices])
         found.append(torch.cat(near, 1))
-    narrow = torch.cat(found)
-    return narrow if kinks is None else torch.cat((narrow, kinks), 1)
+    return torch.cat(found)
 
 
 @torch.no_grad()

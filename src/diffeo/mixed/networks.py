@@ -126,13 +126,6 @@ class NetworkMembers(Configurable, nn.Module):
         self.scale: float
         self.places, self.scale = first_components(components, NOISE["logistic"])
 
-    @property
-    def bin_ends(self) -> Tensor:
-        """The scores between two bins `(bins - 1,)`, float64."""
-        device = self.leave.weight.device
-        share = torch.arange(1, self.bins, dtype=torch.float64, device=device) / max(1, self.bins)
-        return torch.special.ndtri(share)
-
     def hidden(self, rows: Rows, members: slice = EVERY) -> Tensor:
         """The last hidden layer of some members `(members, hidden, n)`."""
         features = self._features(rows).T
