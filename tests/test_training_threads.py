@@ -65,7 +65,9 @@ def pretend(monkeypatch, one, many):
 
 
 @pytest.mark.parametrize(("many", "chosen"), [(0.6, 2), (0.88, 2), (0.95, 1), (4.0, 1)])
-def test_all_threads_are_taken_where_they_are_much_faster(monkeypatch, two_threads, many, chosen):
+def test_all_threads_are_taken_where_they_are_a_tenth_faster(
+    monkeypatch, two_threads, many, chosen
+):
     pretend(monkeypatch, 1.0, many)
     training, printed, counts = run()
     assert set(counts) == {training.threads} == {chosen}

@@ -23,7 +23,7 @@ SHORT = 1.0  # seconds of an epoch, below which its time says little
 
 
 class Threads(Observer):
-    """Compute on one thread, or on all that torch may use where those are much faster.
+    """Compute on one thread, or on all that torch may use where those are a tenth faster.
 
     Both are measured for a few steps at the start. If an epoch takes twice as long as the
     fastest one, the rest is computed on one thread. A resumed training takes as many as before, so
