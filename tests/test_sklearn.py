@@ -291,10 +291,13 @@ def test_nothing_global_is_touched():
         torch.manual_seed(6)
         torch.set_default_dtype(torch.float64)
         two = FlowDensity(**NETWORK).fit(IRIS.data)
+        with torch.device("meta"):
+            three = FlowDensity(**NETWORK).fit(IRIS.data)
     finally:
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)
     assert np.array_equal(one.score_samples(IRIS.data), two.score_samples(IRIS.data))
+    assert np.array_equal(one.score_samples(IRIS.data), three.score_samples(IRIS.data))
 
 
 def test_the_seed_matters():

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import NumberColumn
-from diffeo.sklearn.fitting import Printed, single_precision
+from diffeo.sklearn.fitting import Printed, usual_defaults
 from diffeo.sklearn.predicting import Predictor
 from diffeo.sklearn.tables import as_tensors
 from diffeo.sklearn.weights import Distinct, checked_weights
@@ -185,7 +185,7 @@ class FlowDensity(
         )
         distinct = Distinct.of(x, context, weights, merge=continuous)
         threads = threads_for(len(distinct.x))
-        with threads, torch.enable_grad(), torch.device("cpu"), single_precision():
+        with threads, torch.enable_grad(), usual_defaults():
             rows, given = as_tensors(distinct.x, distinct.context)
             fitted = fit_mixed(
                 self.schema_,

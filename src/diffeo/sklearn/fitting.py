@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -25,9 +25,13 @@ class Printed(Observer):
 
 
 @contextmanager
-def single_precision() -> Iterator[None]:
-    """float32 for what is made, whatever the program's default is; one thread at a time."""
-    with LOCK:
+def usual_defaults() -> Iterator[None]:
+    """float32 on the CPU for what is made, whatever the program's defaults are; one thread at once.
+
+    Where the CPU is the default, it is not set again: torch would call Python at each operation.
+    """
+    place = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with LOCK, place:
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:

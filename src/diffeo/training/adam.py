@@ -13,19 +13,17 @@ from diffeo.training.vectors import Vectors
 MEAN, SQUARE, EPS = 0.9, 0.999, 1e-8  # decays of both moments, as in the paper, and its epsilon
 
 
-class AveragedAdam:
-    """Move weights down their gradient, and the weights of another model towards them.
+class Adam:
+    """Move weights down their gradient.
 
         m <- 0.9 m + 0.1 g,   v <- 0.999 v + 0.001 g^2,   w <- w - lr m' / (sqrt(v') + 1e-8)
-        average <- decay average + (1 - decay) w
 
     where g is the gradient, with the penalty l2 w, and m' and v' are m and v over one minus their
-    decay to the power of the number of steps. On vectors it is a handful of operations; the
-    optimizers of torch would do the same, and load its compiler first, which takes two seconds.
+    decay to the power of the number of steps. All weights move in one operation of torch, which its
+    own optimizer would call too; but that loads torch's compiler first, which takes two seconds.
 
     Args:
         model: what learns.
-        averaged: a copy of it, which does not learn and holds the averages.
         options: how.
         lr: the largest learning rate.
 
@@ -33,27 +31,21 @@ class AveragedAdam:
         weights: those of the model that learn, as vectors, whose gradients a step takes.
         lr: of the last step.
 
-    (Kingma & Ba 2015; Polyak & Juditsky 1992 for the average)
+    (Kingma & Ba 2015)
     """
 
-    def __init__(
-        self, model: nn.Module, averaged: nn.Module, options: OptimizerOptions, lr: float
-    ) -> None:
+    def __init__(self, model: nn.Module, options: OptimizerOptions, lr: float) -> None:
         self.options = options
         self.lr: float = lr
         self.largest_lr = lr
         groups = [group for group in options.groups(model) if group["params"]]
-        average_of = dict(zip(model.parameters(), averaged.parameters(), strict=True))
         self.weights: Vectors = Vectors(group["params"] for group in groups)
-        self.averages: Vectors = Vectors(
-            [average_of[w] for w in group] for group in self.weights.weights
-        )
-        self.l2: list[Any] = [group["weight_decay"] for group in groups]
-        self.means: list[Tensor] = [
-            torch.zeros_like(vector.data) for vector in self.weights.vectors
-        ]
-        self.squares: list[Tensor] = [
-            torch.zeros_like(vector.data) for vector in self.weights.vectors
+        vectors = [vector.data for vector in self.weights.vectors]
+        self.l2: list[float] = [group["weight_decay"] for group in groups]
+        self.means: list[Tensor] = [torch.zeros_like(vector) for vector in vectors]
+        self.squares: list[Tensor] = [torch.zeros_like(vector) for vector in vectors]
+        self.counts: list[Tensor] = [
+            torch.zeros((), device=vector.device, dtype=torch.float32) for vector in vectors
         ]
         self.steps: int = 0
 
@@ -71,35 +63,33 @@ class AveragedAdam:
     def step(self, done: float) -> None:
         """Move the weights, when the share `done` of all steps is done."""
         self.lr, self.steps = self.largest_lr * self.options.lr_factor(done), self.steps + 1
-        rate = self.lr / (1 - MEAN**self.steps)
-        spread = (1 - SQUARE**self.steps) ** 0.5
         weights = [vector.data for vector in self.weights.vectors]
-        parts = zip(
-            weights, self.weights.gradients(), self.l2, self.means, self.squares, strict=True
-        )
-        for weight, gradient, l2, mean, square in parts:
-            if l2:
-                gradient = gradient.add(weight, alpha=l2)
-            mean.lerp_(gradient, 1 - MEAN)
-            square.mul_(SQUARE).addcmul_(gradient, gradient, value=1 - SQUARE)
-            weight.addcdiv_(mean, (square.sqrt() / spread).add_(EPS), value=-rate)
-
-    def average(self, step: int) -> None:
-        """Move the averages, after so many steps."""
-        # The first weights are soon forgotten, whatever the decay.
-        decay = min(self.options.ema, (step + 1) / (step + 11))
-        for average, weight in zip(self.averages.vectors, self.weights.vectors, strict=True):
-            average.data.lerp_(weight.data, 1 - decay)
+        state = self.means, self.squares, self.counts
+        parts = zip(weights, self.weights.gradients(), self.l2, *state, strict=True)
+        for weight, gradient, l2, mean, square, count in parts:
+            torch._fused_adam_(
+                [weight],
+                [gradient],
+                [mean],
+                [square],
+                [],
+                [count.fill_(self.steps)],
+                lr=self.lr,
+                beta1=MEAN,
+                beta2=SQUARE,
+                weight_decay=l2,
+                eps=EPS,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def hold(self) -> None:
         """Let all weights be views of the vectors, before the first of some steps."""
         self.weights.hold()
-        self.averages.hold()
 
     def release(self) -> None:
         """Give all weights memory of their own again."""
         self.weights.release()
-        self.averages.release()
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments, and after how many steps."""
@@ -134,3 +124,44 @@ class AveragedAdam:
 
         steps = next(iter(known.values()))["step"]
         return {"steps": steps, "means": joined("exp_avg"), "squares": joined("exp_avg_sq")}
+
+
+class AveragedAdam(Adam):
+    """Move weights down their gradient, and the weights of another model towards them.
+
+        average <- decay average + (1 - decay) w
+
+    Args:
+        model: what learns.
+        averaged: a copy of it, which does not learn and holds the averages.
+        options: how.
+        lr: the largest learning rate.
+
+    (Polyak & Juditsky 1992)
+    """
+
+    def __init__(
+        self, model: nn.Module, averaged: nn.Module, options: OptimizerOptions, lr: float
+    ) -> None:
+        super().__init__(model, options, lr)
+        average_of = dict(zip(model.parameters(), averaged.parameters(), strict=True))
+        self.averages: Vectors = Vectors(
+            [average_of[w] for w in group] for group in self.weights.weights
+        )
+
+    def average(self, step: int) -> None:
+        """Move the averages, after so many steps."""
+        # The first weights are soon forgotten, whatever the decay.
+        decay = min(self.options.ema, (step + 1) / (step + 11))
+        for average, weight in zip(self.averages.vectors, self.weights.vectors, strict=True):
+            average.data.lerp_(weight.data, 1 - decay)
+
+    def hold(self) -> None:
+        """Let all weights be views of the vectors, and all averages of theirs."""
+        super().hold()
+        self.averages.hold()
+
+    def release(self) -> None:
+        """Give all weights and averages memory of their own again."""
+        super().release()
+        self.averages.release()

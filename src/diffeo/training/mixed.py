@@ -273,7 +273,7 @@ def _train(
     steps = settings.steps or round(15 * n**0.6)
     held = (folds < count).nonzero()[:, 0]
     held = held[_part(len(held), STACK_ROWS, seed)]
-    best = BestWeights(bag, packed, settings.patience or max(1, steps // 3))
+    best = BestWeights(bag, packed, settings.patience or max(1, steps // 6))
     w = None if weights is None else (weights / weights.mean()).float()
     Training(
         bag,

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.optim import Adam
-from torch.optim.lr_scheduler import OneCycleLR
 
 from diffeo.mixed.marginals import Marginals
 from diffeo.mixed.regressors import Regressors
 from diffeo.mixed.rows import Layout
+from diffeo.training.adam import Adam
+from diffeo.training.options import OptimizerOptions
 
-BATCH, LR = 1_024, 1e-2
+BATCH, LR, WARMUP = 1_024, 1e-2, 0.1
 TRIAL, STEPS = 400, 2_000  # steps: of all columns, and of those for which there is hope
 HOPE, NEAR = 0.15, 0.02  # mean absolute errors on other rows, over the mean deviation
 MATTERS = 0.01  # how much larger that error gets without an input that matters
@@ -106,18 +106,17 @@ class Learner:
             return made
         curve: Any = made.networks[0]
         curve.start(self.features[rows][:, made.seen[0]], target[rows])
-        optimizer = Adam(made.parameters(), LR)
-        schedule = OneCycleLR(optimizer, LR, total_steps=steps)
+        adam = Adam(made, OptimizerOptions(warmup=WARMUP), LR)
         source = Generator().manual_seed(self.seed)
-        for _ in range(steps):
+        for step in range(steps):
             some = rows[torch.randint(len(rows), (BATCH,), generator=source)]
             error = (made.predict(0, self.features[some]) - target[some]).abs()
             if self.weights is not None:
                 error = error * self.weights[some]
-            optimizer.zero_grad()
+            adam.weights.start()
             error.mean().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            adam.step(step / steps)
+        adam.release()
         return made
 
     @torch.no_grad()
