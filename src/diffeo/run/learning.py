@@ -8,6 +8,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -44,6 +45,8 @@ from diffeo.utils.ranges import Seed, checked, fits
 from diffeo.utils.statistics import OutlierWarning
 
 ModelFactory = Callable[[Any], Flow]
+# For what is drawn here: it learned moons sooner, and better, than 8 couplings of 64 units.
+DRAWN = partial(RealNVP, layers=12, hidden=(32, 32))
 # Below this, a flow of the default size overfits in any case.
 FEW_ROWS = 200
 INITIAL_ROWS, INITIAL_IMAGES = 1_000_000, 512  # enough for statistics like those of all
@@ -67,7 +70,7 @@ def train(
     Args:
         model: makes the flow from the number of features, or from the (C, H, W) of images: a
             model class, or `functools.partial(RealNVP, layers=12)`. By default `MixedFlow` for
-            tables, `RealNVP` for those that are drawn here, and `ImageRealNVP` for images.
+            tables, `DRAWN` for those that are drawn here, and `ImageRealNVP` for images.
         data: what to learn; moons by default, or digits for a model of images.
         out: the run folder; by default the first free one of runs/NAME, runs/NAME-2 and so on.
         seed: of the first weights and the order of the batches. The split has its own.
@@ -258,7 +261,7 @@ def build(model: ModelFactory | None, data: Data) -> Flow:
         what = f"images of (channels, height, width) = {data.shape}"
         metadata: dict[str, Any] = {"size": data.options.size, "labels": data.label_names}
     else:
-        model = model or RealNVP
+        model = model or DRAWN
         event, what = data.features, _columns(data.features)
         metadata = {"columns": data.columns}
         if data.options.weights is not None:

@@ -30,7 +30,7 @@ Batch = tuple[Tensor, Tensor | None]
 Augment = Callable[[Tensor, Tensor | None, Generator, float], Tensor]
 
 # Long enough for the default model to converge on most tables, short enough to wait for.
-DEFAULT_STEPS = 3_200
+DEFAULT_STEPS = 2_800
 CALIBRATION_ROWS = 2_048
 # Attributes that are part of a checkpoint as they are.
 SAVED = ("step", "history", "best_loss", "best_epoch", "compiled", "threads")

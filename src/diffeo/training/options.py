@@ -26,7 +26,7 @@ class TrainerOptions:
     """How long training takes, and on which devices.
 
     Args:
-        max_epochs: Passes over the training rows; by default as many as make 3,200 steps.
+        max_epochs: Passes over the training rows; by default as many as make 2,800 steps.
         batch_size: Rows of one step, in each process; by default 1,024, or 64 images.
         patience: Stop when the validation loss has not fallen for so many epochs; by default a
             quarter of them all, and at most 100.
