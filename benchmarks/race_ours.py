@@ -26,7 +26,7 @@ from benchmarks.race_curve import Curve
 from benchmarks.race_data import Race, joined, tensors
 from diffeo.data import Split
 from diffeo.run import presets
-from diffeo.run.learning import prepare
+from diffeo.run.learning import DRAWN, prepare
 from diffeo.sklearn import FlowDensity
 from diffeo.training.loop import Observer, Training
 from diffeo.training.mixed import Settings
@@ -78,7 +78,7 @@ def moons(race: Race, curve: Curve) -> None:
     """The default model of tables that are drawn, with the default options."""
     x, val, test = tensors(race)
     torch.manual_seed(0)
-    flow = diffeo.RealNVP(x.shape[1])
+    flow = DRAWN(x.shape[1])
     score: Score = lambda flow: float(flow.log_prob(test).mean())  # noqa: E731
     train(flow, Split(x, None), Split(val, None), score, curve)
 
