@@ -24,6 +24,7 @@ def test_two_chosen_columns_are_drawn(visit):
     for name, label in (("First column", "ward"), ("Second column", "oxygen")):
         page.get_by_label(name).click()
         page.get_by_role("option", name=label, exact=True).click()
+        expect(page.get_by_role("option")).to_have_count(0)
     expect(page.locator("#pair svg.boxes")).to_have_count(1)
     expect(page.locator("#pair .box.sample").first).to_be_visible()
 
