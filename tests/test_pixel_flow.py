@@ -125,11 +125,12 @@ def test_log_prob_draws_nothing():
 # The order
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_network_sees_all_that_comes_before_and_nothing_else(channels):
+@pytest.mark.parametrize(("channels", "layers", "wide"), [(1, 4, 0), (3, 4, 0), (1, 1, 2)])
+def test_the_network_sees_all_that_comes_before_and_nothing_else(channels, layers, wide):
     """By the gradient of each parameter with respect to each pixel."""
     height, width, each = 5, 6, 2
-    net = perturb(GatedPixelNet(channels, channels * each, 8, layers=4).double(), 0.2)
+    net = GatedPixelNet(channels, channels * each, 8, layers=layers, wide=wide)
+    net = perturb(net.double(), 0.2)
     x = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(1)).double()
 
     def in_order(x):
@@ -141,6 +142,17 @@ def test_the_network_sees_all_that_comes_before_and_nothing_else(channels):
         assert not row[i:].any(), i
         first = max(0, i // (width * channels) - 4) * width * channels
         assert (row[first:i] != 0).all(), i
+
+
+def test_wide_layers_see_the_whole_image_above():
+    x = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(1)).double()
+    rows = {}
+    for wide in (0, 3):
+        net = perturb(GatedPixelNet(1, 1, 8, layers=8, wide=wide).double(), 0.2)
+        (grad,) = torch.autograd.grad(net(x.requires_grad_())[0, 0, 26, 14], x)
+        assert not grad[0, 0, 27].any()
+        rows[wide] = int((grad[0, 0] != 0).any(1).long().argmax())
+    assert rows == {0: 26 - 4 - 8, 3: 0}
 
 
 def test_a_network_of_no_layers_to_spare_has_no_blind_spot_to_the_right():
@@ -163,6 +175,7 @@ def test_a_network_of_no_layers_to_spare_has_no_blind_spot_to_the_right():
         ((3, 4, 5), {"components": 3}),
         ((3, 3, 3), {"head": "softmax", "bits": 5}),
         ((1, 5, 5), {"context": 2}),
+        ((1, 9, 7), {"layers": 1, "wide": 2}),
         ((1, 1, 1), {}),
         ((1, 1, 9), {"layers": 1}),
         ((2, 8, 1), {}),
@@ -198,11 +211,12 @@ def test_pixel_by_pixel_is_the_plain_inverse():
     torch.testing.assert_close(log_det, plain_log_det, rtol=0, atol=1e-9)
 
 
-def test_raster_gives_the_parameters_of_one_pass():
-    net = perturb(GatedPixelNet(3, 6, 8, 2, layers=3), 0.2)
+@pytest.mark.parametrize("wide", [0, 2])
+def test_raster_gives_the_parameters_of_one_pass(wide):
+    net = perturb(GatedPixelNet(3, 6, 8, 2, layers=3, wide=wide), 0.2)
     source = torch.Generator().manual_seed(1)
-    x, context = torch.randn(2, 3, 5, 4, generator=source), torch.randn(2, 2, generator=source)
-    found = torch.zeros(2, 6, 5, 4)
+    x, context = torch.randn(2, 3, 7, 6, generator=source), torch.randn(2, 2, generator=source)
+    found = torch.zeros(2, 6, 7, 6)
 
     def choose(parameters, c, i, j):
         found[:, c::3, i, j] = parameters

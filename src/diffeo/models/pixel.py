@@ -17,7 +17,7 @@ from diffeo.context import ContextSpec, Width
 from diffeo.flow import Flow
 from diffeo.models.sizes import ImageShape
 from diffeo.networks.pixel import GatedPixelNet
-from diffeo.utils.ranges import Bits, Count
+from diffeo.utils.ranges import Bits, Count, Whole
 
 PixelHead = Literal["softmax", "logistics"]
 
@@ -40,6 +40,7 @@ class PixelFlow(Flow):
         image_shape: (C, H, W) of the images.
         layers: number of gated layers of the network.
         hidden_channels: its width.
+        wide: number of further layers, which see rows 2, 4, 8 ... apart (see `GatedPixelNet`).
         head: "logistics", a mixture of logistic distributions, which knows that 100 is close to
             101; or "softmax", a free probability of each number. MNIST was learned in a fraction of
             the steps by logistics.
@@ -63,6 +64,7 @@ class PixelFlow(Flow):
         network: Network | None = None,
         bits: Bits = 8,
         context: ContextSpec | Width | None = None,
+        wide: Whole = 0,
     ) -> None:
         spec = ContextSpec.of(context)
         channels, height, width = image_shape
@@ -70,7 +72,7 @@ class PixelFlow(Flow):
         univariate: Univariate = SoftmaxCDF(0, levels - 1)
         if head == "logistics":
             univariate = LogisticsCDF(components, 0, levels - 1)
-        make = network or partial(GatedPixelNet, layers=layers, near=head == "logistics")
+        make = network or partial(GatedPixelNet, layers=layers, near=head == "logistics", wide=wide)
         outputs = univariate.parameters_each * channels
         conditioner = make(channels, outputs, hidden_channels, spec.width)
         super().__init__(

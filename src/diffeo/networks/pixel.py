@@ -38,15 +38,19 @@ class GatedPixelNet(Configurable, nn.Module):
         near: whether outputs are also a linear function of the four nearest pixels, and the first
             one starts as a guess from them, for a `LogisticsCDF`. Pixels that resemble those next
             to them, as in photographs, are then learned sooner.
+        wide: number of further layers, whose vertical stack sees rows and columns that are 2, 4, 8
+            and so on apart. They let a pixel see the whole image: what is drawn far above decides
+            what a digit still lacks.
 
     Without `near` all parameters start at zero. The masks of the paper are here in the padding:
     kernels have no weights for what is masked. The vertical stack has residuals and ReLU for the
-    paper's gates.
+    paper's gates, and layers with a wide view have dilated kernels.
 
     Raises:
         ValueError: if `outputs` is no multiple of `inputs`.
 
-    (van den Oord et al. 2016; Salimans et al. 2017 for the order of the channels)
+    (van den Oord et al. 2016; Salimans et al. 2017 for the order of the channels; Yu & Koltun 2016
+    for dilated kernels)
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class GatedPixelNet(Configurable, nn.Module):
         context_features: Whole = 0,
         layers: Count = 12,
         near: bool = False,
+        wide: Whole = 0,
     ) -> None:
         super().__init__()
         if outputs % inputs:
@@ -70,7 +75,8 @@ class GatedPixelNet(Configurable, nn.Module):
         )
         self.before: nn.Conv2d = nn.Conv2d(inputs + 1, c, (1, FIRST_LEFT), padding=(0, FIRST_LEFT))
         self.layers: nn.ModuleList = nn.ModuleList(
-            GatedLayer(c, context_features) for _ in range(layers)
+            GatedLayer(c, context_features, spacing)
+            for spacing in [1] * layers + [2 ** (i + 1) for i in range(wide)]
         )
         each, neighbouring = outputs // inputs, 4 * inputs if near else 0
         self.heads: nn.ModuleList = nn.ModuleList(

@@ -25,13 +25,21 @@ class CausalConv(nn.Conv2d):
         rows: of the kernel; the last one is that of the pixel.
         columns: of the kernel.
         left: whether the last column is that of the pixel, and not the middle one.
+        spacing: how far apart the rows are, and the columns.
     """
 
     def __init__(
-        self, inputs: Count, outputs: Count, rows: Count, columns: Count, left: bool = False
+        self,
+        inputs: Count,
+        outputs: Count,
+        rows: Count,
+        columns: Count,
+        left: bool = False,
+        spacing: Count = 1,
     ) -> None:
         before = columns - 1 if left else columns // 2
-        super().__init__(inputs, outputs, (rows, columns), padding=(rows - 1, before))
+        padding = spacing * (rows - 1), spacing * before
+        super().__init__(inputs, outputs, (rows, columns), padding=padding, dilation=spacing)
         self.rows = rows
         self.left = left
 
@@ -51,11 +59,12 @@ class GatedLayer(nn.Module):
     Args:
         channels: of v and of h.
         context_features: width of the context.
+        spacing: how far apart the rows and the columns are that the vertical stack sees.
     """
 
-    def __init__(self, channels: Count, context_features: Whole) -> None:
+    def __init__(self, channels: Count, context_features: Whole, spacing: Count = 1) -> None:
         super().__init__()
-        self.vertical: CausalConv = CausalConv(channels, channels, ROWS, COLUMNS)
+        self.vertical: CausalConv = CausalConv(channels, channels, ROWS, COLUMNS, spacing=spacing)
         self.value: CausalConv = CausalConv(channels, channels, 1, LEFT, left=True)
         self.gate: CausalConv = CausalConv(channels, channels, 1, LEFT, left=True)
         self.value_link: nn.Conv2d = nn.Conv2d(channels, channels, 1)

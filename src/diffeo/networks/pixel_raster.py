@@ -80,7 +80,9 @@ class _Layer:
     def __init__(self, layer: GatedLayer, context: Tensor | None, x: Tensor) -> None:
         n, width, channels = x.shape[0], x.shape[3], layer.out.out_channels
         self.layer, self.context, self.channels = layer, context, channels
-        self.above = x.new_zeros(n, channels, layer.vertical.kernel_size[0] - 1, width)
+        vertical = layer.vertical
+        rows_above = (vertical.kernel_size[0] - 1) * vertical.dilation[0]
+        self.above = x.new_zeros(n, channels, rows_above, width)
         self.left = layer.value.kernel_size[1]
         self.row = x.new_zeros(n, channels, self.left - 1 + width)
         self.kernel = torch.cat((_flat(layer.value), _flat(layer.gate)))
@@ -106,8 +108,9 @@ class _Layer:
 
 
 def _row(conv: nn.Conv2d, rows: Tensor) -> Tensor:
-    """The last row of a convolution, from the rows that its kernel sees."""
-    return F.conv2d(rows, conv.weight, conv.bias, padding=(0, conv.kernel_size[1] // 2))
+    """The last row of a convolution, from the rows that its kernel spans."""
+    sides = conv.kernel_size[1] // 2 * conv.dilation[1]
+    return F.conv2d(rows, conv.weight, conv.bias, padding=(0, sides), dilation=conv.dilation)
 
 
 def _flat(conv: nn.Conv2d) -> Tensor:
