@@ -40,7 +40,6 @@ class PixelFlow(Flow):
         image_shape: (C, H, W) of the images.
         layers: number of gated layers of the network.
         hidden_channels: its width.
-        wide: number of further layers, which see rows 2, 4, 8 ... apart (see `GatedPixelNet`).
         head: "logistics", a mixture of logistic distributions, which knows that 100 is close to
             101; or "softmax", a free probability of each number. MNIST was learned in a fraction of
             the steps by logistics.
@@ -50,6 +49,8 @@ class PixelFlow(Flow):
         bits: how many bits of each pixel are modelled, 1 to 8.
         context: of a conditional density: a `ContextSpec` (`ContextSpec.classes(10)` for ten
             classes), or how many numbers there are. An actnorm of its own normalizes it.
+        wide: number of further layers of the network, which see rows and columns that are 2, 4, 8
+            and so on apart.
 
     (van den Oord et al. 2016; Salimans et al. 2017 for logistic mixtures)
     """

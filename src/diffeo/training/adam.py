@@ -44,9 +44,6 @@ class Adam:
         self.l2: list[float] = [group["weight_decay"] for group in groups]
         self.means: list[Tensor] = [torch.zeros_like(vector) for vector in vectors]
         self.squares: list[Tensor] = [torch.zeros_like(vector) for vector in vectors]
-        self.counts: list[Tensor] = [
-            torch.zeros((), device=vector.device, dtype=torch.float32) for vector in vectors
-        ]
         self.steps: int = 0
 
     @torch.no_grad()
@@ -64,16 +61,18 @@ class Adam:
         """Move the weights, when the share `done` of all steps is done."""
         self.lr, self.steps = self.largest_lr * self.options.lr_factor(done), self.steps + 1
         weights = [vector.data for vector in self.weights.vectors]
-        state = self.means, self.squares, self.counts
-        parts = zip(weights, self.weights.gradients(), self.l2, *state, strict=True)
-        for weight, gradient, l2, mean, square, count in parts:
+        parts = zip(
+            weights, self.weights.gradients(), self.l2, self.means, self.squares, strict=True
+        )
+        for weight, gradient, l2, mean, square in parts:
+            count = torch.full((), self.steps, dtype=torch.float32, device=weight.device)
             torch._fused_adam_(
                 [weight],
                 [gradient],
                 [mean],
                 [square],
                 [],
-                [count.fill_(self.steps)],
+                [count],
                 lr=self.lr,
                 beta1=MEAN,
                 beta2=SQUARE,

@@ -29,7 +29,7 @@ Batch = tuple[Tensor, Tensor | None]
 # Changes a training batch at random: x, its context, a generator, and the share of the steps done.
 Augment = Callable[[Tensor, Tensor | None, Generator, float], Tensor]
 
-# Long enough for the default model to converge on most tables, short enough to wait for.
+# Long enough for the default model of moons to converge, short enough to wait for.
 DEFAULT_STEPS = 2_800
 CALIBRATION_ROWS = 2_048
 # Attributes that are part of a checkpoint as they are.
