@@ -15,6 +15,7 @@ from diffeo.cli import main
 from diffeo.compression import (
     compress_images,
     compress_table,
+    container,
     decompress_images,
     decompress_table,
 )
@@ -202,7 +203,7 @@ def test_a_file_of_another_model_or_precision_or_a_damaged_one_is_refused(flow, 
         decompress_images(small_flow().double(), packed)
     with pytest.raises(ValueError, match="holds images"):
         decompress_table(flow, packed)
-    for place in (20, len(packed) // 2, len(packed) - 1):
+    for place in (8, 11, 20, 40, len(packed) // 2, len(packed) - 1):
         damaged = bytearray(packed)
         damaged[place] ^= 4
         with pytest.raises(ValueError, match="damaged"):
@@ -212,6 +213,15 @@ def test_a_file_of_another_model_or_precision_or_a_damaged_one_is_refused(flow, 
             decompress_images(one, part)
     with pytest.raises(ValueError, match="no file of `diffeo compress`"):
         decompress_images(one, b"PNG")
+
+
+def test_a_file_of_another_format_is_refused(monkeypatch):
+    one = small_flow()
+    monkeypatch.setattr(container, "VERSION", container.VERSION + 1)
+    packed = compress_images(one, torch.zeros(1, 1, 5, 4, dtype=torch.uint8))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="install the one that wrote it"):
+        decompress_images(one, packed)
 
 
 def test_arithmetic_that_rounds_otherwise_is_found_out(monkeypatch):

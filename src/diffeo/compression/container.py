@@ -16,9 +16,15 @@ from diffeo.flow import Flow
 from diffeo.utils.config import to_config
 from diffeo.utils.files import parse_json
 
-MAGIC, VERSION = b"diffeo\x00\x00", 1
-LENGTHS = struct.Struct("<III")  # of the header, and check sums of the header and of what follows
+MAGIC, VERSION = b"diffeo", 2
+# In every format these come first, then a check sum of all that follows.
+CHECK = struct.Struct("<6sI")
+FIRST = struct.Struct("<BB16sI")  # the format, the kind, the model, and how long the facts are
 Kind = Literal["tables", "images"]
+PARTS: dict[Kind, tuple[str, ...]] = {
+    "tables": ("cells", "others", "rows", "places"),
+    "images": ("pixels", "context"),
+}
 
 
 @dataclass
@@ -29,7 +35,7 @@ class Container:
         kind: of what is in it.
         model: the digest of the model that made it.
         facts: that reading needs.
-        parts: named bytes.
+        parts: the bytes of each of `PARTS`.
     """
 
     kind: Kind
@@ -39,12 +45,12 @@ class Container:
 
     def pack(self) -> bytes:
         """All of it as bytes."""
-        body = b"".join(self.parts.values())
-        header = {"version": VERSION, "kind": self.kind, "model": self.model, "facts": self.facts}
-        header["parts"] = {name: len(part) for name, part in self.parts.items()}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text = zlib.compress(text, 9)
-        return MAGIC + LENGTHS.pack(len(text), zlib.crc32(text), zlib.crc32(body)) + text + body
+        parts = [self.parts[name] for name in PARTS[self.kind]]
+        facts = [self.facts, [len(part) for part in parts]]
+        text = zlib.compress(json.dumps(facts, separators=(",", ":")).encode(), 9)
+        kind, model = [*PARTS].index(self.kind), bytes.fromhex(self.model)
+        rest = b"".join([FIRST.pack(VERSION, kind, model, len(text)), text, *parts])
+        return CHECK.pack(MAGIC, zlib.crc32(rest)) + rest
 
     @classmethod
     def unpack(cls, data: bytes, kind: Kind, model: str) -> Container:
@@ -56,36 +62,33 @@ class Container:
         """
         if not data.startswith(MAGIC):
             raise ValueError("this is no file of `diffeo compress`: give one that it wrote.")
-        start = len(MAGIC) + LENGTHS.size
         damaged = ValueError("the file is damaged: take another copy of it.")
-        if len(data) < start:
+        rest = data[CHECK.size :]
+        if len(rest) < FIRST.size or zlib.crc32(rest) != CHECK.unpack_from(data)[1]:
             raise damaged
-        size, *sums = LENGTHS.unpack(data[len(MAGIC) : start])
-        text, body = data[start : start + size], data[start + size :]
-        if [zlib.crc32(text), zlib.crc32(body)] != sums:
-            raise damaged
-        header = parse_json(zlib.decompress(text).decode())
-        if header["version"] != VERSION:
+        version, place, maker, size = FIRST.unpack_from(rest)
+        if version != VERSION:
             raise ValueError(
-                f"the file has format {header['version']}, and this diffeo reads {VERSION}: "
-                "install the one that wrote it."
+                f"the file has format {version}, and this diffeo reads {VERSION}: install the one "
+                "that wrote it."
             )
-        if header["kind"] != kind:
+        if (held := [*PARTS][place]) != kind:
             raise ValueError(
-                f"the file holds {header['kind']}, and the model is one of {kind}: give "
-                "the run that compressed it."
+                f"the file holds {held}, and the model is one of {kind}: give the run that "
+                "compressed it."
             )
-        if header["model"] != model:
+        if maker.hex() != model:
             raise ValueError(
                 "the file was made with another model, or in another precision: give the run that "
-                f"compressed it (its digest begins with {header['model'][:8]}, that of this one "
-                f"with {model[:8]})."
+                f"compressed it (its digest begins with {maker.hex()[:8]}, that of this one with "
+                f"{model[:8]})."
             )
-        parts, at = {}, 0
-        for name, length in header["parts"].items():
-            parts[name] = body[at : at + length]
+        parts, at = {}, FIRST.size + size
+        facts, lengths = parse_json(zlib.decompress(rest[FIRST.size : at]).decode())
+        for name, length in zip(PARTS[kind], lengths, strict=True):
+            parts[name] = rest[at : at + length]
             at += length
-        return cls(kind, model, header["facts"], parts)
+        return cls(kind, model, facts, parts)
 
 
 def check_sum(x: Tensor) -> int:
@@ -97,9 +100,9 @@ def check_sum(x: Tensor) -> int:
 
 
 def digest(flow: Flow) -> str:
-    """What tells a model from all others, and from itself in another precision."""
+    """What tells a model from all others, and from itself in another precision, in 128 bits."""
     found = hashlib.sha256(json.dumps(to_config(flow), sort_keys=True).encode())
     for name, tensor in sorted(flow.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return found.hexdigest()[:32]
