@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
+from diffeo.networks.products import matmul
 
 Masks: TypeAlias = Sequence[Tensor | None]  # what each weight is multiplied by, if by anything
 
@@ -52,16 +53,16 @@ class _Fused(torch.autograd.Function):
             h, weight, mask, across = saved[i], saved[count + i], masks[i], grad.t()
             narrow = h.shape[1] < min(grad.shape)
             if narrow and not across.is_contiguous():
-                product = h.t().mm(grad).t()
+                product = matmul(h.t(), grad).t()
             else:
-                product = across.mm(h)
+                product = matmul(across, h)
             product = product.contiguous() if mask is None else mask * product
             found = [product, grad.sum(0), *found]
             if i == 0 and not ctx.needs_input_grad[1]:
                 return None, None, *found
             # As the input is in memory, or ReLU takes 20 times as long.
             as_h = not h.is_contiguous() or (i == 0 and narrow)
-            grad = weight.t().mm(across).t() if as_h else grad.mm(weight)
+            grad = matmul(weight.t(), across).t() if as_h else matmul(grad, weight)
             if i > 0:
                 grad = backward_of_relu(grad, h)
         return None, grad, *found
@@ -87,7 +88,7 @@ def _linear(h: Tensor, weight: Tensor, bias: Tensor, last: bool) -> Tensor:
         # two dimensions the compiler makes an `addmm` of the sum.
         out = (left.mm(right)[None] + across)[0]
     else:
-        out = torch.addmm(across, left, right)
+        out = matmul(left, right, across)
     return out if left is h else out.t()
 
 

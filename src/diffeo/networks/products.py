@@ -1,0 +1,62 @@
+"""Products of matrices of float32 on a CPU, by the library that is fast on this processor.
+
+PyTorch takes MKL for them, which on AMD's processors takes about twice as long as oneDNN.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# Multiplications, below which to call oneDNN takes longer than they do.
+LEAST = 2**22
+
+
+def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left right + bias `(n, m)`, for left `(n, k)`, right `(k, m)` and bias `(m,)` or `(n, 1)`."""
+    size = left.shape[0] * left.shape[1] * right.shape[1]
+    if not (onednn_pays(size, left) and _is_plain(left, right, bias)):
+        return left.mm(right) if bias is None else torch.addmm(bias, left, right)
+    if bias is None or bias.ndim == 1:
+        return onednn(left, right, bias)
+    return onednn(left, right).add_(bias)
+
+
+def onednn_pays(size: int, like: Tensor) -> bool:
+    """Whether oneDNN is there and faster, for so many multiplications of numbers like these."""
+    return (
+        size >= LEAST
+        and like.dtype == torch.float32
+        and like.is_cpu
+        and _mkl_is_slow()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left right + bias by oneDNN: an operation that has no derivative."""
+    found: Any = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
+    return found
+
+
+def _is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing differentiates an operation of these, or makes another one of it."""
+    learned = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return (
+        not (learned and torch.is_grad_enabled())
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+@cache
+def _mkl_is_slow() -> bool:
+    """Whether the processor is one of AMD's, and both libraries are there."""
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return both and "AMD" in capabilities.get("cpu_name", "")
