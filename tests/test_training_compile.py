@@ -94,7 +94,7 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch):
     def refuse(device):
         raise ValueError("there is no compiler: install g++.")
 
-    monkeypatch.setattr("diffeo.training.compiled.check_compiler", refuse)
+    monkeypatch.setattr("diffeo.utils.compiling.check_compiler", refuse)
     training, printed = settled(monkeypatch, "auto")
     assert printed == "Steps are not compiled: there is no compiler: install g++.\n"
     assert not training.compiled

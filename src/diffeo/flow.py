@@ -20,7 +20,7 @@ from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.embedding import EmbeddedContext, Embedding
 from diffeo.pretrained.hub import PretrainedModel
-from diffeo.utils.machine import check_compiler
+from diffeo.utils.compiling import compile_options
 from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
 from diffeo.utils.modules import eval_mode as eval_mode
 from diffeo.utils.ranges import Count, NonNegative, Whole, checked
@@ -307,8 +307,7 @@ class Flow(PretrainedModel):
         Raises:
             ValueError: if there is no compiler for the flow's device.
         """
-        check_compiler(self.device.type)
-        self.bijection.compile(*args, **{"dynamic": True} | options)
+        self.bijection.compile(*args, **compile_options(self.device.type, **options))
         return self
 
     def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeo.networks.fused import call, gradients_with_graph
-from diffeo.networks.products import onednn, onednn_pays
+from diffeo.utils.products import onednn, onednn_pays
 
 EVERY = slice(None)
 
@@ -72,8 +72,8 @@ class _EachByOneDNN(torch.autograd.Function):
 def _each(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left_e right_e + bias_e `(members, k, n)`."""
     out = left.new_empty(*left.shape[:2], right.shape[2])
-    for e, part in enumerate(out):
-        product = onednn(left[e], right[e])
+    for e, (part, *pair) in enumerate(zip(out, left, right, strict=True)):
+        product = onednn(*pair)
         if bias is None:
             part.copy_(product)
         else:

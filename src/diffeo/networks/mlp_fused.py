@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
-from diffeo.networks.products import matmul
+from diffeo.utils.products import matmul
 
 Masks: TypeAlias = Sequence[Tensor | None]  # what each weight is multiplied by, if by anything
 

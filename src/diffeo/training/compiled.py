@@ -16,7 +16,7 @@ from diffeo.bijections.normalization import BatchNorm
 from diffeo.flow import Flow
 from diffeo.training.objective import PreparedObjective
 from diffeo.training.vectors import Vectors
-from diffeo.utils.machine import check_compiler
+from diffeo.utils.compiling import compile_options
 
 # The compiler of torch remembers its programs here, and a second run loads what a first compiled.
 CACHE, FOLDER = "TORCHINDUCTOR_CACHE_DIR", Path("~/.cache/diffeo/compiled")
@@ -50,7 +50,7 @@ class CompiledGradient:
     """
 
     def __init__(self, flow: Flow, nats: float, vectors: Vectors) -> None:
-        check_compiler(flow.device.type)
+        options = compile_options(flow.device.type, dynamic=None)
         os.environ.setdefault(CACHE, str(FOLDER.expanduser()))
         self.flow = flow
         self.vectors = vectors
@@ -64,13 +64,10 @@ class CompiledGradient:
             n: w.detach() for n, w in self.objective.named_parameters()
         }
         self.works: bool = False
-        options: dict[str, Any] = {
-            "guard_filter_fn": _of_the_batch,
-            "cpp_wrapper": flow.device.type == "cpu",
-        }
+        options["options"] = options.get("options", {}) | {"guard_filter_fn": _of_the_batch}
         own = MethodType(_copied(CompiledGradient._gradient), self)
         self.program: Callable[..., tuple[Tensor, list[Tensor]]] = torch.compile(
-            own, fullgraph=True, options=options
+            own, fullgraph=True, **options
         )
 
     def __call__(

@@ -17,7 +17,7 @@ LEAST = 2**22
 
 
 def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left right + bias `(n, m)`, for left `(n, k)`, right `(k, m)` and bias `(m,)` or `(n, 1)`."""
+    """The product left right, plus bias: `(n, k)` times `(k, m)`, and `(m,)` or `(n, 1)`."""
     size = left.shape[0] * left.shape[1] * right.shape[1]
     if not (onednn_pays(size, left) and _is_plain(left, right, bias)):
         return left.mm(right) if bias is None else torch.addmm(bias, left, right)
@@ -28,34 +28,29 @@ def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def onednn_pays(size: int, like: Tensor) -> bool:
     """Whether oneDNN is there and faster, for so many multiplications of numbers like these."""
-    return (
-        size >= LEAST
-        and like.dtype == torch.float32
-        and like.is_cpu
-        and _mkl_is_slow()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+    return size >= LEAST and like.dtype == torch.float32 and like.is_cpu and mkl_is_slow()
 
 
 def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left right + bias by oneDNN: an operation that has no derivative."""
+    """The same by oneDNN, for a bias `(m,)`: an operation that has no derivative."""
     found: Any = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
     return found
 
 
 def _is_plain(*tensors: Tensor | None) -> bool:
-    """Whether nothing differentiates an operation of these, or makes another one of it."""
+    """Whether nothing differentiates an operation of these, or records it, or transforms it."""
     learned = any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return (
-        not (learned and torch.is_grad_enabled())
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not (learned and torch.is_grad_enabled())
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
     )
 
 
 @cache
-def _mkl_is_slow() -> bool:
+def mkl_is_slow() -> bool:
     """Whether the processor is one of AMD's, and both libraries are there."""
     capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()

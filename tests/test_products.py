@@ -1,0 +1,134 @@
+"""Products of matrices by oneDNN: the same numbers, gradients and programs as by PyTorch's own."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from diffeo import MAF
+from diffeo.mixed.linears import MaskedLinears
+from diffeo.utils import products
+from diffeo.utils.compiling import compile_options
+from diffeo.utils.machine import check_compiler
+from diffeo.utils.products import matmul
+
+if not torch.backends.mkldnn.is_available():
+    pytest.skip("PyTorch has no oneDNN here", allow_module_level=True)
+
+ROWS, INPUTS, OUTPUTS = 1_100, 70, 60  # more multiplications than `LEAST`
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch):
+    """On every processor oneDNN is taken; the list grows with each call of it."""
+    found, exact = [], products.onednn
+
+    def counted(*arguments):
+        found.append(arguments[0].shape)
+        return exact(*arguments)
+
+    monkeypatch.setattr(products, "mkl_is_slow", lambda: True)
+    monkeypatch.setattr(products, "onednn", counted)
+    monkeypatch.setattr("diffeo.mixed.linears.onednn", counted)
+    return found
+
+
+def drawn(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def close(found, truth):
+    scale = truth.abs().max()
+    assert torch.allclose(found.double(), truth, atol=float(scale) * 1e-5)
+
+
+@pytest.mark.parametrize("bias", [None, (OUTPUTS,), (ROWS, 1)])
+def test_products_are_those_of_wider_floats(calls, bias):
+    left, right = drawn(ROWS, INPUTS), drawn(OUTPUTS, INPUTS).t()
+    bias = None if bias is None else drawn(*bias)
+    truth = left.double() @ right.double() + (0 if bias is None else bias)
+    close(matmul(left, right, bias), truth)
+    close(matmul(left.t().contiguous().t(), right.contiguous(), bias), truth)
+    assert len(calls) == 2
+    close(matmul(left[:9], right), left[:9].double() @ right.double())
+    assert torch.equal(matmul(left.double(), right.double()), left.double() @ right.double())
+    assert len(calls) == 2  # few rows, and wider floats, are not for it
+
+
+def test_nothing_that_is_differentiated_or_recorded_is_lost(calls):
+    left, right = drawn(ROWS, INPUTS), drawn(INPUTS, OUTPUTS)
+    learned = right.clone().requires_grad_()
+    matmul(left, learned).square().sum().backward()
+    exact = left.double() @ right.double()
+    close(learned.grad, 2 * left.t().double() @ exact)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(left, 3 * left)
+        close(forward_ad.unpack_dual(matmul(dual, right)).tangent, 3 * exact)
+    pair = torch.stack((left, 2 * left))
+    close(torch.vmap(lambda x: matmul(x, right))(pair), torch.stack((exact, 2 * exact)))
+    slope = torch.func.grad(lambda w: matmul(left, w).sum())(right)
+    close(slope, left.double().sum(0)[:, None].expand_as(right))
+    assert not calls
+    traced = torch.jit.trace(matmul, (left, right))
+    assert "mkldnn" not in str(traced.graph)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_networks_side_by_side_have_the_gradients_of_plain_products(calls, shared):
+    mask = (drawn(OUTPUTS, INPUTS) > 0).float()
+    layer = MaskedLinears(3, mask)
+    h = drawn(INPUTS, ROWS).expand(3, -1, -1) if shared else drawn(3, INPUTS, ROWS)
+    wide = copy.deepcopy(layer).double()
+    results = []
+    for module, x in ((layer, h.clone()), (wide, h.double())):
+        x.requires_grad_()
+        out = module(x)
+        loss = out.pow(3).sum() / ROWS
+        inputs = (x, module.weight, module.bias)
+        first = torch.autograd.grad(loss, inputs, retain_graph=True)
+        graph = torch.autograd.grad(loss, inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in graph), inputs)
+        results.append((out, *first, *second))
+    assert len(calls) >= 3 * 3  # the product, and two for its gradient, of each network
+    for found, truth in zip(*results, strict=True):
+        close(found, truth.detach())
+    part = layer(h[1:2], slice(1, 2), slice(0, 58))
+    close(part, wide(h[1:2].double(), slice(1, 2), slice(0, 58)).detach())
+
+
+def test_flows_have_the_same_densities_and_gradients(calls):
+    torch.manual_seed(0)
+    x = drawn(ROWS, 6)
+    flow = MAF(6, layers=2).initialize(x)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    wide = copy.deepcopy(flow).double()
+    for module, rows in ((flow, x), (wide, x.double())):
+        module.log_prob(rows).mean().backward()
+    assert calls
+    for found, truth in zip(flow.parameters(), wide.parameters(), strict=True):
+        if truth.grad is not None:
+            close(found.grad, truth.grad)
+    with torch.no_grad():
+        close(flow.log_prob(x), wide.log_prob(x.double()))
+
+
+def test_compiled_programs_take_it_too(calls):
+    try:
+        check_compiler("cpu")
+    except ValueError as error:
+        pytest.skip(str(error))
+
+    def loss(x, w):
+        return (x @ w).relu().square().sum()
+
+    x, w = drawn(ROWS, INPUTS), drawn(INPUTS, OUTPUTS).requires_grad_()
+    truth = torch.autograd.grad(loss(x.double(), v := w.detach().double().requires_grad_()), v)[0]
+    program = torch.compile(loss, **compile_options("cpu"))
+    for rows in (ROWS, ROWS - 1):
+        found = torch.autograd.grad(program(x[:rows], w), w)[0]
+    assert calls
+    truth = torch.autograd.grad(loss(x[: ROWS - 1].double(), v), v)[0]
+    close(found, truth)
