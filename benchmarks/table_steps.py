@@ -61,12 +61,12 @@ class Ours(Subject):
 
 
 class Compiled(Ours):
-    """The same with loss and gradient as one program."""
+    """The same with loss and gradient as one program; a copy scores, as a flow that was loaded."""
 
     def __init__(self, name: str, features: int, batch: int) -> None:
         super().__init__(name, features, batch)
         self.gradient = CompiledGradient(self.model, 1.0, self.adam.weights)
-        self.model.compile()
+        self._log_prob = partial(copy.deepcopy(self.model).eval().compile().log_prob, self.x)
 
     def step(self) -> None:
         """Gradient and Adam."""

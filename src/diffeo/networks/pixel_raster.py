@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffeo.networks.pixel_layers import GatedLayer, Head, differences, neighbours
+from diffeo.utils.products import matmul
 
 # Called with the parameters `(batch, each)` of one channel of one pixel, and its channel, row and
 # column, it returns the value `(batch,)` that the network sees from then on.
@@ -53,7 +54,7 @@ def raster(
     for i in range(height):
         rows = seen[:, :, i : i + first_rows, left : left + width]
         v = _row(above, rows)
-        starts = v[:, :, 0].movedim(2, 0)
+        starts = v[:, :, 0].movedim(2, 0).contiguous()
         for step in steps:
             v = step.begin_row(v)
         for j in range(width):
@@ -84,8 +85,10 @@ class _Layer:
         rows_above = (vertical.kernel_size[0] - 1) * vertical.dilation[0]
         self.above = x.new_zeros(n, channels, rows_above, width)
         self.left = layer.value.kernel_size[1]
-        self.row = x.new_zeros(n, channels, self.left - 1 + width)
-        self.kernel = torch.cat((_flat(layer.value), _flat(layer.gate)))
+        # In memory the channels of a pixel are neighbours, and so are pixels of a window.
+        self.row = x.new_zeros(n, self.left - 1 + width, channels)
+        both = torch.cat((layer.value.weight, layer.gate.weight))
+        self.kernel = both.permute(3, 2, 1, 0).flatten(0, 2).contiguous()
         self.bias = torch.cat((_bias(layer.value), _bias(layer.gate)))
         self.out = _flat(layer.out)
         self.links = x
@@ -96,14 +99,14 @@ class _Layer:
         self.above = rows[:, :, 1:]
         v = v + F.relu(_row(self.layer.vertical, rows))
         links = torch.cat(self.layer.links(v, self.context), dim=1)[:, :, 0]
-        self.links = links.movedim(2, 0) + self.bias
+        self.links = links.movedim(2, 0).contiguous() + self.bias
         return v
 
     def right(self, h: Tensor, j: int) -> Tensor:
         """The horizontal stack's h' of pixel j, from h `(batch, channels)`."""
-        self.row[:, :, self.left - 1 + j] = h
-        window = self.row[:, :, j : j + self.left].flatten(1)
-        value, gate = (F.linear(window, self.kernel) + self.links[j]).chunk(2, dim=1)
+        self.row[:, self.left - 1 + j] = h
+        window = self.row[:, j : j + self.left].flatten(1)
+        value, gate = (matmul(window, self.kernel) + self.links[j]).chunk(2, dim=1)
         return h + F.linear(value * gate.sigmoid(), self.out, self.layer.out.bias)
 
 
