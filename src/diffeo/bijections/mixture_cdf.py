@@ -14,7 +14,7 @@ from diffeo.bijections.mixture_fused import LOG_SCALE, Fused
 from diffeo.bijections.quantiles import NOISE, LogisticNoise, Noise, Shape
 from diffeo.bijections.roots import invert
 from diffeo.bijections.univariate import Univariate
-from diffeo.networks.fused import call
+from diffeo.utils.fused import call
 from diffeo.utils.ranges import Count
 
 OVERLAP = 0.6  # scale of the components at the start, in units of that of the whole

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffeo.networks.fused import gradients_with_graph
+from diffeo.utils.fused import gradients_with_graph
 
 LOG_SCALE = 5.0  # largest change of a log-scale
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffeo.bijections.spline_fused import Fused
 from diffeo.bijections.univariate import Univariate
-from diffeo.networks.fused import call
+from diffeo.utils.fused import call
 from diffeo.utils.ranges import Positive, Proportion, Range
 
 

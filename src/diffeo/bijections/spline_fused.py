@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffeo.networks.fused import gradients_with_graph
+from diffeo.utils.fused import gradients_with_graph
 
 
 class Fused(torch.autograd.Function):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffeo.networks.fused import call, gradients_with_graph
 from diffeo.utils.config import Configurable
+from diffeo.utils.fused import call, gradients_with_graph
 from diffeo.utils.ranges import Positive
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffeo.networks.fused import call, gradients_with_graph
+from diffeo.utils.fused import call, gradients_with_graph
 from diffeo.utils.products import onednn, onednn_pays
 
 EVERY = slice(None)

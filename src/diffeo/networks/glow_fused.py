@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from diffeo.bijections.normalization import ActNorm
-from diffeo.networks.fused import backward_of_relu, call, dtype_of, gradients_with_graph
+from diffeo.utils.fused import backward_of_relu, call, dtype_of, gradients_with_graph
 
 # So many hidden activations are computed at a time, in all pixels of some images.
 PART = 2**21

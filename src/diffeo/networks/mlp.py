@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffeo.networks.fused import dtype_of
 from diffeo.networks.mlp_fused import fused
 from diffeo.utils.config import Configurable
+from diffeo.utils.fused import dtype_of
 from diffeo.utils.modules import is_plain
 from diffeo.utils.ranges import Count, Whole
 

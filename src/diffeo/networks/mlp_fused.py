@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from diffeo.networks.fused import backward_of_relu, call, gradients_with_graph
+from diffeo.utils.fused import backward_of_relu, call, gradients_with_graph
 from diffeo.utils.products import matmul
 
 Masks: TypeAlias = Sequence[Tensor | None]  # what each weight is multiplied by, if by anything

@@ -1,4 +1,4 @@
-"""What fused operations of networks share: when the plain form is used instead."""
+"""What fused operations share: when the plain form is used instead."""
 
 from __future__ import annotations
 
