@@ -7,7 +7,6 @@ import torch
 from torch.autograd import forward_ad
 
 from diffeo import MAF
-from diffeo.mixed.linears import MaskedLinears
 from diffeo.utils import products
 from diffeo.utils.compiling import compile_options
 from diffeo.utils.machine import check_compiler
@@ -30,7 +29,6 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(products, "mkl_is_slow", lambda: True)
     monkeypatch.setattr(products, "onednn", counted)
-    monkeypatch.setattr("diffeo.mixed.linears.onednn", counted)
     return found
 
 
@@ -72,29 +70,6 @@ def test_nothing_that_is_differentiated_or_recorded_is_lost(calls):
     assert not calls
     traced = torch.jit.trace(matmul, (left, right))
     assert "mkldnn" not in str(traced.graph)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_networks_side_by_side_have_the_gradients_of_plain_products(calls, shared):
-    mask = (drawn(OUTPUTS, INPUTS) > 0).float()
-    layer = MaskedLinears(3, mask)
-    h = drawn(INPUTS, ROWS).expand(3, -1, -1) if shared else drawn(3, INPUTS, ROWS)
-    wide = copy.deepcopy(layer).double()
-    results = []
-    for module, x in ((layer, h.clone()), (wide, h.double())):
-        x.requires_grad_()
-        out = module(x)
-        loss = out.pow(3).sum() / ROWS
-        inputs = (x, module.weight, module.bias)
-        first = torch.autograd.grad(loss, inputs, retain_graph=True)
-        graph = torch.autograd.grad(loss, inputs, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in graph), inputs)
-        results.append((out, *first, *second))
-    assert len(calls) >= 3 * 3  # the product, and two for its gradient, of each network
-    for found, truth in zip(*results, strict=True):
-        close(found, truth.detach())
-    part = layer(h[1:2], slice(1, 2), slice(0, 58))
-    close(part, wide(h[1:2].double(), slice(1, 2), slice(0, 58)).detach())
 
 
 def test_flows_have_the_same_densities_and_gradients(calls):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from diffeo.bijections.mixture_cdf import first_components
 from diffeo.bijections.mixture_fused import LOG_SCALE
 from diffeo.bijections.quantiles import NOISE
-from diffeo.mixed.linears import EVERY, MaskedLinears
 from diffeo.mixed.marginals import split
 from diffeo.mixed.rows import Layout, Rows
 from diffeo.mixed.scores import Scores, logistic_log_prob, logit_of_normal
@@ -21,12 +20,44 @@ from diffeo.schema import Column
 from diffeo.utils.config import Configurable
 from diffeo.utils.ranges import Count, Whole
 
+EVERY = slice(None)
 FAR = 6.0  # scores beyond which a network sees no difference
 ERRORS = (0.4, 0.75, 0.95)  # of a regression: quantiles that are scales of components at the start
 NEAR = len(ERRORS)  # components at a value that is expected
 LOG_SCALES = -6.0, 0.0  # of those: no narrower than what `answers` can find, no wider than noise
 MOST = 12.0  # logistic scores, beyond which no component has its mean
 NEAR_SIZE = 1 + 3 * NEAR  # outputs of a network for them
+
+
+class MaskedLinears(nn.Module):
+    """A linear layer for each of several networks, with the same mask.
+
+        out_e = (W_e * mask)^T h_e + b_e
+
+    Rows come last, `(members, units, n)`: sums over the components of each then run along rows.
+
+    Args:
+        members: how many networks.
+        mask: `(outputs, inputs)`, of zeros and ones.
+        zero: whether weights start at zero.
+    """
+
+    mask: Tensor
+
+    def __init__(self, members: int, mask: Tensor, zero: bool = False) -> None:
+        super().__init__()
+        weight = torch.zeros(members, *mask.T.shape)
+        if not zero:
+            seen = mask.sum(1).clamp(min=1).to(weight.device)
+            weight = weight.normal_() * (2 / seen).sqrt()
+        self.weight: nn.Parameter = nn.Parameter(weight)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(members, 1, len(mask)))
+        self.register_buffer("mask", mask.T.to(weight.dtype).contiguous(), persistent=False)
+
+    def forward(self, h: Tensor, members: slice = EVERY, outputs: slice = EVERY) -> Tensor:
+        """Some outputs of some of the networks."""
+        weight = self.weight[members][..., outputs] * self.mask[:, outputs]
+        return torch.baddbmm(self.bias[members][..., outputs].mT, weight.mT, h)
 
 
 class NetworkMembers(Configurable, nn.Module):
