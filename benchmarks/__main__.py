@@ -24,7 +24,7 @@ NAMES = (
     "scaling",
 )
 GPU = "gpu"
-MORE = (GPU, "checkerboards", "table-steps", "ensemble")
+MORE = (GPU, "checkerboards", "table-steps", "products", "ensemble")
 # These have options of their own, and need data, or a run to look at.
 SCRIPTS = (
     *("tables-nll", "splines-nll", "glow-bpd", "editing", "families", "targets"),
