@@ -67,6 +67,8 @@ def test_nothing_that_is_differentiated_or_recorded_is_lost(calls):
     close(torch.vmap(lambda x: matmul(x, right))(pair), torch.stack((exact, 2 * exact)))
     slope = torch.func.grad(lambda w: matmul(left, w).sum())(right)
     close(slope, left.double().sum(0)[:, None].expand_as(right))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert matmul(left, right).dtype == torch.bfloat16
     assert not calls
     traced = torch.jit.trace(matmul, (left, right))
     assert "mkldnn" not in str(traced.graph)

@@ -72,6 +72,8 @@ class Container:
                 f"the file has format {version}, and this diffeo reads {VERSION}: install the one "
                 "that wrote it."
             )
+        if place >= len(PARTS):
+            raise damaged
         if (held := [*PARTS][place]) != kind:
             raise ValueError(
                 f"the file holds {held}, and the model is one of {kind}: give the run that "

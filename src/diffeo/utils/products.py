@@ -38,12 +38,13 @@ def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _is_plain(*tensors: Tensor | None) -> bool:
-    """Whether nothing differentiates an operation of these, or records it, or transforms it."""
+    """Whether nothing differentiates an operation of these, records it, or takes another dtype."""
     learned = any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not (learned and torch.is_grad_enabled())
+        and not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
     )
