@@ -1,6 +1,9 @@
 """Whether a training compiles its steps: asked for, measured, printed; and the program itself."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from diffeo import MAF, NSF, Flow, ImageRealNVP, RealNVP
 from diffeo.bijections import Affine
 from diffeo.data import Split
 from diffeo.training import steps
-from diffeo.training.compiled import CompiledGradient, can_be_one_program
+from diffeo.training.compiled import CACHE, CompiledGradient, can_be_one_program
 from diffeo.training.loop import Training
 from diffeo.training.options import OptimizerOptions, TrainerOptions
 
@@ -100,6 +103,34 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch):
     assert not training.compiled
     with pytest.raises(ValueError, match=r"install g\+\+"):
         settled(monkeypatch, "on")
+
+
+def test_programs_are_remembered_where_a_second_run_finds_them(tmp_path):
+    code = """
+import copy
+import os
+from diffeo import RealNVP
+from diffeo.training.adam import AveragedAdam
+from diffeo.training.compiled import CACHE, CompiledGradient
+from diffeo.training.options import OptimizerOptions
+
+flow = RealNVP(2, layers=2)
+adam = AveragedAdam(flow, copy.deepcopy(flow).requires_grad_(False), OptimizerOptions(), 1e-3)
+try:
+    CompiledGradient(flow, 1.0, adam.weights)
+except ValueError:  # without a compiler
+    pass
+print(os.environ[CACHE])
+"""
+    kept = {name: text for name, text in os.environ.items() if name != CACHE}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / ".cache" / "diffeo" / "compiled")
 
 
 def test_images_and_likelihoods_of_their_own_compile_the_bijection(monkeypatch):

@@ -50,8 +50,9 @@ class CompiledGradient:
     """
 
     def __init__(self, flow: Flow, nats: float, vectors: Vectors) -> None:
-        options = compile_options(flow.device.type, dynamic=None)
+        # Before the compiler is imported, which chooses a folder of its own.
         os.environ.setdefault(CACHE, str(FOLDER.expanduser()))
+        options = compile_options(flow.device.type, dynamic=None)
         self.flow = flow
         self.vectors = vectors
         self.objective: PreparedObjective = PreparedObjective(flow, nats)
