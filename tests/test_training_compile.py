@@ -122,10 +122,10 @@ except ValueError:  # without a compiler
     pass
 print(os.environ[CACHE])
 """
-    kept = {name: text for name, text in os.environ.items() if name != CACHE}
+    others = {name: text for name, text in os.environ.items() if name != CACHE}
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=kept | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
+        env=others | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
