@@ -17,6 +17,7 @@ from diffeo.utils import products
 
 @torch.library.custom_op("diffeo::onednn", mutates_args=())
 def _product(left: Tensor, right: Tensor) -> Tensor:
+    """The product `(n, m)` of `(n, k)` and `(k, m)`, as the compiler calls it."""
     return products.onednn(left, right)
 
 
@@ -26,7 +27,7 @@ def _(left: Tensor, right: Tensor) -> Tensor:
 
 
 class ByOneDNN(CustomGraphPass):
-    """Makes oneDNN compute the large products of a program whose gradients are in it."""
+    """Makes oneDNN compute the large products of a program, after its derivatives were taken."""
 
     def __call__(self, graph: Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):

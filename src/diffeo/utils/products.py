@@ -17,7 +17,10 @@ LEAST = 2**22
 
 
 def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product left right, plus bias: `(n, k)` times `(k, m)`, and `(m,)` or `(n, 1)`."""
+    """The product left right + bias `(n, m)`, of `(n, k)`, `(k, m)` and a bias `(m,)` or `(n, 1)`.
+
+    It can be differentiated, traced and transformed as `torch.addmm`, which then takes its place.
+    """
     size = left.shape[0] * left.shape[1] * right.shape[1]
     if not (onednn_pays(size, left) and _is_plain(left, right, bias)):
         return left.mm(right) if bias is None else torch.addmm(bias, left, right)
@@ -32,7 +35,7 @@ def onednn_pays(size: int, like: Tensor) -> bool:
 
 
 def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same by oneDNN, for a bias `(m,)`: an operation that has no derivative."""
+    """The same by oneDNN, for a bias `(m,)`, as an operation that has no derivative."""
     found: Any = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
     return found
 
