@@ -56,6 +56,7 @@ class DiscreteCDF(Univariate):
         self.low = low
         self.high = high
         self.numbers: int = high - low + 1
+        self.shape: Shape = shape
         self.noise: Noise = NOISE[shape]
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diffeo.bijections.autoregressive import Autoregressive, repeat
 from diffeo.bijections.base import Example
-from diffeo.bijections.discrete import LogisticsCDF, SoftmaxCDF
+from diffeo.bijections.discrete import DiscreteCDF, LogisticsCDF, SoftmaxCDF
+from diffeo.bijections.guidance import Guidance
 from diffeo.bijections.univariate import Univariate
 from diffeo.networks.pixel import GatedPixelNet
 from diffeo.utils.ranges import Count
@@ -77,6 +78,36 @@ class PixelAutoregressive(Autoregressive):
             x = self._raster(y, again, known, context)
         return again, log_det
 
+    @torch.no_grad()
+    def guided_inverse(self, y: Tensor, context: Tensor, guidance: Guidance) -> Tensor:
+        """The inverse by other probabilities, for samples: no inverse of `forward` any more.
+
+            log p_i = log p_i(k | class) + w (log p_i(k | class) - log p_i(k)) + constant
+
+        Raises:
+            ValueError: if the numbers have no probabilities, or the network is evaluated at once.
+        """
+        whole = self.univariate
+        if not isinstance(whole, DiscreteCDF) or not hasattr(self.conditioner, "raster"):
+            raise ValueError(
+                "guidance needs probabilities of pixels, one after another: take a DiscreteCDF and "
+                "a GatedPixelNet."
+            )
+        guided = SoftmaxCDF(whole.low, whole.high, whole.shape)
+        x, contexts = guidance.both(y, context)
+
+        def choose(parameters: Tensor, c: int, i: int, j: int) -> Tensor:
+            log_p = guidance.moved(whole.probabilities(parameters.to(y.dtype)).log())
+            here = slice(None), slice(c, c + 1), slice(i, i + 1), slice(j, j + 1)
+            value, _ = guided.inverse(y[here], log_p[:, :, None, None])
+            x[here] = torch.cat((value, value))
+            return self.scaled(x[here])[:, 0, 0, 0]
+
+        with self._lower(y):
+            raster: Any = self.conditioner.raster
+            raster(x, contexts, choose)
+        return x[: len(y)]
+
     def _unrolled(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         passes = math.prod(y.shape[1:])
         if passes > MOST_UNROLLED:
@@ -99,11 +130,15 @@ class PixelAutoregressive(Autoregressive):
             found[here] = value
             return self.scaled(value)[:, 0, 0, 0]
 
-        raster: Any = self.conditioner.raster
-        lower = None if self.precision is None else torch.autocast(y.device.type, self.precision)
-        with lower or nullcontext():
+        with self._lower(y):
+            raster: Any = self.conditioner.raster
             raster(found, context, choose)
         return found
+
+    def _lower(self, y: Tensor) -> AbstractContextManager[None]:
+        """Let the network compute in the precision that was set for it."""
+        lower = self.precision and torch.autocast(y.device.type, self.precision)
+        return lower or nullcontext()
 
     @classmethod
     def examples(cls) -> Iterable[Example]:

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffeo.bijections.base import Bijection, Example
 from diffeo.bijections.coupling import Conditioned
+from diffeo.bijections.guidance import Guidance
 from diffeo.bijections.mixture_cdf import MixtureCDF
 from diffeo.bijections.univariate import LocationScale, Univariate
 from diffeo.networks.attention import KeyValues
 from diffeo.networks.transformer import CausalTransformer
 
 CHECK_EVERY = 4  # passes, where reading a value makes the host wait for the device
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Parameters that are moved away from those of another context.
-
-        parameters = given + weight * (given - without)
-
-    Args:
-        without: the other context `(batch, context_features)`.
-        weight: how far; 0 leaves them as they are.
-
-    (Ho & Salimans 2022; Zhai et al. 2024, section 2.6)
-    """
-
-    without: Tensor
-    weight: float
 
 
 class TokenAutoregressive(Conditioned):
@@ -86,12 +69,16 @@ class TokenAutoregressive(Conditioned):
         return self._ordered(y), log_det
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.guided_inverse(y, context, None)
+        return self._through(y, context, None)
 
-    def guided_inverse(
+    def guided_inverse(self, y: Tensor, context: Tensor, guidance: Guidance) -> Tensor:
+        """The inverse with guided parameters, for samples: no inverse of `forward` any more."""
+        return self._through(y, context, guidance)[0]
+
+    def _through(
         self, y: Tensor, context: Tensor | None, guidance: Guidance | None
     ) -> tuple[Tensor, Tensor]:
-        """The inverse with other parameters, for samples: no inverse of `forward` any more."""
+        """The inverse, token after token."""
         y, seen = self._ordered(y), self.conditioner.memory()
         start = y.new_zeros(y.shape[0], self.univariate.parameters_each * y.shape[1], 1)
         x, log_det = self.univariate.inverse(y[:, :, :1], start)
@@ -142,14 +129,13 @@ class TokenAutoregressive(Conditioned):
     ) -> Tensor:
         """The parameters of the tokens after each of x."""
         if guidance is not None and context is not None:
-            x, context = torch.cat((x, x)), torch.cat((context, guidance.without))
+            x, context = guidance.both(x, context)
         lower = self.precision and torch.autocast(x.device.type, self.precision)
         with lower or nullcontext():
             parameters = self.conditioner.following(x, place, context, seen).to(x.dtype)
         if guidance is None or context is None:
             return parameters
-        given, without = parameters.chunk(2)
-        return given + guidance.weight * (given - without)
+        return guidance.moved(parameters)
 
     def _ordered(self, x: Tensor) -> Tensor:
         """The tokens in the order in which they are read; the same undoes it."""

@@ -42,7 +42,7 @@ def check_quality(run: Run, out: str) -> None:
 
 
 def measure_samples(
-    run: Run, data: str | None, count: int, temperature: float, file: Path
+    run: Run, data: str | None, count: int, temperature: float, guidance: float, file: Path
 ) -> Iterator[Table | str]:
     """Draw `count` samples and compare them, and held-out images, with training images."""
     training, held_out, note = _images(run, data)
@@ -56,7 +56,8 @@ def measure_samples(
     chosen = _evenly(len(held_out), n)
     real, context = held_out.take(chosen)
     known = training.batch(_evenly(len(training), n))
-    x = run.sample(n, context=_contexts(run, context, n), temperature=temperature, seed=SEED)
+    contexts = _contexts(run, context, n)
+    x = run.sample(n, context=contexts, temperature=temperature, seed=SEED, guidance=guidance)
 
     features = RandomFeatures(run.flow.shape)
     reference = features.learn(known.split(BATCH))
@@ -77,6 +78,7 @@ def measure_samples(
     results: dict[str, Any] = {
         "images": n,
         "temperature": temperature,
+        "guidance": guidance,
         "features": "random convolutions, not those of FID",
         "neighbours": NEIGHBOURS,
         "nearer": nearer,

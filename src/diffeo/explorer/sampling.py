@@ -14,6 +14,7 @@ from diffeo.latent.arithmetic import decode, in_levels
 
 SIDES = (1, 2, 3, 4, 6, 8)  # images along a side of the grid
 HOTTEST = 1.5
+GUIDANCE, STRONGEST = 1.0, 4.0  # at first, and at most
 
 
 def noise(subject: Subject, n: int, seeds: Sequence[int]) -> Tensor:
@@ -36,7 +37,12 @@ def reseed(seeds: Sequence[int], held: Sequence[int], seed: int) -> list[int]:
 
 
 def sample(
-    subject: Subject, n: int, seeds: Sequence[int], temperature: float, values: Sequence[Any]
+    subject: Subject,
+    n: int,
+    seeds: Sequence[int],
+    temperature: float,
+    values: Sequence[Any],
+    guidance: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Events `(n, *shape)` at a temperature, and their contexts.
 
@@ -46,15 +52,19 @@ def sample(
         seeds: of each level.
         temperature: 0 to HOTTEST.
         values: one for each variable of the context, or ANY.
+        guidance: 0 to STRONGEST, of a flow that can be guided.
 
     Raises:
-        ValueError: if the temperature is out of range, or a value is none.
+        ValueError: if the temperature or the guidance is out of range, or a value is none.
     """
+    if not 0 <= guidance <= STRONGEST:
+        raise ValueError(f"the guidance is {guidance}: choose it from 0 to {STRONGEST}.")
     if not 0 <= temperature <= HOTTEST:
         raise ValueError(f"the temperature is {temperature}: choose it from 0 to {HOTTEST}.")
     context = subject.conditions.draw(n, seeds[0], values)
     z = subject.flow.base.scaled(noise(subject, n, seeds), temperature)
-    return decode(subject.flow, z, context), context
+    options = {"guidance": guidance} if guidance else {}
+    return decode(subject.flow, z, context, **options), context
 
 
 def finite_only(

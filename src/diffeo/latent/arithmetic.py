@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -30,11 +31,12 @@ def encode(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
         return in_chunks(flow.encode, x, context, flow.chunk, flow.device).to(x.device)
 
 
-def decode(flow: Flow, z: Tensor, context: Tensor | None = None) -> Tensor:
-    """`flow.decode` of z `(n, dims)`: `(n, *shape)`."""
+def decode(flow: Flow, z: Tensor, context: Tensor | None = None, **options: Any) -> Tensor:
+    """`flow.decode` of z `(n, dims)`, with further arguments of it: `(n, *shape)`."""
     context = repeat_row(context, len(z))
+    decoded = partial(flow.decode, **options)
     with eval_mode(flow):
-        return in_chunks(flow.decode, z, context, flow.chunk, flow.device).to(z.device)
+        return in_chunks(decoded, z, context, flow.chunk, flow.device).to(z.device)
 
 
 def repeat_row(context: Tensor | None, n: int) -> Tensor | None:

@@ -14,15 +14,15 @@ from diffeo.bijections.pixels import PixelAutoregressive
 from diffeo.bijections.reshape import Flatten
 from diffeo.bijections.univariate import Univariate
 from diffeo.context import ContextSpec, Width
-from diffeo.flow import Flow
+from diffeo.models.guided import GuidedFlow
 from diffeo.models.sizes import ImageShape
 from diffeo.networks.pixel import GatedPixelNet
-from diffeo.utils.ranges import Bits, Count, Whole
+from diffeo.utils.ranges import Bits, Count, Share, Whole
 
 PixelHead = Literal["softmax", "logistics"]
 
 
-class PixelFlow(Flow):
+class PixelFlow(GuidedFlow):
     """Autoregressive flow of 8-bit images, whose bits/dim are exact.
 
         z_i = Phi^-1(F_i(k_i) + u p_i(k_i)),   log p(x) = sum_i log p_i(k_i)
@@ -51,6 +51,11 @@ class PixelFlow(Flow):
             classes), or how many numbers there are. An actnorm of its own normalizes it.
         wide: number of further layers of the network, which see rows and columns that are 2, 4, 8
             and so on apart.
+        class_dropout: share of the training images whose class the model does not see, so that
+            samples can be guided; 0.1 is usual.
+
+    Raises:
+        ValueError: if there are no classes to drop.
 
     (van den Oord et al. 2016; Salimans et al. 2017 for logistic mixtures)
     """
@@ -66,6 +71,7 @@ class PixelFlow(Flow):
         bits: Bits = 8,
         context: ContextSpec | Width | None = None,
         wide: Whole = 0,
+        class_dropout: Share = 0.0,
     ) -> None:
         spec = ContextSpec.of(context)
         channels, height, width = image_shape
@@ -81,8 +87,9 @@ class PixelFlow(Flow):
                 PixelAutoregressive(univariate, conditioner, levels),
                 Flatten(channels, height, width),
             ),
-            (channels, height, width),
-            context=spec,
+            image_shape,
+            class_dropout,
+            spec,
             context_encoder=ActNorm(spec.width) if spec else None,
             dequantizer=PixelDequantize(bits, exact=True),
         )

@@ -10,16 +10,15 @@ from typing import Any, ClassVar, Self, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from diffeo.bijections.chain import Chain
 from diffeo.bijections.dequantization import Dequantizer, GaussianPixels
 from diffeo.bijections.elementwise import Margin
 from diffeo.bijections.normalization import ActNorm
 from diffeo.bijections.patches import Patches
-from diffeo.bijections.tokens import Guidance, TokenAutoregressive
+from diffeo.bijections.tokens import TokenAutoregressive
 from diffeo.bijections.univariate import LocationScale, Univariate
 from diffeo.bijections.variational import VariationalDequantize, pixel_dequantizer
 from diffeo.context import ContextSpec, Width, repeat_context
-from diffeo.flow import Flow
+from diffeo.models.guided import GuidedFlow
 from diffeo.models.patched import patched
 from diffeo.models.sizes import ImageShape, largest_patch, usual_margin
 from diffeo.networks.transformer import CausalTransformer
@@ -30,7 +29,7 @@ from diffeo.utils.ranges import Bits, Count, NonNegative, Share, Whole, checked
 TokenNetwork: TypeAlias = Callable[[int, int, int, int, int], CausalTransformer]
 
 
-class TarFlow(Flow):
+class TarFlow(GuidedFlow):
     """Transformer autoregressive flow, for 8-bit images.
 
         noise -> center or logit -> patches -> block 1 -> ... -> block K -> pixels -> base
@@ -106,8 +105,6 @@ class TarFlow(Flow):
             raise ValueError(
                 "the noise is Gaussian or learned: leave noise_std or dequantizer out."
             )
-        if class_dropout and spec.category is None:
-            raise ValueError("class_dropout needs classes: give context=ContextSpec.classes(...).")
         patches = Patches(height, width, patch)
         token, tokens = channels * patch**2, patches.rows * patches.columns
         if tokens == 1:
@@ -124,13 +121,13 @@ class TarFlow(Flow):
             noise = GaussianPixels(noise_std)
         super().__init__(
             patched(image_shape, patches, map(block, range(blocks)), 2.0**bits, margin),
-            (channels, height, width),
-            context=spec,
+            image_shape,
+            class_dropout,
+            spec,
             context_encoder=ActNorm(spec.width) if spec and spec.category is None else None,
             dequantizer=noise,
             latent_shapes=[(channels, height, width)],
         )
-        self.class_dropout = class_dropout
         self._record(
             patch=patch,
             blocks=blocks,
@@ -139,18 +136,6 @@ class TarFlow(Flow):
             univariate=chosen,
             margin=margin,
         )
-
-    def log_prob(
-        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
-    ) -> Tensor:
-        """See `Flow.log_prob`; in training mode, some classes are dropped."""
-        if self.training and self.class_dropout and context is not None:
-            rows = self._check(x, context)
-            assert rows is not None  # as `_check` has seen to
-            device = generator.device if generator else rows.device
-            drawn = torch.rand(len(rows), 1, generator=generator, device=device).to(rows.device)
-            context = torch.where(drawn < self.class_dropout, 1 / rows.shape[1], rows)
-        return super().log_prob(x, context, generator=generator)
 
     @checked
     def sample(
@@ -163,25 +148,26 @@ class TarFlow(Flow):
         guidance: NonNegative = 0.0,
         denoise: bool = True,
     ) -> Tensor:
-        """Draw n images `(n, C, H, W)`; see `Flow.sample`.
+        """Draw n images `(n, C, H, W)`; see `GuidedFlow.sample`.
 
         Args:
             n: how many.
             context: of all, or of each.
             temperature: of the noise.
             generator: source of the noise.
-            guidance: w of parameters a + w (a_c - a), where a_c has seen the class, and a has not.
+            guidance: w of parameters a_c + w (a_c - a), where a_c has seen the class, and a has
+                not.
             denoise: whether images with Gaussian noise are denoised (see the method); it makes no
                 difference to uniform noise.
 
         Raises:
-            ValueError: as `Flow.sample`, or if guidance finds no classes.
+            ValueError: as `GuidedFlow.sample`.
 
         (Zhai et al. 2024, sections 2.5 and 2.6)
         """
         rows = repeat_context(context, n, self.device)
         z = self.base.scaled(self.noise(n, generator), temperature)
-        x = self._guided(z, rows, guidance) if guidance else self.invert(z, rows)[0]
+        x = self.guided(z, rows, guidance)
         assert self.dequantizer is not None
         if denoise and isinstance(self.dequantizer, GaussianPixels):
             x = self.denoise(x, rows)
@@ -232,21 +218,6 @@ class TarFlow(Flow):
             if isinstance(module, TokenAutoregressive):
                 module.group, module.tolerance = group, tolerance
         return self
-
-    def _guided(self, z: Tensor, context: Tensor | None, weight: float) -> Tensor:
-        """Grey levels of noise z, with the parameters of each block moved towards the class."""
-        if self.context.category is None:
-            raise ValueError("guidance needs classes: make the flow with ContextSpec.classes(...).")
-        given = self._check_context(len(z), context)
-        assert given is not None  # as it has seen to
-        guidance = Guidance(torch.full_like(given, 1 / given.shape[1]), weight)
-        assert isinstance(self.bijection, Chain)
-        for link in reversed(list(self.bijection)):
-            if isinstance(link, TokenAutoregressive):
-                z, _ = link.guided_inverse(z, given, guidance)
-            else:
-                z, _ = link.inverse(z, given)
-        return z
 
 
 def usual_settings(height: int, width: int) -> tuple[int, int, int, int]:

@@ -92,7 +92,7 @@ class GatedPixelNet(Configurable, nn.Module):
         v = self.above(seen)[:, :, :height]
         h = v + self.before(seen)[..., :width]
         for layer in cast(list[GatedLayer], self.layers):
-            v = layer.down(v)
+            v = layer.down(v, context)
             h = layer.right(h, layer.links(v, context))
         h = F.relu(h)
         near = neighbours(x) if self.near else x[:, :0]

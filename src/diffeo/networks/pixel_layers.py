@@ -53,7 +53,7 @@ class CausalConv(nn.Conv2d):
 class GatedLayer(nn.Module):
     """One layer of both stacks.
 
-        v' = v + relu(conv(v)),   q = conv(h) + conv1x1(v') + W context
+        v' = v + relu(conv(v) + U context),   q = conv(h) + conv1x1(v') + W context
         h' = h + conv1x1(q_1 * sigmoid(q_2)),   (q_1, q_2) = q
 
     Args:
@@ -73,10 +73,19 @@ class GatedLayer(nn.Module):
         self.context: nn.Linear | None = (
             nn.Linear(context_features, 2 * channels) if context_features else None
         )
+        self.context_above: nn.Linear | None = (
+            nn.Linear(context_features, channels, bias=False) if context_features else None
+        )
 
-    def down(self, v: Tensor) -> Tensor:
+    def down(self, v: Tensor, context: Tensor | None) -> Tensor:
         """The vertical stack's v'."""
-        return v + F.relu(self.vertical(v))
+        return v + F.relu(self.given(self.vertical(v), context))
+
+    def given(self, v: Tensor, context: Tensor | None) -> Tensor:
+        """What the vertical stack's convolution found, and what the context adds to it."""
+        if self.context_above is None or context is None:
+            return v
+        return v + self.context_above(context)[:, :, None, None]
 
     def links(self, v: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the vertical stack's v' and the context add to q_1 and to q_2."""

@@ -97,7 +97,7 @@ class _Layer:
         """The vertical stack's v' of this row, from v `(batch, channels, 1, W)`."""
         rows = torch.cat((self.above, v), dim=2)
         self.above = rows[:, :, 1:]
-        v = v + F.relu(_row(self.layer.vertical, rows))
+        v = v + F.relu(self.layer.given(_row(self.layer.vertical, rows), self.context))
         links = torch.cat(self.layer.links(v, self.context), dim=1)[:, :, 0]
         self.links = links.movedim(2, 0).contiguous() + self.bias
         return v

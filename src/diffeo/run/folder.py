@@ -31,6 +31,7 @@ from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import FORM, open_table
 from diffeo.evaluation.likelihood import Score
 from diffeo.flow import Flow
+from diffeo.models.guided import GuidedFlow
 from diffeo.models.mixed import MixedFlow
 from diffeo.pretrained import zoo
 from diffeo.pretrained.storage import is_shipped
@@ -245,6 +246,7 @@ class Run:
         context: Tensor | None = None,
         temperature: NonNegative = 1.0,
         seed: Seed | None = None,
+        guidance: NonNegative = 0.0,
     ) -> Tensor:
         """Draw n events `(n, *shape)`, in parts that bound the memory that it takes.
 
@@ -253,17 +255,32 @@ class Run:
             context: `(n, context_features)` or one row of it.
             temperature: see `Flow.sample`.
             seed: the same seed draws the same; None for others each time.
+            guidance: see `GuidedFlow.sample`.
 
         Raises:
-            ValueError: if they leave the range of the model's dtype, as at a temperature of 1e20.
+            ValueError: if they leave the range of the model's dtype, as at a temperature of 1e20,
+                or the model cannot be guided.
         """
-        return torch.cat(list(self.stream_samples(n, context, temperature, seed)))
+        return torch.cat(list(self.stream_samples(n, context, temperature, seed, guidance)))
 
     @checked
     def stream_samples(
-        self, n: Whole, context: Tensor | None, temperature: NonNegative, seed: Seed | None
+        self,
+        n: Whole,
+        context: Tensor | None,
+        temperature: NonNegative,
+        seed: Seed | None,
+        guidance: NonNegative = 0.0,
     ) -> Iterator[Tensor]:
         """The events of `sample`, part by part."""
+        options: dict[str, Any] = {"temperature": temperature}
+        if guidance:
+            if not isinstance(self.flow, GuidedFlow):
+                raise ValueError(
+                    f"a {type(self.flow).__name__} cannot be guided: leave guidance out, or train "
+                    "a PixelFlow or a TarFlow with class_dropout."
+                )
+            options["guidance"] = guidance
         generator = Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         for start in range(0, max(n, 1), self.flow.chunk):
@@ -275,7 +292,7 @@ class Run:
             if rows is not None and isinstance(self.flow, MixedFlow):
                 rows = rows.double()
             with torch.no_grad():
-                part = self.flow.sample(count, rows, temperature=temperature, generator=generator)
+                part = self.flow.sample(count, rows, generator=generator, **options)
             part = part.cpu()
             # An empty cell is NaN.
             known = part.nan_to_num(nan=0.0) if isinstance(self.flow, MixedFlow) else part

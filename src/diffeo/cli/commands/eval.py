@@ -19,6 +19,7 @@ def main(
     samples: Count = 1,
     quality: Count | None = None,
     temperature: NonNegative = 1.0,
+    guidance: NonNegative = 0.0,
     out: str = "quality.json",
 ) -> Iterator[Table | str]:
     """Print the mean negative log-likelihood of each split, or of other data.
@@ -35,6 +36,7 @@ def main(
             bits/dim are exact, such as PixelFlow, has none to average.
         quality: How many samples are drawn, such as 1000, to judge how they look; of images.
         temperature: Of these samples.
+        guidance: Of these samples (see `diffeo sample`).
         out: A .json file for how they look; a .png of the same name shows the samples that are
             nearest to training images, and these.
     """
@@ -79,4 +81,4 @@ def main(
         table.add_row(name, f"{score.rows:,}", *cells)
     yield table
     if quality is not None:
-        yield from measure_samples(run, data, quality, temperature, Path(out))
+        yield from measure_samples(run, data, quality, temperature, guidance, Path(out))

@@ -22,6 +22,7 @@ def main(
     num: Count | None = None,
     temperature: NonNegative = 1.0,
     temperatures: list[NonNegative] | None = None,
+    guidance: NonNegative = 0.0,
     seed: Seed | None = None,
     context: str | None = None,
     label: str | None = None,
@@ -38,6 +39,8 @@ def main(
         temperature: The scale of the noise; samples are more typical below 1.
         temperatures: Draw images at several temperatures, such as 0,0.5,0.7,1, as a figure with a
             row for each noise.
+        guidance: How far images are moved towards their class, such as 1; for a PixelFlow or a
+            TarFlow that was trained with class_dropout.
         seed: The same seed draws the same samples.
         context: The context of all samples, NAME=VALUE,NAME=VALUE.
         label: The class of all samples, for a model that is conditional on labels.
@@ -59,6 +62,11 @@ def main(
             "--temperatures draws one figure of images: leave one out, it or --temperature, "
             "--part-rows and --ray."
         )
+    if guidance and (in_parts or temperatures is not None or not images):
+        raise ValueError(
+            "--guidance is of images in one file: leave it out, or --temperatures, --part-rows and "
+            "--ray."
+        )
     if contexts is not None:
         if context is not None or label is not None or temperatures is not None or in_parts:
             raise ValueError(
@@ -66,7 +74,7 @@ def main(
                 "--temperatures, --part-rows and --ray out."
             )
         given = read_contexts(run, contexts, num or 1)
-        yield _write(run, len(given), given, temperature, seed, out)
+        yield _write(run, len(given), given, temperature, guidance, seed, out)
         return
     drawn = choose_contexts(run, context, label)
     if in_parts or (not images and is_folder(out or "samples.csv")):
@@ -92,7 +100,7 @@ def main(
         return
     count = num or (64 if images else 1_000)
     rows = None if drawn is None else drawn(count, seed)
-    yield _write(run, count, rows, temperature, seed, out)
+    yield _write(run, count, rows, temperature, guidance, seed, out)
 
 
 def _write(
@@ -100,6 +108,7 @@ def _write(
     count: int,
     context: Tensor | None,
     temperature: float,
+    guidance: float,
     seed: int | None,
     out: str | None,
 ) -> str:
@@ -109,7 +118,8 @@ def _write(
     if images:
         from diffeo.data.images.writing import write_any_images
 
-        write_any_images(run.stream_samples(count, context, temperature, seed), file)
+        drawn = run.stream_samples(count, context, temperature, seed, guidance)
+        write_any_images(drawn, file)
     elif file.suffix == ".png":
         from diffeo import figures
 

@@ -16,6 +16,7 @@ from diffeo.explorer.links import name_controls
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import COOL, Subject, first, table_of
 from diffeo.explorer.tabs.parts import AT_ONCE, Begin, context_controls, on_move
+from diffeo.models.guided import GuidedFlow
 
 AS_IN_DATA = "Draw the numbers as they occur in the data"
 ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
@@ -25,6 +26,7 @@ FEW = 8  # samples of a table in numbers
 def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     of_images, conditions = subject.kind == "images", subject.conditions
+    guides = isinstance(subject.flow, GuidedFlow) and subject.flow.can_be_guided
     levels = sampling.level_names(subject)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
@@ -37,6 +39,17 @@ def add(subject: Subject) -> Begin:
                 elem_id="temperature",
                 info="The noise is multiplied by this number. 1 draws from the model itself; below "
                 "1 samples are more typical, above 1 they are odder.",
+            )
+            guidance = gr.Slider(
+                0,
+                sampling.STRONGEST,
+                value=sampling.GUIDANCE if guides else 0,
+                step=0.25,
+                label="Guidance",
+                elem_id="guidance",
+                visible=guides,
+                info="0 draws from the model itself; above it, images are moved towards their "
+                "class.",
             )
             with gr.Row(elem_classes="pair"):
                 seed = gr.Number(
@@ -70,7 +83,8 @@ def add(subject: Subject) -> Begin:
             message = gr.HTML(elem_id="sample-trouble", elem_classes="message")
     listed = gr.HTML(elem_id="sample-rows", visible=not of_images)
     seeds = gr.State([0] * len(levels))
-    inputs = [seeds, seed, side, temperature, held, as_data, *controls]
+    inputs = [seeds, seed, side, temperature, guidance, held, as_data, *controls]
+    switch = inputs.index(as_data)
 
     def values(as_data: bool, given: Sequence[Any]) -> list[Any]:
         pairs = zip(conditions.controls, given, strict=True)
@@ -81,13 +95,15 @@ def add(subject: Subject) -> Begin:
         seed: int,
         side: int,
         temperature: float,
+        guidance: float,
         held: list[int],
         as_data: bool,
         *given: Any,
     ) -> list[Any]:
         seeds = sampling.reseed(seeds, held, seed)
         count = side**2 if of_images else ROWS
-        x, context = sampling.sample(subject, count, seeds, temperature, values(as_data, given))
+        chosen = values(as_data, given)
+        x, context = sampling.sample(subject, count, seeds, temperature, chosen, guidance)
         x, context, amiss = sampling.finite_only(subject, x, context, temperature)
         return [seeds, show(subject, x, context, side, amiss), some(subject, x)]
 
@@ -101,13 +117,11 @@ def add(subject: Subject) -> Begin:
         return [*drawn_with(seeds, seed, *rest), seed]
 
     @answers
-    def draw_number(
-        seeds: list[int], seed: int, side: int, temperature: float, held: list[int], *rest: Any
-    ) -> list[Any]:
-        return [*drawn_with(seeds, seed, side, temperature, held, False, *rest[1:]), False]
+    def draw_number(*given: Any) -> list[Any]:
+        return [*drawn_with(*given[:switch], False, *given[switch + 1 :]), False]
 
     outputs = [seeds, shown, listed]
-    for control in (temperature, seed, side, as_data):
+    for control in (temperature, guidance, seed, side, as_data):
         on_move(control, draw, inputs, [*outputs, message])
     for variable, control in zip(conditions.controls, controls, strict=True):
         if variable.values:
@@ -118,6 +132,8 @@ def add(subject: Subject) -> Begin:
     linked = {"seed": seed, "temperature": temperature}
     if of_images:
         linked["grid"] = side
+    if guides:
+        linked["guidance"] = guidance
     if conditions.has_numbers:
         linked["as-data"] = as_data
     linked |= name_controls([control.name for control in conditions.controls], controls, linked)
