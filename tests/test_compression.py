@@ -1,6 +1,7 @@
 """Lossless files: round trips bit for bit, sizes by exact probabilities, and what is refused."""
 
 import math
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -213,6 +214,22 @@ def test_a_file_of_another_model_or_precision_or_a_damaged_one_is_refused(flow, 
             decompress_images(one, part)
     with pytest.raises(ValueError, match="no file of `diffeo compress`"):
         decompress_images(one, b"PNG")
+
+
+def test_a_container_comes_back_and_has_few_bytes_of_its_own():
+    facts = {"rows": 0, "coded": 2**40, "sum": 2**32 - 1}
+    parts = {"limits": b"", "others": b"x" * 127, "rows": b"y" * 128, "places": b"", "cells": b"z"}
+    made = Container("tables", "0123456789abcdef", facts, parts)
+    assert Container.unpack(made.pack(), "tables", made.model) == made
+    images = Container("images", made.model, {"images": 10_000, "sum": 0}, {"context": b""})
+    images.parts["pixels"] = b"z" * 1_000
+    assert len(images.pack()) == 1_024
+    assert Container.unpack(images.pack(), "images", made.model) == images
+    # A check sum that fits, of a file that ends too soon.
+    first = images.pack()[container.CHECK.size :][: container.FIRST.size] + b"\xff"
+    short = container.CHECK.pack(b"diffeo", zlib.crc32(first)) + first
+    with pytest.raises(ValueError, match="damaged"):
+        Container.unpack(short, "images", made.model)
 
 
 def test_a_file_of_another_format_is_refused(monkeypatch):

@@ -7,23 +7,26 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffeo.flow import Flow
 from diffeo.utils.config import to_config
-from diffeo.utils.files import parse_json
 
-MAGIC, VERSION = b"diffeo", 2
+MAGIC, VERSION = b"diffeo", 3
 # In every format these come first, then a check sum of all that follows.
 CHECK = struct.Struct("<6sI")
-FIRST = struct.Struct("<BB16sI")  # the format, the kind, the model, and how long the facts are
+FIRST = struct.Struct("<BB8s")  # the format, the kind, and the model
 Kind = Literal["tables", "images"]
+FACTS: dict[Kind, tuple[str, ...]] = {
+    "tables": ("rows", "coded", "sum"),
+    "images": ("images", "sum"),
+}
 PARTS: dict[Kind, tuple[str, ...]] = {
-    "tables": ("cells", "others", "rows", "places"),
-    "images": ("pixels", "context"),
+    "tables": ("limits", "others", "rows", "places", "cells"),
+    "images": ("context", "pixels"),
 }
 
 
@@ -34,22 +37,21 @@ class Container:
     Args:
         kind: of what is in it.
         model: the digest of the model that made it.
-        facts: that reading needs.
+        facts: each of `FACTS`, whole numbers from 0 on.
         parts: the bytes of each of `PARTS`.
     """
 
     kind: Kind
     model: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
     parts: dict[str, bytes] = field(default_factory=dict)
 
     def pack(self) -> bytes:
-        """All of it as bytes."""
+        """All of it as bytes; the last part is as long as what is left."""
         parts = [self.parts[name] for name in PARTS[self.kind]]
-        facts = [self.facts, [len(part) for part in parts]]
-        text = zlib.compress(json.dumps(facts, separators=(",", ":")).encode(), 9)
-        kind, model = [*PARTS].index(self.kind), bytes.fromhex(self.model)
-        rest = b"".join([FIRST.pack(VERSION, kind, model, len(text)), text, *parts])
+        numbers = [self.facts[name] for name in FACTS[self.kind]] + [*map(len, parts[:-1])]
+        first = FIRST.pack(VERSION, [*PARTS].index(self.kind), bytes.fromhex(self.model))
+        rest = b"".join([first, *map(_packed, numbers), *parts])
         return CHECK.pack(MAGIC, zlib.crc32(rest)) + rest
 
     @classmethod
@@ -66,7 +68,7 @@ class Container:
         rest = data[CHECK.size :]
         if len(rest) < FIRST.size or zlib.crc32(rest) != CHECK.unpack_from(data)[1]:
             raise damaged
-        version, place, maker, size = FIRST.unpack_from(rest)
+        version, place, maker = FIRST.unpack_from(rest)
         if version != VERSION:
             raise ValueError(
                 f"the file has format {version}, and this diffeo reads {VERSION}: install the one "
@@ -85,12 +87,35 @@ class Container:
                 f"compressed it (its digest begins with {maker.hex()[:8]}, that of this one with "
                 f"{model[:8]})."
             )
-        parts, at = {}, FIRST.size + size
-        facts, lengths = parse_json(zlib.decompress(rest[FIRST.size : at]).decode())
-        for name, length in zip(PARTS[kind], lengths, strict=True):
+        names, (*measured, last) = FACTS[kind], PARTS[kind]
+        numbers, at = [], FIRST.size
+        try:
+            for _ in (*names, *measured):
+                number, at = _unpacked(rest, at)
+                numbers.append(number)
+        except IndexError:
+            raise damaged from None
+        parts = {}
+        for name, length in zip(measured, numbers[len(names) :], strict=True):
             parts[name] = rest[at : at + length]
             at += length
-        return cls(kind, model, facts, parts)
+        parts[last] = rest[at:]
+        return cls(kind, model, dict(zip(names, numbers, strict=False)), parts)
+
+
+def _packed(number: int) -> bytes:
+    """A whole number from 0 on, seven bits in a byte, of which all but the last are marked."""
+    *marked, last = [number >> shift & 127 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(bits | 128 for bits in marked), last])
+
+
+def _unpacked(data: bytes, at: int) -> tuple[int, int]:
+    """The number that was `_packed` there, and the place after it."""
+    number = shift = 0
+    while data[at] & 128:
+        number |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+    return number | data[at] << shift, at + 1
 
 
 def check_sum(x: Tensor) -> int:
@@ -102,9 +127,9 @@ def check_sum(x: Tensor) -> int:
 
 
 def digest(flow: Flow) -> str:
-    """What tells a model from all others, and from itself in another precision, in 128 bits."""
+    """What tells a model from all others, and from itself in another precision, in 64 bits."""
     found = hashlib.sha256(json.dumps(to_config(flow), sort_keys=True).encode())
     for name, tensor in sorted(flow.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:32]
+    return found.digest()[:8].hex()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import lzma
+import zlib
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from diffeo.mixed.scores import Scores
 from diffeo.mixed.tools import Tools
 from diffeo.models.mixed import MixedFlow
 from diffeo.schema import CategoryColumn
+from diffeo.utils.files import parse_json
 from diffeo.utils.machine import one_thread
 
 ROWS = 1_024  # that grow at once, column by column
@@ -60,8 +63,9 @@ def compress_table(flow: MixedFlow, frame: Any) -> bytes:
     return Container(
         kind="tables",
         model=digest(flow),
-        facts={"rows": len(frame), "coded": len(x), "limits": limits, "sum": check_sum(x)},
+        facts={"rows": len(frame), "coded": len(x), "sum": check_sum(x)},
         parts={
+            "limits": zlib.compress(json.dumps(limits).encode(), 9),
             "cells": writer.finish(),
             "others": _packed(frame.loc[coded, others]) if others else b"",
             "rows": _packed(frame[~coded]),
@@ -83,11 +87,12 @@ def decompress_table(flow: MixedFlow, data: bytes) -> Any:
     container = Container.unpack(data, "tables", digest(flow))
     facts, parts = container.facts, container.parts
     rest, count = _unpacked(parts["rows"]), facts["coded"]
+    limits = parse_json(zlib.decompress(parts["limits"]).decode())
     reader, found = Reader(parts["cells"]), []
     with one_thread(), torch.no_grad():
         tools = Tools(flow.stack)
         for start in range(0, count, ROWS):
-            found.append(_code(reader, tools, facts["limits"], min(ROWS, count - start)))
+            found.append(_code(reader, tools, limits, min(ROWS, count - start)))
     nothing = torch.zeros(0, len(flow.schema.modelled), dtype=torch.float64)
     x = torch.cat([nothing, *found])
     if check_sum(x) != facts["sum"]:
