@@ -92,12 +92,29 @@ def test_flows_have_the_same_densities_and_gradients(calls):
         close(flow.log_prob(x), wide.log_prob(x.double()))
 
 
-def test_compiled_programs_take_it_too(calls):
+@pytest.fixture
+def in_rows(monkeypatch):
+    """The sizes of products that compiled programs call from C++."""
     try:
         check_compiler("cpu")
     except ValueError as error:
         pytest.skip(str(error))
+    from diffeo.utils import compiled_products
 
+    found, exact = [], compiled_products.LinearUnary
+
+    class Counted:
+        @staticmethod
+        def create(left, right, *others):
+            found.append((*map(str, left.get_size()), *map(str, right.get_size())))
+            return exact.create(left, right, *others)
+
+    monkeypatch.setattr(compiled_products, "LinearUnary", Counted)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        yield found
+
+
+def test_compiled_programs_take_it_too(calls, in_rows):
     def loss(x, w):
         return (x @ w).relu().square().sum()
 
@@ -106,6 +123,24 @@ def test_compiled_programs_take_it_too(calls):
     program = torch.compile(loss, **compile_options("cpu"))
     for rows in (ROWS, ROWS - 1):
         found = torch.autograd.grad(program(x[:rows], w), w)[0]
-    assert calls
+    assert calls  # of the gradient, whose rows are not contiguous
+    assert in_rows
     truth = torch.autograd.grad(loss(x[: ROWS - 1].double(), v), v)[0]
     close(found, truth)
+
+
+@pytest.mark.parametrize("layout", ["weights as they lie", "weights transposed"])
+def test_products_called_from_cpp_are_those_of_wider_floats(in_rows, layout):
+    """Of few columns too, and of any number of rows by one program."""
+    wide, narrow = drawn(64, 64), drawn(64, 5)
+    if layout == "weights transposed":
+        wide, narrow = wide.t().contiguous().t(), narrow.t().contiguous().t()
+
+    def scores(x, wide, narrow):
+        return (x @ wide).relu() @ narrow
+
+    program = torch.compile(scores, **compile_options("cpu"))
+    for rows in (5_000, 4_096, 7_001):
+        x = drawn(rows, 64)
+        close(program(x, wide, narrow), scores(x.double(), wide.double(), narrow.double()))
+    assert len(in_rows) == 2  # one program for all batch sizes

@@ -10,20 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.ir import TensorBox
+from torch._inductor.lowering import permute, register_lowering
+from torch._inductor.mkldnn_ir import LinearUnary
 from torch.fx import Graph
 
 from diffeo.utils import products
 
+# Multiplications, below which MKL is as fast, of products that C++ calls; and numbers that may be
+# copied for each of these.
+LEAST_IN_ROWS, COPIED = 2**20, 1 / 16
+
 
 @torch.library.custom_op("diffeo::onednn", mutates_args=())
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The product `(n, m)` of `(n, k)` and `(k, m)`, as the compiler calls it."""
+    """The product `(n, m)` of `(n, k)` and `(k, m)`, as the compiler calls it: from Python."""
+    return products.onednn(left, right)
+
+
+@torch.library.custom_op("diffeo::onednn_rows", mutates_args=())
+def _product_of_rows(left: Tensor, right: Tensor) -> Tensor:
+    """The same of contiguous rows `left`, which a compiled program calls from C++."""
     return products.onednn(left, right)
 
 
 @_product.register_fake
+@_product_of_rows.register_fake
 def _(left: Tensor, right: Tensor) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
+
+
+@register_lowering(torch.ops.diffeo.onednn_rows.default, type_promotion_kind=None)
+def _called_from_cpp(left: TensorBox, right: TensorBox) -> TensorBox:
+    """The operation that oneDNN's products have in a compiled program."""
+    made: TensorBox = TensorBox.create(
+        LinearUnary.create(left, permute(right, [1, 0]), None, "none", [], "")
+    )
+    return made
 
 
 class ByOneDNN(CustomGraphPass):
@@ -32,8 +55,15 @@ class ByOneDNN(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
             left, right = (argument.meta["val"] for argument in node.args)
-            size = _known(left.shape[0]) * _known(left.shape[1]) * _known(right.shape[1])
-            if products.onednn_pays(size, left):
+            rows, inner, columns = map(_known, (*left.shape, right.shape[1]))
+            size = rows * inner * columns
+            # Weights may be transposed on the way, but not a batch.
+            in_rows = left.is_contiguous() and (
+                right.t().is_contiguous() or inner * columns <= COPIED * size
+            )
+            if in_rows and products.onednn_pays(size, left, LEAST_IN_ROWS):
+                node.target = torch.ops.diffeo.onednn_rows.default
+            elif products.onednn_pays(size, left):
                 node.target = torch.ops.diffeo.onednn.default
 
     def uuid(self) -> Any:

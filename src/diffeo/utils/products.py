@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Multiplications, below which to call oneDNN takes longer than they do.
+# Multiplications, below which to call oneDNN from Python takes longer than they do.
 LEAST = 2**22
 
 
@@ -29,9 +29,9 @@ def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return onednn(left, right).add_(bias)
 
 
-def onednn_pays(size: int, like: Tensor) -> bool:
+def onednn_pays(size: int, like: Tensor, least: int = LEAST) -> bool:
     """Whether oneDNN is there and faster, for so many multiplications of numbers like these."""
-    return size >= LEAST and like.dtype == torch.float32 and like.is_cpu and mkl_is_slow()
+    return size >= least and like.dtype == torch.float32 and like.is_cpu and mkl_is_slow()
 
 
 def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
