@@ -56,6 +56,8 @@ def contestants(name: str) -> dict[str, Any]:
             mine |= {"diffeo PixelFlow": partial(ours.preset, "pixel-cifar10")}
         return mine | rivals.IMAGES
     mine = {"diffeo": ours.moons if kind == "moons" else ours.density}
+    if kind == "moons":
+        mine |= {"diffeo NSF": partial(ours.preset, "nsf-moons")}
     return mine | (rivals.MIXED if kind == "mixed" else rivals.ROWS)
 
 

@@ -76,11 +76,15 @@ def train(
 
 def moons(race: Race, curve: Curve) -> None:
     """The default model of tables that are drawn, with the default options."""
-    x, val, test = tensors(race)
     torch.manual_seed(0)
-    flow = DRAWN(x.shape[1])
+    rows(race, DRAWN(2), curve)
+
+
+def rows(race: Race, flow: diffeo.Flow, curve: Curve, **options: Any) -> None:
+    """A flow of rows of numbers."""
+    x, val, test = tensors(race)
     score: Score = lambda flow: float(flow.log_prob(test).mean())  # noqa: E731
-    train(flow, Split(x, None), Split(val, None), score, curve)
+    train(flow, Split(x, None), Split(val, None), score, curve, **options)
 
 
 def images(race: Race, flow: diffeo.Flow, curve: Curve, **options: Any) -> None:
@@ -94,13 +98,19 @@ def images(race: Race, flow: diffeo.Flow, curve: Curve, **options: Any) -> None:
 
 
 def preset(name: str, race: Race, curve: Curve) -> None:
-    """A preset of images; without labels, which the rivals do not get."""
+    """A preset; of images without labels, which the rivals do not get."""
     settings: Any = parse_yaml(presets.find(name).read_text(encoding="utf-8"))
     torch.manual_seed(0)
+    of_rows = race.splits is None
+    learn, shape = (rows, 2) if of_rows else (images, race.splits.shape)
+    arguments = settings["model"]["init_args"]
+    if of_rows:
+        bins = arguments["univariate"]["init_args"]
+        arguments["univariate"] = diffeo.bijections.RationalQuadraticSpline(**bins)
     model = getattr(diffeo, settings["model"]["class_path"].split(".")[-1])
-    images(
+    learn(
         race,
-        model(race.splits.shape, **settings["model"]["init_args"]),
+        model(shape, **arguments),
         curve,
         optimizer=OptimizerOptions(**settings["optimizer"]),
         options=TrainerOptions(**settings["trainer"]),
