@@ -11,6 +11,8 @@ from torch import Tensor
 from diffeo.bijections.base import Bijection, Example
 from diffeo.utils.ranges import Count, Seed, Whole, checked
 
+MOST_STACKED = 128  # rows, each of which is an operation of a compiled program
+
 
 class Permutation(Bijection):
     """Reorder the features (axis 1).
@@ -33,6 +35,7 @@ class Permutation(Bijection):
             raise ValueError(
                 f"order {list(order)} is no permutation: give each of 0 .. {len(order) - 1} once."
             )
+        self.places: tuple[int, ...] = tuple(order)
         index = torch.tensor(order)
         self.register_buffer("order", index)
         # Not saved: it follows from `order`, which a loaded state replaces.
@@ -55,7 +58,7 @@ class Permutation(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if x.ndim == 2:  # feature by feature in memory, as in FeatureSplit
-            return x.t().index_select(0, self.order).t(), x.new_zeros(x.shape[0])
+            return _in_order(x.t(), self.order, self.places).t(), x.new_zeros(x.shape[0])
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -66,6 +69,19 @@ class Permutation(Bijection):
         yield Example(lambda: cls.reverse(4), (4,), "zero", other=lambda: cls(range(4)))
         yield Example(lambda: cls.shuffle(7, 1), (7,), "zero", other=lambda: cls.shuffle(7, 2))
         yield Example(lambda: cls([1, 2, 0]), (3, 2, 2), "zero")
+
+
+def _in_order(rows: Tensor, order: Tensor, places: Sequence[int]) -> Tensor:
+    """Rows in another order.
+
+    In a compiled program the gradient of `index_select` adds numbers one by one, and that of rows
+    which are taken apart and stacked moves rows.
+    """
+    learns = torch.compiler.is_compiling() and torch.is_grad_enabled()
+    if not learns or torch.compiler.is_exporting() or len(places) > MOST_STACKED:
+        return rows.index_select(0, order)
+    parts = rows.unbind(0)
+    return torch.stack([parts[place] for place in places])
 
 
 class Squeeze(Bijection):
@@ -148,3 +164,5 @@ def _update_inverse(permutation: Permutation, _: Any) -> None:
     if not torch.equal(permutation.order[undo], torch.arange(len(undo), device=undo.device)):
         raise ValueError("the order that was loaded is no permutation.")
     permutation.undo = undo
+    if not undo.is_meta:
+        permutation.places = tuple(permutation.order.tolist())
