@@ -117,6 +117,6 @@ def test_the_command_races_and_goes_on_from_what_is_known(
     assert "protein is left out" in printed
     assert printed.count("moons  zuko NSF") == 1 and "| moons | zuko NSF |" in printed
     found = pd.read_csv(tmp_path / "race.csv")
-    assert {*found["contestant"]} == {"diffeo", "zuko NSF"}
+    assert {*found["contestant"]} == {"diffeo", "diffeo NSF", "zuko NSF"}
     assert all(np.diff(part["seconds"]).min() >= 0 for _, part in found.groupby("contestant"))
     assert (tmp_path / "race.png").stat().st_size > 1000
