@@ -128,6 +128,29 @@ def test_commands_guide_samples(tmp_path, capsys):
         assert text in capsys.readouterr().err
 
 
+def test_the_explorer_guides_models_that_can_be_guided(tmp_path):
+    gr = pytest.importorskip("gradio")
+    from explored import make_subject
+
+    from diffeo.explorer import sampling
+    from diffeo.explorer.subject import Subject
+    from diffeo.explorer.tabs import sample
+
+    pixel_flow(image_shape=(1, 8, 8), by=0.3).float().save_pretrained(tmp_path / "run")
+    subject, other = Subject(Run(tmp_path / "run")), make_subject("labels", tmp_path)
+    values = [str(subject.flow.context.category.values[2])]
+    x, context = sampling.sample(subject, 6, [3], 1.0, values, 2.0)
+    assert torch.equal(x, Run(tmp_path / "run").sample(6, context=context, seed=3, guidance=2.0))
+    with pytest.raises(ValueError, match="the guidance is"):
+        sampling.sample(subject, 1, [0], 1.0, values, 5.0)
+    for each, visible in ((subject, True), (other, False)):
+        with gr.Blocks() as page:
+            begun = sample.add(each)
+        sliders = [part for part in page.blocks.values() if part.elem_id == "guidance"]
+        assert [slider.visible for slider in sliders] == [visible]
+        assert ("guidance" in begun.linked) == visible
+
+
 def test_a_model_without_guidance_says_which_have_it(tmp_path):
     NSF(2, layers=1, hidden=(8,)).save_pretrained(tmp_path / "table")
     with pytest.raises(ValueError, match="NSF cannot be guided"):
