@@ -23,6 +23,7 @@ from diffeo.cli import Interrupts, main
 from diffeo.data import DataOptions, Split
 from diffeo.run import train
 from diffeo.run.learning import prepare
+from diffeo.training import observers
 from diffeo.training.checkpoints import (
     BEFORE,
     BEST,
@@ -50,6 +51,49 @@ def rows(tmp_path):
     x = noise.standard_normal((200, 3)) @ noise.standard_normal((3, 3))
     np.savetxt(tmp_path / "rows.csv", x, delimiter=",", header="a,b,c", comments="")
     return torch.tensor(x, dtype=torch.float32)
+
+
+# Divergence ---------------------------------------------------------------------------------------
+
+
+class Losses:
+    """As much of a training as `Divergence` sees."""
+
+    metric, unit = "bpd", "bits/dim"
+
+    def __init__(self, losses):
+        self.history = [{"train_bpd": loss} for loss in losses]
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([1.02, 0.93, 0.90, 4.01], True),  # as a PixelFlow of MNIST did
+        ([1.02, 0.93, 0.90, 1.10], False),  # some of what it had learned is lost
+        ([1.02, 1.01, 1.08], False),  # by chance
+        ([3.0, 2.0, 1.0, 0.9], False),
+        ([2.0, 9.0], True),
+    ],
+)
+def test_a_training_that_diverges_says_so_once(losses, said):
+    file = io.StringIO()
+    observer = observers.Divergence(Console(file=file, width=400))
+    for count in range(1, len(losses) + 1):
+        observer.on_epoch_end(Losses(losses[:count]))
+    observer.on_epoch_end(Losses([*losses, losses[-1] + 1]) if said else Losses(losses))
+    printed = file.getvalue()
+    assert printed.count("Training diverges") == said
+    if said:
+        assert f"is {losses[-1]:.4f} after epoch {len(losses)}" in printed
+        assert f"was {min(losses):.4f} bits/dim" in printed
+
+
+def test_a_learning_rate_that_is_too_large_is_announced(tmp_path, rows, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--model=RealNVP", *ARGUMENTS[1:-1], "--trainer.max_epochs=30"]
+    words += ["--optimizer.lr=3", "--optimizer.clip=1e6", "--optimizer.warmup=0.9"]
+    assert main([*words, "--out", "run"]) == 0
+    assert "Training diverges" in capsys.readouterr().out
 
 
 # Checkpoints --------------------------------------------------------------------------------------

@@ -218,6 +218,7 @@ def prepare(
         following += [
             observers.MetricsFile(folder / "metrics.csv"),
             observers.ProgressLine(console, len(train), unit),
+            observers.Divergence(console),
             Checkpoints(checkpoints, folder / "model", checkpoint, rows),
         ]
     if checkpoint is not None:

@@ -32,6 +32,7 @@ from diffeo.utils.modules import NotFiniteError
 
 REFRESH = 0.1  # seconds between two moves of the progress bar
 DRAWING = 0.05  # of the time, that is spent on figures that nobody asked for
+CHANCE = {"nll": 3.0, "bpd": 0.1}  # by which the loss of an epoch may rise and fall again
 Draw = Callable[[Flow, str], dict[str, Path]]
 
 
@@ -74,6 +75,34 @@ class EarlyStopping(Observer):
         training.stop = training.epoch - training.best_epoch >= self.patience
 
     on_epoch_end = on_start
+
+
+class Divergence(Observer):
+    """Say once that a training diverges: it has lost all that it had learned, and as much again.
+
+    The losses are those of training, since that of validation rises where a model overfits.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.said: bool = False
+
+    def on_epoch_end(self, training: Training) -> None:
+        losses = [row[f"train_{training.metric}"] for row in training.history]
+        first, last, lowest = losses[0], losses[-1], min(losses)
+        if self.said or last - first <= max(first - lowest, CHANCE[training.metric]):
+            return
+        self.said = True
+        self.console.print(
+            f"Training diverges: the loss was {lowest:.4f} {training.unit} after epoch "
+            f"{losses.index(lowest) + 1}, and is {last:.4f} after epoch {len(losses)}. The best "
+            "model so far is kept; a smaller --optimizer.lr or --optimizer.clip may learn more.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class MetricsFile(Observer):
