@@ -24,7 +24,7 @@ from diffeo.cli import COMMANDS, main, summary
 from diffeo.cli.commands import doctor
 from diffeo.cli.commands.train import unwrapped
 from diffeo.cli.contexts import choose_contexts
-from diffeo.cli.parser import make_parser, parse
+from diffeo.cli.parser import classes_first, make_parser, parse
 from diffeo.context import Category, ContextSpec, Number
 from diffeo.data import TableOptions, load_table
 from diffeo.networks import MLP
@@ -441,3 +441,28 @@ def test_doctor_prints_what_there_is_and_how_to_get_what_is_missing(capsys, monk
         assert words in printed
     for name in ("cpu", "cuda", "mps"):
         assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        ("--model.layers 2 --model RealNVP", "--model RealNVP --model.layers 2"),
+        ("--model.layers=2 --seed 1 --model=NSF", "--model=NSF --model.layers=2 --seed 1"),
+        (
+            "--model.univariate.bins 4 --model.univariate Spline --model NSF",
+            "--model NSF --model.univariate Spline --model.univariate.bins 4",
+        ),
+        ("run --seed 3 --num 2 more", "run --seed 3 --num 2 more"),
+        ("--model NSF --model.layers 2 --model.layers 3", None),
+        ("a.b a --shift -1", None),
+    ],
+)
+def test_a_class_may_be_named_after_its_options(words, ordered):
+    assert classes_first(words.split()) == (ordered or words).split()
+
+
+def test_a_model_may_be_named_after_its_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--data", "iris", "--model.layers", "2", "--trainer.max_epochs=1"]
+    assert main([*words, "--model", "RealNVP", "--out", "run"]) == 0
+    assert diffeo.load("run").arguments["layers"] == 2

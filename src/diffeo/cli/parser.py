@@ -14,7 +14,7 @@ import importlib
 import inspect
 import json
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from types import ModuleType
 from typing import Any
 
@@ -98,6 +98,21 @@ class Parser(ArgumentParser):
         return result
 
 
+def classes_first(words: Sequence[str]) -> list[str]:
+    """Words in the order that the parser needs: `--model NAME` before each `--model.OPTION`."""
+    result: list[str] = []
+    rest = list(words)
+    while rest:
+        option = [rest.pop(0)]
+        name, equals, _ = option[0].partition("=")
+        if name.startswith("--") and not equals and rest and not rest[0].startswith("--"):
+            option.append(rest.pop(0))
+        places = [i for i, word in enumerate(result) if word.startswith(f"{name}.")]
+        at = places[0] if places and name.startswith("--") else len(result)
+        result[at:at] = option
+    return result
+
+
 WIDEST = 10_000  # characters of a line
 
 
@@ -125,7 +140,7 @@ def parse(name: str, words: Iterable[str], parser: Parser | None = None) -> Name
     module, parser = _module(name), parser or make_parser(name)
     options = options_of(name, parser)
     typed = options.given([*words])
-    words = parser.join_lists(words)
+    words = classes_first(parser.join_lists(words))
     words = module.expand(words) if hasattr(module, "expand") else words
     given = options.given(words) if hasattr(module, "expand") else typed
     try:
