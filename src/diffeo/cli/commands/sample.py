@@ -62,10 +62,12 @@ def main(
             "--temperatures draws one figure of images: leave one out, it or --temperature, "
             "--part-rows and --ray."
         )
-    if guidance and (in_parts or temperatures is not None or not images):
+    if guidance and not images:
+        raise ValueError(f"{run.folder} is a model of a table: --guidance is for images.")
+    if guidance and (in_parts or temperatures is not None):
         raise ValueError(
-            "--guidance is of images in one file: leave it out, or --temperatures, --part-rows and "
-            "--ray."
+            "--guidance draws images for one file: leave it out, or --temperatures, --part-rows "
+            "and --ray."
         )
     if contexts is not None:
         if context is not None or label is not None or temperatures is not None or in_parts:
