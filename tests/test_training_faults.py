@@ -66,7 +66,7 @@ class Losses:
 
 
 @pytest.mark.parametrize(
-    ("losses", "said"),
+    ("losses", "diverges"),
     [
         ([1.02, 0.93, 0.90, 4.01], True),  # as a PixelFlow of MNIST did
         ([1.02, 0.93, 0.90, 1.10], False),  # some of what it had learned is lost
@@ -75,15 +75,15 @@ class Losses:
         ([2.0, 9.0], True),
     ],
 )
-def test_a_training_that_diverges_says_so_once(losses, said):
+def test_a_training_that_diverges_says_so_once(losses, diverges):
     file = io.StringIO()
     observer = observers.Divergence(Console(file=file, width=400))
     for count in range(1, len(losses) + 1):
         observer.on_epoch_end(Losses(losses[:count]))
-    observer.on_epoch_end(Losses([*losses, losses[-1] + 1]) if said else Losses(losses))
+    observer.on_epoch_end(Losses([*losses, losses[-1] + 1]) if diverges else Losses(losses))
     printed = file.getvalue()
-    assert printed.count("Training diverges") == said
-    if said:
+    assert printed.count("Training diverges") == diverges
+    if diverges:
         assert f"is {losses[-1]:.4f} after epoch {len(losses)}" in printed
         assert f"was {min(losses):.4f} bits/dim" in printed
 

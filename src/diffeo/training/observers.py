@@ -88,18 +88,18 @@ class Divergence(Observer):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.said: bool = False
+        self.announced: bool = False
 
     def on_epoch_end(self, training: Training) -> None:
         losses = [row[f"train_{training.metric}"] for row in training.history]
         first, last, lowest = losses[0], losses[-1], min(losses)
-        if self.said or last - first <= max(first - lowest, CHANCE[training.metric]):
+        if self.announced or last - first <= max(first - lowest, CHANCE[training.metric]):
             return
-        self.said = True
+        self.announced = True
         self.console.print(
             f"Training diverges: the loss was {lowest:.4f} {training.unit} after epoch "
             f"{losses.index(lowest) + 1}, and is {last:.4f} after epoch {len(losses)}. The best "
-            "model so far is kept; a smaller --optimizer.lr or --optimizer.clip may learn more.",
+            "model so far is saved; a smaller --optimizer.lr or --optimizer.clip may learn more.",
             highlight=False,
             soft_wrap=True,
         )
