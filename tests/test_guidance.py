@@ -126,6 +126,10 @@ def test_commands_guide_samples(tmp_path, capsys):
     ):
         assert main(["sample", str(tmp_path / words[0]), *words[1:]]) == 2
         assert text in capsys.readouterr().err
+    # Before anything is computed of data, which are not there.
+    words = ["eval", str(tmp_path / "plain"), "--data", "nothing.npy", "--quality", "9"]
+    assert main([*words, "--guidance", "1"]) == 2
+    assert "class_dropout" in capsys.readouterr().err
 
 
 def test_the_explorer_guides_models_that_can_be_guided(tmp_path):

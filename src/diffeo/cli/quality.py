@@ -18,6 +18,7 @@ from diffeo.data import Batches, Images, ImageSplit
 from diffeo.evaluation.copies import Nearest, find_nearest
 from diffeo.evaluation.features import RandomFeatures
 from diffeo.evaluation.quality import NEIGHBOURS, Quality
+from diffeo.models.guided import check_guidance
 from diffeo.run import Run
 from diffeo.utils.files import atomic_write
 
@@ -33,12 +34,13 @@ SHARES = {
 }
 
 
-def check_quality(run: Run, out: str) -> None:
+def check_quality(run: Run, guidance: float, out: str) -> None:
     """Refuse what `measure_samples` cannot do, before anything is computed."""
     if not run.flow.takes_pixels:
         raise ValueError(f"{run.folder} is a model of a table: --quality is for images.")
     if Path(out).suffix != ".json":
         raise ValueError(f"--out is {out}: end its name in .json; a .png is written next to it.")
+    check_guidance(run.flow, guidance)
 
 
 def measure_samples(

@@ -93,11 +93,6 @@ class GuidedFlow(Flow, ABC):
         assert self.dequantizer is not None
         return self.dequantizer.inverse(self.guided(z, context, guidance)).contiguous()
 
-    @property
-    def can_be_guided(self) -> bool:
-        """Whether the flow has learned what its density is without a class."""
-        return self.class_dropout > 0
-
     def guided(self, z: Tensor, context: Tensor | None, guidance: float) -> Tensor:
         """Pixels of noise z `(batch, dims)`, before they are rounded.
 
@@ -106,11 +101,7 @@ class GuidedFlow(Flow, ABC):
         """
         if not guidance:
             return self.invert(z, context)[0]
-        if not self.can_be_guided:
-            raise ValueError(
-                "guidance compares with images of no class, which this flow has not learned: train "
-                "one with class_dropout=0.1."
-            )
+        check_guidance(self, guidance)
         rows = self._check_context(len(z), context)
         assert rows is not None  # since there are classes
         given, without = self._encode_context(rows), self._encode_context(no_class(rows))
@@ -124,6 +115,21 @@ class GuidedFlow(Flow, ABC):
             else:
                 z, _ = link.inverse(z, given)
         return z
+
+
+def can_be_guided(flow: Flow) -> bool:
+    """Whether a flow has learned what its density is without a class."""
+    return isinstance(flow, GuidedFlow) and flow.class_dropout > 0
+
+
+def check_guidance(flow: Flow, guidance: float) -> None:
+    """Refuse guidance of a flow that cannot be guided."""
+    if guidance and not can_be_guided(flow):
+        raise ValueError(
+            f"this {type(flow).__name__} cannot be guided, since it has not learned images without "
+            "their class: leave guidance out, or train a PixelFlow or a TarFlow with "
+            "class_dropout=0.1."
+        )
 
 
 def no_class(rows: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from diffeo.data.images.dataset import Side
 from diffeo.data.tables.opening import FORM, open_table
 from diffeo.evaluation.likelihood import Score
 from diffeo.flow import Flow
-from diffeo.models.guided import GuidedFlow
+from diffeo.models.guided import check_guidance
 from diffeo.models.mixed import MixedFlow
 from diffeo.pretrained import zoo
 from diffeo.pretrained.storage import is_shipped
@@ -275,11 +275,7 @@ class Run:
         """The events of `sample`, part by part."""
         options: dict[str, Any] = {"temperature": temperature}
         if guidance:
-            if not isinstance(self.flow, GuidedFlow):
-                raise ValueError(
-                    f"a {type(self.flow).__name__} cannot be guided: leave guidance out, or train "
-                    "a PixelFlow or a TarFlow with class_dropout."
-                )
+            check_guidance(self.flow, guidance)
             options["guidance"] = guidance
         generator = Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)

@@ -17,9 +17,8 @@ from torch.fx import Graph
 
 from diffeo.utils import products
 
-# Multiplications, below which MKL is as fast, of products that C++ calls; and numbers that may be
-# copied for each of these.
-LEAST_IN_ROWS, COPIED = 2**20, 1 / 16
+LEAST_IN_ROWS = 2**20  # multiplications, below which MKL is as fast, of products that C++ calls
+MANY = 16  # rows, for which it pays to copy the weights in the order that oneDNN takes
 
 
 @torch.library.custom_op("diffeo::onednn", mutates_args=())
@@ -57,10 +56,7 @@ class ByOneDNN(CustomGraphPass):
             left, right = (argument.meta["val"] for argument in node.args)
             rows, inner, columns = map(_known, (*left.shape, right.shape[1]))
             size = rows * inner * columns
-            # Weights may be transposed on the way, but not a batch.
-            in_rows = left.is_contiguous() and (
-                right.t().is_contiguous() or inner * columns <= COPIED * size
-            )
+            in_rows = left.is_contiguous() and (rows >= MANY or right.t().is_contiguous())
             if in_rows and products.onednn_pays(size, left, LEAST_IN_ROWS):
                 node.target = torch.ops.diffeo.onednn_rows.default
             elif products.onednn_pays(size, left):

@@ -42,7 +42,7 @@ def main(
     """
     flow, images = run.flow, run.flow.takes_pixels
     if quality is not None:
-        check_quality(run, out)
+        check_quality(run, guidance, out)
     if data is None:
         known = run.data()
         scores = {split: evaluate(flow, known, split, samples) for split in SPLITS}

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffeo.cli.contexts import Contexts, choose_contexts, read_contexts
 from diffeo.data import Table
 from diffeo.data.tables.writing import is_folder
+from diffeo.models.guided import check_guidance
 from diffeo.run import Run
 from diffeo.scale import Cluster, sample_parts
 from diffeo.scale.sampling import write_samples
@@ -62,8 +63,7 @@ def main(
             "--temperatures draws one figure of images: leave one out, it or --temperature, "
             "--part-rows and --ray."
         )
-    if guidance and not images:
-        raise ValueError(f"{run.folder} is a model of a table: --guidance is for images.")
+    check_guidance(run.flow, guidance)
     if guidance and (in_parts or temperatures is not None):
         raise ValueError(
             "--guidance draws images for one file: leave it out, or --temperatures, --part-rows "

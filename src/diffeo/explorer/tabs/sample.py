@@ -16,7 +16,7 @@ from diffeo.explorer.links import name_controls
 from diffeo.explorer.plane import Plane
 from diffeo.explorer.subject import COOL, Subject, first, table_of
 from diffeo.explorer.tabs.parts import AT_ONCE, Begin, context_controls, on_move
-from diffeo.models.guided import GuidedFlow
+from diffeo.models.guided import can_be_guided
 
 AS_IN_DATA = "Draw the numbers as they occur in the data"
 ROWS, COLUMNS = 1_000, 12  # of samples of a table, and charts of its columns at most
@@ -26,7 +26,7 @@ FEW = 8  # samples of a table in numbers
 def add(subject: Subject) -> Begin:
     """Lay out the tab; what is to be done when the page is opened: `(handler, inputs, outputs)`."""
     of_images, conditions = subject.kind == "images", subject.conditions
-    guides = isinstance(subject.flow, GuidedFlow) and subject.flow.can_be_guided
+    guides = can_be_guided(subject.flow)
     levels = sampling.level_names(subject)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=2, min_width=280, elem_classes="controls"):
