@@ -49,6 +49,9 @@ class Ours(Subject):
     def __init__(self, name: str, features: int, batch: int) -> None:
         self.x = torch.randn(batch, features)
         flow = flow_of(name, features).initialize(self.x)
+        with torch.no_grad():  # as after some training: products skip weights that are zero
+            for weight in flow.parameters():
+                weight.add_(torch.randn_like(weight), alpha=0.02)
         super().__init__(flow, lambda: flow.log_prob(self.x))
         averaged = copy.deepcopy(flow).requires_grad_(False)
         self.adam = AveragedAdam(flow, averaged, OptimizerOptions(), RATE)

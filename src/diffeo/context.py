@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffeo.utils.config import Configurable
+from diffeo.utils.modules import check_tensor
 from diffeo.utils.ranges import Range
 
 MOST_COLUMNS = 100_000  # of a table, and so of a context
@@ -151,6 +152,26 @@ class ContextSpec(Configurable):
             stop = start + len(variable.columns)
             yield variable, slice(start, stop)
             start = stop
+
+    def checked(self, context: Tensor | None, rows: int, like: Tensor) -> Tensor | None:
+        """A context as rows of numbers, if it fits so many events of a flow with such weights.
+
+        Raises:
+            ValueError: if it does not, or is missing.
+        """
+        if not self:
+            if context is not None:
+                raise ValueError("this flow takes no context: leave it out.")
+            return None
+        if context is not None:
+            classes = getattr(context, "dtype", None) if self.category else None
+            check_tensor("context", context, like, classes)
+            context = self.as_rows(context, like)
+        shape = None if context is None else tuple(context.shape)
+        if shape is None or shape[:1] != (rows,) or not self.takes(shape[1:]):
+            wanted = self.shape_text(rows)
+            raise ValueError(f"this flow needs a context of shape {wanted}, got {shape}.")
+        return context
 
     def as_rows(self, context: Tensor, like: Tensor) -> Tensor:
         """A context `(*batch, width)` as the flow takes it; classes `(*batch)` become 0s and a 1.

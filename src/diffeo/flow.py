@@ -20,7 +20,7 @@ from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.embedding import EmbeddedContext, Embedding
 from diffeo.pretrained.hub import PretrainedModel
-from diffeo.utils.compiling import compile_options
+from diffeo.utils.compiling import Program, compile_options
 from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
 from diffeo.utils.modules import eval_mode as eval_mode
 from diffeo.utils.ranges import Count, NonNegative, Whole, checked
@@ -88,6 +88,7 @@ class Flow(PretrainedModel):
         self.embedding: Embedding | None = None if embedded is None else Embedding(embedded)
         self.dequantizer: Dequantizer | None = dequantizer and dequantizer.prepare(self.shape)
         self.metadata: dict[str, Any] = {}
+        self._program: Program | None = None
 
     @property
     def context_features(self) -> int:
@@ -127,7 +128,10 @@ class Flow(PretrainedModel):
         """
         y, context, entry = self.prepared(x, context, generator)
         with naming(self):
-            log_prob = self.log_density(y, context)
+            return (self._program or self._scores)(x, y, context, entry)
+
+    def _scores(self, x: Tensor, y: Tensor, context: Tensor | None, entry: Tensor | None) -> Tensor:
+        log_prob = self.log_density(y, context)
         log_prob = log_prob if entry is None else log_prob + entry
         return log_prob if self.training else nan_to_minus_infinity(log_prob, x, context)
 
@@ -297,18 +301,22 @@ class Flow(PretrainedModel):
         return self
 
     def compile(self, *args: Any, **options: Any) -> Self:  # type: ignore[override]
-        """Compile the bijection's `forward` with `torch.compile`, once for all batch sizes.
+        """Compile `log_prob` and the bijection by `torch.compile`, once for all batch sizes.
 
-        `log_prob`, `encode` and training use it from the next call on, which compiles and takes
-        some seconds to minutes. Weights, state and results stay, up to rounding. It pays for small
-        tables and on GPUs; on a CPU, convolutions gain nothing. Copies of the flow are not
+        `log_prob`, `encode` and training use programs from the next call on, which compiles and
+        takes some seconds to minutes. Weights, state and results stay, up to rounding. It pays for
+        small tables and on GPUs; on a CPU, convolutions gain nothing. Copies of the flow are not
         compiled. Options are those of `torch.compile`. Returns the flow itself.
 
         Raises:
             ValueError: if there is no compiler for the flow's device.
         """
         self.bijection.compile(*args, **compile_options(self.device.type, **options))
+        self._program = Program(self._scores, self.device.type, *args, **options)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_program": None}
 
     def _check(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Refuse what does not fit; classes become rows."""
@@ -320,19 +328,7 @@ class Flow(PretrainedModel):
         return self._check_context(len(x), context)
 
     def _check_context(self, rows: int, context: Tensor | None) -> Tensor | None:
-        if not self.context:
-            if context is not None:
-                raise ValueError("this flow takes no context: leave it out.")
-            return None
-        if context is not None:
-            classes = getattr(context, "dtype", None) if self.context.category else None
-            check_tensor("context", context, self._reference(), classes)
-            context = self.context.as_rows(context, self._reference())
-        shape = None if context is None else tuple(context.shape)
-        if shape is None or shape[:1] != (rows,) or not self.context.takes(shape[1:]):
-            wanted = self.context.shape_text(rows)
-            raise ValueError(f"this flow needs a context of shape {wanted}, got {shape}.")
-        return context
+        return self.context.checked(context, rows, self._reference())
 
     def _encode_context(self, context: Tensor | None) -> Tensor | None:
         """A context that has been checked, as the bijection takes it."""

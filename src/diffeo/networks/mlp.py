@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffeo.networks.mlp_fused import fused
+from diffeo.networks import mlp_blocks
+from diffeo.networks.mlp_fused import fused, masked
 from diffeo.utils.config import Configurable
 from diffeo.utils.fused import dtype_of
 from diffeo.utils.modules import is_plain
@@ -31,7 +32,11 @@ class Layers(Configurable, nn.Module):
         """The parameters `(batch, outputs)` for features x `(batch, inputs)`."""
         h = x if context is None else torch.cat((x, context), dim=1)
         standard = self._standard(h)
-        return self.layers(h) if standard is None else fused(standard[0], h, *standard[1])
+        if standard is None:
+            return self.layers(h)
+        if mlp_blocks.takes(h, standard[1]):
+            return mlp_blocks.by_blocks(h.t(), *masked(*standard)).t()
+        return fused(standard[0], h, *standard[1])
 
     def _standard(self, h: Tensor) -> tuple[list[Tensor | None], list[Tensor]] | None:
         """The masks, and weights and biases in turn, if nothing forbids one operation.

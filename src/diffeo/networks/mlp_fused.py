@@ -92,6 +92,12 @@ def _linear(h: Tensor, weight: Tensor, bias: Tensor, last: bool) -> Tensor:
     return out if left is h else out.t()
 
 
+def masked(masks: Masks, layers: Sequence[Tensor]) -> list[Tensor]:
+    """Weights times their masks, and biases, in turn."""
+    weights = _masked(masks, layers[::2])
+    return [part for pair in zip(weights, layers[1::2], strict=True) for part in pair]
+
+
 def _masked(masks: Masks, weights: Sequence[Tensor]) -> list[Tensor]:
     pairs = zip(weights, masks, strict=True)
     return [weight if mask is None else weight * mask for weight, mask in pairs]
