@@ -44,15 +44,22 @@ def library():
     """It is there: no warning says that it could not be compiled."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        if not mlp_blocks._is_there():
+        if not mlp_blocks.prepared():
             pytest.skip("the processor has no AVX2")
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The list grows each time that a program is made with it."""
-    found, exact = [], mlp_blocks._is_there
-    monkeypatch.setattr(mlp_blocks, "_is_there", lambda: found.append(1) or exact())
+    """The list grows each time that a network asks whether it is computed by blocks, and is."""
+    found, exact = [], mlp_blocks.takes
+
+    def asked(*given):
+        answer = exact(*given)
+        if answer:
+            found.append(1)
+        return answer
+
+    monkeypatch.setattr(mlp_blocks, "takes", asked)
     return found
 
 
@@ -181,13 +188,6 @@ def test_gradients_of_a_compiled_function_are_those_without(calls):
         torch.testing.assert_close(found[name], truth[name], atol=1e-6, rtol=1e-4)
 
 
-def test_without_the_library_the_numbers_are_the_same(monkeypatch):
-    monkeypatch.setattr(mlp_blocks, "_is_there", lambda: False)
-    given = [part.detach() for part in weights(network(3, 2, (8, 8)))]
-    x = drawn(3, 9)
-    torch.testing.assert_close(mlp_blocks.by_blocks(x, *given), mlp_blocks.plain(x, *given))
-
-
 def test_a_compiler_that_fails_is_announced(monkeypatch):
     from torch._inductor.codecache import CppCodeCache
 
@@ -196,7 +196,7 @@ def test_a_compiler_that_fails_is_announced(monkeypatch):
 
     monkeypatch.setattr(CppCodeCache, "load", fail)
     with pytest.warns(UserWarning, match=r"could not be compiled \(OSError\)"):
-        assert not mlp_blocks._is_there.__wrapped__()
+        assert not mlp_blocks.prepared.__wrapped__()
 
 
 def test_only_programs_in_float32_on_a_cpu_take_it():

@@ -19,6 +19,7 @@ from diffeo.bijections.memory import Memory
 from diffeo.bijections.normalization import restart_batch_norms
 from diffeo.context import ContextSpec, Width, repeat_context
 from diffeo.embedding import EmbeddedContext, Embedding
+from diffeo.networks import mlp_blocks
 from diffeo.pretrained.hub import PretrainedModel
 from diffeo.utils.compiling import Program, compile_options
 from diffeo.utils.modules import check_tensor, nan_to_minus_infinity
@@ -311,6 +312,7 @@ class Flow(PretrainedModel):
         Raises:
             ValueError: if there is no compiler for the flow's device.
         """
+        mlp_blocks.prepared()
         self.bijection.compile(*args, **compile_options(self.device.type, **options))
         self._program = Program(self._scores, self.device.type, *args, **options)
         return self

@@ -18,12 +18,14 @@ from torch.func import vjp
 
 MOST = 2**17  # weights of a layer; of more, a library computes as fast
 ROWS = 64  # of a block, as in the source
+is_there: bool = False  # whether the library is
 
 
 def takes(h: Tensor, layers: list[Tensor]) -> bool:
-    """Whether a program is compiled, for a CPU and in float32, and layers are not too large."""
+    """Whether a program is being compiled, for a CPU, in float32, and layers are not too large."""
     return (
-        torch.compiler.is_compiling()
+        is_there
+        and torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and h.is_cpu
         and {h.dtype, *(layer.dtype for layer in layers)} == {torch.float32}
@@ -40,15 +42,8 @@ def plain(x: Tensor, *layers: Tensor) -> Tensor:
 
 
 def by_blocks(x: Tensor, *layers: Tensor) -> Tensor:
-    """`plain`, by the library where the compiler makes one. It can be differentiated twice."""
-    found: Tensor = _by_blocks(x, *layers)
-    return found
-
-
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _by_blocks(x: Tensor, *layers: Tensor) -> Tensor:
-    """What the compiler takes as it is, and does not look into."""
-    if forward_ad._current_level >= 0 or not _is_there():  # no operation of it has a tangent
+    """`plain`, by the library, once it is `prepared`. It can be differentiated twice."""
+    if forward_ad._current_level >= 0:  # no operation of it has a tangent
         return plain(x, *layers)
     try:
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layers)):
@@ -103,8 +98,14 @@ class _Gradients(torch.autograd.Function):
 
 
 @cache
-def _is_there() -> bool:
-    """Whether the library is, which is compiled once for each kind of processor with AVX2."""
+def prepared() -> bool:
+    """Whether the library is there, which is compiled once for each kind of processor with AVX2.
+
+    From then on programs are compiled with it.
+
+    Warns:
+        UserWarning: if it cannot be compiled.
+    """
     processor: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if not processor.get("avx2", False):
         return False
@@ -126,6 +127,9 @@ def _is_there() -> bool:
         return False
     for name, fake in {"layers": _layers, "output": _output, "gradients": _gradients}.items():
         torch.library.register_fake(f"diffeo::mlp_{name}")(fake)
+    torch.compiler.allow_in_graph(by_blocks)  # so that the compiler does not look into it
+    global is_there
+    is_there = True
     return True
 
 

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad_and_value
 
 from diffeo.bijections.normalization import BatchNorm
 from diffeo.flow import Flow
+from diffeo.networks import mlp_blocks
 from diffeo.training.objective import PreparedObjective
 from diffeo.training.vectors import Vectors
 from diffeo.utils.compiling import compile_options
@@ -53,6 +54,7 @@ class CompiledGradient:
         # Before the compiler is imported, which chooses a folder of its own.
         os.environ.setdefault(CACHE, str(FOLDER.expanduser()))
         options = compile_options(flow.device.type, dynamic=None)
+        mlp_blocks.prepared()
         self.flow = flow
         self.vectors = vectors
         self.objective: PreparedObjective = PreparedObjective(flow, nats)
