@@ -23,6 +23,7 @@ SHAPES = [
     (43, 86, (64, 64)),
     (7, 50, (130, 33)),
     (20, 3, (9,)),
+    (0, 4, (8, 8)),
 ]
 
 
@@ -70,7 +71,7 @@ def weights(layers):
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "hidden"), SHAPES)
-@pytest.mark.parametrize("rows", [1, 63, 64, 65, 500])
+@pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 500])
 @pytest.mark.parametrize("masked", [False, True])
 def test_outputs_and_gradients_are_those_of_float64(inputs, outputs, hidden, rows, masked):
     if masked:

@@ -7,15 +7,17 @@
 #include <cstdint>
 #include <vector>
 
-#if defined(__GNUC__) && !defined(__clang__)
 // torch asks for rounding between a multiplication and a sum, which takes two instructions.
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
 #pragma GCC optimize("fp-contract=fast")
 #endif
 
 namespace {
 
 // Numbers in a register, and registers across a tile, which 16 or 32 registers leave room for.
-#if defined(__AVX512F__)
+#if defined(CPU_CAPABILITY_AVX512)  // by torch's compiler, for vec.h too
 constexpr int64_t LANES = 16, ACROSS = 4;
 #else  // AVX2
 constexpr int64_t LANES = 8, ACROSS = 2;
@@ -122,7 +124,7 @@ void multiply(int64_t rows, int64_t vectors, Left left, const float* right, int6
     switch (std::min(ACROSS, vectors - v)) {
       case 1: tiles<1>(rows, left, here, stride, after, to, stride); break;
       case 2: tiles<2>(rows, left, here, stride, after, to, stride); break;
-#if defined(__AVX512F__)
+#if defined(CPU_CAPABILITY_AVX512)
       case 3: tiles<3>(rows, left, here, stride, after, to, stride); break;
       case 4: tiles<4>(rows, left, here, stride, after, to, stride); break;
 #endif
