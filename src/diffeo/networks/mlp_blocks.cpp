@@ -95,17 +95,17 @@ struct Layers : std::vector<Layer> {
   }
 };
 
-// All layers; of the hidden ones, what they give (blocks, width, ROWS) is a result if it is kept.
-std::vector<Tensor> run(const Tensor& x, at::TensorList weights, at::TensorList biases, bool keep) {
+// All layers; of the hidden ones, what they give (blocks, width, ROWS) is a result if it is stored.
+std::vector<Tensor> run(const Tensor& x, at::TensorList weights, at::TensorList biases, bool store) {
   Layers layers(weights, false);
   const int64_t rows = x.size(1), blocks = blocks_of(rows), last = layers.size() - 1;
   std::vector<Tensor> results;
-  std::vector<float*> kept;
+  std::vector<float*> stored;
   for (int64_t i = 0; i <= last; i++) {
     layers[i].bias = biases[i].contiguous();
-    if (i == last || !keep) continue;
+    if (i == last || !store) continue;
     results.push_back(at::empty({blocks, layers[i].outputs, ROWS}, x.options()));
-    kept.push_back(results[i].mutable_data_ptr<float>());
+    stored.push_back(results[i].mutable_data_ptr<float>());
   }
   Tensor out = at::empty({layers[last].outputs, rows}, x.options());
   at::parallel_for(0, blocks, 1 + GRAIN / (1 + ROWS * layers.count), [&](int64_t from, int64_t end) {
@@ -113,13 +113,13 @@ std::vector<Tensor> run(const Tensor& x, at::TensorList weights, at::TensorList 
     float* space = scratch(2 * room);
     for (int64_t block = from; block < end; block++) {
       const int64_t row = block * ROWS, count = std::min(ROWS, rows - row);
-      // All that is kept is defined, since zeros of a gradient multiply it.
-      const int64_t vectors = (keep ? ROWS : padded(count)) / LANES;
+      // All that is stored is defined, since zeros of a gradient multiply it.
+      const int64_t vectors = (store ? ROWS : padded(count)) / LANES;
       read_block(x, row, count, space + room);
       const float* h = space + room;
       for (int64_t i = 0; i <= last; i++) {
         const Layer& layer = layers[i];
-        float* next = keep && i < last ? kept[i] + block * layer.outputs * ROWS
+        float* next = store && i < last ? stored[i] + block * layer.outputs * ROWS
                                        : space + i % 2 * room;
         multiply(layer.outputs, vectors, layer.left(false), h, ROWS,
                  {layer.bias.const_data_ptr<float>(), false, i < last}, next);

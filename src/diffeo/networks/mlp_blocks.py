@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp
 
+from diffeo.networks import mlp_fused
+
 MOST = 2**17  # weights of a layer; of more, a library computes as fast
 ROWS = 64  # of a block, as in the source
 is_there: bool = False  # whether the library is
@@ -36,9 +38,7 @@ def takes(h: Tensor, layers: list[Tensor]) -> bool:
 
 def plain(x: Tensor, *layers: Tensor) -> Tensor:
     """The output `(outputs, batch)` for x `(inputs, batch)`; layers are weight and bias in turn."""
-    for i in range(0, len(layers), 2):
-        x = torch.addmm(layers[i + 1][:, None], layers[i], x.relu() if i else x)
-    return x
+    return mlp_fused.plain([None] * (len(layers) // 2), x.t(), *layers).t()
 
 
 def by_blocks(x: Tensor, *layers: Tensor) -> Tensor:
